@@ -1,0 +1,65 @@
+//! How much memory the capture may use, fixed before the first page is read.
+//!
+//! A capture kernel has 64 to 256 MiB for everything, and what the kernel itself will want while file systems
+//! write is not known. So buffers get a quarter of what is available, at most.
+
+use std::fs;
+
+/// Bytes of memory that a worker reads, compresses and hands on at a time.
+pub const BATCH_BYTES: u64 = 1 << 20;
+/// Bytes that one worker costs: a batch of raw output at worst, twice (one in work, one on its way to the
+/// writer), a compression context, and page tables for its window.
+const BYTES_PER_WORKER: u64 = 5 << 20;
+
+/// What a capture may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Threads that read and compress; the writer is another one unless this is 1.
+    pub workers: usize,
+}
+
+impl Budget {
+    /// The budget for this machine now: a worker per CPU, as far as a quarter of MemAvailable goes.
+    #[must_use]
+    pub fn measure() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        Self::new(cpus, mem_available(&meminfo))
+    }
+
+    fn new(cpus: usize, available: Option<u64>) -> Self {
+        let room = (available.unwrap_or(0) / 4).checked_div(BYTES_PER_WORKER).unwrap_or(1);
+        let workers = usize::try_from(room).unwrap_or(usize::MAX).min(cpus).clamp(1, 64);
+        Self { workers }
+    }
+}
+
+/// `MemAvailable` in bytes.
+fn mem_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Peak resident memory of this process so far, in bytes (`VmHWM`).
+#[must_use]
+pub fn peak_memory() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_memory_means_one_worker() {
+        assert_eq!(mem_available("MemFree: 1 kB\nMemAvailable:   51200 kB\n"), Some(50 << 20));
+        assert_eq!(Budget::new(8, Some(50 << 20)).workers, 2);
+        assert_eq!(Budget::new(8, Some(1 << 20)).workers, 1);
+        assert_eq!(Budget::new(2, Some(8 << 30)).workers, 2);
+        assert_eq!(Budget::new(8, None).workers, 1);
+    }
+}

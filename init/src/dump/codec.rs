@@ -1,0 +1,113 @@
+//! Compressing one page. Each worker has a codec of its own, whose context is reused for every page.
+
+use std::io;
+
+use crate::addr::to_usize;
+use crate::config::Compress;
+use crate::format::kdump::Compression;
+
+/// A compressor for pages.
+pub(super) enum Codec {
+    Zstd(Box<zstd::bulk::Compressor<'static>>),
+    Zlib(Box<flate2::Compress>),
+    None,
+}
+
+impl Codec {
+    pub(super) fn new(compress: Compress) -> io::Result<Self> {
+        Ok(match compress {
+            Compress::Zstd(level) => Self::Zstd(Box::new(zstd::bulk::Compressor::new(level)?)),
+            Compress::Zlib => Self::Zlib(Box::new(flate2::Compress::new(flate2::Compression::fast(), true))),
+            Compress::None => Self::None,
+        })
+    }
+
+    /// The flag that the header of a dump made with `compress` carries.
+    pub(super) fn flag(compress: Compress) -> u32 {
+        match compress {
+            Compress::Zstd(_) => Compression::Zstd.flag(),
+            Compress::Zlib => Compression::Zlib.flag(),
+            Compress::None => Compression::Raw.flag(),
+        }
+    }
+
+    /// Appends `page` to `out`, compressed if that makes it smaller. Never fails: a page that the compressor
+    /// will not take is stored as it is.
+    pub(super) fn append(&mut self, page: &[u8], out: &mut Vec<u8>) -> Compression {
+        let start = out.len();
+        // One byte less than the page: what does not fit is not worth it, and readers take no more than a page.
+        let room = page.len().saturating_sub(1);
+        out.resize(start.saturating_add(room), 0);
+        let place = out.get_mut(start..).unwrap_or_default();
+        let packed = match self {
+            Self::Zstd(context) => {
+                context.compress_to_buffer(page, place).ok().map(|len| (len, Compression::Zstd))
+            }
+            Self::Zlib(context) => deflate(context, page, place).map(|len| (len, Compression::Zlib)),
+            Self::None => None,
+        };
+        if let Some((len, compression)) = packed {
+            out.truncate(start.saturating_add(len));
+            return compression;
+        }
+        out.truncate(start);
+        out.extend_from_slice(page);
+        Compression::Raw
+    }
+}
+
+/// Bytes of the zlib stream, or `None` if it does not fit.
+fn deflate(context: &mut flate2::Compress, page: &[u8], out: &mut [u8]) -> Option<usize> {
+    context.reset();
+    match context.compress(page, out, flate2::FlushCompress::Finish) {
+        Ok(flate2::Status::StreamEnd) => Some(to_usize(context.total_out())),
+        _ => None,
+    }
+}
+
+/// Whether a page is all zero.
+pub(super) fn is_zero(page: &[u8]) -> bool {
+    let chunks = page.chunks_exact(64);
+    chunks.remainder().iter().all(|&byte| byte == 0) && chunks.into_iter().all(|chunk| chunk == [0; 64])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn incompressible_pages_are_raw_and_others_are_smaller() {
+        let mut x = 1_u64;
+        let mut next = || {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x.to_le_bytes()[3]
+        };
+        let noise: Vec<u8> = (0..4096).map(|_| next()).collect();
+        for compress in [Compress::Zstd(1), Compress::Zstd(-5), Compress::Zlib] {
+            let mut codec = Codec::new(compress).unwrap();
+            let mut out = vec![9];
+            assert_eq!(codec.append(&noise, &mut out), Compression::Raw, "{compress}");
+            assert_eq!(out[1..], noise);
+            let before = out.len();
+            assert_eq!(codec.append(&[7; 4096], &mut out).flag(), Codec::flag(compress));
+            assert!(out.len() - before < 100);
+        }
+        let mut out = Vec::new();
+        assert_eq!(Codec::new(Compress::None).unwrap().append(&[0; 4096], &mut out), Compression::Raw);
+        assert_eq!(out.len(), 4096);
+    }
+
+    #[test]
+    fn zero_means_every_byte() {
+        let mut page = vec![0; 4096];
+        assert!(is_zero(&page));
+        for at in [0, 63, 64, 4095] {
+            page[at] = 1;
+            assert!(!is_zero(&page), "{at}");
+            page[at] = 0;
+        }
+        assert!(!is_zero(&[0, 0, 1]));
+    }
+}

@@ -1,0 +1,117 @@
+//! Writing a dump: which pages (plan), their bytes (pipeline, codec), the file (writer).
+//!
+//! Two passes. The *metadata pass* puts header, notes and both bitmaps on the sink before the first page, so that
+//! a dump cut short at any later point has them. The *data pass* reads each kept page once. The header says
+//! INCOMPLETE until the last write. This module never learns where the sink leads.
+
+mod bitmap;
+mod codec;
+mod pipeline;
+mod plan;
+mod progress;
+mod writer;
+
+use crate::addr::PageSize;
+use crate::budget::Budget;
+use crate::config::{Compress, DumpLevel};
+use crate::format::kdump::{LayoutError, Utsname};
+use crate::report::PageCounts;
+use crate::sink::{Sink, SinkError};
+use crate::source::{PhysicalMemory, Vmcore};
+
+pub use progress::Heartbeat;
+
+use pipeline::{Batch, Body};
+use plan::Plan;
+use progress::Progress;
+use writer::KdumpWriter;
+
+/// What a dump is to be.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Which pages are left out.
+    pub level: DumpLevel,
+    /// How page data is compressed.
+    pub compress: Compress,
+    /// uname of the production kernel, for the header.
+    pub utsname: Utsname,
+    /// Threads and buffers.
+    pub budget: Budget,
+}
+
+/// What has been written. Right also when the dump ended early.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written {
+    /// Pages by fate.
+    pub pages: PageCounts,
+    /// Length of the dump, bytes.
+    pub bytes: u64,
+}
+
+/// Why a dump ended early. What is on the sink by then is a readable dump that says INCOMPLETE, unless the
+/// headers did not fit.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// More memory than the format can hold.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The sink failed.
+    #[error("writing {what}")]
+    Sink {
+        /// Which part of the dump.
+        what: &'static str,
+        /// Cause.
+        source: SinkError,
+    },
+}
+
+/// Writes a kdump-compressed dump of `core` to `sink`. `written` tells how far it came, whatever is returned.
+pub fn write(
+    core: &Vmcore,
+    request: &Request,
+    sink: &mut dyn Sink,
+    heartbeat: &Heartbeat<'_>,
+    written: &mut Written,
+) -> Result<(), DumpError> {
+    let plan = Plan::new(core);
+    let mut progress = Progress::new(plan.kept(), core.page_size(), heartbeat);
+    let mut writer = KdumpWriter::start(sink, core, &plan, request)?;
+    written.bytes = writer.len();
+    let result = pipeline::run(core, &plan, request, |batch: &Batch| {
+        writer.append(batch)?;
+        count(&mut written.pages, batch);
+        written.bytes = writer.len();
+        progress.tick(&written.pages, written.bytes);
+        Ok(())
+    });
+    match result {
+        Ok(()) => writer.finish()?,
+        Err(error) => {
+            writer.give_up();
+            return Err(error);
+        }
+    }
+    progress.done(&written.pages, written.bytes);
+    Ok(())
+}
+
+fn count(pages: &mut PageCounts, batch: &Batch) {
+    for body in &batch.bodies {
+        let counter = match body {
+            Body::Data { .. } => &mut pages.written,
+            Body::Zero => &mut pages.zero,
+            Body::Unreadable => &mut pages.unreadable,
+        };
+        *counter = counter.saturating_add(1);
+    }
+}
+
+/// Bytes of memory that `memory` holds, in whole pages.
+#[must_use]
+pub fn memory_bytes(memory: &dyn PhysicalMemory) -> u64 {
+    let pages = memory.ranges().iter().fold(0_u64, |sum, range| sum.saturating_add(range.pages()));
+    pages.saturating_mul(PageSize::bytes(memory.page_size()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! A kdump-compressed dump on a rewritable sink.
+//!
+//! Page data is appended; descriptors go to their ranks. A descriptor is written only after the data it points to
+//! is durable, so what a reader finds after a power cut is true: a page's descriptor is either right or zero,
+//! which readers take as "lost".
+
+use crate::addr::to_u64;
+use crate::dump::bitmap;
+use crate::dump::codec::Codec;
+use crate::dump::pipeline::{Batch, Body};
+use crate::dump::plan::Plan;
+use crate::dump::{DumpError, Request};
+use crate::format::kdump::{Compression, DESC_LEN, Header, Layout, PageDesc};
+use crate::format::note::NoteKind;
+use crate::sink::{Sink, SinkError};
+use crate::source::{PhysicalMemory, Vmcore};
+
+/// Bytes of page data between two syncs. Also bounds the dirty pages in the capture kernel's page cache.
+const SYNC_EVERY: u64 = 16 << 20;
+/// Bytes of descriptors that wait for a sync: 43,690 pages.
+const PENDING_DESCS: usize = 1 << 20;
+/// Piece in which notes are copied.
+const COPY: u64 = 64 << 10;
+
+/// The dump that is being written.
+pub(super) struct KdumpWriter<'a> {
+    sink: &'a mut dyn Sink,
+    layout: Layout,
+    header: Header,
+    /// Where the block lies that all zero pages share.
+    zero: PageDesc,
+    /// Where the next page data goes.
+    end: u64,
+    unsynced: u64,
+    /// Rank of the first descriptor in `descs`.
+    first_rank: u64,
+    descs: Vec<u8>,
+}
+
+impl<'a> KdumpWriter<'a> {
+    /// The metadata pass: header (INCOMPLETE), notes, bitmaps, and the block of zeros.
+    pub(super) fn start(
+        sink: &'a mut dyn Sink,
+        core: &Vmcore,
+        plan: &Plan,
+        request: &Request,
+    ) -> Result<Self, DumpError> {
+        let layout = Layout::new(core.page_size(), plan.max_pfn().0, core.notes().len())?;
+        let header = header(core, &layout, request);
+        let data = layout.data_offset(plan.kept()).unwrap_or(u64::MAX);
+        let size = u32::try_from(layout.page_size.bytes()).unwrap_or(u32::MAX);
+        let zero = PageDesc { offset: data, size, flags: Compression::Raw.flag() };
+        let end = if request.level.leaves_out_zero_pages() {
+            data.saturating_add(layout.page_size.bytes())
+        } else {
+            data
+        };
+        let descs = Vec::with_capacity(PENDING_DESCS);
+        let mut writer = Self { sink, layout, header, zero, end, unsynced: 0, first_rank: 0, descs };
+        // A promise of room for everything before the data: later, descriptors must not fail where data fitted.
+        writer.sink.reserve(end).map_err(failed("room for bitmaps and page descriptors"))?;
+        writer.write_headers()?;
+        writer.write_notes(core)?;
+        writer.write_bitmaps(plan)?;
+        if end > data {
+            let zeros = vec![0; layout.page_size.in_memory()];
+            writer.sink.write_at(data, &zeros).map_err(failed("the zero page"))?;
+        }
+        writer.sink.sync().map_err(failed("headers and bitmaps"))?;
+        Ok(writer)
+    }
+
+    /// Length of the dump so far.
+    pub(super) fn len(&self) -> u64 {
+        self.end
+    }
+
+    /// Appends a batch; batches come in rank order.
+    pub(super) fn append(&mut self, batch: &Batch) -> Result<(), DumpError> {
+        let new_descs = batch.bodies.len().saturating_mul(DESC_LEN);
+        if self.unsynced >= SYNC_EVERY || self.descs.len().saturating_add(new_descs) > PENDING_DESCS {
+            self.checkpoint()?;
+        }
+        if self.descs.is_empty() {
+            self.first_rank = batch.rank;
+        }
+        self.sink.write_at(self.end, &batch.data).map_err(failed("page data"))?;
+        let mut at = self.end;
+        for body in &batch.bodies {
+            let desc = match *body {
+                Body::Data { compression, size } => {
+                    let desc = PageDesc { offset: at, size, flags: compression.flag() };
+                    at = at.saturating_add(u64::from(size));
+                    desc
+                }
+                Body::Zero => self.zero,
+                Body::Unreadable => PageDesc::default(),
+            };
+            self.descs.extend_from_slice(&desc.emit());
+        }
+        self.end = at;
+        self.unsynced = self.unsynced.saturating_add(to_u64(batch.data.len()));
+        Ok(())
+    }
+
+    /// Completes the dump; the header's INCOMPLETE falls with the last write.
+    pub(super) fn finish(mut self) -> Result<(), DumpError> {
+        self.checkpoint()?;
+        self.sink.sync().map_err(failed("page descriptors"))?;
+        self.header.incomplete = false;
+        self.write_headers()?;
+        self.sink.sync().map_err(failed("the final header"))
+    }
+
+    /// Saves what can still be saved after an error: descriptors of the data that is there.
+    pub(super) fn give_up(mut self) {
+        if let Err(error) =
+            self.checkpoint().and_then(|()| self.sink.sync().map_err(failed("the last descriptors")))
+        {
+            log::warn!("closing the incomplete dump: {}", crate::log::chain(&error));
+        }
+    }
+
+    /// Makes the data durable, then writes its descriptors.
+    fn checkpoint(&mut self) -> Result<(), DumpError> {
+        self.sink.sync().map_err(failed("page data"))?;
+        self.unsynced = 0;
+        if let Some(offset) = self.layout.desc_offset(self.first_rank).filter(|_| !self.descs.is_empty()) {
+            self.sink.write_at(offset, &self.descs).map_err(failed("page descriptors"))?;
+            self.descs.clear();
+        }
+        Ok(())
+    }
+
+    fn write_headers(&mut self) -> Result<(), DumpError> {
+        let (block0, sub) = self.layout.emit_headers(&self.header);
+        self.sink.write_at(0, &block0).map_err(failed("the header"))?;
+        self.sink.write_at(self.layout.page_size.bytes(), &sub).map_err(failed("the sub header"))
+    }
+
+    /// Copies the notes. One that cannot be read becomes zeros, which readers take as the end of the notes.
+    fn write_notes(&mut self, core: &Vmcore) -> Result<(), DumpError> {
+        let mut to = self.layout.notes_offset();
+        for note in &core.notes().notes {
+            let (mut from, end) = (note.offset, note.offset.saturating_add(note.len));
+            while from < end {
+                let len = end.saturating_sub(from).min(COPY);
+                let mut bytes = vec![0; crate::addr::to_usize(len)];
+                if let Err(error) = core.read_note_bytes(from, &mut bytes) {
+                    log::warn!("note at {from:#x} of the vmcore: {error}");
+                    bytes.fill(0);
+                }
+                self.sink.write_at(to, &bytes).map_err(failed("the ELF notes"))?;
+                from = from.saturating_add(len);
+                to = to.saturating_add(len);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_bitmaps(&mut self, plan: &Plan) -> Result<(), DumpError> {
+        let mut block = vec![0; self.layout.page_size.in_memory()];
+        let bits = self.layout.page_size.bytes().saturating_mul(8);
+        for index in 0..self.layout.bitmap_blocks {
+            bitmap::fill(plan.present(), crate::addr::Pfn(index.saturating_mul(bits)), &mut block);
+            let at = index.saturating_mul(self.layout.page_size.bytes());
+            for base in [self.layout.bitmap1_offset(), self.layout.bitmap2_offset()] {
+                self.sink.write_at(base.saturating_add(at), &block).map_err(failed("the bitmaps"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The header of a dump that has just begun.
+fn header(core: &Vmcore, layout: &Layout, request: &Request) -> Header {
+    let info = core.info();
+    let notes_at = layout.notes_offset();
+    let mut vmcoreinfo = (0, 0);
+    let mut at = notes_at;
+    for note in &core.notes().notes {
+        if note.kind == NoteKind::VmcoreInfo {
+            let ahead = note.desc_offset.saturating_sub(note.offset);
+            vmcoreinfo = (at.saturating_add(ahead), note.desc_len);
+        }
+        at = at.saturating_add(note.len);
+    }
+    Header {
+        utsname: request.utsname.clone(),
+        crash_time: info.crash_time().unwrap_or(0),
+        incomplete: true,
+        compression_flag: Codec::flag(request.compress),
+        nr_cpus: core.notes().cpus(),
+        phys_base: info.number("phys_base").unwrap_or(0).cast_unsigned(),
+        dump_level: request.level.into(),
+        vmcoreinfo,
+        notes: (notes_at, core.notes().len()),
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(SinkError) -> DumpError {
+    move |source| DumpError::Sink { what, source }
+}

@@ -1,0 +1,87 @@
+//! What the loader recorded about the production kernel while it was healthy.
+//!
+//! Everything works without facts. With them the dump's directory has a host name and boot id even if the old
+//! memory is too damaged to tell, and later steps know the machine's whole memory map. They travel in a small
+//! cpio that `afterimage load` appends to the image in memory.
+
+use serde::{Deserialize, Serialize};
+
+/// Facts about the production kernel. Unknown keys are ignored: an image may be loaded by a newer `afterimage`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// Host name (`uname -n`).
+    pub host: String,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// Kernel release (`uname -r`).
+    pub release: String,
+    /// When the image was loaded, seconds since 1970.
+    pub loaded_at: u64,
+    /// CRC32 of the kernel image that was loaded, as hex.
+    pub kernel_crc32: String,
+    /// CRC32 of the capture image as it lay on disk, as hex.
+    pub image_crc32: String,
+    /// Size of the crash kernel reservation, bytes.
+    pub reservation: u64,
+    /// `/proc/iomem`'s top level: the machine's physical memory map.
+    pub memory_map: Vec<MemoryRange>,
+}
+
+/// A line of `/proc/iomem`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryRange {
+    /// First address.
+    pub start: u64,
+    /// Last address (inclusive, as the kernel prints it).
+    pub last: u64,
+    /// What it is, such as "System RAM".
+    pub kind: String,
+}
+
+impl Facts {
+    /// Parses facts; what cannot be parsed is an error text, and the caller goes on without.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// The facts as TOML.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_default()
+    }
+}
+
+/// Reads the top level of `/proc/iomem`, where every reader but root sees zeros only.
+#[must_use]
+pub fn parse_iomem(text: &str) -> Vec<MemoryRange> {
+    let top = text.lines().filter(|line| !line.starts_with(' '));
+    top.filter_map(|line| {
+        let (range, kind) = line.split_once(" : ")?;
+        let (start, last) = range.split_once('-')?;
+        let parse = |text| u64::from_str_radix(text, 16).ok();
+        Some(MemoryRange { start: parse(start)?, last: parse(last)?, kind: kind.to_owned() })
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_round_trip() {
+        let iomem =
+            "00001000-0009fbff : System RAM\n  00002000-00003000 : inner\n100000000-1bfffffff : System RAM\n";
+        let facts = Facts { host: "a\"b".into(), memory_map: parse_iomem(iomem), ..Facts::default() };
+        assert_eq!(facts.memory_map.len(), 2);
+        assert_eq!(facts.memory_map[1].last, 0x1_bfff_ffff);
+        assert_eq!(Facts::parse(&facts.to_toml()), Ok(facts));
+    }
+
+    #[test]
+    fn unknown_keys_are_ignored_and_rubbish_is_told() {
+        assert_eq!(Facts::parse("host = \"x\"\nnew = 1").unwrap().host, "x");
+        assert!(Facts::parse("host = 1").is_err());
+    }
+}

@@ -1,0 +1,10 @@
+//! Bytes to types and back: the file formats that a capture touches. No module here does I/O, allocates by a
+//! number it has read, or can panic on any input; each parser has a fuzz target in `init/fuzz`.
+
+pub mod elf;
+pub mod fields;
+pub mod gpt;
+pub mod kdump;
+pub mod note;
+pub mod superblock;
+pub mod vmcoreinfo;

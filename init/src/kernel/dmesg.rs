@@ -1,0 +1,258 @@
+//! The kernel log, out of the printk ring buffer of Linux 5.10 and later (kernel/printk/printk_ringbuffer.h).
+//!
+//! The ring is read as it lies: a record that is being written, was overwritten or is damaged is skipped and
+//! counted, and the next one is tried. Only sizes that the format allows bound the loops.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::addr::{VirtAddr, to_u64, to_usize};
+use crate::format::fields::Fields;
+use crate::kernel::{Kernel, KernelError};
+
+/// Flag bits at the top of `prb_desc.state_var`; the rest is the record's id.
+const STATE_SHIFT: u32 = 62;
+const ID_MASK: u64 = (1 << STATE_SHIFT) - 1;
+const COMMITTED: u64 = 1;
+const FINALIZED: u64 = 2;
+/// The largest `log_buf_len` is 2 GiB (LOG_BUF_LEN_MAX); one descriptor per 32 bytes of it.
+const MAX_SIZE_BITS: u32 = 31;
+const MAX_COUNT_BITS: u32 = 26;
+/// `prb_data_block.id` stands before the text.
+const BLOCK_ID_LEN: u64 = 8;
+
+/// Why the log could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum DmesgError {
+    /// The ring buffer was not found, or its head makes no sense.
+    #[error("finding the printk ring buffer")]
+    Ring(#[from] KernelError),
+    /// The text could not be written.
+    #[error("writing the kernel log")]
+    Write(#[source] io::Error),
+}
+
+/// How much of the log was there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DmesgStats {
+    /// Records written.
+    pub records: u64,
+    /// Records that could not be read although the ring says they are there.
+    pub damaged: u64,
+}
+
+/// Writes the log as text: a line per line of each record, with the time stamp of the record as dmesg(1)
+/// prints it, and every byte that is not printable ASCII as `\xNN` (the old kernel's users choose the text).
+pub fn write(kernel: &Kernel<'_>, out: &mut dyn Write) -> Result<DmesgStats, DmesgError> {
+    let ring = Ring::discover(kernel)?;
+    let mut stats = DmesgStats::default();
+    let mut text = Vec::new();
+    for id in ring.ids() {
+        match ring.record(id, &mut text) {
+            Ok(Some(info)) => {
+                write_record(info, &text, out).map_err(DmesgError::Write)?;
+                stats.records = stats.records.saturating_add(1);
+            }
+            Ok(None) => (),
+            Err(error) => {
+                log::debug!("log record {id:#x}: {error}");
+                stats.damaged = stats.damaged.saturating_add(1);
+            }
+        }
+    }
+    Ok(stats)
+}
+
+/// Time stamp of a record, in nanoseconds since boot.
+#[derive(Clone, Copy, Debug)]
+struct RecordInfo {
+    ts_nsec: u64,
+}
+
+/// One line per line of text; continuation lines are indented to the text, as makedumpfile prints them.
+fn write_record(info: RecordInfo, text: &[u8], out: &mut dyn Write) -> io::Result<()> {
+    let seconds = info.ts_nsec / 1_000_000_000;
+    let micros = info.ts_nsec / 1000 % 1_000_000;
+    let prefix = format!("[{seconds:5}.{micros:06}] ");
+    let mut line = Vec::with_capacity(text.len().saturating_add(prefix.len()).saturating_add(1));
+    line.extend_from_slice(prefix.as_bytes());
+    for &byte in text {
+        match byte {
+            b'\n' => {
+                line.push(b'\n');
+                line.resize(line.len().saturating_add(prefix.len()), b' ');
+            }
+            b'\t' | b' '..=b'~' => line.push(byte),
+            other => line.extend_from_slice(format!("\\x{other:02x}").as_bytes()),
+        }
+    }
+    line.push(b'\n');
+    out.write_all(&line)
+}
+
+/// `struct printk_ringbuffer`, with the layout that VMCOREINFO gives.
+struct Ring<'a, 'm> {
+    kernel: &'a Kernel<'m>,
+    count_bits: u32,
+    descs: VirtAddr,
+    infos: VirtAddr,
+    tail_id: u64,
+    head_id: u64,
+    size_bits: u32,
+    data: VirtAddr,
+    desc: DescLayout,
+    info: InfoLayout,
+}
+
+/// `struct prb_desc`.
+struct DescLayout {
+    size: usize,
+    state: usize,
+    begin: usize,
+    next: usize,
+}
+
+/// `struct printk_info`.
+struct InfoLayout {
+    size: usize,
+    ts_nsec: usize,
+    text_len: usize,
+}
+
+impl<'a, 'm> Ring<'a, 'm> {
+    fn discover(kernel: &'a Kernel<'m>) -> Result<Self, KernelError> {
+        let what = "the printk ring buffer";
+        let prb = VirtAddr(kernel.read_u64(kernel.symbol("prb")?, "prb")?);
+        let at = |base: VirtAddr, names: &[&str]| {
+            let mut addr = base;
+            for name in names {
+                addr = addr
+                    .checked_add(kernel.offset(name)?)
+                    .ok_or(KernelError::Absurd { what, value: base.0 })?;
+            }
+            Ok::<_, KernelError>(addr)
+        };
+        let member = |name: &str| kernel.offset(name).map(to_usize);
+        let (desc_ring, data_ring) = ("printk_ringbuffer.desc_ring", "printk_ringbuffer.text_data_ring");
+        let counter = "atomic_long_t.counter";
+        let state = member("prb_desc.state_var")?.saturating_add(member(counter)?);
+        let lpos = member("prb_desc.text_blk_lpos")?;
+        let ring = Self {
+            kernel,
+            count_bits: kernel.read_u32(at(prb, &[desc_ring, "prb_desc_ring.count_bits"])?, what)?,
+            descs: VirtAddr(kernel.read_u64(at(prb, &[desc_ring, "prb_desc_ring.descs"])?, what)?),
+            infos: VirtAddr(kernel.read_u64(at(prb, &[desc_ring, "prb_desc_ring.infos"])?, what)?),
+            head_id: kernel.read_u64(at(prb, &[desc_ring, "prb_desc_ring.head_id", counter])?, what)?
+                & ID_MASK,
+            tail_id: kernel.read_u64(at(prb, &[desc_ring, "prb_desc_ring.tail_id", counter])?, what)?
+                & ID_MASK,
+            size_bits: kernel.read_u32(at(prb, &[data_ring, "prb_data_ring.size_bits"])?, what)?,
+            data: VirtAddr(kernel.read_u64(at(prb, &[data_ring, "prb_data_ring.data"])?, what)?),
+            desc: DescLayout {
+                size: to_usize(kernel.size("prb_desc")?),
+                state,
+                begin: lpos.saturating_add(member("prb_data_blk_lpos.begin")?),
+                next: lpos.saturating_add(member("prb_data_blk_lpos.next")?),
+            },
+            info: InfoLayout {
+                size: to_usize(kernel.size("printk_info")?),
+                ts_nsec: member("printk_info.ts_nsec")?,
+                text_len: member("printk_info.text_len")?,
+            },
+        };
+        for (what, value, limit) in [
+            ("prb_desc_ring.count_bits", ring.count_bits, MAX_COUNT_BITS),
+            ("prb_data_ring.size_bits", ring.size_bits, MAX_SIZE_BITS),
+        ] {
+            if value == 0 || value > limit {
+                return Err(KernelError::Absurd { what, value: u64::from(value) });
+            }
+        }
+        Ok(ring)
+    }
+
+    fn count(&self) -> u64 {
+        1_u64.wrapping_shl(self.count_bits)
+    }
+
+    /// The ids from the oldest record to the newest, at most one per descriptor. A tail that does not fit the
+    /// head is not believed: then every descriptor before the head is tried.
+    fn ids(&self) -> impl Iterator<Item = u64> + use<> {
+        let span = self.head_id.wrapping_sub(self.tail_id) & ID_MASK;
+        let (first, number) = if span < self.count() {
+            (self.tail_id, span.saturating_add(1))
+        } else {
+            log::warn!("log ring: tail {:#x} does not fit head {:#x}", self.tail_id, self.head_id);
+            (self.head_id.wrapping_sub(self.count()).wrapping_add(1), self.count())
+        };
+        (0..number).map(move |step| first.wrapping_add(step) & ID_MASK)
+    }
+
+    /// Reads record `id` into `text`; `None` for one that holds no text or has not been written to its end.
+    fn record(&self, id: u64, text: &mut Vec<u8>) -> Result<Option<RecordInfo>, KernelError> {
+        let index = id & self.count().wrapping_sub(1);
+        let desc = self.element(self.descs, index, self.desc.size, "prb_desc")?;
+        let field =
+            |offset| Fields(&desc).u64(offset).ok_or(KernelError::Absurd { what: "prb_desc", value: index });
+        let state_var = field(self.desc.state)?;
+        let state = state_var.wrapping_shr(STATE_SHIFT);
+        if state_var & ID_MASK != id || !matches!(state, COMMITTED | FINALIZED) {
+            return Ok(None);
+        }
+        let (begin, next) = (field(self.desc.begin)?, field(self.desc.next)?);
+        let info = self.element(self.infos, index, self.info.size, "printk_info")?;
+        let info = Fields(&info);
+        let absurd = KernelError::Absurd { what: "printk_info", value: index };
+        let (Some(ts_nsec), Some(text_len)) = (info.u64(self.info.ts_nsec), info.u16(self.info.text_len))
+        else {
+            return Err(absurd);
+        };
+        text.clear();
+        // Bit 0 marks a record without a data block (FAILED_LPOS, NO_LPOS / EMPTY_LINE_LPOS): an empty line.
+        let has_block = begin & 1 == 0 && next & 1 == 0;
+        if has_block {
+            self.read_block(begin, next, usize::from(text_len), text)?;
+        }
+        Ok(Some(RecordInfo { ts_nsec }))
+    }
+
+    /// The text of the data block from `begin` to `next`, which wraps as a whole to the ring's start.
+    fn read_block(
+        &self,
+        begin: u64,
+        next: u64,
+        text_len: usize,
+        text: &mut Vec<u8>,
+    ) -> Result<(), KernelError> {
+        let size = 1_u64.wrapping_shl(self.size_bits);
+        let mask = size.wrapping_sub(1);
+        let same_turn = begin.wrapping_shr(self.size_bits) == next.wrapping_shr(self.size_bits);
+        let (from, to) = match (begin & mask, next & mask) {
+            (from, 0) if !same_turn => (from, size), // ends exactly at the ring's end
+            (from, to) if same_turn => (from, to),
+            (_, to) => (0, to),
+        };
+        let what = "a log text block";
+        let room = to.checked_sub(from).and_then(|len| len.checked_sub(BLOCK_ID_LEN));
+        let room = room.ok_or(KernelError::Absurd { what, value: begin })?;
+        let offset = from.saturating_add(BLOCK_ID_LEN);
+        let addr = self.data.checked_add(offset).ok_or(KernelError::Absurd { what, value: self.data.0 })?;
+        text.resize(text_len.min(to_usize(room)), 0);
+        self.kernel.read(addr, text, what)
+    }
+
+    fn element(
+        &self,
+        base: VirtAddr,
+        index: u64,
+        size: usize,
+        what: &'static str,
+    ) -> Result<Vec<u8>, KernelError> {
+        let offset = index.checked_mul(to_u64(size));
+        let addr = offset.and_then(|offset| base.checked_add(offset));
+        let mut bytes = vec![0; size];
+        self.kernel.read(addr.ok_or(KernelError::Absurd { what, value: base.0 })?, &mut bytes, what)?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,44 @@
+//! The final action. Never returns, never waits for a file system.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::reboot::{RebootMode, reboot};
+
+use crate::config::FinalAction;
+
+/// How long reboot(2) may take: it shuts devices down, and a driver may hang in that.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Carries out `action`; if that does not work, restarts by sysrq; if that does not work either, waits for the
+/// hardware watchdog.
+pub(super) fn finish(action: FinalAction) -> ! {
+    log::info!("final action: {action}");
+    if action != FinalAction::Halt {
+        // Without a thread there is no second chance after a hang, but the first is still worth taking.
+        let _ = thread::Builder::new().spawn(|| {
+            thread::sleep(PATIENCE);
+            sysrq_reboot();
+        });
+    }
+    let mode = match action {
+        FinalAction::Reboot => RebootMode::RB_AUTOBOOT,
+        FinalAction::Poweroff => RebootMode::RB_POWER_OFF,
+        FinalAction::Halt => RebootMode::RB_HALT_SYSTEM,
+    };
+    let Err(errno) = reboot(mode);
+    log::error!("{action}: {}", errno.desc());
+    sysrq_reboot();
+    loop {
+        thread::sleep(PATIENCE);
+    }
+}
+
+/// Restarts at once, without any shutdown. Writing to the trigger works whatever `kernel.sysrq` allows.
+pub(super) fn sysrq_reboot() {
+    log::error!("restarting by sysrq");
+    if let Err(error) = fs::write("/proc/sysrq-trigger", "b") {
+        log::error!("sysrq: {error}");
+    }
+}

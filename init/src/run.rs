@@ -1,0 +1,205 @@
+//! The capture, as PID 1's child runs it. Each step that fails is recorded and the next one is tried.
+
+use std::fs;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use crate::budget::{self, Budget};
+use crate::config::{self, Config};
+use crate::dump::{self, Heartbeat, Request, Written};
+use crate::facts::Facts;
+use crate::kernel::{Kernel, dmesg, uts};
+use crate::report::{Degradation, Lap, Outcome, Summary, seconds, utc};
+use crate::setup::modules;
+use crate::sink::Append;
+use crate::source::{Access, Vmcore};
+use crate::target::{self, Artifact, Target, name};
+
+const VMCORE: &str = "/proc/vmcore";
+/// Lines of the old kernel's log that go to the console when no target takes them.
+const TAIL_LINES: usize = 60;
+
+/// The child's main function: capture with the configuration and the facts in the image.
+#[must_use]
+pub fn child() -> Outcome {
+    let (config, complaints) = config::load();
+    crate::log::init_kmsg(config.capture.log.into());
+    let mut summary = Summary::new(&config);
+    for cause in complaints {
+        summary.degrade(Degradation::Config { cause });
+    }
+    let facts = load_facts(&mut summary);
+    capture(&config, &facts, &|| drop(std::io::stdout().write_all(b".")), summary)
+}
+
+/// Saves log, dump and result of the kernel that ran before.
+pub fn capture(config: &Config, facts: &Facts, heartbeat: &Heartbeat<'_>, mut summary: Summary) -> Outcome {
+    let (start, mut lap) = (Instant::now(), Lap::start());
+    modules::load_all(&mut |what| summary.degrade(what));
+    summary.seconds.modules = lap.lap();
+    heartbeat();
+
+    let core = open_core(&mut summary);
+    let kernel = core.as_ref().map(|core| Kernel::new(core, core.info(), core.mappings()));
+    let directory = identify(core.as_ref(), kernel.as_ref(), facts, &mut summary);
+    let target = target::open_first(&config.target, &directory, heartbeat, &mut |what| summary.degrade(what));
+    summary.seconds.open = lap.lap();
+    let Some(mut target) = target else {
+        log::error!("no target can be used: nothing is saved; the end of the old kernel's log follows");
+        kernel.iter().for_each(print_tail);
+        return Outcome::Failed;
+    };
+    log::info!("saving to {}", target.location());
+    summary.target = Some(target.location());
+
+    if let Some(kernel) = &kernel {
+        save_dmesg(kernel, target.as_mut(), &mut summary);
+        summary.seconds.dmesg = lap.lap();
+        heartbeat();
+    }
+    if let (Some(core), Some(kernel)) = (&core, &kernel) {
+        save_dump(core, kernel, config, target.as_mut(), heartbeat, &mut summary);
+        summary.seconds.dump = lap.lap();
+    }
+    summary.seconds.total = seconds(start.elapsed());
+    save_result(target, &mut summary);
+    summary.outcome
+}
+
+fn open_core(summary: &mut Summary) -> Option<Vmcore> {
+    let core = Vmcore::open(Path::new(VMCORE), Access::Mmap);
+    let core = core
+        .inspect_err(|error| summary.degrade(Degradation::Dump { cause: crate::log::chain(error) }))
+        .ok()?;
+    core.anomalies().iter().for_each(|anomaly| summary.degrade(Degradation::Vmcore(anomaly.clone())));
+    if core.info().is_empty() {
+        summary.degrade(Degradation::NoVmcoreInfo);
+    }
+    summary.cpus = core.notes().cpus();
+    summary.memory_bytes = dump::memory_bytes(&core);
+    Some(core)
+}
+
+/// Fills in who and when, and makes the directory's name of it. Memory first, facts where it is silent: host name
+/// and clock may have changed since the image was loaded.
+fn identify(
+    core: Option<&Vmcore>,
+    kernel: Option<&Kernel<'_>>,
+    facts: &Facts,
+    summary: &mut Summary,
+) -> String {
+    let info = core.map(Vmcore::info);
+    let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let utsname = kernel.and_then(|kernel| uts::discover(kernel).ok());
+    summary.host = utsname.and_then(|name| known(&name.nodename)).or_else(|| known(&facts.host));
+    summary.kernel =
+        info.and_then(|info| info.get("OSRELEASE")).and_then(known).or_else(|| known(&facts.release));
+    summary.build_id = info.and_then(|info| info.get("BUILD-ID")).and_then(known);
+    summary.boot_id = known(&facts.boot_id);
+    let crashed = info.and_then(crate::format::vmcoreinfo::VmcoreInfo::crash_time);
+    summary.crash_time = crashed.and_then(utc);
+    let now = || std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    name::directory(crashed.unwrap_or_else(now), summary.host.as_deref().unwrap_or(""), &facts.boot_id)
+}
+
+fn save_dmesg(kernel: &Kernel<'_>, target: &mut dyn Target, summary: &mut Summary) {
+    let artifact = Artifact::Dmesg;
+    let mut save = || -> Result<_, Box<dyn core::error::Error>> {
+        let mut sink = target.create(artifact)?;
+        let mut out = BufWriter::with_capacity(64 << 10, Append::new(sink.as_mut()));
+        let stats = dmesg::write(kernel, &mut out)?;
+        out.flush()?;
+        drop(out);
+        sink.sync()?;
+        drop(sink);
+        target.publish(artifact)?;
+        Ok(stats)
+    };
+    match save() {
+        Ok(stats) => {
+            log::info!("kernel log saved: {} records, {} damaged", stats.records, stats.damaged);
+            summary.dmesg = Some(stats);
+        }
+        Err(error) => summary.degrade(Degradation::Dmesg { cause: crate::log::chain(error.as_ref()) }),
+    }
+}
+
+fn save_dump(
+    core: &Vmcore,
+    kernel: &Kernel<'_>,
+    config: &Config,
+    target: &mut dyn Target,
+    heartbeat: &Heartbeat<'_>,
+    summary: &mut Summary,
+) {
+    let request = request(core, kernel, config, summary);
+    summary.workers = request.budget.workers;
+    let mut written = Written::default();
+    let mut save = || -> Result<_, Box<dyn core::error::Error>> {
+        let mut sink = target.create(Artifact::Vmcore)?;
+        dump::write(core, &request, sink.as_mut(), heartbeat, &mut written)?;
+        drop(sink);
+        target.publish(Artifact::Vmcore)?;
+        Ok(())
+    };
+    let result = save();
+    summary.outcome = match result {
+        Ok(()) => Outcome::Complete,
+        Err(error) => {
+            summary.degrade(Degradation::Dump { cause: crate::log::chain(error.as_ref()) });
+            if written.pages.total() > 0 { Outcome::Incomplete } else { Outcome::Failed }
+        }
+    };
+    summary.record(&written.pages, written.bytes);
+}
+
+/// What the dump is to be; the same for a capture and for `afterimage dump`.
+pub fn request(core: &Vmcore, kernel: &Kernel<'_>, config: &Config, summary: &mut Summary) -> Request {
+    let utsname = uts::discover(kernel).unwrap_or_else(|error| {
+        summary.degrade(Degradation::Utsname { cause: crate::log::chain(&error) });
+        uts::fallback(core.info(), crate::format::elf::machine_name(core.machine()))
+    });
+    Request { level: config.dump.level, compress: config.dump.compress, utsname, budget: Budget::measure() }
+}
+
+/// Writes `result.json` and lets go of the target. The outcome stands, whatever happens here.
+fn save_result(mut target: Box<dyn Target>, summary: &mut Summary) {
+    summary.peak_memory_bytes = budget::peak_memory();
+    if let Err(error) = target::save(target.as_mut(), Artifact::Result, summary.to_json().as_bytes()) {
+        log::error!("result.json not saved: {}", crate::log::chain(&error));
+    }
+    if let Err(error) = target.close() {
+        log::warn!("{}", crate::log::chain(&error));
+    }
+    log::info!(
+        "{}: {} pages written, {} zero, {} unreadable; {} bytes in {:.3} s, peak memory {} KiB",
+        summary.outcome,
+        summary.pages.written,
+        summary.pages.zero,
+        summary.pages.unreadable,
+        summary.dump_bytes,
+        summary.seconds.total,
+        summary.peak_memory_bytes.unwrap_or(0) >> 10,
+    );
+}
+
+fn print_tail(kernel: &Kernel<'_>) {
+    let mut text = Vec::new();
+    if let Err(error) = dmesg::write(kernel, &mut text) {
+        log::warn!("{}", crate::log::chain(&error));
+    }
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    for line in lines.iter().skip(lines.len().saturating_sub(TAIL_LINES)) {
+        log::info!("old: {line}");
+    }
+}
+
+fn load_facts(summary: &mut Summary) -> Facts {
+    let Ok(text) = fs::read_to_string(config::FACTS_PATH) else { return Facts::default() };
+    Facts::parse(&text).unwrap_or_else(|cause| {
+        summary.degrade(Degradation::Config { cause: format!("{}: {cause}", config::FACTS_PATH) });
+        Facts::default()
+    })
+}

@@ -1,0 +1,4 @@
+//! What targets need before they can be used: modules, block devices.
+
+pub mod block;
+pub mod modules;

@@ -1,0 +1,65 @@
+//! The production kernel's physical memory, wherever its bytes come from: `/proc/vmcore`, an ELF file, a dump.
+//!
+//! A hole is not an I/O error, and a page that is covered by a few bytes only reads as those bytes and zeros,
+//! as makedumpfile and crash see it. Nothing here knows what the memory means.
+
+mod extents;
+mod kdump;
+#[cfg(test)]
+pub(crate) mod testing;
+mod vmcore;
+
+use std::io;
+
+use crate::addr::{PageSize, Pfn, PfnRange, PhysAddr};
+
+pub use extents::Anomaly;
+pub use kdump::{Kdump, KdumpOpenError};
+pub use vmcore::{Access, NoteIndex, Vmcore, VmcoreError};
+
+/// Why bytes of memory could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// No memory there, or none that the source holds.
+    #[error("no memory at {0}")]
+    Hole(PhysAddr),
+    /// A dump left the page out or lost it.
+    #[error("page at {0} is not in the dump")]
+    Excluded(PhysAddr),
+    /// The source holds the bytes and could not give them.
+    #[error("reading {len} bytes of memory at {addr}")]
+    Io {
+        /// First address.
+        addr: PhysAddr,
+        /// Bytes asked for.
+        len: usize,
+        /// Cause.
+        source: io::Error,
+    },
+}
+
+/// Physical memory to look things up in.
+pub trait PhysicalMemory: Sync {
+    /// Size of a page.
+    fn page_size(&self) -> PageSize;
+
+    /// Pages that have at least one byte in the source; sorted, disjoint, not adjacent.
+    fn ranges(&self) -> &[PfnRange];
+
+    /// The last page of all ranges plus one.
+    fn max_pfn(&self) -> Pfn {
+        self.ranges().last().map_or(Pfn(0), |range| range.end())
+    }
+
+    /// Fills `out` with the bytes from `addr` on; may span ranges that touch.
+    fn read_exact_at(&self, addr: PhysAddr, out: &mut [u8]) -> Result<(), ReadError>;
+
+    /// A reader for long runs of pages; each worker has its own.
+    fn page_reader(&self) -> Box<dyn PageReader + '_>;
+}
+
+/// Reads whole pages, fast when they come in ascending order.
+pub trait PageReader {
+    /// Fills `page`, which is one page long. Every byte of the source is read at most once.
+    fn read_page(&mut self, pfn: Pfn, page: &mut [u8]) -> Result<(), ReadError>;
+}

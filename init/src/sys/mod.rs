@@ -1,0 +1,10 @@
+//! The only unsafe code of afterimage: one file per kernel interface that has no safe wrapper.
+//!
+//! | file | why unsafe is needed |
+//! |---|---|
+//! | [`mmap`] | memory that another party may change or take away while it is read; a SIGBUS handler |
+//! | [`kexec`] | `kexec_file_load(2)` has no wrapper in nix |
+#![expect(unsafe_code, reason = "this is the room for it; each file says what it relies on")]
+
+pub mod kexec;
+pub mod mmap;

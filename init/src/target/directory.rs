@@ -1,0 +1,161 @@
+//! A capture's directory: made by descriptor, never through a link, readable for root only.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::fsync;
+
+use crate::sink::Sink;
+use crate::target::file::FileSink;
+use crate::target::{Artifact, TargetError};
+
+/// Directories with the same name that are tried with `-2`, `-3` … behind it.
+const MAX_TRIES: u32 = 1000;
+
+/// The directory that holds one capture's files.
+#[derive(Debug)]
+pub struct Directory {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Directory {
+    /// Makes `path` under `root` where it is missing, and in it a new directory called `name`, mode 0700.
+    /// Links on the way are followed, but as if `root` were `/`.
+    pub fn create(root: &Path, path: &str, name: &str) -> Result<Self, TargetError> {
+        let root_fd = File::open(root).map(OwnedFd::from).map_err(failed(root))?;
+        let parent = make_path(&root_fd, path)?;
+        for turn in 1..=MAX_TRIES {
+            let name = if turn == 1 { name.to_owned() } else { format!("{name}-{turn}") };
+            let full = Path::new(path).join(&name);
+            match mkdirat(&parent, name.as_str(), Mode::S_IRWXU) {
+                Ok(()) => {
+                    let fd = openat(&parent, name.as_str(), dir_flags() | OFlag::O_NOFOLLOW, Mode::empty())
+                        .and_then(|fd| fsync(&parent).map(|()| fd));
+                    let fd = fd.map_err(|errno| failed(&full)(errno.into()))?;
+                    return Ok(Self { fd, path: full });
+                }
+                Err(Errno::EEXIST) => (),
+                Err(errno) => return Err(failed(&full)(errno.into())),
+            }
+        }
+        Err(failed(&Path::new(path).join(name))(Errno::EEXIST.into()))
+    }
+
+    /// Path on the target's file system.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the file of an artifact under its temporary name, mode 0600.
+    pub fn create_file(&self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
+        let name = temporary(artifact);
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let fd = fd.map_err(|errno| TargetError::File { what: "creating", name, source: errno.into() })?;
+        Ok(Box::new(FileSink::new(File::from(fd))))
+    }
+
+    /// Gives an artifact its final name and makes that durable.
+    pub fn publish(&self, artifact: Artifact) -> Result<(), TargetError> {
+        let renamed =
+            renameat(self.fd.as_fd(), temporary(artifact).as_str(), self.fd.as_fd(), artifact.name());
+        let what = "publishing";
+        renamed.and_then(|()| fsync(&self.fd)).map_err(|errno| TargetError::File {
+            what,
+            name: artifact.name().to_owned(),
+            source: errno.into(),
+        })
+    }
+}
+
+fn temporary(artifact: Artifact) -> String {
+    format!("{}-incomplete", artifact.name())
+}
+
+fn dir_flags() -> OFlag {
+    OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
+}
+
+/// Opens `path` below `root`, making what is missing.
+fn make_path(root: &OwnedFd, path: &str) -> Result<OwnedFd, TargetError> {
+    let mut so_far = PathBuf::from(".");
+    let mut current = root.try_clone().map_err(failed(Path::new(path)))?;
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        so_far.push(part);
+        let open = || {
+            let how = OpenHow::new().flags(dir_flags()).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+            openat2(root, &so_far, how)
+        };
+        let opened = open().or_else(|errno| {
+            if errno != Errno::ENOENT {
+                return Err(errno);
+            }
+            mkdirat(&current, part, Mode::S_IRWXU)?;
+            fsync(&current)?;
+            open()
+        });
+        current = opened.map_err(|errno| failed(Path::new(path))(errno.into()))?;
+    }
+    Ok(current)
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> TargetError + '_ {
+    move |source| TargetError::Directory { path: path.display().to_string(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn files_appear_under_their_name_only_when_published() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Directory::create(root.path(), "/var/crash", "x").unwrap();
+        let at = root.path().join("var/crash/x");
+        assert_eq!((mode(&at), mode(&root.path().join("var"))), (0o700, 0o700));
+        let mut sink = dir.create_file(Artifact::Vmcore).unwrap();
+        sink.reserve(4096).unwrap();
+        sink.write_at(5, b"hello").unwrap();
+        sink.sync().unwrap();
+        assert!(!at.join("vmcore").exists());
+        assert_eq!(mode(&at.join("vmcore-incomplete")), 0o600);
+        assert!(dir.create_file(Artifact::Vmcore).is_err(), "an existing file is never opened");
+        dir.publish(Artifact::Vmcore).unwrap();
+        assert_eq!(&fs::read(at.join("vmcore")).unwrap()[..10], b"\0\0\0\0\0hello");
+        assert!(!at.join("vmcore-incomplete").exists());
+    }
+
+    #[test]
+    fn a_name_in_use_gets_a_number() {
+        let root = tempfile::tempdir().unwrap();
+        for expected in ["/c/x", "/c/x-2", "/c/x-3"] {
+            assert_eq!(Directory::create(root.path(), "/c", "x").unwrap().path(), Path::new(expected));
+        }
+    }
+
+    #[test]
+    fn links_do_not_leave_the_target() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        symlink(outside.path(), root.path().join("crash")).unwrap();
+        let _ = Directory::create(root.path(), "/crash", "x");
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+        fs::create_dir(root.path().join("real")).unwrap();
+        symlink("/real", root.path().join("inside")).unwrap();
+        Directory::create(root.path(), "/inside", "x").unwrap();
+        assert!(root.path().join("real/x").is_dir());
+    }
+}
