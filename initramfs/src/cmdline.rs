@@ -1,0 +1,222 @@
+//! The capture kernel's command line: the host's, less what must go, plus what must come.
+
+/// Longest command line of x86 (COMMAND_LINE_SIZE), with its NUL.
+pub const MAX_LEN: usize = 2048;
+/// What the kernel itself adds (`elfcorehdr=0x…`).
+const RESERVED: usize = 32;
+
+/// Parameters of the host that would hurt in a capture kernel: reservations of memory that is not there, the
+/// host's boot and root, limits that were meant for the whole machine, and switches that make it die early.
+const REMOVE: &[&str] = &[
+    "BOOT_IMAGE",
+    "crashkernel",
+    "cma",
+    "hugepages",
+    "hugepagesz",
+    "default_hugepagesz",
+    "hugetlb_cma",
+    "hugetlb_free_vmemmap",
+    "init",
+    "initrd",
+    "rdinit",
+    "ip",
+    "isolcpus",
+    "kernelcore",
+    "log_buf_len",
+    "loglevel",
+    "maxcpus",
+    "mem",
+    "memmap",
+    "movablecore",
+    "netroot",
+    "nfsroot",
+    "nohz_full",
+    "nosmp",
+    "nr_cpus",
+    "oops",
+    "panic",
+    "panic_on_warn",
+    "possible_cpus",
+    "quiet",
+    "rcu_nocbs",
+    "resume",
+    "resume_offset",
+    "ro",
+    "root",
+    "rootflags",
+    "rootfstype",
+    "rw",
+    "single",
+    "slub_debug",
+    "splash",
+    "swiotlb",
+    "sysrq_always_enabled",
+    "trace_buf_size",
+    "usbcore.nousb",
+    "disable_cpu_apicid",
+    "elfcorehdr",
+    "reset_devices",
+];
+/// Prefixes of such parameters: the host's service manager and initramfs.
+const REMOVE_PREFIX: &[&str] = &["rd.", "systemd.", "ignition.", "ima_", "dm-mod."];
+
+/// What every capture kernel gets, each with its reason.
+const APPEND: &[&str] = &[
+    "reset_devices",                          // drivers reset hardware that the crash left running
+    "irqpoll",                                // an interrupt line may have been lost
+    "panic=10",                               // a capture kernel that dies must not stay dead
+    "oops=panic",                             // and an oops there is a death
+    "panic_on_warn=0",                        // but a warning is not
+    "nokaslr",                                // room in a small region; nothing to hide from
+    "novmcoredd",                             // device dumps are made of memory that is needed
+    "numa=off",                               // one node is enough
+    "cgroup_disable=memory",                  // accounting costs memory per page
+    "transparent_hugepage=never",             // so do huge pages
+    "acpi_no_memhotplug",                     // the old kernel's memory must not be plugged in
+    "mce=off",                                // a poisoned page of the old kernel is not ours to die of
+    "hest_disable",                           // nor are its firmware error records
+    "pcie_ports=compat",                      // no AER storms from devices in the middle of something
+    "initcall_blacklist=tracer_init_tracefs", // 8.6 MB on 6.1
+    "mitigations=off",                        // nobody runs here; page table copies cost 2 MB
+    "audit=0",                                // no rules, no daemon
+];
+
+/// Why there is no command line.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the capture kernel's command line has {len} bytes, more than the kernel's {MAX_LEN}: shorten capture.cmdline_append or add to capture.cmdline_remove"
+)]
+pub struct TooLong {
+    len: usize,
+}
+
+/// What the configuration changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Changes<'a> {
+    /// CPUs to start.
+    pub cpus: u32,
+    /// APIC id of the boot CPU: with several CPUs it must stay off, since starting it resets the machine.
+    pub boot_apic_id: Option<u32>,
+    /// More parameters to take out, by name.
+    pub remove: &'a [String],
+    /// More parameters to put in.
+    pub append: &'a str,
+}
+
+/// The command line for a capture kernel on a host that was started with `host`.
+pub fn build(host: &str, changes: Changes<'_>) -> Result<String, TooLong> {
+    let mut words: Vec<String> =
+        split(host).into_iter().filter(|word| !is_removed(word, changes.remove)).collect();
+    let ours = APPEND.iter().filter(|word| !is_named(word, changes.remove));
+    words.extend(ours.map(|&word| word.to_owned()));
+    words.push(format!("nr_cpus={}", changes.cpus));
+    if let (2.., Some(id)) = (changes.cpus, changes.boot_apic_id) {
+        words.push(format!("disable_cpu_apicid={id}"));
+    }
+    words.extend(split(changes.append));
+    let line = words.join(" ");
+    let len = line.len().saturating_add(RESERVED);
+    if len >= MAX_LEN { Err(TooLong { len }) } else { Ok(line) }
+}
+
+fn is_removed(word: &str, more: &[String]) -> bool {
+    let key = normal(key_of(word));
+    REMOVE.iter().any(|name| normal(name) == key)
+        || REMOVE_PREFIX.iter().any(|prefix| key.starts_with(&normal(prefix)))
+        || is_named(word, more)
+}
+
+fn is_named(word: &str, names: &[String]) -> bool {
+    let key = normal(key_of(word));
+    names.iter().any(|name| normal(name) == key)
+}
+
+fn key_of(word: &str) -> &str {
+    word.split('=').next().unwrap_or(word)
+}
+
+/// The kernel takes `-` and `_` in names as the same.
+fn normal(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// Words of a command line; a space between double quotes does not part them (lib/cmdline.c, next_arg).
+fn split(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for c in line.chars() {
+        quoted ^= c == '"';
+        if c.is_ascii_whitespace() && !quoted {
+            words.push(String::new());
+        } else if let Some(word) = words.last_mut() {
+            word.push(c);
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// The boot CPU's APIC id in `/proc/cpuinfo`.
+#[must_use]
+pub fn boot_apic_id(cpuinfo: &str) -> Option<u32> {
+    let first = cpuinfo.split("\n\n").find(|cpu| {
+        cpu.lines()
+            .any(|line| line.split_once(':').is_some_and(|(k, v)| k.trim() == "processor" && v.trim() == "0"))
+    })?;
+    let fields = first.lines().filter_map(|line| line.split_once(':'));
+    fields.filter(|(key, _)| key.trim() == "initial apicid").find_map(|(_, value)| value.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: &str = "BOOT_IMAGE=/vmlinuz root=UUID=1 ro quiet console=ttyS0,115200 crashkernel=256M,high \
+                        crashkernel=72M,low hugepagesz=1G hugepages=4 rd.luks.uuid=x systemd.unit=y \
+                        dyndbg=\"file a.c +p\" slub-debug=FZ nvme.poll_queues=2";
+
+    fn changes<'a>(remove: &'a [String], append: &'a str) -> Changes<'a> {
+        Changes { cpus: 1, boot_apic_id: Some(0), remove, append }
+    }
+
+    #[test]
+    fn hurtful_parameters_go_and_others_stay() {
+        let line = build(HOST, changes(&[], "")).unwrap();
+        assert!(
+            line.starts_with("console=ttyS0,115200 dyndbg=\"file a.c +p\" nvme.poll_queues=2 reset_devices "),
+            "{line}"
+        );
+        assert!(line.ends_with(" nr_cpus=1"), "{line}");
+        for gone in ["crashkernel", "root=", "quiet", "hugepages", "slub", "rd.luks", "systemd"] {
+            assert!(!line.contains(gone), "{gone}: {line}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_has_the_last_word() {
+        let remove = ["irqpoll".to_owned(), "nvme.poll-queues".to_owned()];
+        let line = build(HOST, changes(&remove, "panic=1 rdinit=/x")).unwrap();
+        assert!(!line.contains("irqpoll") && !line.contains("nvme"), "{line}");
+        assert!(line.ends_with("panic=1 rdinit=/x"), "{line}");
+    }
+
+    #[test]
+    fn several_cpus_leave_the_boot_cpu_out() {
+        let line = build("", Changes { cpus: 2, boot_apic_id: Some(8), remove: &[], append: "" }).unwrap();
+        assert!(line.ends_with("nr_cpus=2 disable_cpu_apicid=8"), "{line}");
+    }
+
+    #[test]
+    fn a_line_that_the_kernel_would_cut_is_refused() {
+        let error = build(&"x".repeat(3000), changes(&[], "")).unwrap_err();
+        assert!(error.to_string().contains("cmdline_append"), "{error}");
+    }
+
+    #[test]
+    fn the_boot_cpu_is_processor_0() {
+        let cpuinfo =
+            "processor\t: 1\ninitial apicid\t: 4\n\nprocessor\t: 0\napicid\t\t: 2\ninitial apicid\t: 2\n\n";
+        assert_eq!(boot_apic_id(cpuinfo), Some(2));
+        assert_eq!(boot_apic_id(""), None);
+    }
+}

@@ -1,0 +1,88 @@
+//! Which drivers the capture kernel needs to reach a target device, found on the running host: the device's
+//! chain in sysfs, each link by its driver's module and by what its modalias matches in the capture kernel.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use capture::config::{DeviceId, FsType};
+use capture::setup::block;
+
+use crate::modules::ModuleTree;
+
+/// Why the drivers could not be found out.
+#[derive(Debug, thiserror::Error)]
+pub enum DriversError {
+    /// The device is not on this host.
+    #[error(
+        "target device: name its modules in image.modules (and target.fstype) to build for another machine"
+    )]
+    Device(#[from] block::NotFound),
+    /// A device on other devices.
+    #[error(
+        "target device {0} is a {1} device, which the capture kernel cannot set up yet: \
+         use a file system on a partition or a whole disk"
+    )]
+    Stacked(PathBuf, &'static str),
+    /// No file system that we know.
+    #[error("{0} holds no ext4, xfs, btrfs or vfat file system, and target.fstype does not name one")]
+    NoFilesystem(PathBuf),
+}
+
+/// What a target device needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drivers {
+    /// Modules by name, for the capture kernel.
+    pub modules: Vec<String>,
+    /// The file system on it.
+    pub fstype: FsType,
+}
+
+/// Finds the drivers of a device on this host.
+pub fn discover(
+    device: &DeviceId,
+    fstype: Option<FsType>,
+    tree: &ModuleTree,
+) -> Result<Drivers, DriversError> {
+    let found = block::find(device, Duration::ZERO, &|| ())?;
+    let name = found.node.file_name().unwrap_or_default();
+    for (prefix, kind) in [("dm-", "device-mapper (LVM or LUKS)"), ("md", "software RAID")] {
+        if name.to_string_lossy().starts_with(prefix) {
+            return Err(DriversError::Stacked(found.node, kind));
+        }
+    }
+    let fstype = fstype.or(found.filesystem.map(|fs| fs.kind));
+    let fstype = fstype.ok_or_else(|| DriversError::NoFilesystem(found.node.clone()))?;
+    let sysfs = fs::canonicalize(Path::new("/sys/class/block").join(name)).unwrap_or_default();
+    Ok(Drivers { modules: modules_on_the_way(&sysfs, tree), fstype })
+}
+
+/// Modules of every device from the root bus to `sysfs`, the outermost first.
+fn modules_on_the_way(sysfs: &Path, tree: &ModuleTree) -> Vec<String> {
+    let mut chain: Vec<&Path> =
+        sysfs.ancestors().take_while(|path| *path != Path::new("/sys/devices")).collect();
+    chain.reverse();
+    let mut seen = BTreeSet::new();
+    let mut modules = Vec::new();
+    for device in chain {
+        let alias = fs::read_to_string(device.join("modalias")).unwrap_or_default();
+        let driver = fs::canonicalize(device.join("driver/module")).ok();
+        let loaded = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+        // The running kernel's driver by name too: it may have been bound by hand, or be renamed in the other.
+        let names = tree.providers(alias.trim()).into_iter().chain(loaded.filter(|name| tree.has(name)));
+        modules.extend(names.filter(|name| seen.insert(name.clone())));
+    }
+    modules
+}
+
+/// The modules of a file system; for vfat also the character sets that its default mount options want.
+#[must_use]
+pub fn filesystem_modules(fstype: FsType, tree: &ModuleTree) -> Vec<String> {
+    let mut modules = vec![fstype.name().to_owned()];
+    if fstype == FsType::Vfat {
+        let charsets = ["nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"];
+        modules.extend(charsets.iter().filter(|name| tree.has(name)).map(|&name| name.to_owned()));
+    }
+    modules
+}

@@ -1,0 +1,52 @@
+//! What the running host says about itself, where loading and building depend on it.
+
+use std::fs;
+
+/// Reads a small file of /proc or /sys; empty if it is not there.
+#[must_use]
+pub fn read(path: &str) -> String {
+    fs::read_to_string(path).map(|text| text.trim_end().to_owned()).unwrap_or_default()
+}
+
+/// The lockdown mode in force: `none`, `integrity` or `confidentiality`.
+#[must_use]
+pub fn lockdown() -> String {
+    active_lockdown(&read("/sys/kernel/security/lockdown"))
+}
+
+/// Whether the capture kernel, started like this one, would refuse modules without a valid signature.
+#[must_use]
+pub fn enforces_module_signatures() -> bool {
+    lockdown() != "none"
+        || read("/sys/module/module/parameters/sig_enforce") == "Y"
+        || read("/proc/cmdline").split_ascii_whitespace().any(|word| word.starts_with("module.sig_enforce"))
+}
+
+/// Bytes of the crash kernel reservation.
+#[must_use]
+pub fn reservation() -> u64 {
+    read("/sys/kernel/kexec_crash_size").parse().unwrap_or(0)
+}
+
+/// Whether a panic kernel is loaded.
+#[must_use]
+pub fn is_loaded() -> bool {
+    read("/sys/kernel/kexec_crash_loaded") == "1"
+}
+
+/// The mode between brackets in `[none] integrity confidentiality`; a kernel without lockdown has none.
+fn active_lockdown(text: &str) -> String {
+    let inside = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    inside.map_or("none", |(mode, _)| mode).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lockdown_is_the_word_in_brackets() {
+        assert_eq!(active_lockdown("none [integrity] confidentiality"), "integrity");
+        assert_eq!(active_lockdown(""), "none");
+    }
+}

@@ -1,0 +1,368 @@
+//! Building a capture image: a reproducible, compressed cpio with init, configuration and modules; and reading
+//! back what an image was built with.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use capture::config::{self, Config, ConfigError, ImageCompress, Strip, Target};
+use serde::{Deserialize, Serialize};
+
+use crate::cpio::{self, Entry, Kind, NotAnArchive};
+use crate::drivers::{self, DriversError};
+use crate::host;
+use crate::modules::{ModuleTree, ModulesError};
+use crate::strip::strip;
+
+/// Dictionary of xz and window of zstd: the kernel allocates as much while it unpacks.
+const WINDOW_LOG: u32 = 19;
+
+/// Why an image could not be built or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// A file cannot be read.
+    #[error("reading {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The image cannot be written.
+    #[error("writing {path}")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The configuration is refused.
+    #[error("configuration {path}:\n{source}")]
+    Config {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: ConfigError,
+    },
+    /// No target in it.
+    #[error("configuration {0}: there is no [[target]], so a capture would have nowhere to save to")]
+    NoTarget(PathBuf),
+    /// Modules.
+    #[error(transparent)]
+    Modules(#[from] ModulesError),
+    /// Drivers.
+    #[error(transparent)]
+    Drivers(#[from] DriversError),
+    /// The compressor failed.
+    #[error("compressing the image")]
+    Compress(#[source] io::Error),
+    /// Not compressed in a way that the kernel reads, or damaged.
+    #[error("{0} is no image of ours: neither gzip, xz, zstd nor cpio")]
+    Format(PathBuf),
+    /// Damaged.
+    #[error("unpacking {path}")]
+    Unpack {
+        /// Which image.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// No archive in it.
+    #[error("{path} is no image of ours")]
+    Archive {
+        /// Which image.
+        path: PathBuf,
+        /// Cause.
+        source: NotAnArchive,
+    },
+    /// A file of ours is missing in it.
+    #[error("{path} is no image of ours: it has no {file}")]
+    Missing {
+        /// Which image.
+        path: PathBuf,
+        /// Which file.
+        file: &'static str,
+    },
+    /// The manifest makes no sense.
+    #[error("the manifest in {0} cannot be read")]
+    Manifest(PathBuf),
+}
+
+/// What an image is built from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Kernel release that it is for.
+    pub kernel: String,
+    /// Modules of that kernel.
+    pub modules_dir: PathBuf,
+    /// The configuration file.
+    pub config: PathBuf,
+    /// The static init.
+    pub init: PathBuf,
+}
+
+/// What an image says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of afterimage that built it.
+    pub afterimage: String,
+    /// Kernel release whose modules it holds.
+    pub kernel: String,
+    /// Modules, in load order.
+    pub modules: Vec<String>,
+}
+
+/// A built image.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Its size when the kernel has unpacked it.
+    pub unpacked: u64,
+    /// What it says of itself.
+    pub manifest: Manifest,
+}
+
+/// Builds an image. The same sources give the same bytes.
+pub fn build(sources: &Sources) -> Result<Image, ImageError> {
+    let text = fs::read_to_string(&sources.config).map_err(read(&sources.config))?;
+    let config =
+        Config::parse(&text).map_err(|source| ImageError::Config { path: sources.config.clone(), source })?;
+    let init = fs::read(&sources.init).map_err(read(&sources.init))?;
+    let tree = ModuleTree::read(&sources.modules_dir)?;
+    let modules = tree.closure(&wanted_modules(&config, &tree, &sources.config)?)?;
+
+    let stripping = match config.image.strip {
+        Strip::Always => true,
+        Strip::Never => false,
+        Strip::Auto => !host::enforces_module_signatures(),
+    };
+    let mut entries = skeleton();
+    entries.push(Entry::file("init", 0o755, init));
+    entries.push(Entry::file(config::PATH, 0o600, text.into_bytes()));
+    let mut list = String::new();
+    for module in &modules {
+        let bytes = tree.load(module)?;
+        let bytes = if stripping { strip(&bytes) } else { bytes };
+        let path = format!("/lib/modules/{}.ko", module.name);
+        list.extend([if module.optional { "-" } else { "" }, &path, "\n"]);
+        entries.push(Entry::file(&path, 0o644, bytes));
+    }
+    let manifest = Manifest {
+        afterimage: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: sources.kernel.clone(),
+        modules: modules.into_iter().map(|module| module.name).collect(),
+    };
+    entries.push(Entry::file(config::MODULES_PATH, 0o644, list.into_bytes()));
+    entries.push(Entry::file(
+        config::MANIFEST_PATH,
+        0o644,
+        toml::to_string(&manifest).unwrap_or_default().into_bytes(),
+    ));
+
+    let archive = cpio::write(&entries);
+    let bytes = compress(&archive, config.image.compress).map_err(ImageError::Compress)?;
+    Ok(Image { bytes, unpacked: capture::addr::to_u64(archive.len()), manifest })
+}
+
+/// Writes an image under a temporary name and renames it, so that there is never half of one.
+pub fn publish(image: &[u8], path: &Path) -> Result<(), ImageError> {
+    let write = || {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(dir)?; // mode 0600: the image may come to hold secrets
+        file.write_all(image)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        fs::File::open(dir)?.sync_all()
+    };
+    write().map_err(|source| ImageError::Write { path: path.to_owned(), source })
+}
+
+/// What `afterimage load` wants to know of an image.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    /// The configuration it was built with.
+    pub config: Config,
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// Bytes when unpacked.
+    pub unpacked: u64,
+}
+
+/// Reads an image's configuration and manifest.
+pub fn read_contents(image: &[u8], path: &Path) -> Result<Contents, ImageError> {
+    let archive = decompress(image, path)?;
+    let files =
+        cpio::read_files(&archive).map_err(|source| ImageError::Archive { path: path.to_owned(), source })?;
+    let text = |file: &'static str| {
+        let found = files.iter().find(|(name, _)| name == file.trim_start_matches('/'));
+        let (_, bytes) = found.ok_or_else(|| ImageError::Missing { path: path.to_owned(), file })?;
+        Ok::<_, ImageError>(String::from_utf8_lossy(bytes).into_owned())
+    };
+    let config = Config::parse(&text(config::PATH)?)
+        .map_err(|source| ImageError::Config { path: path.to_owned(), source })?;
+    let manifest =
+        toml::from_str(&text(config::MANIFEST_PATH)?).map_err(|_| ImageError::Manifest(path.to_owned()))?;
+    Ok(Contents { config, manifest, unpacked: capture::addr::to_u64(archive.len()) })
+}
+
+/// Roots of the module closure: the way to each target's device and its file system.
+fn wanted_modules(config: &Config, tree: &ModuleTree, path: &Path) -> Result<Vec<String>, ImageError> {
+    if config.target.is_empty() {
+        return Err(ImageError::NoTarget(path.to_owned()));
+    }
+    let mut wanted = config.image.modules.clone().unwrap_or_default();
+    for Target::Filesystem(target) in &config.target {
+        let fstype = match (&config.image.modules, target.fstype) {
+            (Some(_), Some(fstype)) => fstype,
+            (named, fstype) => {
+                let found = drivers::discover(&target.device, fstype, tree)?;
+                if named.is_none() {
+                    wanted.extend(found.modules);
+                }
+                found.fstype
+            }
+        };
+        wanted.extend(drivers::filesystem_modules(fstype, tree));
+    }
+    Ok(wanted)
+}
+
+/// Mount points, and the devices without which a process has no stdio before /dev is mounted.
+fn skeleton() -> Vec<Entry> {
+    let device = |path: &str, major, minor| Entry {
+        path: path.to_owned(),
+        mode: 0o600,
+        kind: Kind::CharDevice(major, minor),
+    };
+    let directory = |path: &str| Entry { path: path.to_owned(), mode: 0o755, kind: Kind::Directory };
+    let mut entries = vec![device("dev/console", 5, 1), device("dev/null", 1, 3)];
+    entries.extend(["proc", "sys", "target"].map(directory));
+    entries
+}
+
+fn compress(archive: &[u8], how: ImageCompress) -> io::Result<Vec<u8>> {
+    match how {
+        ImageCompress::Gzip => {
+            let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            out.write_all(archive)?;
+            out.finish()
+        }
+        ImageCompress::Xz => {
+            let mut options = liblzma::stream::LzmaOptions::new_preset(9)?;
+            options.dict_size(1 << WINDOW_LOG);
+            let mut filters = liblzma::stream::Filters::new();
+            filters.x86().lzma2(&options);
+            // The kernel's decoder knows CRC32 only (Documentation/staging/xz.rst).
+            let stream =
+                liblzma::stream::Stream::new_stream_encoder(&filters, liblzma::stream::Check::Crc32)?;
+            let mut out = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+            out.write_all(archive)?;
+            out.finish()
+        }
+        ImageCompress::Zstd => {
+            let mut out = zstd::stream::Encoder::new(Vec::new(), 19)?;
+            out.window_log(WINDOW_LOG)?;
+            out.write_all(archive)?;
+            out.finish()
+        }
+    }
+}
+
+/// The archive in an image, by its magic number; trailing archives (facts) are not looked at.
+fn decompress(image: &[u8], path: &Path) -> Result<Vec<u8>, ImageError> {
+    let mut out = Vec::new();
+    let unpacked = match image {
+        [0x1f, 0x8b, ..] => flate2::read::GzDecoder::new(image).read_to_end(&mut out),
+        [0xfd, b'7', b'z', ..] => liblzma::read::XzDecoder::new(image).read_to_end(&mut out),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            zstd::stream::Decoder::new(image).and_then(|decoder| decoder.single_frame().read_to_end(&mut out))
+        }
+        [b'0', b'7', b'0', b'7', ..] => return Ok(image.to_vec()),
+        _ => return Err(ImageError::Format(path.to_owned())),
+    };
+    unpacked.map_err(|source| ImageError::Unpack { path: path.to_owned(), source })?;
+    Ok(out)
+}
+
+fn read(path: &Path) -> impl FnOnce(io::Error) -> ImageError + '_ {
+    move |source| ImageError::Read { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "[[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=x\"\nfstype = \"ext4\"\n\
+                          [image]\nmodules = [\"virtio_blk\"]\nstrip = \"never\"\n";
+
+    fn sources(dir: &Path, config: &str) -> Sources {
+        let modules = dir.join("modules");
+        fs::create_dir_all(modules.join("kernel")).unwrap();
+        fs::write(
+            modules.join("modules.dep"),
+            "kernel/virtio_blk.ko.xz: kernel/virtio.ko.gz\nkernel/virtio.ko.gz:\n",
+        )
+        .unwrap();
+        fs::write(modules.join("modules.builtin"), "kernel/fs/ext4/ext4.ko\n").unwrap();
+        fs::write(modules.join("modules.alias"), "").unwrap();
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(b"virtio module").unwrap();
+        fs::write(modules.join("kernel/virtio.ko.gz"), gz.finish().unwrap()).unwrap();
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(b"virtio_blk module").unwrap();
+        fs::write(modules.join("kernel/virtio_blk.ko.xz"), xz.finish().unwrap()).unwrap();
+        fs::write(dir.join("init"), b"static init").unwrap();
+        fs::write(dir.join("config.toml"), config).unwrap();
+        Sources {
+            kernel: "6.1-test".into(),
+            modules_dir: modules,
+            config: dir.join("config.toml"),
+            init: dir.join("init"),
+        }
+    }
+
+    #[test]
+    fn an_image_is_reproducible_and_tells_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        for compress in ["gzip", "xz", "zstd"] {
+            let config = format!("{CONFIG}compress = \"{compress}\"\n");
+            let sources = sources(dir.path(), &config);
+            let image = build(&sources).unwrap();
+            assert_eq!(image.bytes, build(&sources).unwrap().bytes, "{compress}");
+            let path = dir.path().join("image");
+            publish(&image.bytes, &path).unwrap();
+            let contents = read_contents(&fs::read(&path).unwrap(), &path).unwrap();
+            assert_eq!(contents.manifest, image.manifest);
+            assert_eq!(contents.manifest.modules, ["virtio", "virtio_blk"]);
+            assert_eq!(contents.config, Config::parse(&config).unwrap());
+            let archive = decompress(&image.bytes, &path).unwrap();
+            let files = cpio::read_files(&archive).unwrap();
+            let file = |name: &str| files.iter().find(|(n, _)| n == name).unwrap().1;
+            assert_eq!(file("lib/modules/virtio_blk.ko"), b"virtio_blk module");
+            assert_eq!(
+                file("etc/afterimage/modules"),
+                b"/lib/modules/virtio.ko\n/lib/modules/virtio_blk.ko\n"
+            );
+            assert_eq!(file("init"), b"static init");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |config: &str| {
+            let error = build(&sources(dir.path(), config)).unwrap_err();
+            capture::log::chain(&error)
+        };
+        assert!(error("[dump]\nlevel = 31").contains("line 2"), "{}", error("[dump]\nlevel = 31"));
+        assert!(error("").contains("no [[target]]"));
+        assert!(error(&CONFIG.replace("virtio_blk", "nvme")).contains("no module nvme"));
+        let absent = error(&CONFIG.replace("modules = [\"virtio_blk\"]", ""));
+        assert!(absent.contains("image.modules") && absent.contains("LABEL=x"), "{absent}");
+        let path = dir.path().join("junk");
+        assert!(matches!(read_contents(b"junk", &path), Err(ImageError::Format(_))));
+        assert!(matches!(read_contents(&[0x1f, 0x8b, 1], &path), Err(ImageError::Unpack { .. })));
+        assert!(matches!(read_contents(&cpio::write(&[]), &path), Err(ImageError::Missing { .. })));
+    }
+}

@@ -1,0 +1,26 @@
+//! The host side of afterimage: builds the capture image, loads it beside the running kernel, and reads what a
+//! capture has left.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`image`] | what goes into an image, and its bytes |
+//! | [`bzimage`], [`cmdline`], [`crashkernel`], [`host`], [`loader`] | arming the panic kernel |
+//! | [`input`], [`inspect`], [`offline`] | looking into cores and dumps, dumping a core that is a file |
+#![cfg_attr(
+    test,
+    allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")
+)]
+
+pub mod bzimage;
+pub mod cmdline;
+pub mod cpio;
+pub mod crashkernel;
+pub mod drivers;
+pub mod host;
+pub mod image;
+pub mod input;
+pub mod inspect;
+pub mod loader;
+pub mod modules;
+pub mod offline;
+pub mod strip;

@@ -1,0 +1,203 @@
+//! The command line of `afterimage`.
+
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use afterimage::crashkernel::mib;
+use afterimage::image::{self, Sources};
+use afterimage::input::Input;
+use afterimage::{host, inspect, loader, offline};
+use capture::config::{Compress, Config, DumpLevel};
+use capture::kernel::dmesg;
+use capture::report::utc;
+use clap::{Parser, Subcommand};
+
+/// Saves the memory of the Linux kernel that ran before.
+#[derive(Debug, Parser)]
+#[command(name = "afterimage", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build the capture image for a kernel
+    Build {
+        /// Kernel release that the image is for, as `uname -r` prints it
+        #[arg(long, value_name = "VERSION")]
+        kernel: String,
+        /// Modules of that kernel [default: /lib/modules/VERSION]
+        #[arg(long, value_name = "DIR")]
+        modules_dir: Option<PathBuf>,
+        /// Configuration file
+        #[arg(long, value_name = "FILE", default_value = "/etc/afterimage/config.toml")]
+        config: PathBuf,
+        /// The static init [default: `init` beside this program, or in ../lib/afterimage]
+        #[arg(long, value_name = "FILE")]
+        init: Option<PathBuf>,
+        /// The image to write
+        #[arg(short, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Load the capture image as the panic kernel
+    Load {
+        /// The capture image
+        #[arg(long, value_name = "FILE")]
+        image: PathBuf,
+        /// The kernel to run it with [default: /boot/vmlinuz-VERSION of the running kernel]
+        #[arg(long, value_name = "FILE")]
+        kernel_image: Option<PathBuf>,
+    },
+    /// Unload the panic kernel
+    Unload,
+    /// Say whether a panic would be captured; exit code 0 if so
+    Status,
+    /// Dump a vmcore that is a file
+    Dump {
+        /// Dump level: 1 leaves out zero pages, 0 nothing
+        #[arg(long, default_value_t)]
+        level: DumpLevel,
+        /// zstd:LEVEL, zlib or none
+        #[arg(long, default_value_t)]
+        compress: Compress,
+        /// Overwrite OUT
+        #[arg(long)]
+        force: bool,
+        /// The ELF vmcore
+        vmcore: PathBuf,
+        /// The dump to write
+        out: PathBuf,
+    },
+    /// Print the kernel log in a vmcore or dump
+    Dmesg {
+        /// The vmcore or dump
+        file: PathBuf,
+    },
+    /// Say what a vmcore or dump holds
+    Inspect {
+        /// The vmcore or dump
+        file: PathBuf,
+    },
+}
+
+type Failure = Box<dyn core::error::Error>;
+
+fn main() -> ExitCode {
+    capture::log::init_stderr(log::LevelFilter::Info);
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("afterimage: {}", capture::log::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Build { kernel, modules_dir, config, init, output } => {
+            let modules_dir = modules_dir.unwrap_or_else(|| Path::new("/lib/modules").join(&kernel));
+            let init = init.map_or_else(default_init, Ok)?;
+            build(&Sources { kernel, modules_dir, config, init }, &output)
+        }
+        Command::Load { image, kernel_image } => {
+            let running =
+                || PathBuf::from(format!("/boot/vmlinuz-{}", host::read("/proc/sys/kernel/osrelease")));
+            let loaded = loader::load(&image, &kernel_image.unwrap_or_else(running))?;
+            println!("loaded {} with kernel {}: a panic will be captured", image.display(), loaded.kernel);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Unload => {
+            loader::unload()?;
+            println!("unloaded: a panic will not be captured");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Status => Ok(status()),
+        Command::Dump { level, compress, force, vmcore, out } => {
+            let mut config = Config::default();
+            config.dump.level = level;
+            config.dump.compress = compress;
+            let summary = offline::dump(&vmcore, &out, &config, force)?;
+            print!("{}", summary.to_json());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Dmesg { file } => {
+            let input = Input::open(&file)?;
+            let mut out = BufWriter::new(io::stdout().lock());
+            let stats = dmesg::write(&input.kernel(), &mut out)?;
+            out.flush()?;
+            if stats.damaged > 0 {
+                eprintln!("afterimage: {} records of the log are damaged", stats.damaged);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Inspect { file } => {
+            let report = inspect::report(&Input::open(&file)?)?;
+            io::stdout().lock().write_all(report.as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn build(sources: &Sources, output: &Path) -> Result<ExitCode, Failure> {
+    let image = image::build(sources)?;
+    image::publish(&image.bytes, output)?;
+    println!(
+        "{}: {} KiB ({} KiB unpacked) for kernel {}, modules: {}",
+        output.display(),
+        image.bytes.len() >> 10,
+        image.unpacked >> 10,
+        image.manifest.kernel,
+        if image.manifest.modules.is_empty() { "none".to_owned() } else { image.manifest.modules.join(" ") }
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status() -> ExitCode {
+    let row = |name: &str, value: &str| println!("{name:<12} {value}");
+    let (loaded, have) = (host::is_loaded(), host::reservation());
+    row("armed", if loaded { "yes: a panic will be captured" } else { "NO: a panic will not be captured" });
+    row(
+        "reservation",
+        &if have == 0 { "none (no crashkernel=)".to_owned() } else { format!("{} MiB", mib(have)) },
+    );
+    row("lockdown", &host::lockdown());
+    match loader::recorded().filter(|_| loaded) {
+        Some(record) => {
+            row("kernel", &format!("{} ({})", record.kernel, record.kernel_file.display()));
+            row("image", &format!("{} (crc32 {})", record.image_file.display(), record.image_crc32));
+            row("loaded at", utc(record.at).as_deref().unwrap_or("unknown"));
+            row("recommended", &format!("crashkernel={}M", mib(record.recommended)));
+            row("command line", &record.cmdline);
+        }
+        None if loaded => row("image", "unknown: not loaded by afterimage"),
+        None => (),
+    }
+    if loaded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The init that was built or installed together with this program.
+fn default_init() -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe()?;
+    let dir = program.parent().unwrap_or(Path::new("/"));
+    let places = [dir.join("init"), dir.join("../lib/afterimage/init")];
+    let found = places.iter().find(|path| path.is_file());
+    found.cloned().ok_or_else(|| {
+        let [a, b] = places.map(|path| path.display().to_string());
+        format!("no init at {a} or {b}: name it with --init").into()
+    })
+}
+
+fn is_broken_pipe(error: &(dyn core::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

@@ -1,0 +1,94 @@
+//! `afterimage dump`: the capture's engine on a vmcore that is a file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use capture::config::Config;
+use capture::dump::{self, DumpError, Written};
+use capture::kernel::Kernel;
+use capture::report::{Degradation, Outcome, Summary, seconds};
+use capture::run;
+use capture::source::{Access, Vmcore, VmcoreError};
+use capture::target::file::FileSink;
+
+/// Why there is no dump, or none that is whole.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// The input.
+    #[error(transparent)]
+    Vmcore(#[from] VmcoreError),
+    /// The output is there already.
+    #[error("{0} exists already: name another file, or use --force")]
+    Exists(PathBuf),
+    /// The output is a directory.
+    #[error("{0} is a directory: name a file")]
+    Directory(PathBuf),
+    /// The output cannot be made or renamed.
+    #[error("{what} {path}")]
+    Output {
+        /// What was being done.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// It ended early.
+    #[error("{path} ends early and is marked so")]
+    Dump {
+        /// Where the rest of it is.
+        path: PathBuf,
+        /// Cause.
+        source: DumpError,
+    },
+}
+
+/// Dumps `core` to `out` with the level and compression of `config`. Until it is whole, the dump is called
+/// `<out>-incomplete`.
+pub fn dump(input: &Path, out: &Path, config: &Config, force: bool) -> Result<Summary, OfflineError> {
+    if out.is_dir() {
+        return Err(OfflineError::Directory(out.to_owned()));
+    }
+    if out.exists() && !force {
+        return Err(OfflineError::Exists(out.to_owned()));
+    }
+    let start = Instant::now();
+    let mut summary = Summary::new(config);
+    let core = Vmcore::open(input, Access::Mmap)?;
+    core.anomalies().iter().for_each(|anomaly| summary.degrade(Degradation::Vmcore(anomaly.clone())));
+    if core.info().is_empty() {
+        summary.degrade(Degradation::NoVmcoreInfo);
+    }
+    let kernel = Kernel::new(&core, core.info(), core.mappings());
+    let request = run::request(&core, &kernel, config, &mut summary);
+    summary.workers = request.budget.workers;
+    summary.memory_bytes = dump::memory_bytes(&core);
+
+    let mut temporary = out.as_os_str().to_owned();
+    temporary.push("-incomplete");
+    let temporary = PathBuf::from(temporary);
+    let mut sink = FileSink::new(create(&temporary)?);
+    let mut written = Written::default();
+    let result = dump::write(&core, &request, &mut sink, &|| (), &mut written);
+    drop(sink);
+    summary.record(&written.pages, written.bytes);
+    result.map_err(|source| OfflineError::Dump { path: temporary.clone(), source })?;
+    fs::rename(&temporary, out).map_err(failed("renaming to", out))?;
+    summary.outcome = Outcome::Complete;
+    summary.seconds.total = seconds(start.elapsed());
+    summary.peak_memory_bytes = capture::budget::peak_memory();
+    Ok(summary)
+}
+
+fn create(path: &Path) -> Result<File, OfflineError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    options.open(path).map_err(failed("creating", path))
+}
+
+fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> OfflineError + 'a {
+    move |source| OfflineError::Output { what, path: path.to_owned(), source }
+}
