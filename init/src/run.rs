@@ -13,7 +13,7 @@ use crate::kernel::{Kernel, dmesg, uts};
 use crate::report::{Degradation, Lap, Outcome, Summary, seconds, utc};
 use crate::setup::modules;
 use crate::sink::Append;
-use crate::source::{Access, Vmcore};
+use crate::source::{Access, Vmcore, VmcoreError};
 use crate::target::{self, Artifact, Target, name};
 
 const VMCORE: &str = "/proc/vmcore";
@@ -40,9 +40,12 @@ pub fn capture(config: &Config, facts: &Facts, heartbeat: &Heartbeat<'_>, mut su
     summary.seconds.modules = lap.lap();
     heartbeat();
 
-    let core = open_core(&mut summary);
+    let core = open_core(Path::new(VMCORE), &mut summary);
+    let core =
+        core.inspect_err(|error| summary.degrade(Degradation::Dump { cause: crate::log::chain(error) })).ok();
     let kernel = core.as_ref().map(|core| Kernel::new(core, core.info(), core.mappings()));
-    let directory = identify(core.as_ref(), kernel.as_ref(), facts, &mut summary);
+    describe(core.as_ref(), kernel.as_ref(), facts, &mut summary);
+    let directory = directory_name(core.as_ref(), &summary);
     let target = target::open_first(&config.target, &directory, heartbeat, &mut |what| summary.degrade(what));
     summary.seconds.open = lap.lap();
     let Some(mut target) = target else {
@@ -67,40 +70,39 @@ pub fn capture(config: &Config, facts: &Facts, heartbeat: &Heartbeat<'_>, mut su
     summary.outcome
 }
 
-fn open_core(summary: &mut Summary) -> Option<Vmcore> {
-    let core = Vmcore::open(Path::new(VMCORE), Access::Mmap);
-    let core = core
-        .inspect_err(|error| summary.degrade(Degradation::Dump { cause: crate::log::chain(error) }))
-        .ok()?;
-    core.anomalies().iter().for_each(|anomaly| summary.degrade(Degradation::Vmcore(anomaly.clone())));
+/// Opens a vmcore and records what is wrong with it.
+pub fn open_core(path: &Path, summary: &mut Summary) -> Result<Vmcore, VmcoreError> {
+    let core = Vmcore::open(path, Access::Mmap)?;
+    for anomaly in core.anomalies() {
+        summary.degrade(Degradation::Vmcore(anomaly.clone()));
+    }
     if core.info().is_empty() {
         summary.degrade(Degradation::NoVmcoreInfo);
     }
-    summary.cpus = core.notes().cpus();
-    summary.memory_bytes = dump::memory_bytes(&core);
-    Some(core)
+    Ok(core)
 }
 
-/// Fills in who and when, and makes the directory's name of it. Memory first, facts where it is silent: host name
-/// and clock may have changed since the image was loaded.
-fn identify(
-    core: Option<&Vmcore>,
-    kernel: Option<&Kernel<'_>>,
-    facts: &Facts,
-    summary: &mut Summary,
-) -> String {
-    let info = core.map(Vmcore::info);
+/// Fills in who crashed and when. Memory first, facts where it is silent: the host's name may have changed since
+/// the image was loaded.
+pub fn describe(core: Option<&Vmcore>, kernel: Option<&Kernel<'_>>, facts: &Facts, summary: &mut Summary) {
     let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let info = |key| core.and_then(|core| core.info().get(key)).and_then(known);
     let utsname = kernel.and_then(|kernel| uts::discover(kernel).ok());
     summary.host = utsname.and_then(|name| known(&name.nodename)).or_else(|| known(&facts.host));
-    summary.kernel =
-        info.and_then(|info| info.get("OSRELEASE")).and_then(known).or_else(|| known(&facts.release));
-    summary.build_id = info.and_then(|info| info.get("BUILD-ID")).and_then(known);
+    summary.kernel = info("OSRELEASE").or_else(|| known(&facts.release));
+    summary.build_id = info("BUILD-ID");
     summary.boot_id = known(&facts.boot_id);
-    let crashed = info.and_then(crate::format::vmcoreinfo::VmcoreInfo::crash_time);
-    summary.crash_time = crashed.and_then(utc);
+    summary.crash_time = core.and_then(|core| core.info().crash_time()).and_then(utc);
+    summary.cpus = core.map_or(0, |core| core.notes().cpus());
+    summary.memory_bytes = core.map_or(0, |core| dump::memory_bytes(core));
+}
+
+/// A capture's directory is named by the time of the crash; by the capture kernel's clock if that is unknown.
+fn directory_name(core: Option<&Vmcore>, summary: &Summary) -> String {
     let now = || std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-    name::directory(crashed.unwrap_or_else(now), summary.host.as_deref().unwrap_or(""), &facts.boot_id)
+    let time = core.and_then(|core| core.info().crash_time()).unwrap_or_else(now);
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    name::directory(time, &text(&summary.host), &text(&summary.boot_id))
 }
 
 fn save_dmesg(kernel: &Kernel<'_>, target: &mut dyn Target, summary: &mut Summary) {

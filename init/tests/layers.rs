@@ -1,4 +1,5 @@
 //! The order of the modules, as `init/src/lib.rs` states it: a module uses only what stands left of it.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,10 @@ fn modules_use_only_what_stands_left_of_them() {
     let mut seen = 0;
     for path in sources(&root) {
         let (module, used) = uses(&path, &root);
-        if matches!(module.as_str(), "lib" | "main") || path.ends_with("testing.rs") || path.ends_with("tests.rs") {
+        if matches!(module.as_str(), "lib" | "main")
+            || path.ends_with("testing.rs")
+            || path.ends_with("tests.rs")
+        {
             continue;
         }
         for other in used.into_iter().filter(|other| *other != module && !other.is_empty()) {
@@ -64,7 +68,10 @@ fn modules_use_only_what_stands_left_of_them() {
 }
 
 fn place(module: &str) -> usize {
-    ORDER.iter().position(|name| *name == module).unwrap_or_else(|| panic!("{module} has no place in the order"))
+    ORDER
+        .iter()
+        .position(|name| *name == module)
+        .unwrap_or_else(|| panic!("{module} has no place in the order"))
 }
 
 #[test]
@@ -73,7 +80,12 @@ fn unsafe_code_has_one_room() {
     let guilty: Vec<_> = sources(&root)
         .into_iter()
         .filter(|path| !path.starts_with(root.join("sys")))
-        .filter(|path| fs::read_to_string(path).unwrap().lines().any(|l| l.contains("unsafe ") && !l.trim().starts_with("//")))
+        .filter(|path| {
+            fs::read_to_string(path)
+                .unwrap()
+                .lines()
+                .any(|l| l.contains("unsafe ") && !l.trim().starts_with("//"))
+        })
         .collect();
     assert!(guilty.is_empty(), "{guilty:?}");
 }

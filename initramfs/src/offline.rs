@@ -8,10 +8,11 @@ use std::time::Instant;
 
 use capture::config::Config;
 use capture::dump::{self, DumpError, Written};
+use capture::facts::Facts;
 use capture::kernel::Kernel;
-use capture::report::{Degradation, Outcome, Summary, seconds};
+use capture::report::{Outcome, Summary, seconds};
 use capture::run;
-use capture::source::{Access, Vmcore, VmcoreError};
+use capture::source::VmcoreError;
 use capture::target::file::FileSink;
 
 /// Why there is no dump, or none that is whole.
@@ -57,15 +58,11 @@ pub fn dump(input: &Path, out: &Path, config: &Config, force: bool) -> Result<Su
     }
     let start = Instant::now();
     let mut summary = Summary::new(config);
-    let core = Vmcore::open(input, Access::Mmap)?;
-    core.anomalies().iter().for_each(|anomaly| summary.degrade(Degradation::Vmcore(anomaly.clone())));
-    if core.info().is_empty() {
-        summary.degrade(Degradation::NoVmcoreInfo);
-    }
+    let core = run::open_core(input, &mut summary)?;
     let kernel = Kernel::new(&core, core.info(), core.mappings());
+    run::describe(Some(&core), Some(&kernel), &Facts::default(), &mut summary);
     let request = run::request(&core, &kernel, config, &mut summary);
     summary.workers = request.budget.workers;
-    summary.memory_bytes = dump::memory_bytes(&core);
 
     let mut temporary = out.as_os_str().to_owned();
     temporary.push("-incomplete");

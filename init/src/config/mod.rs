@@ -243,8 +243,10 @@ impl Config {
         let mut refused = Vec::new();
         for pair in pairs {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if let Err(reason) = self.set(key, value) {
-                refused.push(format!("afterimage.{pair}: {reason}"));
+            let mut changed = self.clone();
+            match changed.set(key, value).and_then(|()| changed.check().map_err(|error| error.to_string())) {
+                Ok(()) => *self = changed,
+                Err(reason) => refused.push(format!("afterimage.{pair}: {reason}")),
             }
         }
         refused

@@ -113,7 +113,10 @@ pub fn parse_all(bytes: &[u8]) -> Vec<Note> {
     notes
 }
 
-#[cfg(test)]
+/// The bytes of a note.
+#[cfg(any(test, feature = "testing"))]
+#[expect(clippy::unwrap_used, reason = "for tests, which may panic")]
+#[cfg_attr(not(test), expect(clippy::arithmetic_side_effects, reason = "likewise"))]
 pub(crate) fn build(name: &str, kind: u32, desc: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let name_len = u32::try_from(name.len() + 1).unwrap();

@@ -19,6 +19,10 @@ const FINALIZED: u64 = 2;
 /// The largest `log_buf_len` is 2 GiB (LOG_BUF_LEN_MAX); one descriptor per 32 bytes of it.
 const MAX_SIZE_BITS: u32 = 31;
 const MAX_COUNT_BITS: u32 = 26;
+/// `printk_info.caller_id` of an interrupt (printk_caller_id(), kernel/printk/printk.c).
+const CALLER_IS_CPU: u32 = 0x8000_0000;
+/// `FAILED_LPOS`: the text of the record was lost when it was printed.
+const FAILED_LPOS: u64 = 1;
 /// `prb_data_block.id` stands before the text.
 const BLOCK_ID_LEN: u64 = 8;
 
@@ -42,8 +46,9 @@ pub struct DmesgStats {
     pub damaged: u64,
 }
 
-/// Writes the log as text: a line per line of each record, with the time stamp of the record as dmesg(1)
-/// prints it, and every byte that is not printable ASCII as `\xNN` (the old kernel's users choose the text).
+/// Writes the log as text: a line per line of each record, with its time stamp and, where the kernel tells it, who
+/// printed it (`T` and a thread id, or `C` and a CPU in interrupt context), as makedumpfile prints them. Every byte
+/// that is not printable ASCII becomes `\xNN`: the old kernel's users choose the text.
 pub fn write(kernel: &Kernel<'_>, out: &mut dyn Write) -> Result<DmesgStats, DmesgError> {
     let ring = Ring::discover(kernel)?;
     let mut stats = DmesgStats::default();
@@ -64,17 +69,24 @@ pub fn write(kernel: &Kernel<'_>, out: &mut dyn Write) -> Result<DmesgStats, Dme
     Ok(stats)
 }
 
-/// Time stamp of a record, in nanoseconds since boot.
+/// What `struct printk_info` tells of a record.
 #[derive(Clone, Copy, Debug)]
 struct RecordInfo {
+    /// Time stamp, nanoseconds since boot.
     ts_nsec: u64,
+    /// Thread id, or CPU number with [`CALLER_IS_CPU`].
+    caller: Option<u32>,
 }
 
 /// One line per line of text; continuation lines are indented to the text, as makedumpfile prints them.
 fn write_record(info: RecordInfo, text: &[u8], out: &mut dyn Write) -> io::Result<()> {
     let seconds = info.ts_nsec / 1_000_000_000;
     let micros = info.ts_nsec / 1000 % 1_000_000;
-    let prefix = format!("[{seconds:5}.{micros:06}] ");
+    let caller = info.caller.map_or_else(String::new, |id| {
+        let kind = if id & CALLER_IS_CPU == 0 { 'T' } else { 'C' };
+        format!("[{:>8}] ", format!("{kind}{}", id & !CALLER_IS_CPU))
+    });
+    let prefix = format!("[{seconds:5}.{micros:06}] {caller}");
     let mut line = Vec::with_capacity(text.len().saturating_add(prefix.len()).saturating_add(1));
     line.extend_from_slice(prefix.as_bytes());
     for &byte in text {
@@ -118,6 +130,7 @@ struct InfoLayout {
     size: usize,
     ts_nsec: usize,
     text_len: usize,
+    caller_id: Option<usize>,
 }
 
 impl<'a, 'm> Ring<'a, 'm> {
@@ -159,6 +172,7 @@ impl<'a, 'm> Ring<'a, 'm> {
                 size: to_usize(kernel.size("printk_info")?),
                 ts_nsec: member("printk_info.ts_nsec")?,
                 text_len: member("printk_info.text_len")?,
+                caller_id: member("printk_info.caller_id").ok(),
             },
         };
         for (what, value, limit) in [
@@ -209,12 +223,14 @@ impl<'a, 'm> Ring<'a, 'm> {
             return Err(absurd);
         };
         text.clear();
-        // Bit 0 marks a record without a data block (FAILED_LPOS, NO_LPOS / EMPTY_LINE_LPOS): an empty line.
+        // Bit 0 marks a record without a data block; if it is not lost, it is an empty line (EMPTY_LINE_LPOS).
         let has_block = begin & 1 == 0 && next & 1 == 0;
         if has_block {
             self.read_block(begin, next, usize::from(text_len), text)?;
+        } else if begin == FAILED_LPOS {
+            return Ok(None);
         }
-        Ok(Some(RecordInfo { ts_nsec }))
+        Ok(Some(RecordInfo { ts_nsec, caller: self.info.caller_id.and_then(|offset| info.u32(offset)) }))
     }
 
     /// The text of the data block from `begin` to `next`, which wraps as a whole to the ring's start.
@@ -256,3 +272,6 @@ impl<'a, 'm> Ring<'a, 'm> {
         Ok(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How often deadlines are looked at; heartbeats and the child's end wake PID 1 earlier.
 const TICK: Duration = Duration::from_millis(500);
 
+/// How often the child is looked for when its pipe is closed: it is about to end.
+const REAP_TICK: Duration = Duration::from_millis(10);
+
 /// How the child came to its end.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
@@ -84,7 +87,7 @@ fn wait(child: &Child, mut heartbeats: ChildStdout, limits: &Capture) -> End {
             return kill_child(pid);
         }
         if !open {
-            std::thread::sleep(TICK);
+            std::thread::sleep(REAP_TICK);
         } else if readable(&heartbeats) {
             let mut bytes = [0; 256];
             match heartbeats.read(&mut bytes) {

@@ -5,8 +5,8 @@
 
 mod extents;
 mod kdump;
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod vmcore;
 
 use std::io;

@@ -1,5 +1,13 @@
 //! vmcores made up by tests: a few calls describe memory and notes, and a file comes out.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "for tests, which may panic"
+)]
+#![cfg_attr(not(test), expect(clippy::arithmetic_side_effects, reason = "likewise"))]
+
 use std::collections::BTreeMap;
 
 use tempfile::NamedTempFile;
@@ -9,26 +17,30 @@ use crate::format::{elf, note};
 const PAGE: u64 = 4096;
 
 /// A vmcore under construction.
-#[derive(Default)]
-pub(crate) struct CoreFile {
+#[derive(Debug, Default)]
+pub struct CoreFile {
     segments: Vec<(u64, Vec<u8>)>,
     notes: Vec<u8>,
     pages: BTreeMap<u64, Vec<u8>>,
 }
 
 impl CoreFile {
-    pub(crate) fn new() -> Self {
+    /// A core without memory or notes.
+    #[must_use]
+    pub fn new() -> Self {
         Self::default()
     }
 
     /// A segment with these bytes.
-    pub(crate) fn segment(mut self, paddr: u64, bytes: &[u8]) -> Self {
+    #[must_use]
+    pub fn segment(mut self, paddr: u64, bytes: &[u8]) -> Self {
         self.segments.push((paddr, bytes.to_vec()));
         self
     }
 
     /// `pages` pages from `paddr` on: every third page zero, the others text-like and different.
-    pub(crate) fn memory(mut self, paddr: u64, pages: u64, seed: u64) -> Self {
+    #[must_use]
+    pub fn memory(mut self, paddr: u64, pages: u64, seed: u64) -> Self {
         let mut bytes = Vec::new();
         for index in 0..pages {
             let page = Self::sample_page(seed.wrapping_mul(1_000_003) + index);
@@ -39,13 +51,16 @@ impl CoreFile {
         self
     }
 
-    pub(crate) fn note(mut self, name: &str, kind: u32, desc: &[u8]) -> Self {
+    /// A note.
+    #[must_use]
+    pub fn note(mut self, name: &str, kind: u32, desc: &[u8]) -> Self {
         self.notes.extend(note::build(name, kind, desc));
         self
     }
 
     /// The page that [`CoreFile::memory`] put at `pfn`.
-    pub(crate) fn page(&self, pfn: u64) -> Vec<u8> {
+    #[must_use]
+    pub fn page(&self, pfn: u64) -> Vec<u8> {
         self.pages[&pfn].clone()
     }
 
@@ -67,7 +82,9 @@ impl CoreFile {
             .collect()
     }
 
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    /// The file's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
         let count = self.segments.len() + 1;
         let extended = count >= 0xffff;
         let table = elf::HEADER_LEN + count * elf::PROGRAM_HEADER_LEN;
@@ -116,7 +133,9 @@ impl CoreFile {
         out
     }
 
-    pub(crate) fn write(&self) -> NamedTempFile {
+    /// The file, gone when dropped.
+    #[must_use]
+    pub fn write(&self) -> NamedTempFile {
         let file = NamedTempFile::new().unwrap();
         std::fs::write(file.path(), self.bytes()).unwrap();
         file

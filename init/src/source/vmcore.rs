@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -283,35 +284,35 @@ fn fill(
     let end = addr.checked_add(to_u64(out.len())).ok_or(ReadError::Hole(addr))?;
     let mut at = addr;
     for extent in extents::overlapping(extents, addr, end) {
-        zero_gap(size, addr, at, extent.start, true, out)?;
+        zero_gap(extents, size, addr, at..extent.start, out)?;
         let part = slice(addr, extent.start, extent.end, out);
         let len = part.len();
         read(extent.offset, part).map_err(|source| ReadError::Io { addr: extent.start, len, source })?;
         at = extent.end;
     }
-    zero_gap(size, addr, at, end, false, out)
+    zero_gap(extents, size, addr, at..end, out)
 }
 
-/// Zeroes `from..to` of `out`, provided that every page in it has bytes in an extent: a gap may only run from
-/// an extent to the end of its last page, and from the start of a page to the extent that begins in it.
+/// Zeroes `gap`, which no extent holds, in `out`, provided that every page in it has bytes in an extent.
 fn zero_gap(
+    extents: &[Extent],
     size: PageSize,
     base: PhysAddr,
-    from: PhysAddr,
-    to: PhysAddr,
-    extent_follows: bool,
+    gap: Range<PhysAddr>,
     out: &mut [u8],
 ) -> Result<(), ReadError> {
-    if from >= to {
+    if gap.is_empty() {
         return Ok(());
     }
-    let after_extent = from > base;
-    let first_hole = if after_extent { size.pfn_end_of(from) } else { size.pfn_of(from) };
-    let holes_end = if extent_follows { size.pfn_of(to) } else { size.pfn_end_of(to) };
-    if first_hole < holes_end {
-        return Err(ReadError::Hole(size.addr_of(first_hole).unwrap_or(from).max(from)));
+    // Ends at the first page that lies inside the gap, so this looks at three pages at most.
+    for pfn in size.pfn_of(gap.start).0..size.pfn_end_of(gap.end).0 {
+        let start = size.addr_of(Pfn(pfn)).unwrap_or(gap.start);
+        let end = start.checked_add(size.bytes()).unwrap_or(PhysAddr(u64::MAX));
+        if extents::overlapping(extents, start, end).next().is_none() {
+            return Err(ReadError::Hole(start.max(gap.start)));
+        }
     }
-    slice(base, from, to, out).fill(0);
+    slice(base, gap.start, gap.end, out).fill(0);
     Ok(())
 }
 

@@ -1,0 +1,148 @@
+//! The command line on bad input: a clear error that names the thing, or a dump and a recorded degradation.
+#![expect(clippy::unwrap_used, reason = "a test that fails panics")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use capture::source::testing::CoreFile;
+
+fn afterimage(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_afterimage")).args(args).output().unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Runs a command that must fail with one error line that contains `expected`.
+fn refused(args: &[&str], expected: &str) {
+    let output = afterimage(args);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{args:?} said {said}");
+    assert!(said.contains(expected), "{args:?} said {said}");
+    let errors = said.lines().filter(|line| line.starts_with("afterimage: "));
+    assert_eq!(errors.count(), 1, "{said}");
+}
+
+fn core() -> CoreFile {
+    CoreFile::new().memory(0x1000, 20, 1).memory(0x10_0000, 20, 2).note("CORE", 1, &[0; 336])
+}
+
+/// Dumps `bytes` and gives result.json.
+fn dumped(bytes: &[u8]) -> serde_json::Value {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, out) = (dir.path().join("vmcore"), dir.path().join("dump"));
+    fs::write(&input, bytes).unwrap();
+    let output = afterimage(&["dump", text(&input), text(&out)]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let inspected = afterimage(&["inspect", text(&out)]);
+    assert!(inspected.status.success(), "{}", String::from_utf8_lossy(&inspected.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn steps(result: &serde_json::Value) -> Vec<String> {
+    let list = result["degradations"].as_array().unwrap();
+    list.iter().map(|step| format!("{} {}", step["step"], step["kind"]).replace('"', "")).collect()
+}
+
+#[test]
+fn files_that_are_no_core_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("vmcore"), dir.path().join("dump"));
+    let (file, out) = (text(&file), text(&out));
+    refused(&["dump", file, out], "No such file");
+    for (bytes, expected) in [
+        (&b""[..], "ends after 0 bytes"),
+        (&[0; 4096], "no ELF magic number"),
+        (&core().bytes()[..63], "ends after 63 bytes"),
+        (&core().bytes()[..64], "holds no memory"),
+        (b"KDUMP   rubbish", "ends inside the headers"),
+    ] {
+        fs::write(file, bytes).unwrap();
+        let commands: [&[&str]; 2] = [&["dmesg", file], &["inspect", file]];
+        for command in commands {
+            let output = afterimage(command);
+            assert_eq!(output.status.code(), Some(1), "{command:?} on {} bytes", bytes.len());
+        }
+        if bytes.starts_with(b"KDUMP") {
+            refused(&["inspect", file], expected);
+        } else {
+            refused(&["dump", file, out], expected);
+        }
+    }
+    refused(&["dump", text(dir.path()), out], "is not a regular file");
+    assert!(!Path::new(out).exists(), "a refused input leaves no output");
+}
+
+#[test]
+fn outputs_that_cannot_be_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = core().write();
+    let input = text(input.path());
+    refused(&["dump", input, text(dir.path())], "is a directory");
+    let taken = dir.path().join("taken");
+    fs::write(&taken, b"precious").unwrap();
+    refused(&["dump", input, text(&taken)], "exists already");
+    assert_eq!(fs::read(&taken).unwrap(), b"precious");
+    refused(&["dump", input, "/no/such/dir/dump"], "/no/such/dir/dump");
+    assert!(afterimage(&["dump", "--force", input, text(&taken)]).status.success());
+}
+
+#[test]
+fn a_full_disk_leaves_a_marked_dump_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = CoreFile::new().memory(0x10_0000, 3000, 2).write();
+    let out = dir.path().join("dump");
+    // A limit on the file's size is a disk that is full at 2 MiB.
+    let script = format!(
+        "ulimit -f 2048; trap '' XFSZ; exec {} dump --level 0 --compress none {} {}",
+        env!("CARGO_BIN_EXE_afterimage"),
+        text(input.path()),
+        text(&out)
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("dump-incomplete ends early") && said.contains("File too large"), "{said}");
+    assert!(!out.exists());
+    let inspected = afterimage(&["inspect", text(&dir.path().join("dump-incomplete"))]);
+    let report = String::from_utf8(inspected.stdout).unwrap();
+    assert!(report.contains("INCOMPLETE") && !report.contains("3000 kept: 0 compressed, 0 raw"), "{report}");
+}
+
+#[test]
+fn levels_that_cannot_be_are_refused() {
+    let output = afterimage(&["dump", "--level", "31", "a", "b"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("cannot do yet"), "{said}");
+}
+
+#[test]
+fn a_truncated_core_is_dumped_as_far_as_it_goes() {
+    let mut bytes = core().bytes();
+    bytes.truncate(bytes.len() - 5 * 4096);
+    let result = dumped(&bytes);
+    assert_eq!(result["outcome"], "complete");
+    assert_eq!(steps(&result)[0], "vmcore segment-past-end");
+    assert_eq!(result["memory_bytes"], 35 * 4096);
+}
+
+#[test]
+fn a_core_without_vmcoreinfo_is_dumped() {
+    let result = dumped(&core().bytes());
+    assert!(steps(&result).contains(&"no-vmcore-info null".to_owned()), "{result}");
+    assert_eq!((&result["outcome"], &result["cpus"]), (&"complete".into(), &1.into()));
+}
+
+#[test]
+fn segments_that_overlap_or_lie_are_told() {
+    let bytes = core().segment(0x3000, &vec![9; 0x2_0000]).bytes();
+    assert!(steps(&dumped(&bytes)).contains(&"vmcore overlap".to_owned()));
+    let mut bytes = core().bytes();
+    let last = 64 + 2 * 56; // the third program header
+    bytes[last + 32..last + 40].copy_from_slice(&u64::MAX.to_le_bytes()); // p_filesz
+    let result = dumped(&bytes);
+    assert!(steps(&result).contains(&"vmcore segment-past-end".to_owned()), "{result}");
+    assert_eq!(result["pages"]["unreadable"], 0);
+}

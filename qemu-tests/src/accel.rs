@@ -1,0 +1,53 @@
+//! Whether guests run under KVM. A `/dev/kvm` that opens proves nothing (under nested virtualisation it may
+//! hang at the first instruction), so only a guest that speaks within seconds counts.
+
+use crate::kernel::Kernel;
+use crate::vm::{Machine, Vm};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// How QEMU runs guest code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// Software emulation: works everywhere.
+    Tcg,
+    /// The processor runs the guest.
+    Kvm,
+}
+
+impl Accel {
+    /// KVM where it works, found out once per process; `AFTERIMAGE_ACCEL=tcg` spares the trial.
+    pub fn detect(kernel: &Kernel) -> Self {
+        static DETECTED: OnceLock<Accel> = OnceLock::new();
+        *DETECTED.get_or_init(|| {
+            let forced = std::env::var("AFTERIMAGE_ACCEL").is_ok_and(|accel| accel == "tcg");
+            if !forced && Path::new("/dev/kvm").exists() && kvm_works(kernel) { Self::Kvm } else { Self::Tcg }
+        })
+    }
+
+    /// The arguments of `-accel` and `-cpu`.
+    #[must_use]
+    pub const fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+        }
+    }
+}
+
+fn kvm_works(kernel: &Kernel) -> bool {
+    let Ok(work) = tempfile::tempdir() else { return false };
+    let machine = Machine {
+        accel: Accel::Kvm,
+        kernel: kernel.vmlinuz(),
+        initrd: None,
+        append: "console=ttyS0 earlyprintk=ttyS0".into(),
+        memory_mib: 256,
+        cpus: 1,
+        disks: Vec::new(),
+        log: work.path().join("console.log"),
+    };
+    Vm::start(&machine)
+        .is_ok_and(|mut vm| vm.console.expect("Linux version", Duration::from_secs(10)).is_ok())
+}

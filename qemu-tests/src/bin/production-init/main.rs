@@ -1,0 +1,65 @@
+//! PID 1 of the production system, and, under other names, two more programs of the same binary.
+//!
+//! - `init`: sets up a small system, plants markers in memory, arms the capture and panics on request.
+//! - `witness-sleeper`: a process for `ps` in a dump to show.
+//! - `wrapper`: in the capture kernel, copies `/proc/vmcore` to a disk and then becomes the real `/init`.
+//!
+//! All it does shows on the console in lines with `production:` or `wrapper:`; a failure is a line with
+//! `FAILED` and ends in a power-off, so that the harness need not wait for a timeout.
+
+mod cmdline;
+mod early;
+mod plant;
+mod say;
+mod steps;
+mod wrapper;
+
+use crate::cmdline::CommandLine;
+use crate::say::say;
+use anyhow::Result;
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::unistd::sync;
+use qemu_tests::initramfs::SLEEPER;
+use std::thread::sleep;
+use std::time::Duration;
+
+fn main() {
+    let program = std::env::args().next().unwrap_or_default();
+    let (who, result) = match program.rsplit('/').next() {
+        Some(SLEEPER) => loop {
+            sleep(Duration::MAX);
+        },
+        Some("wrapper") => ("wrapper", wrapper::run()),
+        _ => ("production", production()),
+    };
+    // A PID 1 that returns would be a panic of its own, and that would start a capture.
+    if let Err(error) = result {
+        say(format!("{who}: FAILED: {error:#}"));
+    }
+    sync();
+    let Err(error) = reboot(RebootMode::RB_POWER_OFF);
+    say(format!("{who}: FAILED: power off: {error}"));
+    sleep(Duration::MAX);
+}
+
+fn production() -> Result<()> {
+    early::mounts()?;
+    let line = CommandLine::read()?;
+    early::modules("/modules/order")?;
+    early::disk()?;
+    early::host_name(line.get("prod.host")?)?;
+    // Held until the panic: dropping it would give the pages back.
+    let _memory = plant::everywhere(line.get("prod.seed")?)?;
+    say("production: markers planted");
+    say(format!("production: boot id {}", early::boot_id()?));
+    steps::afterimage("load")?;
+    steps::afterimage("status")?;
+    for step in line.list("prod.run") {
+        steps::afterimage(step)?;
+    }
+    say("production: loaded");
+    match line.get("prod.panic") {
+        Ok(cpu) => steps::panic_on(cpu),
+        Err(_) => Ok(()),
+    }
+}

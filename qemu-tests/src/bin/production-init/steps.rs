@@ -1,0 +1,39 @@
+//! What the production system does once it stands: use the host side, and crash.
+
+use crate::early::DISK;
+use crate::say::say;
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use std::fs;
+use std::process::Command;
+
+/// Runs a subcommand of `afterimage`, its output on the console.
+pub(crate) fn afterimage(step: &str) -> Result<()> {
+    let mut command = Command::new("/afterimage");
+    command.arg(step);
+    match step {
+        "load" => {
+            command.arg("--image").arg(format!("{DISK}/boot/afterimage.img"));
+            command.arg("--kernel-image").arg(format!("{DISK}/boot/vmlinuz"));
+        }
+        "status" | "unload" => {}
+        _ => anyhow::bail!("prod.run= knows no step {step:?}"),
+    }
+    say(format!("production: afterimage {step}"));
+    let status = command.status().with_context(|| format!("starting /afterimage {step}"))?;
+    ensure!(status.success(), "afterimage {step}: {status}");
+    Ok(())
+}
+
+/// Panics on a CPU, given as `cpuN`.
+pub(crate) fn panic_on(cpu: &str) -> Result<()> {
+    let number = cpu.strip_prefix("cpu").and_then(|number| number.parse().ok());
+    let number = number.with_context(|| format!("prod.panic={cpu} is not of the form cpuN"))?;
+    let mut set = CpuSet::new();
+    set.set(number)?;
+    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("moving to {cpu}"))?;
+    say(format!("production: panicking on {cpu}"));
+    fs::write("/proc/sysrq-trigger", "c").context("writing to /proc/sysrq-trigger")?;
+    anyhow::bail!("the kernel survived sysrq c")
+}

@@ -1,0 +1,51 @@
+//! Runs in the capture kernel before the real `/init`: copies `/proc/vmcore`, byte for byte, to the second disk.
+
+use crate::early;
+use crate::say::say;
+use anyhow::{Context, Result};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::mount::{MntFlags, umount2};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+/// The capture image's own list of modules in load order (contract with `afterimage build`).
+const MODULES: &str = "/etc/afterimage/modules";
+const DISK: &str = "/dev/vdb";
+const PIECE: usize = 4 << 20;
+
+/// Copies, then becomes `/init`; returns only on failure.
+pub(crate) fn run() -> Result<()> {
+    early::kernel_mounts()?;
+    early::modules(MODULES)?;
+    early::wait_for(Path::new(DISK))?;
+    say(format!("wrapper: copied {} bytes of /proc/vmcore to {DISK}", copy()?));
+    // The real init finds the kernel as it would without us, except that the modules are loaded. Lazily: the console
+    // may have been opened below /dev.
+    for directory in ["/dev", "/sys", "/proc"] {
+        umount2(directory, MntFlags::MNT_DETACH).with_context(|| format!("unmounting {directory}"))?;
+    }
+    Err(Command::new("/init").exec()).context("starting /init")
+}
+
+fn copy() -> Result<u64> {
+    let mut vmcore = File::open("/proc/vmcore").context("opening /proc/vmcore")?;
+    let mut disk = File::options().write(true).open(DISK).with_context(|| format!("opening {DISK}"))?;
+    let mut buffer = vec![0; PIECE];
+    let mut total: u64 = 0;
+    loop {
+        let size = vmcore.read(&mut buffer).with_context(|| format!("reading /proc/vmcore at {total:#x}"))?;
+        if size == 0 {
+            break;
+        }
+        let piece = buffer.get(..size).context("a read longer than its buffer")?;
+        disk.write_all(piece).with_context(|| format!("writing {DISK} at {total:#x}"))?;
+        // Piece by piece: the capture that follows is to find its memory free.
+        disk.sync_data().with_context(|| format!("syncing {DISK}"))?;
+        posix_fadvise(&disk, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+        total = total.saturating_add(u64::try_from(size)?);
+    }
+    Ok(total)
+}

@@ -1,0 +1,75 @@
+//! The binaries under test and the production PID 1, built once per test process.
+
+use crate::cache::workspace;
+use crate::command::{Run, command};
+use anyhow::{Context, Result, anyhow};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// Paths of the static release binaries.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// `/init` of the capture image.
+    pub init: PathBuf,
+    /// The host side.
+    pub afterimage: PathBuf,
+    /// PID 1 of the production system.
+    pub production_init: PathBuf,
+}
+
+impl Binaries {
+    /// Builds what is out of date; later calls answer from memory.
+    pub fn get() -> Result<&'static Self> {
+        static BUILT: OnceLock<std::result::Result<Binaries, String>> = OnceLock::new();
+        BUILT
+            .get_or_init(|| build().map_err(|error| format!("{error:#}")))
+            .as_ref()
+            .map_err(|error| anyhow!("{error}"))
+    }
+}
+
+fn build() -> Result<Binaries> {
+    let product = executables(&["-p", "afterimage-init", "-p", "afterimage", "--bins"])?;
+    let ours = executables(&["-p", "qemu-tests", "--bin", "production-init"])?;
+    let of = |built: &BTreeMap<String, PathBuf>, name: &str| {
+        built.get(name).cloned().with_context(|| format!("cargo built no {name}, only {built:?}"))
+    };
+    Ok(Binaries {
+        init: of(&product, "init")?,
+        afterimage: of(&product, "afterimage")?,
+        production_init: of(&ours, "production-init")?,
+    })
+}
+
+/// Builds and asks cargo where the results are: that depends on configuration and environment.
+fn executables(arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let output = command(&cargo)
+        .current_dir(workspace())
+        .args(["build", "--release", "--message-format=json-render-diagnostics"])
+        .args(arguments)
+        .run()?;
+    let messages = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Message>();
+    let mut built = BTreeMap::new();
+    for message in messages {
+        if let Message { target: Some(target), executable: Some(executable) } =
+            message.context("reading cargo's messages")?
+        {
+            built.insert(target.name, executable);
+        }
+    }
+    Ok(built)
+}
+
+#[derive(Deserialize)]
+struct Message {
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}

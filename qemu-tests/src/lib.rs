@@ -1,0 +1,26 @@
+//! The whole job on real kernels: boots a production system in QEMU, crashes it, lets the capture run, and
+//! reads back what it left behind.
+//!
+//! ```text
+//! kernel ─ binaries ─► initramfs ─► scenario ─► vm + console ─► outcome ─► readers
+//! ```
+//!
+//! Nothing here interprets a dump: that is left to crash, drgn and makedumpfile, so that the product's own reader is
+//! never its own judge. The product is used through its command line only.
+
+pub mod accel;
+pub mod binaries;
+pub mod cache;
+pub mod command;
+pub mod console;
+pub mod cpio;
+pub mod disk;
+pub mod initramfs;
+pub mod kernel;
+pub mod marker;
+pub mod modules;
+pub mod outcome;
+pub mod readers;
+pub mod scenario;
+pub mod vm;
+pub mod workdir;

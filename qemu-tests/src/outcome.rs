@@ -1,0 +1,122 @@
+//! What a crash left behind: the console, the dumps, the raw copy, and checks on them that every test shares.
+
+use crate::console::Line;
+use crate::workdir::WorkDir;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a crash left behind.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The console from the panic on.
+    pub console: Vec<Line>,
+    /// From the panic to the end of the guest.
+    pub panic_to_exit: Duration,
+    /// Boot id of the production system.
+    pub boot_id: String,
+    /// Seed of its markers.
+    pub seed: String,
+    /// The directories that were made on the target.
+    pub dumps: Vec<Dump>,
+    /// `/proc/vmcore` as it was.
+    pub raw: Option<PathBuf>,
+    pub(crate) work: WorkDir,
+}
+
+impl Outcome {
+    /// The only dump.
+    pub fn dump(&self) -> Result<&Dump> {
+        match self.dumps.as_slice() {
+            [dump] => Ok(dump),
+            dumps => bail!("there are {} dumps instead of one: {dumps:?}\n{}", dumps.len(), self.text()),
+        }
+    }
+
+    /// The raw copy of a scenario with one.
+    pub fn raw(&self) -> Result<&Path> {
+        self.raw.as_deref().context("the scenario makes no raw copy")
+    }
+
+    /// A place for files made from the outcome.
+    #[must_use]
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.work.path().join(name)
+    }
+
+    /// The console as one text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let lines: Vec<_> = self.console.iter().map(|line| line.text.as_str()).collect();
+        lines.join("\n")
+    }
+
+    /// Fails unless the capture kernel said `pattern`.
+    pub fn ensure_said(&self, pattern: &str) -> Result<()> {
+        let said = self.console.iter().any(|line| line.text.contains(pattern));
+        ensure!(said, "the capture never said {pattern:?}:\n{}", self.text());
+        Ok(())
+    }
+
+    /// Fails unless the kernel itself announced this final action; `reboot` and `poweroff` end a guest.
+    pub fn ensure_final_action(&self, action: &str) -> Result<()> {
+        match action {
+            "reboot" => self.ensure_said("reboot: Restarting system"),
+            "poweroff" => self.ensure_said("reboot: Power down"),
+            _ => bail!("the final action {action:?} does not end a guest"),
+        }
+    }
+
+    /// Removes the work directory: the run went well.
+    pub fn discard(self) -> Result<()> {
+        self.work.discard()
+    }
+}
+
+/// The directory of one dump, read back from the target.
+#[derive(Clone, Debug)]
+pub struct Dump {
+    /// Where the copy is.
+    pub path: PathBuf,
+}
+
+impl Dump {
+    /// The dumps in a copy of the target's directory.
+    pub(crate) fn all_in(directory: &Path) -> Result<Vec<Self>> {
+        let entries = fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))?;
+        let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        Ok(paths.into_iter().filter(|path| path.is_dir()).map(|path| Self { path }).collect())
+    }
+
+    /// The copy of a file in it.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The kernel log.
+    pub fn dmesg(&self) -> Result<String> {
+        let path = self.file("dmesg.txt");
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    }
+
+    /// The report.
+    pub fn result(&self) -> Result<Value> {
+        let path = self.file("result.json");
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} holds {text}", path.display()))
+    }
+
+    /// File names with their sizes.
+    pub(crate) fn sizes(&self) -> Vec<(String, u64)> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        entries
+            .map(|entry| {
+                let size = entry.metadata().map_or(0, |metadata| metadata.len());
+                (entry.file_name().to_string_lossy().into_owned(), size)
+            })
+            .collect()
+    }
+}

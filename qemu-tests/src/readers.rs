@@ -1,0 +1,188 @@
+//! Independent judges of a dump: crash, drgn and makedumpfile. None of them shares code with the product.
+
+use crate::cache::{cache, workspace};
+use crate::command::{Run, command};
+use crate::marker::{self, Kind};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+/// What differs between a dump and the raw copy of the same memory.
+#[derive(Debug, Deserialize)]
+pub struct Comparison {
+    /// Pages compared: all that the raw copy holds.
+    pub pages: u64,
+    /// Pages with other content in the dump.
+    pub different: u64,
+    /// Pages that the reader does not get from the dump.
+    pub unreadable: u64,
+    /// The first pages of either kind.
+    pub first: Vec<BTreeMap<String, String>>,
+    /// Marker prefix → number of different markers found in the dump.
+    pub markers: BTreeMap<String, usize>,
+}
+
+impl Comparison {
+    /// Fails unless every page is there and the same.
+    pub fn ensure_equal(&self) -> Result<()> {
+        ensure!(self.pages > 0, "the raw copy holds no page");
+        ensure!(
+            self.different == 0 && self.unreadable == 0,
+            "of {} pages {} differ and {} are unreadable, the first: {:?}",
+            self.pages,
+            self.different,
+            self.unreadable,
+            self.first
+        );
+        Ok(())
+    }
+
+    /// Fails unless every marker that was planted with `seed` was found.
+    pub fn ensure_markers(&self, seed: &str) -> Result<()> {
+        for kind in Kind::ALL {
+            let found = self.markers.get(&marker::prefix(seed, kind)).copied().unwrap_or(0);
+            ensure!(found == kind.count(), "{found} of {} {kind} markers are in the dump", kind.count());
+        }
+        Ok(())
+    }
+}
+
+/// Compares all memory in `dump` with the raw ELF copy, and counts the markers of `seed` in the dump.
+pub fn compare(raw: &Path, dump: &Path, seed: &str) -> Result<Comparison> {
+    let mut arguments: Vec<OsString> = vec![raw.into(), dump.into()];
+    arguments.extend(Kind::ALL.iter().map(|kind| marker::prefix(seed, *kind).into()));
+    python(&drgn_python()?, include_str!("compare.py"), &arguments)
+}
+
+/// What drgn says about a dump with the symbols of its kernel.
+#[derive(Debug, Deserialize)]
+pub struct System {
+    /// Kernel release in `init_uts_ns`.
+    pub release: String,
+    /// Host name in `init_uts_ns`.
+    pub host: String,
+    /// Names of all processes.
+    pub tasks: Vec<String>,
+    /// Name of the process that crashed.
+    pub crashed: String,
+    /// Functions on its stack, the innermost first.
+    pub trace: Vec<Option<String>>,
+}
+
+/// Opens a dump with symbols in drgn.
+pub fn symbols(vmlinux: &Path, dump: &Path) -> Result<System> {
+    python(&drgn_python()?, include_str!("symbols.py"), &[vmlinux.into(), dump.into()])
+}
+
+/// The notes of a kdump-compressed file: name, type, size of the content.
+pub fn notes(dump: &Path) -> Result<Vec<(String, u32, u32)>> {
+    python(Path::new("python3"), include_str!("notes.py"), &[dump.into()])
+}
+
+/// The kernel log that makedumpfile finds in a dump.
+pub fn makedumpfile_dmesg(dump: &Path) -> Result<Vec<u8>> {
+    let out = dump.with_extension("makedumpfile-dmesg");
+    // makedumpfile appends to a file that is there.
+    let _ = fs::remove_file(&out);
+    command(&makedumpfile()?.to_string_lossy()).arg("--dump-dmesg").args([dump, &out]).run()?;
+    fs::read(&out).with_context(|| format!("reading {}", out.display()))
+}
+
+/// A makedumpfile that knows zstd, which the system's may not. The script is asked every time: it answers from its
+/// cache in milliseconds.
+pub fn makedumpfile() -> Result<PathBuf> {
+    let script = workspace().join("scripts/fetch-makedumpfile");
+    let output = command(&script.to_string_lossy()).run()?;
+    let path = String::from_utf8(output.stdout).context("the path of makedumpfile")?;
+    Ok(path.trim_end().into())
+}
+
+/// Runs commands in crash and gives what each printed. Fails when one did not run or complained.
+pub fn crash(vmlinux: &Path, dump: &Path, commands: &[&str]) -> Result<Vec<String>> {
+    let work = tempfile::tempdir()?;
+    let paths =
+        |index: usize| (work.path().join(format!("{index}.out")), work.path().join(format!("{index}.ran")));
+    let script = work.path().join("commands");
+    let mut file = File::create(&script)?;
+    for (index, command) in commands.iter().enumerate() {
+        // A file per command keeps outputs apart; the file behind it appears only if crash got that far.
+        let (out, ran) = paths(index);
+        writeln!(file, "{command} > {}\n!touch {}", out.display(), ran.display())?;
+    }
+    writeln!(file, "quit")?;
+    drop(file);
+    let said = command("crash")
+        .arg("-s")
+        .args([vmlinux, dump])
+        .stdin(Stdio::from(File::open(&script)?))
+        .env("HOME", work.path()) // no .crashrc
+        .run()?;
+    let said = [said.stdout, said.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    complaints("crash", &said)?;
+    let mut outputs = Vec::new();
+    for (index, command) in commands.iter().enumerate() {
+        let (out, ran) = paths(index);
+        ensure!(ran.exists(), "crash did not get past {command:?}:\n{said}");
+        let output = String::from_utf8_lossy(&fs::read(&out)?).into_owned();
+        ensure!(!output.trim().is_empty(), "crash prints nothing for {command:?}:\n{said}");
+        complaints(command, &output)?;
+        outputs.push(output);
+    }
+    Ok(outputs)
+}
+
+/// crash starts an error with its own name or with that of the command.
+fn complaints(command: &str, output: &str) -> Result<()> {
+    let name = command.split_whitespace().next().unwrap_or(command);
+    let found = output.lines().find(|line| {
+        let line = line.trim_start();
+        [name, "crash"].iter().any(|name| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(": ")))
+    });
+    match found {
+        Some(line) => bail!("crash, {command:?}: {line}\n{output}"),
+        None => Ok(()),
+    }
+}
+
+/// Runs a script that prints one JSON value.
+fn python<T: DeserializeOwned>(python: &Path, script: &str, arguments: &[OsString]) -> Result<T> {
+    let output = command(&python.to_string_lossy()).args(["-c", script]).args(arguments).run()?;
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("a script printed {:?}", String::from_utf8_lossy(&output.stdout)))
+}
+
+/// A Python with drgn, in an environment of its own that is made on first use.
+fn drgn_python() -> Result<PathBuf> {
+    let venv = cache()?.join("venv");
+    let python = venv.join("bin/python");
+    // The last step of making it: an environment without this file was interrupted.
+    let complete = venv.join("complete");
+    if !complete.exists() {
+        command("python3").args(["-m", "venv", "--clear"]).arg(&venv).run()?;
+        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "drgn"];
+        command(&python.to_string_lossy()).args(install).run()?;
+        command(&python.to_string_lossy()).args(["-c", "import drgn"]).run()?;
+        File::create(&complete).with_context(|| format!("making {}", complete.display()))?;
+    }
+    Ok(python)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_crash_are_told_from_output() {
+        assert!(complaints("kmem -i", "  PAGES  TOTAL\n").is_ok());
+        assert!(complaints("kmem -i", "\nkmem: invalid structure member offset\n").is_err());
+        assert!(complaints("bt", "crash: page excluded: kernel virtual address\n").is_err());
+        assert!(complaints("log", "[1.0] crashkernel: reserved\n").is_ok());
+    }
+}

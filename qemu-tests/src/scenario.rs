@@ -1,0 +1,251 @@
+//! One crash from preparation to the end of the guest: what a test describes and runs.
+
+use crate::accel::Accel;
+use crate::binaries::Binaries;
+use crate::command::{Run, command};
+use crate::console::Line;
+use crate::disk::Disk;
+use crate::initramfs;
+use crate::kernel::Kernel;
+use crate::outcome::{Dump, Outcome};
+use crate::vm::{Machine, Vm};
+use crate::workdir::WorkDir;
+use anyhow::{Context, Result, bail};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// UUID of the production disk.
+pub const DISK_UUID: &str = "5a17c0de-0000-4000-8000-00000000d15c";
+/// UUID of the write-protected second disk.
+pub const READ_ONLY_UUID: &str = "5a17c0de-0000-4000-8000-0000005ea1ed";
+/// Host name of the production system.
+pub const HOST: &str = "prodhost";
+/// Where dumps go below the root of the target's file system.
+const DUMPS: &str = "/var/crash";
+/// Room for an uncompressed dump of everything.
+const DISK_SIZE: u64 = 2 << 30;
+/// Emulated, on a loaded machine.
+const BOOT: Duration = Duration::from_secs(240);
+const CAPTURE: Duration = Duration::from_secs(900);
+
+/// config.toml of the capture, as far as tests vary it.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[dump] level`.
+    pub level: u8,
+    /// `[dump] compress`.
+    pub compress: String,
+    /// `[[target]] device`.
+    pub device: String,
+    /// `[[target]] wait`, in seconds.
+    pub wait: u32,
+    /// `[capture] cpus`.
+    pub cpus: u32,
+    /// `[finish] action`.
+    pub action: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            level: 1,
+            compress: "zstd:1".into(),
+            device: "LABEL=dump".into(),
+            wait: 30,
+            cpus: 1,
+            action: "reboot".into(),
+        }
+    }
+}
+
+impl Config {
+    fn toml(&self, append: &str) -> String {
+        let Self { level, compress, device, wait, cpus, action } = self;
+        format!(
+            "[dump]\nlevel = {level}\ncompress = {compress:?}\n\n\
+             [[target]]\ntype = \"filesystem\"\ndevice = {device:?}\npath = {DUMPS:?}\nfstype = \"ext4\"\n\
+             wait = {wait}\n\n\
+             [capture]\ncpus = {cpus}\ncmdline_append = {append:?}\ncmdline_remove = []\n\n\
+             [finish]\naction = {action:?}\n\n\
+             [image]\ncompress = \"gzip\"\nmodules = [\"virtio_pci\", \"virtio_blk\"]\n"
+        )
+    }
+}
+
+/// A crash to be made.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Names the work directory and the printed line.
+    pub name: String,
+    /// Kernel of production and capture.
+    pub kernel: Kernel,
+    /// Size of memory.
+    pub memory_mib: u32,
+    /// Reserved for the capture kernel.
+    pub crashkernel: String,
+    /// CPUs of the production system.
+    pub cpus: u32,
+    /// The one that panics.
+    pub panic_cpu: u32,
+    /// The capture's configuration.
+    pub config: Config,
+    /// Steps of production-init to run before the panic, comma separated.
+    pub run: String,
+    /// Whether `/proc/vmcore` is first copied as it is, to compare the dump with.
+    pub raw_copy: bool,
+    /// Whether there is a second, write-protected disk with an ext4 file system of [`READ_ONLY_UUID`].
+    pub read_only_disk: bool,
+}
+
+impl Scenario {
+    /// The usual crash: one CPU, 768 MiB, one disk, no raw copy.
+    #[must_use]
+    pub fn new(name: &str, kernel: &Kernel) -> Self {
+        Self {
+            name: name.into(),
+            kernel: kernel.clone(),
+            memory_mib: 768,
+            crashkernel: "160M".into(),
+            cpus: 1,
+            panic_cpu: 0,
+            config: Config::default(),
+            run: String::new(),
+            raw_copy: false,
+            read_only_disk: false,
+        }
+    }
+
+    /// Runs the crash to the end of the guest.
+    pub fn run(&self) -> Result<Outcome> {
+        let work = WorkDir::new(&self.name)?;
+        let binaries = Binaries::get()?;
+        let dir = work.path();
+        let image_size = self.capture_image(dir, binaries)?;
+        let disks = self.disks(dir)?;
+        let initrd = dir.join("production.cpio");
+        write(&initrd, &initramfs::production(&self.kernel, binaries)?)?;
+        // Unknown to everything but this run; see `marker`.
+        let seed = work.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let machine = Machine {
+            accel: Accel::detect(&self.kernel),
+            kernel: self.kernel.vmlinuz(),
+            initrd: Some(initrd),
+            append: self.command_line(&seed),
+            memory_mib: self.memory_mib,
+            cpus: self.cpus,
+            disks: disks.clone(),
+            log: dir.join("console.log"),
+        };
+        let mut vm = Vm::start(&machine)?;
+        vm.console.expect("production: markers planted", BOOT)?;
+        let boot_id = vm.console.expect("production: boot id ", BOOT)?.text;
+        vm.console.expect("production: loaded", BOOT)?;
+        vm.console.expect("production: panicking", BOOT)?;
+        let panic = vm.console.expect("Kernel panic", BOOT)?.at;
+        let (end, console) = vm.wait_exit(CAPTURE)?;
+        let console: Vec<_> = console.into_iter().skip_while(|line| line.at < panic).collect();
+
+        let [disk, others @ ..] = disks.as_slice() else { bail!("there is no disk") };
+        disk.check().context("the file system that took the dump")?;
+        let crash = dir.join("read-back");
+        disk.read_back(DUMPS, &crash)?;
+        let raw = match others {
+            [raw, ..] if self.raw_copy => Some(trim_raw(raw, &console)?),
+            _ => None,
+        };
+        let outcome = Outcome {
+            boot_id: boot_id.rsplit(' ').next().unwrap_or_default().into(),
+            seed,
+            panic_to_exit: end.saturating_duration_since(panic),
+            console,
+            dumps: Dump::all_in(&crash.join("crash"))?,
+            raw,
+            work,
+        };
+        eprintln!(
+            "{}: {} kernel {}, {:?}: panic to exit {:.1} s, image {} KiB, dumps {:?}",
+            self.name,
+            if machine.accel == Accel::Kvm { "kvm" } else { "tcg" },
+            self.kernel.version(),
+            self.config.compress,
+            outcome.panic_to_exit.as_secs_f64(),
+            image_size >> 10,
+            outcome.dumps.iter().map(Dump::sizes).collect::<Vec<_>>(),
+        );
+        Ok(outcome)
+    }
+
+    /// Builds `boot/afterimage.img`, what the production system will load; gives its size without the wrapper.
+    fn capture_image(&self, dir: &Path, binaries: &Binaries) -> Result<u64> {
+        let config = dir.join("config.toml");
+        let append = if self.raw_copy { "rdinit=/wrapper" } else { "" };
+        write(&config, self.config.toml(append).as_bytes())?;
+        let boot = dir.join("content/boot");
+        fs::create_dir_all(&boot).context("making the boot directory")?;
+        fs::create_dir_all(dir.join(format!("content{DUMPS}"))).context("making the dump directory")?;
+        let image = boot.join("afterimage.img");
+        command(&binaries.afterimage.to_string_lossy())
+            .arg("build")
+            .args(["--kernel", self.kernel.version(), "--modules-dir"])
+            .arg(self.kernel.modules())
+            .arg("--config")
+            .arg(&config)
+            .arg("--init")
+            .arg(&binaries.init)
+            .arg("-o")
+            .arg(&image)
+            .run()?;
+        let size = fs::metadata(&image).context("the image that was built")?.len();
+        if self.raw_copy {
+            write(&image, &initramfs::with_wrapper(&image, binaries)?)?;
+        }
+        fs::copy(self.kernel.vmlinuz(), boot.join("vmlinuz")).context("copying the kernel")?;
+        Ok(size)
+    }
+
+    /// The production disk first, then what the scenario asks for.
+    fn disks(&self, dir: &Path) -> Result<Vec<Disk>> {
+        let content = dir.join("content");
+        let mut disks = vec![Disk::ext4(&dir.join("disk.img"), DISK_SIZE, "dump", DISK_UUID, &content)?];
+        if self.raw_copy {
+            let size = u64::from(self.memory_mib).saturating_add(64) << 20;
+            disks.push(Disk::raw(&dir.join("raw.vmcore"), size)?);
+        }
+        if self.read_only_disk {
+            let empty = tempfile::tempdir()?;
+            let path = dir.join("read-only.img");
+            disks.push(Disk::ext4(&path, DISK_SIZE, "sealed", READ_ONLY_UUID, empty.path())?.read_only());
+        }
+        Ok(disks)
+    }
+
+    fn command_line(&self, seed: &str) -> String {
+        // panic=10: a kernel with nothing to jump to reboots, which ends the guest, instead of hanging.
+        let mut line = format!(
+            "console=ttyS0 crashkernel={} panic=10 prod.seed={seed} prod.host={HOST} prod.panic=cpu{}",
+            self.crashkernel, self.panic_cpu
+        );
+        if !self.run.is_empty() {
+            line.push_str(" prod.run=");
+            line.push_str(&self.run);
+        }
+        line
+    }
+}
+
+/// Cuts the disk that took the raw copy to the size the wrapper announced.
+fn trim_raw(disk: &Disk, console: &[Line]) -> Result<PathBuf> {
+    let announced = console.iter().find_map(|line| {
+        let (_, rest) = line.text.split_once("wrapper: copied ")?;
+        rest.split_whitespace().next()?.parse().ok()
+    });
+    let size: u64 = announced.context("the wrapper did not copy /proc/vmcore")?;
+    let file = File::options().write(true).open(&disk.path).context("opening the raw copy")?;
+    file.set_len(size).context("cutting the raw copy to size")?;
+    Ok(disk.path.clone())
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    fs::write(path, content).with_context(|| format!("writing {}", path.display()))
+}

@@ -1,0 +1,55 @@
+# Shared by the scripts: install what is missing, say what is done. Source it; do not run it.
+
+say() { echo "$(basename "$0"): $*" >&2; }
+
+die() {
+    say "$*"
+    exit 1
+}
+
+# need COMMAND PACKAGE: installs a command's package from the configured archive if the command is missing.
+need() {
+    # Administration tools are not in everyone's PATH.
+    PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || install_package "$2"
+}
+
+install_package() {
+    [ "$(id -u)" = 0 ] || die "the package $1 is needed: install it, or run as root"
+    say "installing $1"
+    local apt=(apt-get install -y -qq --no-install-recommends "$1")
+    export DEBIAN_FRONTEND=noninteractive
+    # A fresh machine has no package lists, or old ones.
+    "${apt[@]}" >/dev/null 2>&1 || { apt-get update -qq >&2 && "${apt[@]}" >/dev/null; } ||
+        die "the package $1 cannot be installed"
+}
+
+# A Rust toolchain and a C compiler (zstd and xz are C).
+need_rust() {
+    need gcc gcc
+    [ -f /usr/include/stdio.h ] || install_package libc6-dev
+    if ! command -v cargo >/dev/null; then
+        need cargo cargo-web
+        need rustc rustc-web
+        need rustfmt rustfmt-web
+        need cargo-clippy rust-web-clippy
+    fi
+}
+
+# What a guest needs.
+need_guests() {
+    need qemu-system-x86_64 qemu-system-x86
+    need mke2fs e2fsprogs
+    need depmod kmod
+    need xz xz-utils
+}
+
+# What judges dumps: crash, and a Python for drgn.
+need_readers() {
+    need crash crash
+    need readelf binutils
+    need python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || install_package python3-venv
+}
+
+# The folder of release binaries, which are static and therefore built for a named target.
+release_dir() { echo "${CARGO_TARGET_DIR:-target}/$(rustc -vV | sed -n 's/^host: //p')/release"; }
