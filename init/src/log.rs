@@ -29,6 +29,9 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 pub fn init_kmsg(level: LevelFilter) {
     // Without this the kernel drops all but ten lines in five seconds (Documentation/admin-guide/sysctl/kernel.rst).
     let _ = std::fs::write("/proc/sys/kernel/printk_devkmsg", "on");
+    if level >= LevelFilter::Debug {
+        let _ = std::fs::write("/proc/sys/kernel/printk", "8"); // consoles drop debug messages otherwise
+    }
     let kmsg = OpenOptions::new().write(true).open("/dev/kmsg");
     install(kmsg.map_or(Output::Stderr, Output::Kmsg), level);
 }

@@ -115,6 +115,17 @@ pub struct PageCounts {
 }
 
 impl PageCounts {
+    /// The sum of both, fate by fate.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            written: self.written.saturating_add(other.written),
+            zero: self.zero.saturating_add(other.zero),
+            excluded: self.excluded.saturating_add(other.excluded),
+            unreadable: self.unreadable.saturating_add(other.unreadable),
+        }
+    }
+
     /// All pages that have been dealt with.
     #[must_use]
     pub fn total(&self) -> u64 {

@@ -12,11 +12,13 @@ use crate::facts::Facts;
 use crate::kernel::{Kernel, dmesg, uts};
 use crate::report::{Degradation, Lap, Outcome, Summary, seconds, utc};
 use crate::setup::modules;
-use crate::sink::Append;
+use crate::sink::{Append, Sink};
 use crate::source::{Access, Vmcore, VmcoreError};
-use crate::target::{self, Artifact, Target, name};
+use crate::target::{self, Artifact, Target, TargetError, name};
 
 const VMCORE: &str = "/proc/vmcore";
+/// Bytes that are kept free for `result.json`: some hundred degradations.
+const RESULT_ROOM: u64 = 64 << 10;
 /// Lines of the old kernel's log that go to the console when no target takes them.
 const TAIL_LINES: usize = 60;
 
@@ -30,7 +32,13 @@ pub fn child() -> Outcome {
         summary.degrade(Degradation::Config { cause });
     }
     let facts = load_facts(&mut summary);
-    capture(&config, &facts, &|| drop(std::io::stdout().write_all(b".")), summary)
+    capture(&config, &facts, &beat, summary)
+}
+
+/// Tells PID 1, at the other end of stdout, that the capture has come further. Unbuffered: a heartbeat that waits
+/// in a buffer is none. Nobody may be listening, and that is no reason to stop.
+fn beat() {
+    let _ = nix::unistd::write(std::io::stdout(), b".");
 }
 
 /// Saves log, dump and result of the kernel that ran before.
@@ -56,6 +64,7 @@ pub fn capture(config: &Config, facts: &Facts, heartbeat: &Heartbeat<'_>, mut su
     log::info!("saving to {}", target.location());
     summary.target = Some(target.location());
 
+    let result = reserve_result(target.as_mut());
     if let Some(kernel) = &kernel {
         save_dmesg(kernel, target.as_mut(), &mut summary);
         summary.seconds.dmesg = lap.lap();
@@ -66,7 +75,7 @@ pub fn capture(config: &Config, facts: &Facts, heartbeat: &Heartbeat<'_>, mut su
         summary.seconds.dump = lap.lap();
     }
     summary.seconds.total = seconds(start.elapsed());
-    save_result(target, &mut summary);
+    save_result(target, result, &mut summary);
     summary.outcome
 }
 
@@ -108,9 +117,10 @@ fn directory_name(core: Option<&Vmcore>, summary: &Summary) -> String {
 fn save_dmesg(kernel: &Kernel<'_>, target: &mut dyn Target, summary: &mut Summary) {
     let artifact = Artifact::Dmesg;
     let mut save = || -> Result<_, Box<dyn core::error::Error>> {
+        let ring = dmesg::Ring::discover(kernel)?;
         let mut sink = target.create(artifact)?;
         let mut out = BufWriter::with_capacity(64 << 10, Append::new(sink.as_mut()));
-        let stats = dmesg::write(kernel, &mut out)?;
+        let stats = ring.write(&mut out)?;
         out.flush()?;
         drop(out);
         sink.sync()?;
@@ -165,10 +175,23 @@ pub fn request(core: &Vmcore, kernel: &Kernel<'_>, config: &Config, summary: &mu
     Request { level: config.dump.level, compress: config.dump.compress, utsname, budget: Budget::measure() }
 }
 
+/// Takes room for `result.json` before the dump takes all there is: what went wrong must be told on a full disk too.
+fn reserve_result(target: &mut dyn Target) -> Option<Box<dyn Sink>> {
+    let mut sink = target.create(Artifact::Result).ok()?;
+    sink.reserve(RESULT_ROOM).ok()?;
+    Some(sink)
+}
+
 /// Writes `result.json` and lets go of the target. The outcome stands, whatever happens here.
-fn save_result(mut target: Box<dyn Target>, summary: &mut Summary) {
+fn save_result(mut target: Box<dyn Target>, sink: Option<Box<dyn Sink>>, summary: &mut Summary) {
     summary.peak_memory_bytes = budget::peak_memory();
-    if let Err(error) = target::save(target.as_mut(), Artifact::Result, summary.to_json().as_bytes()) {
+    let write = |mut sink: Box<dyn Sink>| {
+        sink.write_at(0, summary.to_json().as_bytes())?;
+        sink.sync()
+    };
+    let written = sink.map(write).transpose();
+    let saved = written.map_err(|source| TargetError::Sink { name: Artifact::Result.name(), source });
+    if let Err(error) = saved.and_then(|_| target.publish(Artifact::Result)) {
         log::error!("result.json not saved: {}", crate::log::chain(&error));
     }
     if let Err(error) = target.close() {

@@ -42,6 +42,11 @@ pub trait Sink {
     /// Makes everything written so far durable.
     fn sync(&mut self) -> Result<(), SinkError>;
 
+    /// Whether bytes that were never written read as zero, as those of a new file do.
+    fn starts_zeroed(&self) -> bool {
+        false
+    }
+
     /// Makes sure that the first `len` bytes can be written later, where the target can promise that.
     /// A target that cannot returns `Ok`; only a lack of room is an error.
     fn reserve(&mut self, len: u64) -> Result<(), SinkError> {

@@ -52,13 +52,22 @@ const REMOVE: &[&str] = &[
     "swiotlb",
     "sysrq_always_enabled",
     "trace_buf_size",
-    "usbcore.nousb",
+    "slab_debug",
+    "softlockup_panic",
+    "hardlockup_panic",
+    "hung_task_panic",
+    "nmi_watchdog",
+    "retain_initrd",
+    "kmemleak",
+    "page_owner",
+    "debug_pagealloc",
+    "page_poison",
     "disable_cpu_apicid",
     "elfcorehdr",
     "reset_devices",
 ];
 /// Prefixes of such parameters: the host's service manager and initramfs.
-const REMOVE_PREFIX: &[&str] = &["rd.", "systemd.", "ignition.", "ima_", "dm-mod."];
+const REMOVE_PREFIX: &[&str] = &["sysctl.", "rd.", "systemd.", "ignition.", "ima_", "dm-mod."];
 
 /// What every capture kernel gets, each with its reason.
 const APPEND: &[&str] = &[
@@ -73,12 +82,12 @@ const APPEND: &[&str] = &[
     "cgroup_disable=memory",                  // accounting costs memory per page
     "transparent_hugepage=never",             // so do huge pages
     "acpi_no_memhotplug",                     // the old kernel's memory must not be plugged in
-    "mce=off",                                // a poisoned page of the old kernel is not ours to die of
-    "hest_disable",                           // nor are its firmware error records
-    "pcie_ports=compat",                      // no AER storms from devices in the middle of something
+    "mce=off", // a machine check of parked CPUs would panic us; the price: one in old memory resets the machine
+    "hest_disable", // nor are its firmware error records
+    "pcie_ports=compat", // no AER storms from devices in the middle of something
     "initcall_blacklist=tracer_init_tracefs", // 8.6 MB on 6.1
-    "mitigations=off",                        // nobody runs here; page table copies cost 2 MB
-    "audit=0",                                // no rules, no daemon
+    "mitigations=off", // nobody runs here; page table copies cost 2 MB
+    "audit=0", // no rules, no daemon
 ];
 
 /// Why there is no command line.
@@ -105,8 +114,9 @@ pub struct Changes<'a> {
 
 /// The command line for a capture kernel on a host that was started with `host`.
 pub fn build(host: &str, changes: Changes<'_>) -> Result<String, TooLong> {
-    let mut words: Vec<String> =
-        split(host).into_iter().filter(|word| !is_removed(word, changes.remove)).collect();
+    // What stands behind "--" is for the host's init, and would swallow what we append.
+    let host = split(host).into_iter().take_while(|word| word != "--");
+    let mut words: Vec<String> = host.filter(|word| !is_removed(word, changes.remove)).collect();
     let ours = APPEND.iter().filter(|word| !is_named(word, changes.remove));
     words.extend(ours.map(|&word| word.to_owned()));
     words.push(format!("nr_cpus={}", changes.cpus));
@@ -190,6 +200,14 @@ mod tests {
         for gone in ["crashkernel", "root=", "quiet", "hugepages", "slub", "rd.luks", "systemd"] {
             assert!(!line.contains(gone), "{gone}: {line}");
         }
+    }
+
+    #[test]
+    fn nothing_of_the_host_swallows_what_is_appended() {
+        let line =
+            build("console=tty0 sysctl.kernel.panic=0 -- emergency panic=0", changes(&[], "")).unwrap();
+        assert!(line.starts_with("console=tty0 reset_devices"), "{line}");
+        assert!(line.contains(" panic=10 ") && !line.contains("emergency"), "{line}");
     }
 
     #[test]

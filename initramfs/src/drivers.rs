@@ -47,15 +47,36 @@ pub fn discover(
 ) -> Result<Drivers, DriversError> {
     let found = block::find(device, Duration::ZERO, &|| ())?;
     let name = found.node.file_name().unwrap_or_default();
-    for (prefix, kind) in [("dm-", "device-mapper (LVM or LUKS)"), ("md", "software RAID")] {
-        if name.to_string_lossy().starts_with(prefix) {
-            return Err(DriversError::Stacked(found.node, kind));
-        }
-    }
+    let sysfs = fs::canonicalize(Path::new("/sys/class/block").join(name)).unwrap_or_default();
+    let links = physical(&sysfs).map_err(|kind| DriversError::Stacked(found.node.clone(), kind))?;
     let fstype = fstype.or(found.filesystem.map(|fs| fs.kind));
     let fstype = fstype.ok_or_else(|| DriversError::NoFilesystem(found.node.clone()))?;
-    let sysfs = fs::canonicalize(Path::new("/sys/class/block").join(name)).unwrap_or_default();
-    Ok(Drivers { modules: modules_on_the_way(&sysfs, tree), fstype })
+    let mut modules: Vec<String> = links.iter().flat_map(|link| modules_on_the_way(link, tree)).collect();
+    let mut seen = BTreeSet::new();
+    modules.retain(|name| seen.insert(name.clone()));
+    Ok(Drivers { modules, fstype })
+}
+
+/// The devices on buses that a block device in sysfs stands on: itself, or the controllers of an NVMe subsystem.
+/// The error says what kind of device stands on no bus.
+fn physical(sysfs: &Path) -> Result<Vec<PathBuf>, &'static str> {
+    let text = sysfs.to_string_lossy();
+    if let Some((subsystem, _)) =
+        text.split_once("/nvme-subsystem/").and_then(|(_, rest)| rest.split_once('/'))
+    {
+        let dir = Path::new("/sys/class/nvme-subsystem").join(subsystem);
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let controllers = entries.filter(|path| path.join("transport").exists());
+        return Ok(controllers.filter_map(|path| fs::canonicalize(path).ok()).collect());
+    }
+    let name = sysfs.iter().skip_while(|part| *part != "block").nth(1).unwrap_or_default().to_string_lossy();
+    match &text {
+        _ if name.starts_with("dm-") => Err("device-mapper (LVM or LUKS)"),
+        _ if name.starts_with("md") => Err("software RAID"),
+        text if text.contains("/virtual/") => Err("virtual"),
+        text if text.contains("/session") => Err("network (iSCSI)"),
+        _ => Ok(vec![sysfs.to_owned()]),
+    }
 }
 
 /// Modules of every device from the root bus to `sysfs`, the outermost first.
@@ -85,4 +106,24 @@ pub fn filesystem_modules(fstype: FsType, tree: &ModuleTree) -> Vec<String> {
         modules.extend(charsets.iter().filter(|name| tree.has(name)).map(|&name| name.to_owned()));
     }
     modules
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_on_no_bus_are_refused_by_kind() {
+        let kind = |path: &str| physical(Path::new(path));
+        let disk = "/sys/devices/pci0000:00/0000:00:04.0/virtio1/block/vda/vda1";
+        assert_eq!(kind(disk), Ok(vec![PathBuf::from(disk)]));
+        assert_eq!(kind("/sys/devices/virtual/block/dm-0"), Err("device-mapper (LVM or LUKS)"));
+        assert_eq!(kind("/sys/devices/virtual/block/md127/md127p1"), Err("software RAID"));
+        assert_eq!(kind("/sys/devices/virtual/block/loop5"), Err("virtual"));
+        assert_eq!(
+            kind("/sys/devices/platform/host2/session1/target2:0:0/2:0:0:1/block/sda"),
+            Err("network (iSCSI)")
+        );
+        assert_eq!(kind("/sys/devices/virtual/nvme-subsystem/no-such/nvme0n1"), Ok(vec![]));
+    }
 }

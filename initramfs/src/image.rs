@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use capture::config::{self, Config, ConfigError, ImageCompress, Strip, Target};
+use capture::config::{self, Config, ConfigError, ImageCompress, Strip};
 use serde::{Deserialize, Serialize};
 
 use crate::cpio::{self, Entry, Kind, NotAnArchive};
@@ -110,6 +110,8 @@ pub struct Manifest {
     pub kernel: String,
     /// Modules, in load order.
     pub modules: Vec<String>,
+    /// Whether the modules have lost their signatures.
+    pub stripped: bool,
 }
 
 /// A built image.
@@ -152,6 +154,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
         afterimage: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: sources.kernel.clone(),
         modules: modules.into_iter().map(|module| module.name).collect(),
+        stripped: stripping,
     };
     entries.push(Entry::file(config::MODULES_PATH, 0o644, list.into_bytes()));
     entries.push(Entry::file(
@@ -212,7 +215,7 @@ fn wanted_modules(config: &Config, tree: &ModuleTree, path: &Path) -> Result<Vec
         return Err(ImageError::NoTarget(path.to_owned()));
     }
     let mut wanted = config.image.modules.clone().unwrap_or_default();
-    for Target::Filesystem(target) in &config.target {
+    for target in &config.target {
         let fstype = match (&config.image.modules, target.fstype) {
             (Some(_), Some(fstype)) => fstype,
             (named, fstype) => {

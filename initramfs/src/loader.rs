@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use crate::bzimage::{self, BzImage};
+use crate::bzimage;
 use crate::cmdline::{self, Changes, TooLong};
 use crate::cpio::{self, Entry};
 use crate::crashkernel::{Need, mib, need};
@@ -54,6 +54,12 @@ pub enum LoadError {
         /// The kernel file.
         path: PathBuf,
     },
+    /// Modules that the capture kernel will refuse.
+    #[error(
+        "this host enforces module signatures, and the modules in the image have none: \
+         build the image again on this host, or with image.strip = \"never\""
+    )]
+    Stripped,
     /// No memory reserved.
     #[error(
         "no memory is reserved for a crash kernel: add crashkernel={recommended}M to the kernel command line and reboot"
@@ -81,6 +87,11 @@ pub enum LoadError {
          load before whatever sets it, usually a hardening profile"
     )]
     Disabled,
+    /// The other sysctl.
+    #[error(
+        "no more panic kernels may be loaded until the next boot (sysctl kernel.kexec_load_limit_panic is 0)"
+    )]
+    Limit,
     /// Not root.
     #[error("loading a kernel needs CAP_SYS_BOOT: run as root")]
     NotRoot,
@@ -147,6 +158,12 @@ pub fn load(image_file: &Path, kernel_file: &Path) -> Result<Loaded, LoadError> 
         let path = kernel_file.to_owned();
         return Err(LoadError::OtherKernel { image: contents.manifest.kernel, kernel: bz.release, path });
     }
+    if contents.manifest.stripped
+        && !contents.manifest.modules.is_empty()
+        && host::enforces_module_signatures()
+    {
+        return Err(LoadError::Stripped);
+    }
     let need = need(bz.init_size, to_u64(image.len()), contents.unpacked);
     check_host(need)?;
 
@@ -171,8 +188,14 @@ pub fn load(image_file: &Path, kernel_file: &Path) -> Result<Loaded, LoadError> 
     let initrd = with_facts(image, &facts(&loaded, &kernel)).map_err(LoadError::Memory)?;
     let kernel = File::open(kernel_file).map_err(failed_to_read(kernel_file))?;
     let cmdline = CString::new(loaded.cmdline.as_str()).map_err(|_| LoadError::Nul)?;
-    kexec::load_panic_kernel(kernel.as_fd(), initrd.as_fd(), &cmdline)
-        .map_err(|error| explain(error, &bz, need))?;
+    let was_armed = host::is_loaded();
+    kexec::load_panic_kernel(kernel.as_fd(), initrd.as_fd(), &cmdline).map_err(|error| {
+        // The kernel lets go of the old panic kernel before it looks at the new one.
+        if was_armed && !host::is_loaded() {
+            log::warn!("the panic kernel that was loaded before is gone: a panic will not be captured");
+        }
+        explain(error, kernel_file, need)
+    })?;
     if let Err(error) = record(&loaded) {
         log::warn!("{RECORD}: {error}; `afterimage status` will not know what is loaded");
     }
@@ -181,10 +204,8 @@ pub fn load(image_file: &Path, kernel_file: &Path) -> Result<Loaded, LoadError> 
 
 /// Unloads the panic kernel.
 pub fn unload() -> Result<(), LoadError> {
-    kexec::unload_panic_kernel().map_err(|error| {
-        let nothing = Need { minimum: 0, recommended: 0 };
-        explain(error, &BzImage { release: String::new(), init_size: 0 }, nothing)
-    })?;
+    kexec::unload_panic_kernel()
+        .map_err(|error| explain(error, Path::new(""), Need { minimum: 0, recommended: 0 }))?;
     let _ = fs::remove_file(RECORD); // a stale record is recognised by its boot id, or by nothing being loaded
     Ok(())
 }
@@ -226,7 +247,7 @@ fn too_small(have: u64, need: Need) -> LoadError {
 }
 
 /// The meaning of kexec_file_load's errors (kernel/kexec_file.c).
-fn explain(error: io::Error, kernel: &BzImage, need: Need) -> LoadError {
+fn explain(error: io::Error, kernel: &Path, need: Need) -> LoadError {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EADDRNOTAVAIL) => too_small(host::reservation(), need),
         Some(Errno::EBUSY) => LoadError::Busy,
@@ -234,12 +255,19 @@ fn explain(error: io::Error, kernel: &BzImage, need: Need) -> LoadError {
         Some(Errno::EPERM) => match host::lockdown() {
             mode if mode != "none" => LoadError::Lockdown { mode },
             _ if host::read("/proc/sys/kernel/kexec_load_disabled") == "1" => LoadError::Disabled,
+            _ if host::read("/proc/sys/kernel/kexec_load_limit_panic") == "0" => LoadError::Limit,
             _ => LoadError::NotRoot,
         },
-        Some(Errno::EKEYREJECTED | Errno::ENOKEY | Errno::EKEYREVOKED | Errno::EBADMSG | Errno::ENODATA) => {
-            LoadError::Signature(error)
-        }
-        Some(Errno::ENOEXEC) => LoadError::NotAKernel(kernel.release.clone().into()),
+        Some(
+            Errno::EKEYREJECTED
+            | Errno::ENOKEY
+            | Errno::EKEYREVOKED
+            | Errno::EBADMSG
+            | Errno::ENODATA
+            | Errno::ELIBBAD
+            | Errno::ENOPKG,
+        ) => LoadError::Signature(error),
+        Some(Errno::ENOEXEC) => LoadError::NotAKernel(kernel.to_owned()),
         _ => LoadError::Kexec(error),
     }
 }
@@ -289,8 +317,8 @@ mod tests {
     use super::*;
 
     fn explained(errno: Errno) -> String {
-        let kernel = BzImage { release: "6.1".into(), init_size: 1 };
-        explain(errno.into(), &kernel, Need { minimum: 70 << 20, recommended: 100 << 20 }).to_string()
+        explain(errno.into(), Path::new("/boot/vmlinuz"), Need { minimum: 70 << 20, recommended: 100 << 20 })
+            .to_string()
     }
 
     #[test]

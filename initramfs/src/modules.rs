@@ -100,7 +100,7 @@ impl ModuleTree {
     /// The modules that `roots` need, each after what it depends on. A root is a module's name or an alias
     /// (`pci:v00001AF4…`); a built-in one needs nothing.
     pub fn closure(&self, roots: &[String]) -> Result<Vec<Module>, ModulesError> {
-        let mut order = Order { tree: self, done: BTreeSet::new(), modules: Vec::new() };
+        let mut order = Order { tree: self, modules: Vec::new(), open: BTreeSet::new() };
         for root in roots {
             if !order.add(root, false) {
                 return Err(ModulesError::Missing(root.clone()));
@@ -144,34 +144,52 @@ impl ModuleTree {
 /// A depth-first walk that puts each module behind its dependencies.
 struct Order<'a> {
     tree: &'a ModuleTree,
-    done: BTreeSet<String>,
     modules: Vec<Module>,
+    /// Modules on the way from a root to here: a cycle of soft dependencies ends there.
+    open: BTreeSet<String>,
 }
 
 impl Order<'_> {
-    /// Adds a module, or all modules behind an alias; `false` if there is none.
+    /// Adds a module, or all modules behind an alias; `false` if there is none. What one root only would like to have
+    /// and another one needs is needed.
     fn add(&mut self, wanted: &str, optional: bool) -> bool {
         let name = normal(wanted);
-        if let Some(path) = self.tree.files.get(&name) {
-            if self.done.insert(name.clone()) {
-                for soft in self.tree.softdeps.get(&name).into_iter().flatten() {
-                    self.add(soft, true); // wanted, not needed: a missing one is no error
-                }
-                for dep in self.tree.deps.get(&name).into_iter().flatten().rev() {
-                    self.add(dep, optional);
-                }
-                self.modules.push(Module { name, path: path.clone(), optional });
-            }
+        if self.tree.files.contains_key(&name) {
+            self.add_module(&name, optional);
             return true;
         }
         if self.tree.builtin.contains(&name) {
             return true;
         }
         let providers = self.tree.providers(wanted);
+        let optional = optional || providers.len() > 1;
         for provider in &providers {
-            self.add(provider, true);
+            self.add(provider, optional);
         }
         !providers.is_empty()
+    }
+
+    fn add_module(&mut self, name: &str, optional: bool) {
+        let present = self.modules.iter().position(|module| module.name == name);
+        let known =
+            present.and_then(|at| self.modules.get(at)).is_some_and(|module| optional || !module.optional);
+        if known || !self.open.insert(name.to_owned()) {
+            return;
+        }
+        for soft in self.tree.softdeps.get(name).into_iter().flatten() {
+            self.add(soft, true); // wanted, not needed: a missing one is no error
+        }
+        for dep in self.tree.deps.get(name).into_iter().flatten().rev() {
+            self.add(dep, optional);
+        }
+        match (present.and_then(|at| self.modules.get_mut(at)), self.tree.files.get(name)) {
+            (Some(module), _) => module.optional = optional,
+            (None, Some(path)) => {
+                self.modules.push(Module { name: name.to_owned(), path: path.clone(), optional });
+            }
+            (None, None) => (),
+        }
+        self.open.remove(name);
     }
 }
 
@@ -219,10 +237,8 @@ mod tests {
     fn dependencies_come_first_and_once() {
         assert_eq!(names(&["ext4"]), ["-crc32c_generic", "-crc32c_intel", "jbd2", "mbcache", "ext4"]);
         assert_eq!(names(&["virtio_pci", "virtio"]), ["virtio_ring", "virtio", "virtio_pci"]);
-        assert_eq!(
-            names(&["pci:v00001AF4d00001001sv0sd0bc1sc0i0"]),
-            ["-virtio_ring", "-virtio", "-virtio_pci"]
-        );
+        assert_eq!(names(&["pci:v00001AF4d00001001sv0sd0bc1sc0i0"]), ["virtio_ring", "virtio", "virtio_pci"]);
+        assert_eq!(names(&["crc32c", "crc32c_generic"]), ["crc32c_generic", "-crc32c_intel"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ pub enum OfflineError {
     #[error(transparent)]
     Vmcore(#[from] VmcoreError),
     /// The output is there already.
-    #[error("{0} exists already: name another file, or use --force")]
+    #[error("{0} exists already: name another file, or use --force unless it is the input")]
     Exists(PathBuf),
     /// The output is a directory.
     #[error("{0} is a directory: name a file")]
@@ -67,22 +67,36 @@ pub fn dump(input: &Path, out: &Path, config: &Config, force: bool) -> Result<Su
     let mut temporary = out.as_os_str().to_owned();
     temporary.push("-incomplete");
     let temporary = PathBuf::from(temporary);
-    let mut sink = FileSink::new(create(&temporary)?);
+    let mut sink = FileSink::new(create(input, &temporary, force)?);
     let mut written = Written::default();
     let result = dump::write(&core, &request, &mut sink, &|| (), &mut written);
     drop(sink);
     summary.record(&written.pages, written.bytes);
     result.map_err(|source| OfflineError::Dump { path: temporary.clone(), source })?;
     fs::rename(&temporary, out).map_err(failed("renaming to", out))?;
+    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("syncing", dir))?;
     summary.outcome = Outcome::Complete;
     summary.seconds.total = seconds(start.elapsed());
     summary.peak_memory_bytes = capture::budget::peak_memory();
     Ok(summary)
 }
 
-fn create(path: &Path) -> Result<File, OfflineError> {
+/// Makes the output under its temporary name. What is there under that name goes only with `force`, and never if
+/// it is the input: `vmcore-incomplete` is what a copied vmcore is often called.
+fn create(input: &Path, path: &Path, force: bool) -> Result<File, OfflineError> {
+    let same = |path: &Path| match (fs::metadata(input), fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    };
+    if fs::symlink_metadata(path).is_ok() {
+        if !force || same(path) {
+            return Err(OfflineError::Exists(path.to_owned()));
+        }
+        fs::remove_file(path).map_err(failed("removing", path))?;
+    }
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    options.read(true).write(true).create_new(true).mode(0o600);
     options.open(path).map_err(failed("creating", path))
 }
 

@@ -87,6 +87,14 @@ fn outputs_that_cannot_be_are_refused() {
     assert_eq!(fs::read(&taken).unwrap(), b"precious");
     refused(&["dump", input, "/no/such/dir/dump"], "/no/such/dir/dump");
     assert!(afterimage(&["dump", "--force", input, text(&taken)]).status.success());
+    let copied = dir.path().join("vmcore-incomplete");
+    fs::copy(input, &copied).unwrap();
+    let out = dir.path().join("vmcore");
+    for force in [&[][..], &["--force"]] {
+        let args = [&["dump"], force, &[text(&copied), text(&out)]].concat();
+        refused(&args, "vmcore-incomplete exists already");
+    }
+    assert_eq!(fs::read(&copied).unwrap(), core().bytes(), "the input stays as it is");
 }
 
 #[test]

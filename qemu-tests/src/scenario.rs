@@ -44,6 +44,8 @@ pub struct Config {
     pub cpus: u32,
     /// `[finish] action`.
     pub action: String,
+    /// `[image] compress`.
+    pub image_compress: String,
 }
 
 impl Default for Config {
@@ -55,20 +57,21 @@ impl Default for Config {
             wait: 30,
             cpus: 1,
             action: "reboot".into(),
+            image_compress: "gzip".into(),
         }
     }
 }
 
 impl Config {
     fn toml(&self, append: &str) -> String {
-        let Self { level, compress, device, wait, cpus, action } = self;
+        let Self { level, compress, device, wait, cpus, action, image_compress } = self;
         format!(
             "[dump]\nlevel = {level}\ncompress = {compress:?}\n\n\
              [[target]]\ntype = \"filesystem\"\ndevice = {device:?}\npath = {DUMPS:?}\nfstype = \"ext4\"\n\
              wait = {wait}\n\n\
              [capture]\ncpus = {cpus}\ncmdline_append = {append:?}\ncmdline_remove = []\n\n\
              [finish]\naction = {action:?}\n\n\
-             [image]\ncompress = \"gzip\"\nmodules = [\"virtio_pci\", \"virtio_blk\"]\n"
+             [image]\ncompress = {image_compress:?}\nmodules = [\"virtio_pci\", \"virtio_blk\"]\n"
         )
     }
 }

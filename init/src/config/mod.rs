@@ -4,18 +4,20 @@
 //! reason, on the host; the capture side falls back to [`Config::default`] and says so, because a machine that
 //! does not come back is worse than a missing dump. This module knows what values mean, not what is done.
 
+mod checked;
 mod compress;
 mod device;
 mod level;
+mod overrides;
 
 use core::fmt;
-use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 pub use compress::{Compress, CompressError};
 pub use device::{DeviceId, DeviceIdError};
 pub use level::{DumpLevel, LevelError};
+pub use overrides::load;
 
 /// Where the configuration lies in the image.
 pub const PATH: &str = "/etc/afterimage/config.toml";
@@ -52,22 +54,17 @@ pub struct Dump {
     pub compress: Compress,
 }
 
-/// `[[target]]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Target {
-    /// A directory in a file system on a block device.
-    Filesystem(Filesystem),
-}
-
-/// A directory in a file system on a block device.
+/// `[[target]]`: a directory in a file system on a block device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Filesystem {
+pub struct Target {
+    /// What kind of target it is; other kinds will have other keys.
+    #[serde(rename = "type")]
+    pub kind: TargetKind,
     /// The device.
     pub device: DeviceId,
     /// Directory on it, absolute; made if missing.
-    #[serde(default = "default_path")]
+    #[serde(default = "default_path", deserialize_with = "checked::path")]
     pub path: String,
     /// File system type; read from the superblock if not given.
     #[serde(default)]
@@ -75,6 +72,14 @@ pub struct Filesystem {
     /// Seconds to wait for the device to appear.
     #[serde(default = "default_wait")]
     pub wait: u64,
+}
+
+/// `type` of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetKind {
+    /// A directory in a file system.
+    Filesystem,
 }
 
 /// A file system that a dump can be written to.
@@ -96,14 +101,17 @@ pub enum FsType {
 #[serde(default, deny_unknown_fields)]
 pub struct Capture {
     /// CPUs that the capture kernel starts; each costs some hundred KiB.
+    #[serde(deserialize_with = "checked::cpus")]
     pub cpus: u32,
     /// Seconds without any progress after which the capture is given up.
+    #[serde(deserialize_with = "checked::stall_timeout")]
     pub stall_timeout: u64,
     /// Seconds after which the capture is given up in any case; 0 is no limit.
     pub deadline: u64,
     /// Least severe messages that are printed.
     pub log: LogLevel,
     /// Added to the capture kernel's command line.
+    #[serde(deserialize_with = "checked::one_line")]
     pub cmdline_append: String,
     /// Parameters taken out of it, by name.
     pub cmdline_remove: Vec<String>,
@@ -162,7 +170,7 @@ pub struct Image {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageCompress {
-    /// gzip: the smallest boot peak together with xz (README, "Memory").
+    /// gzip: the smallest boot peak together with xz (docs/memory.md).
     #[default]
     Gzip,
     /// xz with a dictionary of 512 KiB: smaller, slower to unpack.
@@ -184,21 +192,10 @@ pub enum Strip {
     Never,
 }
 
-/// Why a configuration is refused.
+/// Why a configuration is refused: TOML syntax, an unknown key, a value that cannot be; names line and reason.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// TOML syntax, an unknown key or a value of the wrong kind; the text names line and reason.
-    #[error("{0}")]
-    Toml(Box<toml::de::Error>),
-    /// A value that is well formed and makes no sense.
-    #[error("{key}: {reason}")]
-    Value {
-        /// Which key.
-        key: &'static str,
-        /// Why.
-        reason: String,
-    },
-}
+#[error("{0}")]
+pub struct ConfigError(Box<toml::de::Error>);
 
 fn default_path() -> String {
     "/var/crash".to_owned()
@@ -224,9 +221,7 @@ impl Default for Capture {
 impl Config {
     /// Parses and checks a configuration file.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Toml(Box::new(error)))?;
-        config.check()?;
-        Ok(config)
+        toml::from_str(text).map_err(|error| ConfigError(Box::new(error)))
     }
 
     /// The configuration as TOML.
@@ -235,95 +230,6 @@ impl Config {
         // Every type in it is a table, a string, a number or a list of those, which TOML can always hold.
         toml::to_string(self).unwrap_or_default()
     }
-
-    /// Takes over the `afterimage.*` keys of a kernel command line: `level`, `compress`, `device`, `path`,
-    /// `action`, `stall_timeout`, `deadline`, `log`. Returns what was wrong with the others; those change nothing.
-    pub fn apply_cmdline(&mut self, cmdline: &str) -> Vec<String> {
-        let pairs = cmdline.split_ascii_whitespace().filter_map(|word| word.strip_prefix("afterimage."));
-        let mut refused = Vec::new();
-        for pair in pairs {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let mut changed = self.clone();
-            match changed.set(key, value).and_then(|()| changed.check().map_err(|error| error.to_string())) {
-                Ok(()) => *self = changed,
-                Err(reason) => refused.push(format!("afterimage.{pair}: {reason}")),
-            }
-        }
-        refused
-    }
-
-    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        let text = |error: &dyn fmt::Display| error.to_string();
-        match key {
-            "level" => self.dump.level = DumpLevel::from_str(value).map_err(|e| text(&e))?,
-            "compress" => self.dump.compress = Compress::from_str(value).map_err(|e| text(&e))?,
-            "action" => self.finish.action = word(value)?,
-            "log" => self.capture.log = word(value)?,
-            "stall_timeout" => self.capture.stall_timeout = number(value)?,
-            "deadline" => self.capture.deadline = number(value)?,
-            "device" | "path" => {
-                let Some(Target::Filesystem(fs)) = self.target.first_mut() else {
-                    return Err("there is no target to change".to_owned());
-                };
-                match key {
-                    "device" => fs.device = DeviceId::from_str(value).map_err(|e| text(&e))?,
-                    _ => fs.path = checked_path(value)?,
-                }
-            }
-            _ => return Err("unknown key".to_owned()),
-        }
-        Ok(())
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        let value = |key, reason: &str| Err(ConfigError::Value { key, reason: reason.to_owned() });
-        for Target::Filesystem(fs) in &self.target {
-            checked_path(&fs.path).map_err(|reason| ConfigError::Value { key: "target.path", reason })?;
-        }
-        if !(1..=1024).contains(&self.capture.cpus) {
-            return value("capture.cpus", "must be from 1 to 1024");
-        }
-        if self.capture.stall_timeout == 0 {
-            return value("capture.stall_timeout", "must be at least 1 second");
-        }
-        if self.capture.cmdline_append.contains(['\n', '\0']) {
-            return value("capture.cmdline_append", "must be one line");
-        }
-        Ok(())
-    }
-}
-
-/// The configuration in the image with the overrides of the running kernel's command line, and complaints about
-/// what could not be used. Never fails: what is left is the default.
-#[must_use]
-pub fn load() -> (Config, Vec<String>) {
-    let mut complaints = Vec::new();
-    let read = std::fs::read_to_string(PATH).map_err(|error| error.to_string());
-    let parsed = read.and_then(|text| Config::parse(&text).map_err(|error| error.to_string()));
-    let mut config = parsed.unwrap_or_else(|cause| {
-        complaints.push(format!("{PATH}: {cause}"));
-        Config::default()
-    });
-    let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    complaints.extend(config.apply_cmdline(&cmdline));
-    (config, complaints)
-}
-
-/// A value that serde knows as a word, such as a [`FinalAction`].
-fn word<T: for<'de> Deserialize<'de>>(value: &str) -> Result<T, String> {
-    T::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(value))
-        .map_err(|e| e.to_string())
-}
-
-fn number(value: &str) -> Result<u64, String> {
-    value.parse().map_err(|_| "not a number of seconds".to_owned())
-}
-
-fn checked_path(path: &str) -> Result<String, String> {
-    let clean = path.starts_with('/')
-        && path.split('/').all(|part| !matches!(part, "." | ".."))
-        && !path.contains('\0');
-    clean.then(|| path.to_owned()).ok_or_else(|| format!("{path:?} is not an absolute path without . and .."))
 }
 
 impl FsType {
@@ -400,31 +306,23 @@ mod tests {
 
     #[test]
     fn errors_name_line_and_reason() {
-        let error = |text: &str| Config::parse(text).unwrap_err().to_string();
-        let unknown = error("[dump]\nlevl = 1\n");
-        assert!(unknown.contains("line 2") && unknown.contains("levl"), "{unknown}");
-        let level = error("[dump]\n\nlevel = 31\n");
-        assert!(level.contains("line 3") && level.contains("cannot do yet"), "{level}");
-        let device = error("[[target]]\ntype = \"filesystem\"\ndevice = \"sda1\"\n");
-        assert!(device.contains("names no device"), "{device}");
-        let path = error("[[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=x\"\npath = \"/a/../b\"\n");
-        assert!(path.starts_with("target.path"), "{path}");
-        assert!(error("[capture]\ncpus = 0").contains("capture.cpus"));
-        assert!(error("[finish]\naction = \"explode\"").contains("explode"));
-    }
-
-    #[test]
-    fn the_command_line_overrides_and_refuses() {
-        let mut config = Config::parse(FULL).unwrap();
-        let refused = config.apply_cmdline(
-            "quiet afterimage.level=1 afterimage.action=halt afterimage.device=LABEL=x afterimage.nope=1 \
-             afterimage.level=31 afterimage.log=debug afterimage.path=relative",
-        );
-        assert!(config.dump.level.leaves_out_zero_pages());
-        assert_eq!(config.finish.action, FinalAction::Halt);
-        assert_eq!(config.capture.log, LogLevel::Debug);
-        let Target::Filesystem(fs) = &config.target[0];
-        assert_eq!((&fs.device, fs.path.as_str()), (&DeviceId::Label("x".into()), "/crash"));
-        assert_eq!(refused.len(), 3, "{refused:?}");
+        let target = "[[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=x\"\n";
+        let cases = [
+            ("[dump]\nlevl = 1\n".to_owned(), 2, "levl"),
+            ("[dump]\n\nlevel = 31\n".to_owned(), 3, "cannot do yet"),
+            ("[dump]\ncompress = \"lzo\"\n".to_owned(), 2, "no compression"),
+            (target.replace("LABEL=x", "sda1"), 3, "names no device"),
+            (format!("{target}path = \"/a/../b\"\n"), 4, "absolute path"),
+            (format!("{target}colour = 1\n"), 4, "colour"),
+            (target.replace("filesystem", "carrier-pigeon"), 2, "carrier-pigeon"),
+            ("[capture]\ncpus = 0\n".to_owned(), 2, "from 1 to 1024"),
+            ("[capture]\n\n\nstall_timeout = 0\n".to_owned(), 4, "at least 1 second"),
+            ("[finish]\naction = \"explode\"\n".to_owned(), 2, "explode"),
+            ("[dump\n".to_owned(), 1, "TOML parse error"),
+        ];
+        for (text, line, reason) in cases {
+            let error = Config::parse(&text).unwrap_err().to_string();
+            assert!(error.contains(&format!("line {line},")) && error.contains(reason), "{text}{error}");
+        }
     }
 }

@@ -21,7 +21,6 @@ use crate::source::{PhysicalMemory, Vmcore};
 
 pub use progress::Heartbeat;
 
-use pipeline::{Batch, Body};
 use plan::Plan;
 use progress::Progress;
 use writer::KdumpWriter;
@@ -74,36 +73,20 @@ pub fn write(
     written: &mut Written,
 ) -> Result<(), DumpError> {
     let plan = Plan::new(core);
+    let mut writer = KdumpWriter::start(sink, core, &plan, request, heartbeat)?;
     let mut progress = Progress::new(plan.kept(), core.page_size(), heartbeat);
-    let mut writer = KdumpWriter::start(sink, core, &plan, request)?;
-    written.bytes = writer.len();
-    let result = pipeline::run(core, &plan, request, |batch: &Batch| {
+    let result = pipeline::run(core, &plan, request, |batch| {
         writer.append(batch)?;
-        count(&mut written.pages, batch);
-        written.bytes = writer.len();
-        progress.tick(&written.pages, written.bytes);
+        progress.tick(&writer.appended(), writer.len());
         Ok(())
     });
-    match result {
-        Ok(()) => writer.finish()?,
-        Err(error) => {
-            writer.give_up();
-            return Err(error);
-        }
+    let result = result.and_then(|()| writer.finish());
+    if result.is_err() {
+        writer.give_up();
     }
+    *written = Written { pages: writer.saved(), bytes: writer.len() };
     progress.done(&written.pages, written.bytes);
-    Ok(())
-}
-
-fn count(pages: &mut PageCounts, batch: &Batch) {
-    for body in &batch.bodies {
-        let counter = match body {
-            Body::Data { .. } => &mut pages.written,
-            Body::Zero => &mut pages.zero,
-            Body::Unreadable => &mut pages.unreadable,
-        };
-        *counter = counter.saturating_add(1);
-    }
+    result
 }
 
 /// Bytes of memory that `memory` holds, in whole pages.

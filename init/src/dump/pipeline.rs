@@ -50,8 +50,10 @@ pub(super) fn run(
     mut emit: impl FnMut(&Batch) -> Result<(), DumpError>,
 ) -> Result<(), DumpError> {
     let pages = BATCH_BYTES.checked_div(memory.page_size().bytes()).unwrap_or(1);
-    if request.budget.workers > 1 {
-        return parallel(memory, plan, request, pages, &mut emit);
+    if request.budget.workers > 1
+        && let Some(result) = parallel(memory, plan, request, pages, &mut emit)
+    {
+        return result;
     }
     let mut worker = Worker::new(memory, request);
     let mut batch = Batch::default();
@@ -61,13 +63,14 @@ pub(super) fn run(
     })
 }
 
+/// The data pass with threads; `None` if not one could be started, and then nothing has been emitted.
 fn parallel(
     memory: &dyn PhysicalMemory,
     plan: &Plan,
     request: &Request,
     pages: u64,
     emit: &mut impl FnMut(&Batch) -> Result<(), DumpError>,
-) -> Result<(), DumpError> {
+) -> Option<Result<(), DumpError>> {
     let workers = request.budget.workers;
     let pool = workers.saturating_mul(BATCHES_PER_WORKER);
     let work = Mutex::new(plan.work(pages).zip(0_u64..));
@@ -87,11 +90,8 @@ fn parallel(
                 Err(error) => log::warn!("worker thread not started: {error}"),
             }
         }
-        if started == 0 {
-            work_until_done(&mut Worker::new(memory, request), &work, &free, &done_in);
-        }
         drop(done_in);
-        let result = write_in_order(&done, &free_in, pool, emit);
+        let result = (started > 0).then(|| write_in_order(&done, &free_in, pool, emit));
         drop(free_in); // workers that wait for a batch stop
         result
     })

@@ -211,3 +211,47 @@ fn data_is_durable_before_its_descriptors() {
     write(&core, &request(0, Compress::None, 1), &mut sink, &|| (), &mut Written::default()).unwrap();
     assert!(sink.bytes > 9000 * 4096);
 }
+
+#[test]
+fn a_sync_that_fails_takes_its_pages_with_it() {
+    /// Loses what was written since the last sync at the sync number `failing`, and succeeds again later, as the
+    /// kernel does with a disk that lost writes.
+    struct Lossy {
+        durable: MemorySink,
+        dirty: Vec<(u64, Vec<u8>)>,
+        syncs_left: usize,
+    }
+    impl Sink for Lossy {
+        fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
+            self.dirty.push((offset, bytes.to_vec()));
+            Ok(())
+        }
+        fn sync(&mut self) -> Result<(), SinkError> {
+            let dirty = core::mem::take(&mut self.dirty);
+            self.syncs_left = self.syncs_left.wrapping_sub(1);
+            if self.syncs_left == 0 {
+                return Err(SinkError::Sync(io::Error::other("lost writes")));
+            }
+            dirty.iter().try_for_each(|(offset, bytes)| self.durable.write_at(*offset, bytes))
+        }
+    }
+    let file = CoreFile::new().memory(0x10_0000, 9000, 2).write();
+    let core = open(file.path());
+    for failing in 2..=4 {
+        let mut sink = Lossy { durable: MemorySink::default(), dirty: Vec::new(), syncs_left: failing };
+        let mut written = Written::default();
+        let result = write(&core, &request(0, Compress::None, 1), &mut sink, &|| (), &mut written);
+        assert!(matches!(result, Err(DumpError::Sink { source: SinkError::Sync(_), .. })), "{failing}");
+        let back = reopen(&sink.durable.bytes);
+        assert!(back.header().incomplete);
+        let (mut page, mut expected, mut found) = (vec![0; 4096], vec![0; 4096], 0);
+        for pfn in 0x100..0x100 + 9000 {
+            if back.page_reader().read_page(Pfn(pfn), &mut page).is_ok() {
+                core.page_reader().read_page(Pfn(pfn), &mut expected).unwrap();
+                assert!(page == expected, "page {pfn:#x} is wrong after sync {failing} failed");
+                found += 1;
+            }
+        }
+        assert_eq!(found, written.pages.total(), "after sync {failing}");
+    }
+}

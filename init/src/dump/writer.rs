@@ -9,9 +9,10 @@ use crate::dump::bitmap;
 use crate::dump::codec::Codec;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::plan::Plan;
-use crate::dump::{DumpError, Request};
+use crate::dump::{DumpError, Heartbeat, Request};
 use crate::format::kdump::{Compression, DESC_LEN, Header, Layout, PageDesc};
 use crate::format::note::NoteKind;
+use crate::report::PageCounts;
 use crate::sink::{Sink, SinkError};
 use crate::source::{PhysicalMemory, Vmcore};
 
@@ -19,6 +20,8 @@ use crate::source::{PhysicalMemory, Vmcore};
 const SYNC_EVERY: u64 = 16 << 20;
 /// Bytes of descriptors that wait for a sync: 43,690 pages.
 const PENDING_DESCS: usize = 1 << 20;
+/// Bitmap blocks between two heartbeats: 128 GiB of memory with 4 KiB pages.
+const HEARTBEAT_BLOCKS: u64 = 1024;
 /// Piece in which notes are copied.
 const COPY: u64 = 64 << 10;
 
@@ -35,6 +38,12 @@ pub(super) struct KdumpWriter<'a> {
     /// Rank of the first descriptor in `descs`.
     first_rank: u64,
     descs: Vec<u8>,
+    /// Pages whose descriptors are in `descs`.
+    pending: PageCounts,
+    /// Pages whose descriptors have been written since the last sync.
+    unconfirmed: PageCounts,
+    /// Pages whose data and descriptors are durable.
+    saved: PageCounts,
 }
 
 impl<'a> KdumpWriter<'a> {
@@ -44,6 +53,7 @@ impl<'a> KdumpWriter<'a> {
         core: &Vmcore,
         plan: &Plan,
         request: &Request,
+        heartbeat: &Heartbeat<'_>,
     ) -> Result<Self, DumpError> {
         let layout = Layout::new(core.page_size(), plan.max_pfn().0, core.notes().len())?;
         let header = header(core, &layout, request);
@@ -56,18 +66,43 @@ impl<'a> KdumpWriter<'a> {
             data
         };
         let descs = Vec::with_capacity(PENDING_DESCS);
-        let mut writer = Self { sink, layout, header, zero, end, unsynced: 0, first_rank: 0, descs };
+        let mut writer = Self {
+            sink,
+            layout,
+            header,
+            zero,
+            end,
+            unsynced: 0,
+            first_rank: 0,
+            descs,
+            pending: PageCounts::default(),
+            saved: PageCounts::default(),
+            unconfirmed: PageCounts::default(),
+        };
         // A promise of room for everything before the data: later, descriptors must not fail where data fitted.
         writer.sink.reserve(end).map_err(failed("room for bitmaps and page descriptors"))?;
         writer.write_headers()?;
         writer.write_notes(core)?;
-        writer.write_bitmaps(plan)?;
+        writer.write_bitmaps(plan, heartbeat)?;
         if end > data {
             let zeros = vec![0; layout.page_size.in_memory()];
             writer.sink.write_at(data, &zeros).map_err(failed("the zero page"))?;
+        } else if let Some(last) = data.checked_sub(1) {
+            // Readers refuse a file that ends before its bitmaps do.
+            writer.sink.write_at(last, &[0]).map_err(failed("room for page data"))?;
         }
         writer.sink.sync().map_err(failed("headers and bitmaps"))?;
         Ok(writer)
+    }
+
+    /// Pages that are durable: what a reader will find.
+    pub(super) fn saved(&self) -> PageCounts {
+        self.saved
+    }
+
+    /// Pages that have been appended.
+    pub(super) fn appended(&self) -> PageCounts {
+        self.saved.plus(&self.unconfirmed).plus(&self.pending)
     }
 
     /// Length of the dump so far.
@@ -96,6 +131,12 @@ impl<'a> KdumpWriter<'a> {
                 Body::Zero => self.zero,
                 Body::Unreadable => PageDesc::default(),
             };
+            let counter = match body {
+                Body::Data { .. } => &mut self.pending.written,
+                Body::Zero => &mut self.pending.zero,
+                Body::Unreadable => &mut self.pending.unreadable,
+            };
+            *counter = counter.saturating_add(1);
             self.descs.extend_from_slice(&desc.emit());
         }
         self.end = at;
@@ -104,32 +145,47 @@ impl<'a> KdumpWriter<'a> {
     }
 
     /// Completes the dump; the header's INCOMPLETE falls with the last write.
-    pub(super) fn finish(mut self) -> Result<(), DumpError> {
+    pub(super) fn finish(&mut self) -> Result<(), DumpError> {
         self.checkpoint()?;
-        self.sink.sync().map_err(failed("page descriptors"))?;
+        self.sync("page descriptors")?;
         self.header.incomplete = false;
         self.write_headers()?;
-        self.sink.sync().map_err(failed("the final header"))
+        self.sync("the final header")
     }
 
     /// Saves what can still be saved after an error: descriptors of the data that is there.
-    pub(super) fn give_up(mut self) {
-        if let Err(error) =
-            self.checkpoint().and_then(|()| self.sink.sync().map_err(failed("the last descriptors")))
-        {
+    pub(super) fn give_up(&mut self) {
+        if let Err(error) = self.checkpoint().and_then(|()| self.sync("the last page descriptors")) {
             log::warn!("closing the incomplete dump: {}", crate::log::chain(&error));
         }
     }
 
     /// Makes the data durable, then writes its descriptors.
     fn checkpoint(&mut self) -> Result<(), DumpError> {
-        self.sink.sync().map_err(failed("page data"))?;
+        self.sync("page data")?;
         self.unsynced = 0;
         if let Some(offset) = self.layout.desc_offset(self.first_rank).filter(|_| !self.descs.is_empty()) {
-            self.sink.write_at(offset, &self.descs).map_err(failed("page descriptors"))?;
+            let result = self.sink.write_at(offset, &self.descs).map_err(failed("page descriptors"));
             self.descs.clear();
+            let pages = core::mem::take(&mut self.pending);
+            result?;
+            self.unconfirmed = self.unconfirmed.plus(&pages);
         }
         Ok(())
+    }
+
+    /// Makes everything written so far durable. The kernel reports lost writes once, and a later sync succeeds
+    /// without them: after an error what was not durable is gone, and no descriptor may point to it.
+    fn sync(&mut self, what: &'static str) -> Result<(), DumpError> {
+        let result = self.sink.sync().map_err(failed(what));
+        let pages = core::mem::take(&mut self.unconfirmed);
+        if result.is_ok() {
+            self.saved = self.saved.plus(&pages);
+        } else {
+            self.descs.clear();
+            self.pending = PageCounts::default();
+        }
+        result
     }
 
     fn write_headers(&mut self) -> Result<(), DumpError> {
@@ -158,11 +214,17 @@ impl<'a> KdumpWriter<'a> {
         Ok(())
     }
 
-    fn write_bitmaps(&mut self, plan: &Plan) -> Result<(), DumpError> {
+    fn write_bitmaps(&mut self, plan: &Plan, heartbeat: &Heartbeat<'_>) -> Result<(), DumpError> {
         let mut block = vec![0; self.layout.page_size.in_memory()];
         let bits = self.layout.page_size.bytes().saturating_mul(8);
         for index in 0..self.layout.bitmap_blocks {
+            if index.is_multiple_of(HEARTBEAT_BLOCKS) {
+                heartbeat();
+            }
             bitmap::fill(plan.present(), crate::addr::Pfn(index.saturating_mul(bits)), &mut block);
+            if block.iter().all(|&byte| byte == 0) && self.sink.starts_zeroed() {
+                continue; // a machine with its memory far up has a bitmap of mostly zeros
+            }
             let at = index.saturating_mul(self.layout.page_size.bytes());
             for base in [self.layout.bitmap1_offset(), self.layout.bitmap2_offset()] {
                 self.sink.write_at(base.saturating_add(at), &block).map_err(failed("the bitmaps"))?;

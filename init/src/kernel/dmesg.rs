@@ -23,6 +23,9 @@ const MAX_COUNT_BITS: u32 = 26;
 const CALLER_IS_CPU: u32 = 0x8000_0000;
 /// `FAILED_LPOS`: the text of the record was lost when it was printed.
 const FAILED_LPOS: u64 = 1;
+/// Descriptors without a readable record that are passed over: a ring of 32 MiB of text has no more. Memory that
+/// claims the largest ring would otherwise cost minutes in which nothing is saved.
+const MAX_MISSES: u64 = 1 << 20;
 /// `prb_data_block.id` stands before the text.
 const BLOCK_ID_LEN: u64 = 8;
 
@@ -50,23 +53,7 @@ pub struct DmesgStats {
 /// printed it (`T` and a thread id, or `C` and a CPU in interrupt context), as makedumpfile prints them. Every byte
 /// that is not printable ASCII becomes `\xNN`: the old kernel's users choose the text.
 pub fn write(kernel: &Kernel<'_>, out: &mut dyn Write) -> Result<DmesgStats, DmesgError> {
-    let ring = Ring::discover(kernel)?;
-    let mut stats = DmesgStats::default();
-    let mut text = Vec::new();
-    for id in ring.ids() {
-        match ring.record(id, &mut text) {
-            Ok(Some(info)) => {
-                write_record(info, &text, out).map_err(DmesgError::Write)?;
-                stats.records = stats.records.saturating_add(1);
-            }
-            Ok(None) => (),
-            Err(error) => {
-                log::debug!("log record {id:#x}: {error}");
-                stats.damaged = stats.damaged.saturating_add(1);
-            }
-        }
-    }
-    Ok(stats)
+    Ring::discover(kernel)?.write(out)
 }
 
 /// What `struct printk_info` tells of a record.
@@ -104,7 +91,8 @@ fn write_record(info: RecordInfo, text: &[u8], out: &mut dyn Write) -> io::Resul
 }
 
 /// `struct printk_ringbuffer`, with the layout that VMCOREINFO gives.
-struct Ring<'a, 'm> {
+#[derive(Debug)]
+pub struct Ring<'a, 'm> {
     kernel: &'a Kernel<'m>,
     count_bits: u32,
     descs: VirtAddr,
@@ -118,6 +106,7 @@ struct Ring<'a, 'm> {
 }
 
 /// `struct prb_desc`.
+#[derive(Debug)]
 struct DescLayout {
     size: usize,
     state: usize,
@@ -126,6 +115,7 @@ struct DescLayout {
 }
 
 /// `struct printk_info`.
+#[derive(Debug)]
 struct InfoLayout {
     size: usize,
     ts_nsec: usize,
@@ -134,7 +124,8 @@ struct InfoLayout {
 }
 
 impl<'a, 'm> Ring<'a, 'm> {
-    fn discover(kernel: &'a Kernel<'m>) -> Result<Self, KernelError> {
+    /// Finds the ring buffer of a kernel.
+    pub fn discover(kernel: &'a Kernel<'m>) -> Result<Self, KernelError> {
         let what = "the printk ring buffer";
         let prb = VirtAddr(kernel.read_u64(kernel.symbol("prb")?, "prb")?);
         let at = |base: VirtAddr, names: &[&str]| {
@@ -186,8 +177,43 @@ impl<'a, 'm> Ring<'a, 'm> {
         Ok(ring)
     }
 
+    /// Writes the records as text, the oldest first; see [`write`].
+    pub fn write(&self, out: &mut dyn Write) -> Result<DmesgStats, DmesgError> {
+        let mut stats = DmesgStats::default();
+        let mut text = Vec::new();
+        let mut misses = 0_u64;
+        let mut room = self.text_size(); // records do not share text; damaged ones that do must not fill the target
+        for id in self.ids() {
+            match self.record(id, &mut text) {
+                Ok(Some(info)) if to_u64(text.len()) <= room => {
+                    write_record(info, &text, out).map_err(DmesgError::Write)?;
+                    stats.records = stats.records.saturating_add(1);
+                    room = room.saturating_sub(to_u64(text.len()));
+                    continue;
+                }
+                Ok(None) => (),
+                Ok(Some(_)) => stats.damaged = stats.damaged.saturating_add(1),
+                Err(error) => {
+                    log::debug!("log record {id:#x}: {error}");
+                    stats.damaged = stats.damaged.saturating_add(1);
+                }
+            }
+            misses = misses.saturating_add(1);
+            if misses > MAX_MISSES {
+                log::warn!("log ring: {MAX_MISSES} descriptors without a record, giving up at {id:#x}");
+                break;
+            }
+        }
+        Ok(stats)
+    }
+
     fn count(&self) -> u64 {
         1_u64.wrapping_shl(self.count_bits)
+    }
+
+    /// Bytes of the text ring.
+    fn text_size(&self) -> u64 {
+        1_u64.wrapping_shl(self.size_bits)
     }
 
     /// The ids from the oldest record to the newest, at most one per descriptor. A tail that does not fit the
@@ -241,7 +267,7 @@ impl<'a, 'm> Ring<'a, 'm> {
         text_len: usize,
         text: &mut Vec<u8>,
     ) -> Result<(), KernelError> {
-        let size = 1_u64.wrapping_shl(self.size_bits);
+        let size = self.text_size();
         let mask = size.wrapping_sub(1);
         let same_turn = begin.wrapping_shr(self.size_bits) == next.wrapping_shr(self.size_bits);
         let (from, to) = match (begin & mask, next & mask) {

@@ -19,7 +19,7 @@ pub(super) fn finish(action: FinalAction) -> ! {
         // Without a thread there is no second chance after a hang, but the first is still worth taking.
         let _ = thread::Builder::new().spawn(|| {
             thread::sleep(PATIENCE);
-            sysrq_reboot();
+            sysrq("b");
         });
     }
     let mode = match action {
@@ -29,16 +29,24 @@ pub(super) fn finish(action: FinalAction) -> ! {
     };
     let Err(errno) = reboot(mode);
     log::error!("{action}: {}", errno.desc());
-    sysrq_reboot();
+    forced(action)
+}
+
+/// The final action without any shutdown of devices, one of which hangs: sysrq works whatever `kernel.sysrq` allows.
+pub(super) fn forced(action: FinalAction) -> ! {
+    log::error!("final action by sysrq: {action}");
+    match action {
+        FinalAction::Reboot => sysrq("b"),
+        FinalAction::Poweroff => sysrq("o"),
+        FinalAction::Halt => (),
+    }
     loop {
         thread::sleep(PATIENCE);
     }
 }
 
-/// Restarts at once, without any shutdown. Writing to the trigger works whatever `kernel.sysrq` allows.
-pub(super) fn sysrq_reboot() {
-    log::error!("restarting by sysrq");
-    if let Err(error) = fs::write("/proc/sysrq-trigger", "b") {
-        log::error!("sysrq: {error}");
+fn sysrq(command: &str) {
+    if let Err(error) = fs::write("/proc/sysrq-trigger", command) {
+        log::error!("sysrq {command}: {error}");
     }
 }

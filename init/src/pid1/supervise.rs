@@ -51,7 +51,7 @@ pub fn supervise() -> ! {
             End::Stuck => {
                 // A device hangs under it: an orderly shutdown would hang in the same place.
                 log::error!("the capture hangs in the kernel and cannot be killed");
-                finish::sysrq_reboot();
+                finish::forced(config.finish.action);
             }
         },
         Err(error) => log::error!("starting the capture: {error}"),

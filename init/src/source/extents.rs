@@ -5,6 +5,10 @@ use serde::Serialize;
 use crate::addr::{PageSize, PfnRange, PhysAddr};
 use crate::format::elf::{Segment, SegmentKind};
 
+/// First address after all memory: 52 bits is the architectural limit of x86_64 and of aarch64 with LPA. A bitmap
+/// over more than that is a lie that would fill the target.
+const MAX_PHYSICAL: u64 = 1 << 52;
+
 /// Bytes of memory at a place in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
@@ -27,7 +31,7 @@ pub enum Anomaly {
         /// Count in the file.
         found: u64,
     },
-    /// A segment ends after the end of the file, or after 2^64.
+    /// A segment ends after the end of the file.
     SegmentPastEnd {
         /// Index among the PT_LOAD segments.
         segment: usize,
@@ -35,6 +39,11 @@ pub enum Anomaly {
         paddr: u64,
         /// Bytes that are missing.
         missing: u64,
+    },
+    /// A segment lies, or ends, beyond what any machine addresses; that part is left out.
+    BeyondPhysicalMemory {
+        /// Physical address.
+        paddr: u64,
     },
     /// A segment begins inside another one and ends outside it; the first one counts where both claim.
     Overlap {
@@ -68,10 +77,13 @@ pub(super) fn from_segments(segments: &[Segment], file_len: u64) -> (Vec<Extent>
     let mut claimed: Vec<Extent> = Vec::new();
     for (index, segment) in loads.enumerate() {
         let in_file = file_len.saturating_sub(segment.offset);
-        let in_space = u64::MAX.saturating_sub(segment.paddr.0);
+        let in_space = MAX_PHYSICAL.saturating_sub(segment.paddr.0);
         let len = segment.filesz.min(in_file).min(in_space);
-        if len < segment.filesz {
-            let missing = segment.filesz.saturating_sub(len);
+        if in_space < segment.filesz {
+            anomalies.push(Anomaly::BeyondPhysicalMemory { paddr: segment.paddr.0 });
+        }
+        if in_file < segment.filesz {
+            let missing = segment.filesz.saturating_sub(in_file);
             anomalies.push(Anomaly::SegmentPastEnd { segment: index, paddr: segment.paddr.0, missing });
         }
         if let Some(end) = segment.paddr.checked_add(len).filter(|_| len > 0) {
@@ -171,6 +183,14 @@ mod tests {
                 Anomaly::Overlap { paddr: 0x2000, bytes: 0x1000 },
             ]
         );
+    }
+
+    #[test]
+    fn memory_that_cannot_be_is_left_out() {
+        let (out, anomalies) =
+            from_segments(&[load(0x1000, 0x1000, 0), load(1 << 60, 0x1000, 0x1000)], 0x2000);
+        assert_eq!(out, vec![extent(0x1000, 0x2000, 0)]);
+        assert_eq!(anomalies, vec![Anomaly::BeyondPhysicalMemory { paddr: 1 << 60 }]);
     }
 
     #[test]

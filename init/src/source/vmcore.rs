@@ -146,7 +146,7 @@ impl Vmcore {
         if extents.is_empty() {
             return Err(VmcoreError::NoMemory(claimed));
         }
-        let notes = index_notes(&file, &segments, &mut anomalies);
+        let notes = index_notes(&file, len, &segments, &mut anomalies);
         let info = read_vmcoreinfo(&file, &notes);
         let page_size = info.page_size().unwrap_or(PageSize::FOUR_KIB);
         let ranges = extents::to_ranges(&extents, page_size);
@@ -359,15 +359,17 @@ fn read_segments(file: &File, phoff: u64, count: u64) -> Result<Vec<Segment>, Vm
 }
 
 /// Lists the notes of all PT_NOTE segments. A note that cannot be read ends its segment, no more.
-fn index_notes(file: &File, segments: &[Segment], anomalies: &mut Vec<Anomaly>) -> NoteIndex {
+fn index_notes(file: &File, file_len: u64, segments: &[Segment], anomalies: &mut Vec<Anomaly>) -> NoteIndex {
     let mut index = NoteIndex::default();
+    let mut seen = 0_usize; // with those that are left out, which a hostile core has without end
     let (mut device_dumps, mut left_out) = (0_u64, 0_u64);
     for segment in segments.iter().filter(|segment| segment.kind == SegmentKind::Note) {
         let mut at = segment.offset;
         let end = segment.offset.saturating_add(segment.filesz);
-        while at < end && index.notes.len() < MAX_NOTES {
+        while at < end && seen < MAX_NOTES {
+            seen = seen.saturating_add(1);
             match read_note(file, at) {
-                Some(note) if at.saturating_add(note.len) <= end => {
+                Some(note) if at.saturating_add(note.len) <= end.min(file_len) => {
                     at = at.saturating_add(note.len);
                     if note.kind == NoteKind::DeviceDump {
                         let sum = device_dumps.saturating_add(note.len);
@@ -479,6 +481,19 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_partial_page_reads_as_the_page_does() {
+        let core = open(&CoreFile::new().segment(0x1800, &[7; 16]).segment(0x2ff0, &[9; 16]), Access::Pread);
+        let zeros = [0; 4];
+        for (addr, expected) in [(0x1000, zeros), (0x1c00, zeros), (0x180e, [7, 7, 0, 0]), (0x1ffe, zeros)] {
+            let mut part = [0xff; 4];
+            core.read_exact_at(PhysAddr(addr), &mut part).unwrap();
+            assert_eq!(part, expected, "{addr:#x}");
+        }
+        let over_the_end = core.read_exact_at(PhysAddr(0x2ffe), &mut [0; 4]);
+        assert!(matches!(over_the_end, Err(ReadError::Hole(PhysAddr(0x3000)))), "{over_the_end:?}");
+    }
+
+    #[test]
     fn a_truncated_core_keeps_what_is_there() {
         let core = CoreFile::new().memory(0x1000, 8, 1).memory(0x10_0000, 8, 2);
         let mut bytes = core.bytes();
@@ -503,6 +518,19 @@ mod tests {
         assert_eq!(core.info().get("OSRELEASE"), Some("6.1-test"));
         assert_eq!(core.notes().notes.len(), 4);
         assert_eq!(core.anomalies(), &[]);
+    }
+
+    #[test]
+    fn a_note_past_the_end_of_the_file_is_told_and_not_listed() {
+        let mut bytes = CoreFile::new().memory(0x1000, 1, 1).note("CORE", 1, &[1; 336]).bytes();
+        let (note_segment, note) = (64, 4096);
+        bytes[note_segment + 32..note_segment + 40].copy_from_slice(&u64::MAX.to_le_bytes()); // p_filesz
+        bytes[note + 4..note + 8].copy_from_slice(&u32::MAX.to_le_bytes()); // n_descsz
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let core = Vmcore::open(file.path(), Access::Pread).unwrap();
+        assert!(core.notes().is_empty());
+        assert!(matches!(core.anomalies(), [Anomaly::NotesPastEnd { offset: 4096, .. }]));
     }
 
     #[test]

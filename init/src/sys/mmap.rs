@@ -2,7 +2,8 @@
 //!
 //! Two things make a mapped vmcore unlike ordinary memory. Devices that the crash did not stop may still
 //! write to it, so every byte is read exactly once, volatile, and all work is done on the copy. And a page
-//! can be gone (a poisoned page, a file cut short, a failing disk), which the kernel reports as SIGBUS.
+//! can be gone (a file cut short, a failing disk), which the kernel reports as SIGBUS. A machine check in old memory
+//! is another matter: it has no address that we could mend, and ends the process or, with `mce=off`, the machine.
 //!
 //! The SIGBUS handler puts a zero page under the faulting address and marks the window; the copy then runs to
 //! its end and reports [`Fault`]. This needs no jump out of the handler: `mmap` is a plain system call and the
@@ -18,11 +19,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, compiler_fence};
 use memmap2::{Mmap, MmapOptions};
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::{SysconfVar, sysconf};
 
 /// Windows that can be open at one time in a process; one per worker, so far more than there are CPUs.
 const SLOTS: usize = 256;
-/// The capture machine's page size is a multiple of this, and `mmap` rounds a length up.
-const HOST_PAGE: usize = 4096;
+/// Page size of the kernel that we run on, which the SIGBUS handler cannot ask for.
+static HOST_PAGE: AtomicUsize = AtomicUsize::new(4096);
 
 /// A window's address range, as the SIGBUS handler sees it; `start == 0` is a free slot.
 struct Slot {
@@ -144,6 +146,9 @@ unsafe fn copy_volatile(from: *const u8, out: &mut [u8]) {
 }
 
 fn install_handler() -> nix::Result<()> {
+    if let Some(size) = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| usize::try_from(size).ok()) {
+        HOST_PAGE.store(size, Ordering::Relaxed);
+    }
     let action = SigAction::new(
         SigHandler::SigAction(on_sigbus),
         SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK,
@@ -160,11 +165,12 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
         let (start, end) = (slot.start.load(Ordering::Acquire), slot.end.load(Ordering::Relaxed));
         if start != 0 && start <= addr && addr < end {
             slot.faulted.store(true, Ordering::Relaxed);
-            let page = ptr::without_provenance_mut(addr & !HOST_PAGE.wrapping_sub(1));
+            let host_page = HOST_PAGE.load(Ordering::Relaxed);
+            let page = ptr::without_provenance_mut(addr & !host_page.wrapping_sub(1));
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
             // SAFETY: the page lies in a live mapping of ours (the slot is released before the mapping goes),
             // and replacing it only takes away memory that is read through raw pointers.
-            let mapped = unsafe { libc::mmap(page, HOST_PAGE, libc::PROT_READ, flags, -1, 0) };
+            let mapped = unsafe { libc::mmap(page, host_page, libc::PROT_READ, flags, -1, 0) };
             if mapped != libc::MAP_FAILED {
                 return;
             }
@@ -179,6 +185,8 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
 mod tests {
     use super::*;
     use std::io::Write;
+
+    const HOST_PAGE: usize = 4096;
 
     fn file(len: usize) -> File {
         let mut file = tempfile::tempfile().unwrap();

@@ -40,9 +40,13 @@ impl Sink for FileSink {
         Ok(())
     }
 
+    fn starts_zeroed(&self) -> bool {
+        true // a target makes its files anew
+    }
+
     fn reserve(&mut self, len: u64) -> Result<(), SinkError> {
         let Ok(bytes) = i64::try_from(len) else { return Ok(()) };
-        match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
+        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes) {
             Err(errno @ (Errno::ENOSPC | Errno::EFBIG | Errno::EDQUOT)) => {
                 let source = io::Error::from(errno);
                 Err(SinkError::Write { offset: 0, len: crate::addr::to_usize(len), source })

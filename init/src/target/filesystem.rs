@@ -24,7 +24,7 @@ pub(super) struct Filesystem {
 
 impl Filesystem {
     pub(super) fn open(
-        config: &config::Filesystem,
+        config: &config::Target,
         name: &str,
         heartbeat: &dyn Fn(),
     ) -> Result<Self, TargetError> {

@@ -8,7 +8,7 @@ pub mod name;
 
 use std::io;
 
-use crate::config;
+use crate::config::{self, TargetKind};
 use crate::report::Degradation;
 use crate::setup::block::NotFound;
 use crate::sink::{Sink, SinkError};
@@ -108,24 +108,17 @@ pub fn open_first(
     heartbeat: &dyn Fn(),
     degrade: &mut dyn FnMut(Degradation),
 ) -> Option<Box<dyn Target>> {
-    for config::Target::Filesystem(fs) in targets {
-        match filesystem::Filesystem::open(fs, name, heartbeat) {
+    for config in targets {
+        let opened = match config.kind {
+            TargetKind::Filesystem => filesystem::Filesystem::open(config, name, heartbeat),
+        };
+        match opened {
             Ok(target) => return Some(Box::new(target)),
             Err(error) => {
                 let cause = crate::log::chain(&error);
-                degrade(Degradation::Target { target: format!("{}:{}", fs.device, fs.path), cause });
+                degrade(Degradation::Target { target: format!("{}:{}", config.device, config.path), cause });
             }
         }
     }
     None
-}
-
-/// Saves a small artifact whole: create, write, sync, publish.
-pub fn save(target: &mut dyn Target, artifact: Artifact, bytes: &[u8]) -> Result<(), TargetError> {
-    let mut sink = target.create(artifact)?;
-    let failed = |source| TargetError::Sink { name: artifact.name(), source };
-    sink.write_at(0, bytes).map_err(failed)?;
-    sink.sync().map_err(failed)?;
-    drop(sink);
-    target.publish(artifact)
 }

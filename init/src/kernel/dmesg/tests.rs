@@ -51,7 +51,7 @@ impl RingImage {
         self.u64(DESCS + index * 24 + 16, next);
         self.u64(INFOS + index * 32, id * 1_000_001_000); // 1 s and 1 us per id
         self.memory[INFOS + index * 32 + 8..][..2].copy_from_slice(&text_len.to_le_bytes());
-        self.u32(INFOS + index * 32 + 12, if id % 2 == 0 { 42 } else { 0x8000_0003 });
+        self.u32(INFOS + index * 32 + 12, if id.is_multiple_of(2) { 42 } else { 0x8000_0003 });
         self
     }
 
@@ -151,4 +151,25 @@ fn absurd_sizes_are_refused() {
         ring.u32(at, value);
         assert!(matches!(ring.read(), Err(DmesgError::Ring(KernelError::Absurd { .. }))), "{at:#x} {value}");
     }
+}
+
+#[test]
+fn records_that_share_text_do_not_multiply_it() {
+    let text = [b'x'; 120];
+    let mut ring = RingImage::new(1, 8).record(1, 0, &text);
+    for id in 2..=8 {
+        ring = ring.record(id, 0, &text);
+    }
+    let (text, stats) = ring.read().unwrap();
+    assert_eq!(stats, DmesgStats { records: 2, damaged: 6 }, "256 bytes hold 2 times 120");
+    assert_eq!(text.matches('x').count(), 240);
+}
+
+#[test]
+fn the_largest_ring_without_records_is_given_up() {
+    let mut ring = RingImage::new(1, 1 << 25);
+    ring.u32(PRB, MAX_COUNT_BITS);
+    ring.u64(PRB + 8, 0); // descs, not mapped
+    let (text, stats) = ring.read().unwrap();
+    assert_eq!((text.as_str(), stats), ("", DmesgStats { records: 0, damaged: MAX_MISSES + 1 }));
 }

@@ -1,0 +1,134 @@
+//! ELF vmcores: whatever opens has true ranges, its pages read the same on every road, its notes are in the file,
+//! and a file that shrinks under a mapping costs pages, not the process.
+//!
+//! Input: a control byte, then the file.
+#![no_main]
+
+use std::path::Path;
+
+use afterimage_fuzz::build::{Load, elf_core, note};
+use afterimage_fuzz::{Scratch, check_ranges, chosen_pages, page, take};
+use capture::addr::{Pfn, PhysAddr};
+use capture::log::chain;
+use capture::source::{Access, PhysicalMemory, ReadError, Vmcore};
+use libfuzzer_sys::fuzz_target;
+
+/// Control bit: cut the file short once it is open.
+const CUT: u8 = 1;
+
+fuzz_target!(
+    init: afterimage_fuzz::seed(&seeds()),
+    |data: &[u8]| {
+        let mut bytes = data;
+        let control = take(&mut bytes, 1).first().copied().unwrap_or(0);
+        let file = Scratch::new(bytes);
+        let (mapped, read) = (open(&file.path(), Access::Mmap), open(&file.path(), Access::Pread));
+        assert_eq!(mapped.is_some(), read.is_some());
+        let (Some(mapped), Some(read)) = (mapped, read) else { return };
+        check_ranges(&mapped);
+        assert!(!mapped.ranges().is_empty());
+        assert_eq!(mapped.ranges(), read.ranges());
+        assert_eq!(mapped.info(), read.info());
+        check_notes(&mapped, u64::try_from(bytes.len()).unwrap());
+        let cut = control & CUT != 0;
+        if cut {
+            check_pages(&mapped, &read, false); // so that a window stands when the file shrinks
+            file.truncate(u64::try_from(bytes.len() / 2).unwrap());
+        }
+        check_pages(&mapped, &read, cut);
+        check_holes(&mapped);
+    }
+);
+
+fn open(path: &Path, access: Access) -> Option<Vmcore> {
+    Vmcore::open(path, access).inspect_err(|error| assert!(!chain(error).is_empty())).ok()
+}
+
+fn check_notes(core: &Vmcore, file_len: u64) {
+    let notes = core.notes();
+    assert!(notes.notes.len() <= 32 * 1024);
+    for note in &notes.notes {
+        assert!(note.desc_offset + note.desc_len <= note.offset + note.len, "{note:?}");
+        assert!(note.offset + note.len <= file_len, "{note:?} is not in a file of {file_len} bytes");
+    }
+    assert!(usize::try_from(notes.cpus()).unwrap() <= notes.notes.len());
+    if let Some(last) = notes.notes.last() {
+        core.read_note_bytes(last.offset, &mut vec![0; usize::try_from(last.len).unwrap()]).unwrap();
+    }
+}
+
+/// Every page of a range can be read: by window, by `pread`, and by address.
+fn check_pages(mapped: &Vmcore, read: &Vmcore, may_fail: bool) {
+    let size = mapped.page_size();
+    let (mut by_window, mut by_pread) = (mapped.page_reader(), read.page_reader());
+    for pfn in chosen_pages(mapped) {
+        let Some(addr) = size.addr_of(pfn).filter(|addr| addr.checked_add(size.bytes()).is_some()) else {
+            continue;
+        };
+        let (mut a, mut b, mut c) = (page(mapped, 0xa5), page(mapped, 0x5a), page(mapped, 0xc3));
+        let results = [
+            by_window.read_page(pfn, &mut a),
+            by_pread.read_page(pfn, &mut b),
+            mapped.read_exact_at(addr, &mut c),
+        ];
+        if may_fail {
+            assert!(results.iter().all(|result| matches!(result, Ok(()) | Err(ReadError::Io { .. }))));
+            continue;
+        }
+        assert!(results.iter().all(Result::is_ok), "page {pfn}: {results:?}");
+        assert!(a == b && b == c, "page {pfn} differs");
+        let ahead = usize::try_from(a.len() / 3).unwrap();
+        let mut part = vec![0xff; 17];
+        let at = addr.checked_add(u64::try_from(ahead).unwrap()).unwrap();
+        mapped.read_exact_at(at, &mut part).unwrap();
+        assert_eq!(part, a[ahead..ahead + part.len()]);
+    }
+}
+
+/// Pages beside a range are holes.
+fn check_holes(core: &Vmcore) {
+    let mut reader = core.page_reader();
+    for range in core.ranges().iter().take(16) {
+        for pfn in [range.start().0.checked_sub(1), Some(range.end().0)].into_iter().flatten() {
+            if core.ranges().iter().any(|range| range.contains(Pfn(pfn))) {
+                panic!("{range} is adjacent to another range");
+            }
+            let got = reader.read_page(Pfn(pfn), &mut page(core, 0));
+            assert!(matches!(got, Err(ReadError::Hole(_))), "page {pfn:#x} beside {range}: {got:?}");
+        }
+    }
+    assert!(core.read_exact_at(PhysAddr(u64::MAX), &mut [0; 2]).is_err());
+}
+
+fn seeds() -> Vec<Vec<u8>> {
+    let memory: Vec<u8> = (0..3 * 4096_usize).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let notes = [
+        note("CORE", 1, &[7; 336]),
+        note("VMCOREINFO", 0, b"OSRELEASE=6.1\nPAGESIZE=4096\n"),
+        note("LINUX", 0x700, &[1; 40]),
+    ]
+    .concat();
+    let load = |paddr, bytes| Load { vaddr: 0xffff_8880_0000_0000 + paddr, paddr, bytes };
+    let plain = elf_core(&notes, &[load(0x1000, &memory[..]), load(0x10_0000, &memory[..5000])]);
+    // Inside another, half inside another, beginning and ending within a page.
+    let odd = elf_core(
+        &note("VMCOREINFO", 0, b"PAGESIZE=16384\n"),
+        &[
+            load(0x1234, &memory[..9000]),
+            load(0x2000, &memory[..100]),
+            load(0x3000, &memory[..9000]),
+            load(0x9001, &[1]),
+        ],
+    );
+    // The count of segments in section header 0, which stands at the end.
+    let mut counted = elf_core(&notes, &[load(0x1000, &memory[..4096])]);
+    let at = u64::try_from(counted.len()).unwrap();
+    counted[40..48].copy_from_slice(&at.to_le_bytes());
+    counted[56..58].copy_from_slice(&[0xff, 0xff]);
+    let mut section = [0; 64];
+    section[44] = 2;
+    counted.extend(section);
+    [(0, &plain), (CUT, &plain), (0, &odd), (CUT, &odd), (0, &counted)]
+        .map(|(control, file)| [&[control], &file[..]].concat())
+        .to_vec()
+}

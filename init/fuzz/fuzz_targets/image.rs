@@ -1,0 +1,150 @@
+//! What the host side reads: cpio archives, kernel images, modules to strip.
+//!
+//! Input: a byte that says which, then the file.
+#![no_main]
+
+use afterimage::{bzimage, cpio, strip};
+use afterimage_fuzz::build::put;
+use afterimage_fuzz::take;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(
+    init: afterimage_fuzz::seed(&seeds()),
+    |data: &[u8]| {
+        let mut bytes = data;
+        match take(&mut bytes, 1).first().copied().unwrap_or(0) % 3 {
+            0 => check_cpio(bytes),
+            1 => check_bzimage(bytes),
+            _ => check_strip(bytes),
+        }
+    }
+);
+
+/// The files of an archive, written again, are the same files.
+fn check_cpio(bytes: &[u8]) {
+    let files = match cpio::read_files(bytes) {
+        Ok(files) => files,
+        Err(cpio::NotAnArchive(at)) => return assert!(at <= bytes.len().next_multiple_of(4)),
+    };
+    assert!(files.len() <= bytes.len() / 110);
+    // `write` makes parent directories, one per slash; one named like the trailer would end the archive.
+    if files.iter().any(|(path, _)| path.matches('/').count() > 16 || path.contains("TRAILER!!!")) {
+        return;
+    }
+    let entries: Vec<cpio::Entry> =
+        files.iter().map(|(path, data)| cpio::Entry::file(path, 0o644, data.to_vec())).collect();
+    let again = cpio::write(&entries);
+    let again = cpio::read_files(&again).expect("our own archive");
+    let same = |pair: (&(String, &[u8]), &(String, &[u8]))| {
+        pair.0.0.trim_start_matches('/') == pair.1.0 && pair.0.1 == pair.1.1
+    };
+    assert!(files.len() == again.len() && files.iter().zip(&again).all(same), "{files:?} became {again:?}");
+}
+
+fn check_bzimage(bytes: &[u8]) {
+    let Some(found) = bzimage::parse(bytes) else { return };
+    assert!(
+        !found.release.is_empty() && found.release.chars().all(|c| !c.is_ascii_whitespace() && c != '\0')
+    );
+    assert!(found.init_size <= u64::from(u32::MAX));
+}
+
+/// A stripped module is not larger, but for alignment.
+fn check_strip(bytes: &[u8]) {
+    if has_large_alignment(bytes) {
+        return;
+    }
+    let bytes = bytes.to_vec(); // aligned, as a file that has been read is; `object` refuses anything else
+    let out = strip::strip(&bytes);
+    assert!(out.len() <= 2 * bytes.len() + 65536, "{} bytes became {}", bytes.len(), out.len());
+}
+
+/// Whether a 64-bit ELF file asks for an alignment above 4 KiB, by which `object` pads what it writes. Known: a
+/// damaged module costs memory there; real ones have no such sections.
+fn has_large_alignment(bytes: &[u8]) -> bool {
+    let word = |at: usize, len: usize| {
+        let part = bytes.get(at..at.checked_add(len)?)?;
+        Some(part.iter().rev().fold(0_u64, |value, &byte| value << 8 | u64::from(byte)))
+    };
+    let table = |offset_at, count_at, entry_len: usize, align_at: usize| {
+        let offset = word(offset_at, 8).and_then(|offset| usize::try_from(offset).ok());
+        let count = word(count_at, 2).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+        // 0 sections can mean that the real number stands elsewhere; then all that fit are looked at.
+        let entries = if count == 0 { bytes.len() / entry_len } else { count };
+        (0..entries).filter_map(move |index| word(offset?.checked_add(index * entry_len + align_at)?, 8))
+    };
+    let (sections, segments) = (table(40, 60, 64, 48), table(32, 56, 56, 48));
+    sections.chain(segments).any(|alignment| alignment > 4096)
+}
+
+fn seeds() -> Vec<Vec<u8>> {
+    let archive = cpio::write(&[
+        cpio::Entry { path: "dev/console".into(), mode: 0o600, kind: cpio::Kind::CharDevice(5, 1) },
+        cpio::Entry::file("etc/afterimage/config.toml", 0o600, b"abc".to_vec()),
+    ]);
+    let mut kernel = vec![0; 0x320];
+    put(&mut kernel, 0x202, b"HdrS\x0f\x02");
+    put(&mut kernel, 0x20e, &[0, 1]);
+    put(&mut kernel, 0x260, &[0, 0, 0, 4]);
+    put(&mut kernel, 0x300, b"6.1.0-56 (x)");
+    let module = module();
+    assert!(
+        strip::strip(&module).len() < module.len(),
+        "the fuzzer starts from a module that can be stripped"
+    );
+    let signed = [
+        &module,
+        &[0xaa; 30][..],
+        &[0, 0, 2, 0, 0, 0, 0, 0],
+        &30_u32.to_be_bytes(),
+        b"~Module signature appended~\n",
+    ]
+    .concat();
+    [(0, archive), (1, kernel), (2, module), (2, signed)]
+        .map(|(kind, file)| [&[kind], &file[..]].concat())
+        .to_vec()
+}
+
+/// A relocatable x86_64 ELF file: code, something to strip, a symbol, a relocation.
+fn module() -> Vec<u8> {
+    let names = b"\0.text\0.debug_info\0.symtab\0.strtab\0.shstrtab\0.rela.text\0";
+    let name = |wanted: &str| names.windows(wanted.len()).position(|part| part == wanted.as_bytes()).unwrap();
+    let mut symbols = [0; 48];
+    put(&mut symbols, 24, &[1, 0, 0, 0, 0x12, 0, 1]); // "f", a global function in section 1
+    let mut relocation = [0; 24];
+    put(&mut relocation, 8, &(1_u64 << 32 | 2).to_le_bytes());
+    // (name, type, flags, bytes, link, info, alignment, entry size)
+    let sections: [(&str, u32, u64, &[u8], u32, u32, u64, u64); 6] = [
+        (".text", 1, 6, &[0x90; 32], 0, 0, 16, 0),
+        (".debug_info", 1, 0, &[1; 64], 0, 0, 1, 0),
+        (".symtab", 2, 0, &symbols, 4, 1, 8, 24),
+        (".strtab", 3, 0, b"\0f\0", 0, 0, 1, 0),
+        (".shstrtab", 3, 0, names, 0, 0, 1, 0),
+        (".rela.text", 4, 0x40, &relocation, 3, 1, 8, 24),
+    ];
+    let mut out = vec![0; 64];
+    let mut table = vec![0; 64];
+    for (section, kind, flags, bytes, link, info, align, entry) in sections {
+        out.resize(out.len().next_multiple_of(16), 0);
+        let words = |words: [u64; 4]| words.map(u64::to_le_bytes).concat();
+        table.extend(u32::try_from(name(section)).unwrap().to_le_bytes());
+        table.extend(kind.to_le_bytes());
+        table.extend(words([
+            flags,
+            0,
+            u64::try_from(out.len()).unwrap(),
+            u64::try_from(bytes.len()).unwrap(),
+        ]));
+        table.extend([link.to_le_bytes(), info.to_le_bytes()].concat());
+        table.extend([align.to_le_bytes(), entry.to_le_bytes()].concat());
+        out.extend(bytes);
+    }
+    out.resize(out.len().next_multiple_of(16), 0);
+    let at = u64::try_from(out.len()).unwrap();
+    put(&mut out, 0, &[0x7f, b'E', b'L', b'F', 2, 1, 1]);
+    put(&mut out, 16, &[1, 0, 62, 0, 1]); // ET_REL, x86_64
+    put(&mut out, 40, &at.to_le_bytes());
+    put(&mut out, 52, &[64, 0, 0, 0, 0, 0, 64, 0, 7, 0, 5]); // e_ehsize … e_shentsize, e_shnum, e_shstrndx
+    out.extend(table);
+    out
+}

@@ -1,0 +1,49 @@
+//! Values that are well formed and still cannot be. Refused while they are parsed, so that the error has the line.
+
+use serde::de::{Deserialize, Deserializer, Error};
+
+/// Wraps a check for `#[serde(deserialize_with)]`.
+fn checked<'de, D, T, C>(from: D, check: impl FnOnce(T) -> Result<C, String>) -> Result<C, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    check(T::deserialize(from)?).map_err(D::Error::custom)
+}
+
+pub(super) fn path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    checked(from, absolute_path)
+}
+
+pub(super) fn cpus<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    checked(from, |cpus: u32| {
+        (1..=1024)
+            .contains(&cpus)
+            .then_some(cpus)
+            .ok_or_else(|| format!("{cpus} CPUs: must be from 1 to 1024"))
+    })
+}
+
+pub(super) fn stall_timeout<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    checked(from, at_least_a_second)
+}
+
+pub(super) fn one_line<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    checked(from, |text: String| {
+        let clean = !text.contains(['\n', '\0']);
+        clean.then_some(text).ok_or_else(|| "a command line must be one line without NUL".to_owned())
+    })
+}
+
+/// A directory on a target.
+pub(super) fn absolute_path(path: String) -> Result<String, String> {
+    let clean = path.starts_with('/')
+        && path.split('/').all(|part| !matches!(part, "." | ".."))
+        && !path.contains('\0');
+    if clean { Ok(path) } else { Err(format!("{path:?} is not an absolute path without . and ..")) }
+}
+
+/// A timeout of zero would end every capture before it begins.
+pub(super) fn at_least_a_second(seconds: u64) -> Result<u64, String> {
+    (seconds > 0).then_some(seconds).ok_or_else(|| "must be at least 1 second".to_owned())
+}
