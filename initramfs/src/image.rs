@@ -2,20 +2,18 @@
 //! back what an image was built with.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use capture::config::{self, Config, ConfigError, ImageCompress, Strip};
+use capture::config::{self, Config, ConfigError, Strip};
 use serde::{Deserialize, Serialize};
 
+use crate::compress;
 use crate::cpio::{self, Entry, Kind, NotAnArchive};
 use crate::drivers::{self, DriversError};
 use crate::host;
 use crate::modules::{ModuleTree, ModulesError};
 use crate::strip::strip;
-
-/// Dictionary of xz and window of zstd: the kernel allocates as much while it unpacks.
-const WINDOW_LOG: u32 = 19;
 
 /// Why an image could not be built or read.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +54,7 @@ pub enum ImageError {
     /// The compressor failed.
     #[error("compressing the image")]
     Compress(#[source] io::Error),
-    /// Not compressed in a way that the kernel reads, or damaged.
-    #[error("{0} is no image of ours: neither gzip, xz, zstd nor cpio")]
-    Format(PathBuf),
-    /// Damaged.
+    /// Damaged, or not compressed in a way that the kernel reads.
     #[error("unpacking {path}")]
     Unpack {
         /// Which image.
@@ -164,7 +159,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     ));
 
     let archive = cpio::write(&entries);
-    let bytes = compress(&archive, config.image.compress).map_err(ImageError::Compress)?;
+    let bytes = compress::compress(&archive, config.image.compress).map_err(ImageError::Compress)?;
     Ok(Image { bytes, unpacked: capture::addr::to_u64(archive.len()), manifest })
 }
 
@@ -194,7 +189,8 @@ pub struct Contents {
 
 /// Reads an image's configuration and manifest.
 pub fn read_contents(image: &[u8], path: &Path) -> Result<Contents, ImageError> {
-    let archive = decompress(image, path)?;
+    let unpack = |source| ImageError::Unpack { path: path.to_owned(), source };
+    let archive = compress::decompress(image).map_err(unpack)?;
     let files =
         cpio::read_files(&archive).map_err(|source| ImageError::Archive { path: path.to_owned(), source })?;
     let text = |file: &'static str| {
@@ -242,50 +238,6 @@ fn skeleton() -> Vec<Entry> {
     let mut entries = vec![device("dev/console", 5, 1), device("dev/null", 1, 3)];
     entries.extend(["proc", "sys", "target"].map(directory));
     entries
-}
-
-fn compress(archive: &[u8], how: ImageCompress) -> io::Result<Vec<u8>> {
-    match how {
-        ImageCompress::Gzip => {
-            let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-            out.write_all(archive)?;
-            out.finish()
-        }
-        ImageCompress::Xz => {
-            let mut options = liblzma::stream::LzmaOptions::new_preset(9)?;
-            options.dict_size(1 << WINDOW_LOG);
-            let mut filters = liblzma::stream::Filters::new();
-            filters.x86().lzma2(&options);
-            // The kernel's decoder knows CRC32 only (Documentation/staging/xz.rst).
-            let stream =
-                liblzma::stream::Stream::new_stream_encoder(&filters, liblzma::stream::Check::Crc32)?;
-            let mut out = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
-            out.write_all(archive)?;
-            out.finish()
-        }
-        ImageCompress::Zstd => {
-            let mut out = zstd::stream::Encoder::new(Vec::new(), 19)?;
-            out.window_log(WINDOW_LOG)?;
-            out.write_all(archive)?;
-            out.finish()
-        }
-    }
-}
-
-/// The archive in an image, by its magic number; trailing archives (facts) are not looked at.
-fn decompress(image: &[u8], path: &Path) -> Result<Vec<u8>, ImageError> {
-    let mut out = Vec::new();
-    let unpacked = match image {
-        [0x1f, 0x8b, ..] => flate2::read::GzDecoder::new(image).read_to_end(&mut out),
-        [0xfd, b'7', b'z', ..] => liblzma::read::XzDecoder::new(image).read_to_end(&mut out),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            zstd::stream::Decoder::new(image).and_then(|decoder| decoder.single_frame().read_to_end(&mut out))
-        }
-        [b'0', b'7', b'0', b'7', ..] => return Ok(image.to_vec()),
-        _ => return Err(ImageError::Format(path.to_owned())),
-    };
-    unpacked.map_err(|source| ImageError::Unpack { path: path.to_owned(), source })?;
-    Ok(out)
 }
 
 fn read(path: &Path) -> impl FnOnce(io::Error) -> ImageError + '_ {
@@ -339,7 +291,7 @@ mod tests {
             assert_eq!(contents.manifest, image.manifest);
             assert_eq!(contents.manifest.modules, ["virtio", "virtio_blk"]);
             assert_eq!(contents.config, Config::parse(&config).unwrap());
-            let archive = decompress(&image.bytes, &path).unwrap();
+            let archive = compress::decompress(&image.bytes).unwrap();
             let files = cpio::read_files(&archive).unwrap();
             let file = |name: &str| files.iter().find(|(n, _)| n == name).unwrap().1;
             assert_eq!(file("lib/modules/virtio_blk.ko"), b"virtio_blk module");
@@ -364,7 +316,7 @@ mod tests {
         let absent = error(&CONFIG.replace("modules = [\"virtio_blk\"]", ""));
         assert!(absent.contains("image.modules") && absent.contains("LABEL=x"), "{absent}");
         let path = dir.path().join("junk");
-        assert!(matches!(read_contents(b"junk", &path), Err(ImageError::Format(_))));
+        assert!(matches!(read_contents(b"junk", &path), Err(ImageError::Unpack { .. })));
         assert!(matches!(read_contents(&[0x1f, 0x8b, 1], &path), Err(ImageError::Unpack { .. })));
         assert!(matches!(read_contents(&cpio::write(&[]), &path), Err(ImageError::Missing { .. })));
     }

@@ -13,6 +13,7 @@
 
 pub mod bzimage;
 pub mod cmdline;
+mod compress;
 pub mod cpio;
 pub mod crashkernel;
 pub mod drivers;

@@ -77,7 +77,7 @@ fn check_pages(mapped: &Vmcore, read: &Vmcore, may_fail: bool) {
         }
         assert!(results.iter().all(Result::is_ok), "page {pfn}: {results:?}");
         assert!(a == b && b == c, "page {pfn} differs");
-        let ahead = usize::try_from(a.len() / 3).unwrap();
+        let ahead = a.len() / 3;
         let mut part = vec![0xff; 17];
         let at = addr.checked_add(u64::try_from(ahead).unwrap()).unwrap();
         mapped.read_exact_at(at, &mut part).unwrap();
@@ -90,9 +90,6 @@ fn check_holes(core: &Vmcore) {
     let mut reader = core.page_reader();
     for range in core.ranges().iter().take(16) {
         for pfn in [range.start().0.checked_sub(1), Some(range.end().0)].into_iter().flatten() {
-            if core.ranges().iter().any(|range| range.contains(Pfn(pfn))) {
-                panic!("{range} is adjacent to another range");
-            }
             let got = reader.read_page(Pfn(pfn), &mut page(core, 0));
             assert!(matches!(got, Err(ReadError::Hole(_))), "page {pfn:#x} beside {range}: {got:?}");
         }

@@ -35,10 +35,14 @@ fn check_cpio(bytes: &[u8]) {
         files.iter().map(|(path, data)| cpio::Entry::file(path, 0o644, data.to_vec())).collect();
     let again = cpio::write(&entries);
     let again = cpio::read_files(&again).expect("our own archive");
-    let same = |pair: (&(String, &[u8]), &(String, &[u8]))| {
-        pair.0.0.trim_start_matches('/') == pair.1.0 && pair.0.1 == pair.1.1
+    let names = |files: &[(String, &[u8])]| -> Vec<String> {
+        files.iter().map(|(path, _)| path.trim_start_matches('/').to_owned()).collect()
     };
-    assert!(files.len() == again.len() && files.iter().zip(&again).all(same), "{files:?} became {again:?}");
+    assert_eq!(names(&files), names(&again));
+    assert!(
+        files.iter().zip(&again).all(|(before, after)| before.1 == after.1),
+        "{files:?} became {again:?}"
+    );
 }
 
 fn check_bzimage(bytes: &[u8]) {
@@ -46,7 +50,11 @@ fn check_bzimage(bytes: &[u8]) {
     assert!(
         !found.release.is_empty() && found.release.chars().all(|c| !c.is_ascii_whitespace() && c != '\0')
     );
-    assert!(found.init_size <= u64::from(u32::MAX));
+    assert!(
+        bytes
+            .windows(4)
+            .any(|word| u64::from(u32::from_le_bytes(word.try_into().unwrap())) == found.init_size)
+    );
 }
 
 /// A stripped module is not larger, but for alignment.
@@ -113,20 +121,20 @@ fn module() -> Vec<u8> {
     put(&mut symbols, 24, &[1, 0, 0, 0, 0x12, 0, 1]); // "f", a global function in section 1
     let mut relocation = [0; 24];
     put(&mut relocation, 8, &(1_u64 << 32 | 2).to_le_bytes());
-    // (name, type, flags, bytes, link, info, alignment, entry size)
-    let sections: [(&str, u32, u64, &[u8], u32, u32, u64, u64); 6] = [
-        (".text", 1, 6, &[0x90; 32], 0, 0, 16, 0),
-        (".debug_info", 1, 0, &[1; 64], 0, 0, 1, 0),
-        (".symtab", 2, 0, &symbols, 4, 1, 8, 24),
-        (".strtab", 3, 0, b"\0f\0", 0, 0, 1, 0),
-        (".shstrtab", 3, 0, names, 0, 0, 1, 0),
-        (".rela.text", 4, 0x40, &relocation, 3, 1, 8, 24),
+    // (name, type, flags, bytes, [link, info], [alignment, entry size])
+    let sections: [(&str, u32, u64, &[u8], [u32; 2], [u64; 2]); 6] = [
+        (".text", 1, 6, &[0x90; 32], [0, 0], [16, 0]),
+        (".debug_info", 1, 0, &[1; 64], [0, 0], [1, 0]),
+        (".symtab", 2, 0, &symbols, [4, 1], [8, 24]),
+        (".strtab", 3, 0, b"\0f\0", [0, 0], [1, 0]),
+        (".shstrtab", 3, 0, names, [0, 0], [1, 0]),
+        (".rela.text", 4, 0x40, &relocation, [3, 1], [8, 24]),
     ];
     let mut out = vec![0; 64];
     let mut table = vec![0; 64];
-    for (section, kind, flags, bytes, link, info, align, entry) in sections {
+    for (section, kind, flags, bytes, links, sizes) in sections {
         out.resize(out.len().next_multiple_of(16), 0);
-        let words = |words: [u64; 4]| words.map(u64::to_le_bytes).concat();
+        let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
         table.extend(u32::try_from(name(section)).unwrap().to_le_bytes());
         table.extend(kind.to_le_bytes());
         table.extend(words([
@@ -135,8 +143,8 @@ fn module() -> Vec<u8> {
             u64::try_from(out.len()).unwrap(),
             u64::try_from(bytes.len()).unwrap(),
         ]));
-        table.extend([link.to_le_bytes(), info.to_le_bytes()].concat());
-        table.extend([align.to_le_bytes(), entry.to_le_bytes()].concat());
+        table.extend(links.map(u32::to_le_bytes).concat());
+        table.extend(words(&sizes));
         out.extend(bytes);
     }
     out.resize(out.len().next_multiple_of(16), 0);

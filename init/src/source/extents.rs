@@ -59,8 +59,8 @@ pub enum Anomaly {
         /// Bytes that it should have.
         bytes: u64,
     },
-    /// Device dumps that were left out because they are too large together.
-    DeviceDumpsLeftOut {
+    /// Notes that were left out because they are too large together: device dumps, or the same bytes many times.
+    NotesLeftOut {
         /// Bytes left out.
         bytes: u64,
     },

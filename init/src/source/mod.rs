@@ -5,6 +5,8 @@
 
 mod extents;
 mod kdump;
+mod notes;
+mod pages;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod vmcore;
@@ -15,7 +17,8 @@ use crate::addr::{PageSize, Pfn, PfnRange, PhysAddr};
 
 pub use extents::Anomaly;
 pub use kdump::{Kdump, KdumpOpenError};
-pub use vmcore::{Access, NoteIndex, Vmcore, VmcoreError};
+pub use notes::NoteIndex;
+pub use vmcore::{Access, Vmcore, VmcoreError};
 
 /// Why bytes of memory could not be read.
 #[derive(Debug, thiserror::Error)]

@@ -2,32 +2,21 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::addr::{PageSize, Pfn, PfnRange, PhysAddr, VirtAddr, to_u64, to_usize};
+use crate::addr::{PageSize, PfnRange, PhysAddr, VirtAddr, to_u64};
 use crate::format::elf::{self, ElfError, PhNum, Segment, SegmentKind};
-use crate::format::note::{self, Note, NoteHeader, NoteKind};
-use crate::format::vmcoreinfo::{self, VmcoreInfo};
+use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::source::extents::{self, Anomaly, Extent};
+use crate::source::notes::NoteIndex;
+use crate::source::pages::{WindowReader, fill, read_up_to};
 use crate::source::{PageReader, PhysicalMemory, ReadError};
-use crate::sys::mmap::Window;
 
-/// Bytes of memory that one reader maps at a time. Mapping costs the capture kernel a page-table entry per
-/// page; from 16 MiB on that no longer shows beside the copy.
-const WINDOW: u64 = 16 << 20;
-/// Alignment of a window's file offset: the largest page size that Linux has.
-const WINDOW_ALIGN: u64 = 64 << 10;
 /// Most program headers that are read; a machine with a million memory ranges does not exist.
 const MAX_SEGMENTS: u64 = 1 << 20;
 /// Program headers that are decoded at a time.
 const SEGMENT_BATCH: u64 = 1024;
-/// Most notes that are listed: four per possible CPU of the largest kernel configuration (8,192).
-const MAX_NOTES: usize = 32 * 1024;
-/// Bytes of device dumps (NT_VMCOREDD) that are copied; the rest is left out and told.
-const MAX_DEVICE_DUMPS: u64 = 64 << 20;
-
 /// Why a file cannot be used as a vmcore at all.
 #[derive(Debug, thiserror::Error)]
 pub enum VmcoreError {
@@ -67,34 +56,6 @@ pub enum Access {
     Mmap,
     /// `pread` only: a page at a time in the kernel, so slow, but without any mapping.
     Pread,
-}
-
-/// The notes of a vmcore, by where they lie in the file.
-#[derive(Clone, Debug, Default)]
-pub struct NoteIndex {
-    /// The notes in their order.
-    pub notes: Vec<Note>,
-}
-
-impl NoteIndex {
-    /// Bytes of all notes together.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        self.notes.iter().fold(0, |sum, note| sum.saturating_add(note.len))
-    }
-
-    /// Whether there is no note.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.notes.is_empty()
-    }
-
-    /// Number of CPUs whose registers are there.
-    #[must_use]
-    pub fn cpus(&self) -> u32 {
-        let count = self.notes.iter().filter(|note| note.kind == NoteKind::CpuRegisters).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
-    }
 }
 
 /// An open vmcore.
@@ -137,17 +98,17 @@ impl Vmcore {
                 elf::phnum_of_section_header(&bytes)?
             }
         };
-        let segments = read_segments(&file, header.phoff, claimed)?;
-        if to_u64(segments.len()) < claimed {
-            anomalies.push(Anomaly::MissingProgramHeaders { claimed, found: to_u64(segments.len()) });
+        let (segments, found) = read_segments(&file, header.phoff, claimed)?;
+        if found < claimed {
+            anomalies.push(Anomaly::MissingProgramHeaders { claimed, found });
         }
         let (extents, lies) = extents::from_segments(&segments, len);
         anomalies.extend(lies);
         if extents.is_empty() {
             return Err(VmcoreError::NoMemory(claimed));
         }
-        let notes = index_notes(&file, len, &segments, &mut anomalies);
-        let info = read_vmcoreinfo(&file, &notes);
+        let notes = NoteIndex::read(&file, len, &segments, &mut anomalies);
+        let info = notes.vmcoreinfo(&file);
         let page_size = info.page_size().unwrap_or(PageSize::FOUR_KIB);
         let ranges = extents::to_ranges(&extents, page_size);
         let loads = segments.iter().filter(|s| s.kind == SegmentKind::Load && s.vaddr != VirtAddr(0));
@@ -217,129 +178,12 @@ impl PhysicalMemory for Vmcore {
     }
 
     fn page_reader(&self) -> Box<dyn PageReader + '_> {
-        Box::new(VmcoreReader { core: self, window: None, may_map: self.access == Access::Mmap })
+        Box::new(WindowReader::new(&self.file, self.len, &self.extents, self.page_size, self.access))
     }
 }
 
-/// Reads pages through a window that moves along with them.
-struct VmcoreReader<'a> {
-    core: &'a Vmcore,
-    window: Option<Window>,
-    may_map: bool,
-}
-
-impl PageReader for VmcoreReader<'_> {
-    fn read_page(&mut self, pfn: Pfn, page: &mut [u8]) -> Result<(), ReadError> {
-        let core = self.core;
-        let addr = core.page_size.addr_of(pfn).ok_or(ReadError::Hole(PhysAddr(u64::MAX)))?;
-        fill(&core.extents, core.page_size, addr, page, |offset, part| self.read_at(offset, part))
-    }
-}
-
-impl VmcoreReader<'_> {
-    fn read_at(&mut self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if self.may_map {
-            if !self.window.as_ref().is_some_and(|window| window.covers(offset, out.len())) {
-                self.window = None; // unmap first: one window per reader at any time
-                self.move_window(offset, out.len());
-            }
-            if let Some(window) = &self.window {
-                let copied = window.copy_out(offset, out);
-                return copied.map_err(|_| {
-                    self.window = None;
-                    io::Error::other("the page cannot be read (SIGBUS)")
-                });
-            }
-        }
-        self.core.file.read_exact_at(out, offset)
-    }
-
-    /// Maps the window that starts at or before `offset`; leaves none if that fails.
-    fn move_window(&mut self, offset: u64, len: usize) {
-        let start = offset
-            .checked_next_multiple_of(WINDOW_ALIGN)
-            .map_or(offset, |up| if up == offset { offset } else { up.saturating_sub(WINDOW_ALIGN) });
-        let end = start.saturating_add(WINDOW).max(offset.saturating_add(to_u64(len))).min(self.core.len);
-        match Window::map(&self.core.file, start, to_usize(end.saturating_sub(start))) {
-            Ok(window) => self.window = window.covers(offset, len).then_some(window),
-            Err(error) => {
-                log::warn!(
-                    "mapping {} MiB of the vmcore at {start:#x}: {error}; reading instead",
-                    WINDOW >> 20
-                );
-                self.may_map = false;
-            }
-        }
-    }
-}
-
-/// Fills `out` from the extents: bytes of a page that no extent holds are zero if the page has others.
-fn fill(
-    extents: &[Extent],
-    size: PageSize,
-    addr: PhysAddr,
-    out: &mut [u8],
-    mut read: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
-) -> Result<(), ReadError> {
-    let end = addr.checked_add(to_u64(out.len())).ok_or(ReadError::Hole(addr))?;
-    let mut at = addr;
-    for extent in extents::overlapping(extents, addr, end) {
-        zero_gap(extents, size, addr, at..extent.start, out)?;
-        let part = slice(addr, extent.start, extent.end, out);
-        let len = part.len();
-        read(extent.offset, part).map_err(|source| ReadError::Io { addr: extent.start, len, source })?;
-        at = extent.end;
-    }
-    zero_gap(extents, size, addr, at..end, out)
-}
-
-/// Zeroes `gap`, which no extent holds, in `out`, provided that every page in it has bytes in an extent.
-fn zero_gap(
-    extents: &[Extent],
-    size: PageSize,
-    base: PhysAddr,
-    gap: Range<PhysAddr>,
-    out: &mut [u8],
-) -> Result<(), ReadError> {
-    if gap.is_empty() {
-        return Ok(());
-    }
-    // Ends at the first page that lies inside the gap, so this looks at three pages at most.
-    for pfn in size.pfn_of(gap.start).0..size.pfn_end_of(gap.end).0 {
-        let start = size.addr_of(Pfn(pfn)).unwrap_or(gap.start);
-        let end = start.checked_add(size.bytes()).unwrap_or(PhysAddr(u64::MAX));
-        if extents::overlapping(extents, start, end).next().is_none() {
-            return Err(ReadError::Hole(start.max(gap.start)));
-        }
-    }
-    slice(base, gap.start, gap.end, out).fill(0);
-    Ok(())
-}
-
-fn slice(base: PhysAddr, from: PhysAddr, to: PhysAddr, out: &mut [u8]) -> &mut [u8] {
-    let at = |addr: PhysAddr| to_usize(addr.0.saturating_sub(base.0));
-    out.get_mut(at(from)..at(to)).unwrap_or_default()
-}
-
-/// Reads up to `len` bytes; fewer only at the end of the file.
-fn read_up_to(file: &File, offset: u64, len: usize, what: &'static str) -> Result<Vec<u8>, VmcoreError> {
-    let mut bytes = vec![0; len];
-    let mut have = 0;
-    while let Some(rest) = bytes.get_mut(have..).filter(|rest| !rest.is_empty()) {
-        let at = offset.saturating_add(to_u64(have));
-        match file.read_at(rest, at) {
-            Ok(0) => break,
-            Ok(got) => have = have.saturating_add(got),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-            Err(source) => return Err(VmcoreError::Read { what, source }),
-        }
-    }
-    bytes.truncate(have);
-    Ok(bytes)
-}
-
-/// Reads program headers in batches and keeps those that matter, so that a hostile count costs no memory.
-fn read_segments(file: &File, phoff: u64, count: u64) -> Result<Vec<Segment>, VmcoreError> {
+/// Reads program headers in batches, keeps those of memory and notes, and counts all that are in the file.
+fn read_segments(file: &File, phoff: u64, count: u64) -> Result<(Vec<Segment>, u64), VmcoreError> {
     let mut segments = Vec::new();
     let mut index = 0;
     let count = count.min(MAX_SEGMENTS);
@@ -348,75 +192,19 @@ fn read_segments(file: &File, phoff: u64, count: u64) -> Result<Vec<Segment>, Vm
         let Some(offset) = elf::table_offset(phoff, index) else { break };
         let bytes = read_up_to(file, offset, elf::table_len(batch), "program headers")?;
         let got = elf::parse_segments(&bytes)?;
-        let short = to_u64(got.len()) < batch;
-        segments.extend(got);
-        if short {
+        index = index.saturating_add(to_u64(got.len()));
+        segments.extend(got.iter().filter(|segment| !matches!(segment.kind, SegmentKind::Other(_))));
+        if to_u64(got.len()) < batch {
             break;
         }
-        index = index.saturating_add(batch);
     }
-    Ok(segments)
-}
-
-/// Lists the notes of all PT_NOTE segments. A note that cannot be read ends its segment, no more.
-fn index_notes(file: &File, file_len: u64, segments: &[Segment], anomalies: &mut Vec<Anomaly>) -> NoteIndex {
-    let mut index = NoteIndex::default();
-    let mut seen = 0_usize; // with those that are left out, which a hostile core has without end
-    let (mut device_dumps, mut left_out) = (0_u64, 0_u64);
-    for segment in segments.iter().filter(|segment| segment.kind == SegmentKind::Note) {
-        let mut at = segment.offset;
-        let end = segment.offset.saturating_add(segment.filesz);
-        while at < end && seen < MAX_NOTES {
-            seen = seen.saturating_add(1);
-            match read_note(file, at) {
-                Some(note) if at.saturating_add(note.len) <= end.min(file_len) => {
-                    at = at.saturating_add(note.len);
-                    if note.kind == NoteKind::DeviceDump {
-                        let sum = device_dumps.saturating_add(note.len);
-                        if sum > MAX_DEVICE_DUMPS {
-                            left_out = left_out.saturating_add(note.len);
-                            continue;
-                        }
-                        device_dumps = sum;
-                    }
-                    index.notes.push(note);
-                }
-                None if read_up_to(file, at, 1, "notes").is_ok_and(|bytes| !bytes.is_empty()) => break,
-                _ => {
-                    let bytes = end.saturating_sub(at);
-                    anomalies.push(Anomaly::NotesPastEnd { offset: at, bytes });
-                    break;
-                }
-            }
-        }
-    }
-    if left_out > 0 {
-        anomalies.push(Anomaly::DeviceDumpsLeftOut { bytes: left_out });
-    }
-    index
-}
-
-/// The note at `offset`, or `None` for padding (zeros) and for bytes that cannot be read.
-fn read_note(file: &File, offset: u64) -> Option<Note> {
-    let bytes = read_up_to(file, offset, note::HEADER_LEN, "note header").ok()?;
-    let header = NoteHeader::parse(&bytes).filter(|header| !header.is_empty())?;
-    let name_at = offset.checked_add(to_u64(note::HEADER_LEN))?;
-    let name = read_up_to(file, name_at, header.name_to_read(), "note name").ok()?;
-    header.locate(offset, &name)
-}
-
-fn read_vmcoreinfo(file: &File, notes: &NoteIndex) -> VmcoreInfo {
-    let found = notes.notes.iter().find(|note| note.kind == NoteKind::VmcoreInfo);
-    let text = found.and_then(|note| {
-        let len = to_usize(note.desc_len).min(vmcoreinfo::MAX_LEN);
-        read_up_to(file, note.desc_offset, len, "VMCOREINFO").ok()
-    });
-    VmcoreInfo::parse(&text.unwrap_or_default())
+    Ok((segments, index))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::Pfn;
     use crate::source::testing::CoreFile;
 
     const PAGE: usize = 4096;
@@ -531,6 +319,19 @@ mod tests {
         let core = Vmcore::open(file.path(), Access::Pread).unwrap();
         assert!(core.notes().is_empty());
         assert!(matches!(core.anomalies(), [Anomaly::NotesPastEnd { offset: 4096, .. }]));
+    }
+
+    #[test]
+    fn notes_together_are_bounded() {
+        let big = vec![0; 9 << 20];
+        let core = CoreFile::new()
+            .memory(0x1000, 1, 1)
+            .note("CORE", 1, &[1; 336])
+            .note("X", 9, &big)
+            .note("X", 9, &big);
+        let core = open(&core, Access::Pread);
+        assert_eq!(core.notes().notes.len(), 2);
+        assert!(matches!(core.anomalies(), [Anomaly::NotesLeftOut { bytes }] if *bytes > 9 << 20));
     }
 
     #[test]
