@@ -176,22 +176,22 @@ pub fn request(core: &Vmcore, kernel: &Kernel<'_>, config: &Config, summary: &mu
 }
 
 /// Takes room for `result.json` before the dump takes all there is: what went wrong must be told on a full disk too.
-fn reserve_result(target: &mut dyn Target) -> Option<Box<dyn Sink>> {
-    let mut sink = target.create(Artifact::Result).ok()?;
-    sink.reserve(RESULT_ROOM).ok()?;
-    Some(sink)
+fn reserve_result(target: &mut dyn Target) -> Result<Box<dyn Sink>, TargetError> {
+    let mut sink = target.create(Artifact::Result)?;
+    if let Err(error) = sink.reserve(RESULT_ROOM) {
+        log::warn!("no room for result.json: {}", crate::log::chain(&error));
+    }
+    Ok(sink)
 }
 
 /// Writes `result.json` and lets go of the target. The outcome stands, whatever happens here.
-fn save_result(mut target: Box<dyn Target>, sink: Option<Box<dyn Sink>>, summary: &mut Summary) {
+fn save_result(mut target: Box<dyn Target>, sink: Result<Box<dyn Sink>, TargetError>, summary: &mut Summary) {
     summary.peak_memory_bytes = budget::peak_memory();
-    let write = |mut sink: Box<dyn Sink>| {
-        sink.write_at(0, summary.to_json().as_bytes())?;
-        sink.sync()
-    };
-    let written = sink.map(write).transpose();
-    let saved = written.map_err(|source| TargetError::Sink { name: Artifact::Result.name(), source });
-    if let Err(error) = saved.and_then(|_| target.publish(Artifact::Result)) {
+    let written = sink.and_then(|mut sink| {
+        let result = sink.write_at(0, summary.to_json().as_bytes()).and_then(|()| sink.sync());
+        result.map_err(|source| TargetError::Sink { name: Artifact::Result.name(), source })
+    });
+    if let Err(error) = written.and_then(|()| target.publish(Artifact::Result)) {
         log::error!("result.json not saved: {}", crate::log::chain(&error));
     }
     if let Err(error) = target.close() {

@@ -87,9 +87,8 @@ pub fn notes(dump: &Path) -> Result<Vec<(String, u32, u32)>> {
 
 /// The kernel log that makedumpfile finds in a dump.
 pub fn makedumpfile_dmesg(dump: &Path) -> Result<Vec<u8>> {
-    let out = dump.with_extension("makedumpfile-dmesg");
-    // makedumpfile appends to a file that is there.
-    let _ = fs::remove_file(&out);
+    let work = tempfile::tempdir()?;
+    let out = work.path().join("dmesg");
     command(&makedumpfile()?.to_string_lossy()).arg("--dump-dmesg").args([dump, &out]).run()?;
     fs::read(&out).with_context(|| format!("reading {}", out.display()))
 }

@@ -42,6 +42,8 @@ pub struct Config {
     pub wait: u32,
     /// `[capture] cpus`.
     pub cpus: u32,
+    /// `[capture] stall_timeout`, in seconds.
+    pub stall_timeout: u32,
     /// `[finish] action`.
     pub action: String,
     /// `[image] compress`.
@@ -56,6 +58,7 @@ impl Default for Config {
             device: "LABEL=dump".into(),
             wait: 30,
             cpus: 1,
+            stall_timeout: 300,
             action: "reboot".into(),
             image_compress: "gzip".into(),
         }
@@ -64,12 +67,12 @@ impl Default for Config {
 
 impl Config {
     fn toml(&self, append: &str) -> String {
-        let Self { level, compress, device, wait, cpus, action, image_compress } = self;
+        let Self { level, compress, device, wait, cpus, stall_timeout, action, image_compress } = self;
         format!(
             "[dump]\nlevel = {level}\ncompress = {compress:?}\n\n\
              [[target]]\ntype = \"filesystem\"\ndevice = {device:?}\npath = {DUMPS:?}\nfstype = \"ext4\"\n\
              wait = {wait}\n\n\
-             [capture]\ncpus = {cpus}\ncmdline_append = {append:?}\ncmdline_remove = []\n\n\
+             [capture]\ncpus = {cpus}\nstall_timeout = {stall_timeout}\ncmdline_append = {append:?}\ncmdline_remove = []\n\n\
              [finish]\naction = {action:?}\n\n\
              [image]\ncompress = {image_compress:?}\nmodules = [\"virtio_pci\", \"virtio_blk\"]\n"
         )

@@ -25,6 +25,9 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Seconds; a level-0 zlib dump of an emulated guest takes several times as long.
+const STALL_TIMEOUT: u32 = 8;
+
 fn full() -> bool {
     std::env::var("AFTERIMAGE_FULL").is_ok_and(|full| full == "1")
 }
@@ -63,12 +66,17 @@ fn every_level_and_compression_saves_all_memory() -> Result<()> {
 
 /// Saves a crash at a level that keeps all memory and compares every page with a raw copy of it.
 fn whole_memory(series: &str, level: u8, compress: &str) -> Result<()> {
+    // Slow enough that PID 1 would give it up if no heartbeat reached it.
+    let slow = (level, compress) == (0, "zlib");
     let kernel = Kernel::of_series(series)?;
     let name = format!("{series}-level{level}-{}", compress.replace(':', ""));
     let mut scenario = Scenario::new(&name, &kernel);
     scenario.raw_copy = true;
     scenario.config.level = level;
     scenario.config.compress = compress.into();
+    if slow {
+        scenario.config.stall_timeout = STALL_TIMEOUT;
+    }
     let outcome = scenario.run()?;
     outcome.ensure_final_action("reboot")?;
 
@@ -77,6 +85,10 @@ fn whole_memory(series: &str, level: u8, compress: &str) -> Result<()> {
     let result = dump.result()?;
     let said = result.get("outcome").and_then(serde_json::Value::as_str);
     ensure!(said == Some("complete"), "result.json: {result:#}");
+    if slow {
+        let seconds = result.pointer("/seconds/dump").and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+        ensure!(seconds > f64::from(STALL_TIMEOUT), "the dump took {seconds} s: heartbeats did not matter");
+    }
     ensure_log(&outcome, dump)?;
 
     let comparison = readers::compare(outcome.raw()?, &dump.file("vmcore"), &outcome.seed)?;

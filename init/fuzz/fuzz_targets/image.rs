@@ -113,6 +113,9 @@ fn seeds() -> Vec<Vec<u8>> {
         .to_vec()
 }
 
+/// Name, type, flags, bytes, link and info, alignment and entry size.
+type Section<'a> = (&'a str, u32, u64, &'a [u8], [u32; 2], [u64; 2]);
+
 /// A relocatable x86_64 ELF file: code, something to strip, a symbol, a relocation.
 fn module() -> Vec<u8> {
     let names = b"\0.text\0.debug_info\0.symtab\0.strtab\0.shstrtab\0.rela.text\0";
@@ -121,8 +124,7 @@ fn module() -> Vec<u8> {
     put(&mut symbols, 24, &[1, 0, 0, 0, 0x12, 0, 1]); // "f", a global function in section 1
     let mut relocation = [0; 24];
     put(&mut relocation, 8, &(1_u64 << 32 | 2).to_le_bytes());
-    // (name, type, flags, bytes, [link, info], [alignment, entry size])
-    let sections: [(&str, u32, u64, &[u8], [u32; 2], [u64; 2]); 6] = [
+    let sections: [Section<'_>; 6] = [
         (".text", 1, 6, &[0x90; 32], [0, 0], [16, 0]),
         (".debug_info", 1, 0, &[1; 64], [0, 0], [1, 0]),
         (".symtab", 2, 0, &symbols, [4, 1], [8, 24]),
@@ -137,7 +139,7 @@ fn module() -> Vec<u8> {
         let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
         table.extend(u32::try_from(name(section)).unwrap().to_le_bytes());
         table.extend(kind.to_le_bytes());
-        table.extend(words([
+        table.extend(words(&[
             flags,
             0,
             u64::try_from(out.len()).unwrap(),
