@@ -15,12 +15,18 @@ need() {
 
 install_package() {
     [ "$(id -u)" = 0 ] || die "the package $1 is needed: install it, or run as root"
+    update_lists
     say "installing $1"
-    local apt=(apt-get install -y -qq --no-install-recommends "$1")
-    export DEBIAN_FRONTEND=noninteractive
-    # A fresh machine has no package lists, or old ones.
-    "${apt[@]}" >/dev/null 2>&1 || { apt-get update -qq >&2 && "${apt[@]}" >/dev/null; } ||
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null ||
         die "the package $1 cannot be installed"
+}
+
+# Once for a script and those that it starts: a fresh machine has no package lists, or lists with old compilers.
+update_lists() {
+    [ -z "${AFTERIMAGE_LISTS_ARE_NEW:-}" ] || return 0
+    say "refreshing the package lists"
+    apt-get update -qq >&2
+    export AFTERIMAGE_LISTS_ARE_NEW=1
 }
 
 # A Rust toolchain and a C compiler (zstd and xz are C).

@@ -8,6 +8,8 @@ use object::build::elf::Builder;
 /// `struct module_signature` and the marker that end a signed module (include/linux/module_signature.h).
 const MARKER: &[u8] = b"~Module signature appended~\n";
 const SIGNATURE_INFO_LEN: usize = 12;
+/// Largest alignment that a module's sections have: a page.
+const MAX_ALIGN: u64 = 4096;
 
 /// The module without its signature and without sections that it does not need to run. A module that cannot be
 /// taken apart stays as it is, less its signature.
@@ -31,8 +33,15 @@ fn without_signature(module: &[u8]) -> &[u8] {
     parse().unwrap_or(module)
 }
 
-fn without_sections(module: &[u8]) -> Result<Vec<u8>, object::build::Error> {
-    let mut builder = Builder::read(module)?;
+fn without_sections(module: &[u8]) -> Result<Vec<u8>, String> {
+    let mut builder = Builder::read(module).map_err(|error| error.to_string())?;
+    // The writer pads to any alignment that a section claims.
+    if let Some(section) = builder.sections.iter().find(|section| section.sh_addralign > MAX_ALIGN) {
+        return Err(format!("a section is aligned to {} bytes", section.sh_addralign));
+    }
+    if builder.segments.iter().next().is_some() {
+        return Err("it has segments, so it is no relocatable module".to_owned());
+    }
     for section in &mut builder.sections {
         let name = section.name.as_slice();
         let unneeded = name.starts_with(b".debug_")
@@ -43,7 +52,7 @@ fn without_sections(module: &[u8]) -> Result<Vec<u8>, object::build::Error> {
     builder.delete_orphans();
     builder.delete_unused_versions();
     let mut out = Vec::new();
-    builder.write(&mut out)?;
+    builder.write(&mut out).map_err(|error| error.to_string())?;
     Ok(out)
 }
 

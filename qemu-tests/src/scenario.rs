@@ -26,8 +26,8 @@ const DUMPS: &str = "/var/crash";
 /// Room for an uncompressed dump of everything.
 const DISK_SIZE: u64 = 2 << 30;
 /// Emulated, on a loaded machine.
-const BOOT: Duration = Duration::from_secs(240);
-const CAPTURE: Duration = Duration::from_secs(900);
+const BOOT: Duration = Duration::from_mins(4);
+const CAPTURE: Duration = Duration::from_mins(15);
 
 /// config.toml of the capture, as far as tests vary it.
 #[derive(Clone, Debug)]

@@ -9,6 +9,9 @@ use crate::format::elf::{Segment, SegmentKind};
 /// over more than that is a lie that would fill the target.
 const MAX_PHYSICAL: u64 = 1 << 52;
 
+/// Lies that are listed one by one; a hostile core has a million.
+const MAX_ANOMALIES: usize = 64;
+
 /// Bytes of memory at a place in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
@@ -51,6 +54,11 @@ pub enum Anomaly {
         paddr: u64,
         /// Bytes that both claim.
         bytes: u64,
+    },
+    /// More of the like, which are not listed.
+    More {
+        /// How many.
+        anomalies: usize,
     },
     /// A note segment that is cut short.
     NotesPastEnd {
@@ -105,6 +113,10 @@ pub(super) fn from_segments(segments: &[Segment], file_len: u64) -> (Vec<Extent>
             anomalies.push(Anomaly::Overlap { paddr: extent.start.0, bytes: shared });
             out.push(Extent { start: taken, offset: extent.offset.saturating_add(shared), ..extent });
         }
+    }
+    if let Some(more @ 1..) = anomalies.len().checked_sub(MAX_ANOMALIES) {
+        anomalies.truncate(MAX_ANOMALIES);
+        anomalies.push(Anomaly::More { anomalies: more });
     }
     (out, anomalies)
 }

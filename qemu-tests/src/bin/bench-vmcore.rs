@@ -26,8 +26,8 @@ const SYMBOLS: usize = 400 << 20;
 /// Names the content of the file: to be counted up when that changes.
 const NAME: &str = "vmcore-1";
 /// Emulated, on a loaded machine.
-const BOOT: Duration = Duration::from_secs(300);
-const COPY: Duration = Duration::from_secs(900);
+const BOOT: Duration = Duration::from_mins(5);
+const COPY: Duration = Duration::from_mins(15);
 
 /// No target appears, so the capture ends soon after the copy.
 const CONFIG: &str = "[[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=absent\"\npath = \"/\"\n\
