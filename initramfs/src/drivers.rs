@@ -16,7 +16,7 @@ use crate::modules::ModuleTree;
 pub enum DriversError {
     /// The device is not on this host.
     #[error(
-        "target device: name its modules in image.modules (and target.fstype) to build for another machine"
+        "the target device is not on this host; to build for another machine, name image.modules and target.fstype"
     )]
     Device(#[from] block::NotFound),
     /// A device on other devices.

@@ -35,7 +35,7 @@ pub enum ImageError {
         source: io::Error,
     },
     /// The configuration is refused.
-    #[error("configuration {path}:\n{source}")]
+    #[error("configuration {path}")]
     Config {
         /// Which file.
         path: PathBuf,

@@ -194,7 +194,7 @@ pub enum Strip {
 
 /// Why a configuration is refused: TOML syntax, an unknown key, a value that cannot be; names line and reason.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
+#[error("{}", .0.to_string().trim_end())]
 pub struct ConfigError(Box<toml::de::Error>);
 
 fn default_path() -> String {
