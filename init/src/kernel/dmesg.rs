@@ -177,7 +177,7 @@ impl<'a, 'm> Ring<'a, 'm> {
         Ok(ring)
     }
 
-    /// Writes the records as text, the oldest first; see [`write`].
+    /// Writes the records as text, the oldest first; see [`write()`].
     pub fn write(&self, out: &mut dyn Write) -> Result<DmesgStats, DmesgError> {
         let mut stats = DmesgStats::default();
         let mut text = Vec::new();
