@@ -1,10 +1,13 @@
 //! The two images that are not the product: the production initramfs, and the capture image with a wrapper
 //! around its `/init` that first copies `/proc/vmcore` as it is.
+//!
+//! They are put together with the product's own module closure and cpio writer: a mistake there keeps the production
+//! system from its disk, and the test from passing.
 
 use crate::binaries::Binaries;
-use crate::cpio::{self, Archive};
 use crate::kernel::Kernel;
-use crate::modules::{ModuleIndex, content};
+use afterimage::cpio::{self, Entry, Kind};
+use afterimage::modules::ModuleTree;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::Path;
@@ -17,25 +20,23 @@ pub const SLEEPER: &str = "witness-sleeper"; // 15 bytes: the longest comm there
 
 /// The initramfs of the production system.
 pub fn production(kernel: &Kernel, binaries: &Binaries) -> Result<Vec<u8>> {
-    let mut archive = Archive::default();
-    for directory in ["/dev", "/proc", "/sys", "/tmp", "/disk", "/modules"] {
-        archive.directory(directory)?;
-    }
-    archive.character_device("/dev/console", 5, 1)?;
-    archive.character_device("/dev/null", 1, 3)?;
-    archive.file("/init", 0o755, &read(&binaries.production_init)?)?;
-    archive.symlink(&format!("/{SLEEPER}"), "/init")?;
-    archive.file("/afterimage", 0o755, &read(&binaries.afterimage)?)?;
+    let entry = |path: &str, kind| Entry { path: path.into(), mode: 0o755, kind };
+    let mut entries: Vec<Entry> =
+        ["dev", "proc", "sys", "tmp", "disk"].map(|path| entry(path, Kind::Directory)).into();
+    entries.push(entry("dev/console", Kind::CharDevice(5, 1)));
+    entries.push(entry("dev/null", Kind::CharDevice(1, 3)));
+    entries.push(Entry::file("init", 0o755, read(&binaries.production_init)?));
+    entries.push(Entry::file(SLEEPER, 0o755, read(&binaries.production_init)?));
+    entries.push(Entry::file("afterimage", 0o755, read(&binaries.afterimage)?));
+    let tree = ModuleTree::read(&kernel.modules())?;
     let mut order = String::new();
-    for module in ModuleIndex::read(&kernel.modules())?.closure(&MODULES)? {
-        let name = module.file_name().unwrap_or_default().to_string_lossy();
-        let path = format!("/modules/{}", name.trim_end_matches(".xz"));
-        archive.file(&path, 0o644, &content(&module)?)?;
-        order.push_str(&path);
-        order.push('\n');
+    for module in tree.closure(&MODULES.map(str::to_owned))? {
+        let path = format!("/modules/{}.ko", module.name);
+        order.extend([if module.optional { "-" } else { "" }, &path, "\n"]);
+        entries.push(Entry::file(&path, 0o644, tree.load(&module)?));
     }
-    archive.file("/modules/order", 0o644, order.as_bytes())?;
-    archive.finish()
+    entries.push(Entry::file("modules/order", 0o644, order.into_bytes()));
+    Ok(cpio::write(&entries))
 }
 
 /// A capture image followed by an archive that holds `/wrapper`. The kernel unpacks one after the other: a
@@ -43,9 +44,7 @@ pub fn production(kernel: &Kernel, binaries: &Binaries) -> Result<Vec<u8>> {
 pub fn with_wrapper(capture_image: &Path, binaries: &Binaries) -> Result<Vec<u8>> {
     let mut image = read(capture_image)?;
     cpio::pad(&mut image);
-    let mut archive = Archive::default();
-    archive.file("/wrapper", 0o755, &read(&binaries.production_init)?)?;
-    image.extend(archive.finish()?);
+    image.extend(cpio::write(&[Entry::file("wrapper", 0o755, read(&binaries.production_init)?)]));
     Ok(image)
 }
 

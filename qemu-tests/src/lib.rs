@@ -6,19 +6,18 @@
 //! ```
 //!
 //! Nothing here interprets a dump: that is left to crash, drgn and makedumpfile, so that the product's own reader is
-//! never its own judge. The product is used through its command line only.
+//! never its own judge. Of the product only the image builder's parts are used
+//! as a library; everything else goes through its command line.
 
 pub mod accel;
 pub mod binaries;
 pub mod cache;
 pub mod command;
 pub mod console;
-pub mod cpio;
 pub mod disk;
 pub mod initramfs;
 pub mod kernel;
 pub mod marker;
-pub mod modules;
 pub mod outcome;
 pub mod readers;
 pub mod scenario;

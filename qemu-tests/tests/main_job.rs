@@ -45,6 +45,12 @@ fn kernel_6_12_is_saved_whole() -> Result<()> {
 }
 
 #[test]
+fn a_kernel_with_its_storage_stack_in_modules_is_saved_whole() -> Result<()> {
+    let _alone = alone();
+    whole_memory("6.1-generic", 1, "zstd:1")
+}
+
+#[test]
 fn every_level_and_compression_saves_all_memory() -> Result<()> {
     let _alone = alone();
     if !full() {

@@ -35,24 +35,28 @@ impl Codec {
     /// will not take is stored as it is.
     pub(super) fn append(&mut self, page: &[u8], out: &mut Vec<u8>) -> Compression {
         let start = out.len();
-        // One byte less than the page: what does not fit is not worth it, and readers take no more than a page.
-        let room = page.len().saturating_sub(1);
-        out.resize(start.saturating_add(room), 0);
-        let place = out.get_mut(start..).unwrap_or_default();
-        let packed = match self {
-            Self::Zstd(context) => {
-                context.compress_to_buffer(page, place).ok().map(|len| (len, Compression::Zstd))
+        if !matches!(self, Self::None) {
+            // One byte less than the page: what does not fit is not worth it, and readers take no more than a page.
+            let room = page.len().saturating_sub(1);
+            out.resize(start.saturating_add(room), 0);
+            let place = out.get_mut(start..).unwrap_or_default();
+            if let Some((len, compression)) = self.pack(page, place) {
+                out.truncate(start.saturating_add(len));
+                return compression;
             }
-            Self::Zlib(context) => deflate(context, page, place).map(|len| (len, Compression::Zlib)),
-            Self::None => None,
-        };
-        if let Some((len, compression)) = packed {
-            out.truncate(start.saturating_add(len));
-            return compression;
+            out.truncate(start);
         }
-        out.truncate(start);
         out.extend_from_slice(page);
         Compression::Raw
+    }
+
+    /// Compresses `page` into `place`; `None` if it does not fit.
+    fn pack(&mut self, page: &[u8], place: &mut [u8]) -> Option<(usize, Compression)> {
+        match self {
+            Self::Zstd(context) => Some((context.compress_to_buffer(page, place).ok()?, Compression::Zstd)),
+            Self::Zlib(context) => Some((deflate(context, page, place)?, Compression::Zlib)),
+            Self::None => None,
+        }
     }
 }
 

@@ -18,7 +18,8 @@ use crate::addr::{PageSize, Pfn, PfnRange, PhysAddr};
 pub use extents::Anomaly;
 pub use kdump::{Kdump, KdumpOpenError};
 pub use notes::NoteIndex;
-pub use vmcore::{Access, Vmcore, VmcoreError};
+pub use pages::Access;
+pub use vmcore::{Vmcore, VmcoreError};
 
 /// Why bytes of memory could not be read.
 #[derive(Debug, thiserror::Error)]

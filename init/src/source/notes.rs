@@ -53,7 +53,7 @@ impl NoteIndex {
                             left_out = left_out.saturating_add(note.len);
                         }
                     }
-                    None if read_up_to(file, at, 1, "notes").is_ok_and(|bytes| !bytes.is_empty()) => break,
+                    None if read_up_to(file, at, 1).is_ok_and(|bytes| !bytes.is_empty()) => break,
                     _ => {
                         let bytes = end.saturating_sub(at);
                         anomalies.push(Anomaly::NotesPastEnd { offset: at, bytes });
@@ -73,7 +73,7 @@ impl NoteIndex {
         let found = self.notes.iter().find(|note| note.kind == NoteKind::VmcoreInfo);
         let text = found.and_then(|note| {
             let len = to_usize(note.desc_len).min(vmcoreinfo::MAX_LEN);
-            read_up_to(file, note.desc_offset, len, "VMCOREINFO").ok()
+            read_up_to(file, note.desc_offset, len).ok()
         });
         VmcoreInfo::parse(&text.unwrap_or_default())
     }
@@ -100,9 +100,9 @@ impl NoteIndex {
 
 /// The note at `offset`, or `None` for padding (zeros) and for bytes that cannot be read.
 fn read_note(file: &File, offset: u64) -> Option<Note> {
-    let bytes = read_up_to(file, offset, note::HEADER_LEN, "note header").ok()?;
+    let bytes = read_up_to(file, offset, note::HEADER_LEN).ok()?;
     let header = NoteHeader::parse(&bytes).filter(|header| !header.is_empty())?;
     let name_at = offset.checked_add(to_u64(note::HEADER_LEN))?;
-    let name = read_up_to(file, name_at, header.name_to_read(), "note name").ok()?;
+    let name = read_up_to(file, name_at, header.name_to_read()).ok()?;
     header.locate(offset, &name)
 }

@@ -8,9 +8,17 @@ use std::os::unix::fs::FileExt;
 
 use crate::addr::{PageSize, Pfn, PhysAddr, to_u64, to_usize};
 use crate::source::extents::{self, Extent};
-use crate::source::vmcore::{Access, VmcoreError};
 use crate::source::{PageReader, ReadError};
 use crate::sys::mmap::Window;
+
+/// How page data is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Mapped windows, with `pread` where mapping fails.
+    Mmap,
+    /// `pread` only: a page at a time in the kernel, so slow, but without any mapping.
+    Pread,
+}
 
 /// Bytes of memory that one reader maps at a time. Mapping costs the capture kernel a page-table entry per
 /// page; from 16 MiB on that no longer shows beside the copy.
@@ -131,12 +139,7 @@ fn slice(base: PhysAddr, from: PhysAddr, to: PhysAddr, out: &mut [u8]) -> &mut [
 }
 
 /// Reads up to `len` bytes; fewer only at the end of the file.
-pub(super) fn read_up_to(
-    file: &File,
-    offset: u64,
-    len: usize,
-    what: &'static str,
-) -> Result<Vec<u8>, VmcoreError> {
+pub(super) fn read_up_to(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     let mut have = 0;
     while let Some(rest) = bytes.get_mut(have..).filter(|rest| !rest.is_empty()) {
@@ -145,7 +148,7 @@ pub(super) fn read_up_to(
             Ok(0) => break,
             Ok(got) => have = have.saturating_add(got),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-            Err(source) => return Err(VmcoreError::Read { what, source }),
+            Err(error) => return Err(error),
         }
     }
     bytes.truncate(have);

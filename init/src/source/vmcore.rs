@@ -10,7 +10,7 @@ use crate::format::elf::{self, ElfError, PhNum, Segment, SegmentKind};
 use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::source::extents::{self, Anomaly, Extent};
 use crate::source::notes::NoteIndex;
-use crate::source::pages::{WindowReader, fill, read_up_to};
+use crate::source::pages::{Access, WindowReader, fill, read_up_to};
 use crate::source::{PageReader, PhysicalMemory, ReadError};
 
 /// Most program headers that are read; a machine with a million memory ranges does not exist.
@@ -49,15 +49,6 @@ pub enum VmcoreError {
     NoMemory(u64),
 }
 
-/// How page data is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Mapped windows, with `pread` where mapping fails.
-    Mmap,
-    /// `pread` only: a page at a time in the kernel, so slow, but without any mapping.
-    Pread,
-}
-
 /// An open vmcore.
 #[derive(Debug)]
 pub struct Vmcore {
@@ -80,7 +71,7 @@ impl Vmcore {
     pub fn open(path: &Path, access: Access) -> Result<Self, VmcoreError> {
         let name = || path.display().to_string();
         let file = File::open(path).map_err(|source| VmcoreError::Open { path: name(), source })?;
-        let meta = file.metadata().map_err(|source| VmcoreError::Read { what: "length", source })?;
+        let meta = file.metadata().map_err(failed("length"))?;
         if !meta.is_file() {
             return Err(VmcoreError::NotAFile(name()));
         }
@@ -89,12 +80,13 @@ impl Vmcore {
 
     fn from_file(file: File, len: u64, access: Access) -> Result<Self, VmcoreError> {
         let mut anomalies = Vec::new();
-        let head = read_up_to(&file, 0, elf::HEADER_LEN, "ELF header")?;
+        let head = read_up_to(&file, 0, elf::HEADER_LEN).map_err(failed("ELF header"))?;
         let header = elf::Header::parse(&head)?;
         let claimed = match header.phnum {
             PhNum::Direct(count) => count,
             PhNum::InSectionHeader(at) => {
-                let bytes = read_up_to(&file, at, elf::SECTION_HEADER_LEN, "section header 0")?;
+                let bytes =
+                    read_up_to(&file, at, elf::SECTION_HEADER_LEN).map_err(failed("section header 0"))?;
                 elf::phnum_of_section_header(&bytes)?
             }
         };
@@ -190,7 +182,7 @@ fn read_segments(file: &File, phoff: u64, count: u64) -> Result<(Vec<Segment>, u
     while index < count {
         let batch = SEGMENT_BATCH.min(count.saturating_sub(index));
         let Some(offset) = elf::table_offset(phoff, index) else { break };
-        let bytes = read_up_to(file, offset, elf::table_len(batch), "program headers")?;
+        let bytes = read_up_to(file, offset, elf::table_len(batch)).map_err(failed("program headers"))?;
         let got = elf::parse_segments(&bytes)?;
         index = index.saturating_add(to_u64(got.len()));
         segments.extend(got.iter().filter(|segment| !matches!(segment.kind, SegmentKind::Other(_))));
@@ -199,6 +191,10 @@ fn read_segments(file: &File, phoff: u64, count: u64) -> Result<(Vec<Segment>, u
         }
     }
     Ok((segments, index))
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> VmcoreError {
+    move |source| VmcoreError::Read { what, source }
 }
 
 #[cfg(test)]

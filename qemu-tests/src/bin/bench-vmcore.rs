@@ -4,12 +4,12 @@
 //! its initramfs, whose content the kernel keeps as pages of files, and whose own pages stay behind as free ones with
 //! old content. Prints the path of the copy; one that is there is kept.
 
+use afterimage::cpio::{self, Entry};
 use anyhow::{Context, Result, bail};
 use qemu_tests::accel::Accel;
 use qemu_tests::binaries::Binaries;
 use qemu_tests::cache::cache;
 use qemu_tests::command::{Run, command};
-use qemu_tests::cpio::{self, Archive};
 use qemu_tests::disk::Disk;
 use qemu_tests::initramfs;
 use qemu_tests::kernel::Kernel;
@@ -110,18 +110,17 @@ fn capture_image(dir: &Path, image: &Path, kernel: &Kernel, binaries: &Binaries)
 
 /// The modules of the kernel and a large part of its symbols, as an archive for the page cache.
 fn ballast(kernel: &Kernel) -> Result<Vec<u8>> {
-    let mut archive = Archive::default();
-    archive.directory("/ballast")?;
+    let mut entries = Vec::new();
     let mut files = Vec::new();
     regular_files(&kernel.modules(), &mut files)?;
     files.sort();
     for (index, file) in files.iter().enumerate() {
-        archive.file(&format!("/ballast/{index}"), 0o644, &read(file)?)?;
+        entries.push(Entry::file(&format!("/ballast/{index}"), 0o644, read(file)?));
     }
     let symbols = read(&kernel.vmlinux())?;
     let Some(part) = symbols.get(..SYMBOLS) else { bail!("{} is short", kernel.vmlinux().display()) };
-    archive.file("/ballast/vmlinux", 0o644, part)?;
-    archive.finish()
+    entries.push(Entry::file("/ballast/vmlinux", 0o644, part.to_vec()));
+    Ok(cpio::write(&entries))
 }
 
 fn regular_files(directory: &Path, into: &mut Vec<PathBuf>) -> Result<()> {

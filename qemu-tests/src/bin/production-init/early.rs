@@ -30,10 +30,13 @@ pub(crate) fn kernel_mounts() -> Result<()> {
 /// Loads the modules that the file `list` names, one path a line, in its order.
 pub(crate) fn modules(list: &str) -> Result<()> {
     let order = fs::read_to_string(list).with_context(|| format!("reading {list}"))?;
-    for path in order.lines().filter(|line| !line.is_empty()) {
+    for line in order.lines().filter(|line| !line.is_empty()) {
+        // One of several providers of the same thing, which may refuse to load.
+        let (path, optional) = line.strip_prefix('-').map_or((line, false), |path| (path, true));
         let file = File::open(path).with_context(|| format!("opening {path}"))?;
         match finit_module(&file, c"", ModuleInitFlags::empty()) {
             Ok(()) | Err(Errno::EEXIST) => {}
+            Err(_) if optional => {}
             Err(error) => return Err(error).with_context(|| format!("loading {path}")),
         }
     }
