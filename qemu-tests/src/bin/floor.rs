@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use qemu_tests::kernel::Kernel;
 use qemu_tests::scenario::Scenario;
 
-const RANGE: core::ops::Range<u32> = 64..128;
+const RANGE: core::ops::Range<u32> = 48..96;
 
 fn main() -> Result<()> {
     let series = std::env::args().nth(1).unwrap_or_else(|| "6.1".into());
