@@ -47,6 +47,11 @@ need_guests() {
     need mke2fs e2fsprogs
     need depmod kmod
     need xz xz-utils
+    need mkfs.xfs xfsprogs
+    need mkfs.btrfs btrfs-progs
+    need mkfs.vfat dosfstools
+    need sfdisk fdisk
+    need mcopy mtools
 }
 
 # What judges dumps: crash, and a Python for drgn.

@@ -21,5 +21,6 @@ pub mod marker;
 pub mod outcome;
 pub mod readers;
 pub mod scenario;
+pub mod target_disk;
 pub mod vm;
 pub mod workdir;

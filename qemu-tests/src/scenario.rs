@@ -8,6 +8,7 @@ use crate::disk::Disk;
 use crate::initramfs;
 use crate::kernel::Kernel;
 use crate::outcome::{Dump, Outcome};
+use crate::target_disk::Format;
 use crate::vm::{Machine, Vm};
 use crate::workdir::WorkDir;
 use anyhow::{Context, Result, bail};
@@ -38,6 +39,8 @@ pub struct Config {
     pub compress: String,
     /// `[[target]] device`.
     pub device: String,
+    /// `[[target]] fstype`.
+    pub fstype: String,
     /// `[[target]] wait`, in seconds.
     pub wait: u32,
     /// `[capture] cpus`.
@@ -56,6 +59,7 @@ impl Default for Config {
             level: 1,
             compress: "zstd:1".into(),
             device: "LABEL=dump".into(),
+            fstype: "ext4".into(),
             wait: 30,
             cpus: 1,
             stall_timeout: 300,
@@ -67,10 +71,11 @@ impl Default for Config {
 
 impl Config {
     fn toml(&self, append: &str) -> String {
-        let Self { level, compress, device, wait, cpus, stall_timeout, action, image_compress } = self;
+        let Self { level, compress, device, fstype, wait, cpus, stall_timeout, action, image_compress } =
+            self;
         format!(
             "[dump]\nlevel = {level}\ncompress = {compress:?}\n\n\
-             [[target]]\ntype = \"filesystem\"\ndevice = {device:?}\npath = {DUMPS:?}\nfstype = \"ext4\"\n\
+             [[target]]\ntype = \"filesystem\"\ndevice = {device:?}\npath = {DUMPS:?}\nfstype = {fstype:?}\n\
              wait = {wait}\n\n\
              [capture]\ncpus = {cpus}\nstall_timeout = {stall_timeout}\ncmdline_append = {append:?}\ncmdline_remove = []\n\n\
              [finish]\naction = {action:?}\n\n\
@@ -100,6 +105,8 @@ pub struct Scenario {
     pub run: String,
     /// Whether `/proc/vmcore` is first copied as it is, to compare the dump with.
     pub raw_copy: bool,
+    /// A second disk that takes the dump.
+    pub target: Option<Format>,
     /// Whether there is a second, write-protected disk with an ext4 file system of [`READ_ONLY_UUID`].
     pub read_only_disk: bool,
 }
@@ -118,8 +125,18 @@ impl Scenario {
             config: Config::default(),
             run: String::new(),
             raw_copy: false,
+            target: None,
             read_only_disk: false,
         }
+    }
+
+    /// Lets a second disk take the dump.
+    #[must_use]
+    pub fn to(mut self, format: Format) -> Self {
+        self.config.device = format.device();
+        self.config.fstype = format.fstype().into();
+        self.target = Some(format);
+        self
     }
 
     /// Runs the crash to the end of the guest.
@@ -156,6 +173,10 @@ impl Scenario {
         disk.check().context("the file system that took the dump")?;
         let crash = dir.join("read-back");
         disk.read_back(DUMPS, &crash)?;
+        let dumps = match (self.target, others) {
+            (Some(format), [.., target]) => format.read_back(target, &dir.join("read-back-target"))?,
+            _ => Some(Dump::all_in(&crash.join("crash"))?),
+        };
         let raw = match others {
             [raw, ..] if self.raw_copy => Some(trim_raw(raw, &console)?),
             _ => None,
@@ -165,7 +186,7 @@ impl Scenario {
             seed,
             panic_to_exit: end.saturating_duration_since(panic),
             console,
-            dumps: Dump::all_in(&crash.join("crash"))?,
+            dumps: dumps.unwrap_or_default(),
             raw,
             work,
         };
@@ -217,6 +238,9 @@ impl Scenario {
         if self.raw_copy {
             let size = u64::from(self.memory_mib).saturating_add(64) << 20;
             disks.push(Disk::raw(&dir.join("raw.vmcore"), size)?);
+        }
+        if let Some(format) = self.target {
+            disks.push(format.make(&dir.join("target.img"))?);
         }
         if self.read_only_disk {
             let empty = tempfile::tempdir()?;

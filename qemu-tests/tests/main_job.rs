@@ -11,6 +11,7 @@ use qemu_tests::marker::{self, Kind};
 use qemu_tests::outcome::{Dump, Outcome};
 use qemu_tests::readers;
 use qemu_tests::scenario::{HOST, READ_ONLY_UUID, Scenario};
+use qemu_tests::target_disk::Format;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -168,6 +169,24 @@ fn registers_of_all_four_cpus_are_saved_after_a_panic_on_the_third() -> Result<(
         ensure!(all.contains(&format!("CPU: {cpu} ")), "crash bt -a lacks CPU {cpu}:\n{all}");
     }
     outcome.discard()
+}
+
+#[test]
+fn every_file_system_takes_a_dump() -> Result<()> {
+    let _alone = alone();
+    let kernel = Kernel::of_series("6.1")?;
+    for format in [Format::Xfs, Format::Btrfs, Format::Vfat] {
+        let outcome = Scenario::new(&format!("target-{}", format.fstype()), &kernel).to(format).run()?;
+        outcome.ensure_final_action("reboot")?;
+        outcome.ensure_said(&format!("target {} is /dev/", format.device()))?;
+        outcome.ensure_said("afterimage: complete: ")?;
+        // No tool reads XFS without mounting it: there the console and xfs_repair have to do.
+        if format != Format::Xfs {
+            ensure_log(&outcome, outcome.dump()?)?;
+        }
+        outcome.discard()?;
+    }
+    Ok(())
 }
 
 #[test]
