@@ -12,6 +12,7 @@ use crate::addr::to_usize;
 use crate::config::DeviceId;
 use crate::format::gpt::{self, Partition};
 use crate::format::superblock::{self, FileSystem};
+use crate::source::read_up_to;
 
 const POLL: Duration = Duration::from_millis(100);
 /// Entries in a table of sectors start at this LBA at the latest that is looked at.
@@ -118,18 +119,9 @@ fn read_table(file: &File, sector: u64) -> Option<Vec<Partition>> {
     header.parse_entries(&entries)
 }
 
-/// The first `len` bytes, or as many as there are.
+/// The first `len` bytes, or as many as can be had.
 fn read_head(file: &File, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    let mut have = 0_usize;
-    while let Some(rest) = bytes.get_mut(have..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, crate::addr::to_u64(have)) {
-            Ok(got) if got > 0 => have = have.saturating_add(got),
-            _ => break,
-        }
-    }
-    bytes.truncate(have);
-    bytes
+    read_up_to(file, 0, len).unwrap_or_default()
 }
 
 fn describe(devices: &[Device]) -> String {

@@ -19,6 +19,7 @@ pub use extents::Anomaly;
 pub use kdump::{Kdump, KdumpOpenError};
 pub use notes::NoteIndex;
 pub use pages::Access;
+pub(crate) use pages::read_up_to;
 pub use vmcore::{Vmcore, VmcoreError};
 
 /// Why bytes of memory could not be read.

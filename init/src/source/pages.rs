@@ -139,7 +139,7 @@ fn slice(base: PhysAddr, from: PhysAddr, to: PhysAddr, out: &mut [u8]) -> &mut [
 }
 
 /// Reads up to `len` bytes; fewer only at the end of the file.
-pub(super) fn read_up_to(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn read_up_to(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     let mut have = 0;
     while let Some(rest) = bytes.get_mut(have..).filter(|rest| !rest.is_empty()) {
