@@ -41,11 +41,6 @@ pub fn init_stderr(level: LevelFilter) {
     install(Output::Stderr, level);
 }
 
-/// Changes the least severe level that is printed.
-pub fn set_level(level: LevelFilter) {
-    log::set_max_level(level);
-}
-
 fn install(output: Output, level: LevelFilter) {
     let logger = LOGGER.get_or_init(|| Logger(output));
     if log::set_logger(logger).is_ok() {

@@ -9,6 +9,8 @@ use crate::budget::{self, Budget};
 use crate::config::{self, Config};
 use crate::dump::{self, Heartbeat, Request, Written};
 use crate::facts::Facts;
+use crate::format::elf::machine_name;
+use crate::format::kdump::Utsname;
 use crate::kernel::{Kernel, dmesg, uts};
 use crate::report::{Degradation, Lap, Outcome, Summary, seconds, utc};
 use crate::setup::modules;
@@ -52,7 +54,7 @@ pub fn capture(config: &Config, facts: &Facts, heartbeat: &Heartbeat<'_>, mut su
     let core =
         core.inspect_err(|error| summary.degrade(Degradation::Dump { cause: crate::log::chain(error) })).ok();
     let kernel = core.as_ref().map(|core| Kernel::new(core, core.info(), core.mappings()));
-    describe(core.as_ref(), kernel.as_ref(), facts, &mut summary);
+    let utsname = describe(core.as_ref(), kernel.as_ref(), facts, &mut summary);
     let directory = directory_name(core.as_ref(), &summary);
     let target = target::open_first(&config.target, &directory, heartbeat, &mut |what| summary.degrade(what));
     summary.seconds.open = lap.lap();
@@ -70,8 +72,8 @@ pub fn capture(config: &Config, facts: &Facts, heartbeat: &Heartbeat<'_>, mut su
         summary.seconds.dmesg = lap.lap();
         heartbeat();
     }
-    if let (Some(core), Some(kernel)) = (&core, &kernel) {
-        save_dump(core, kernel, config, target.as_mut(), heartbeat, &mut summary);
+    if let Some(core) = &core {
+        save_dump(core, &request(utsname, config), target.as_mut(), heartbeat, &mut summary);
         summary.seconds.dump = lap.lap();
     }
     summary.seconds.total = seconds(start.elapsed());
@@ -91,19 +93,32 @@ pub fn open_core(path: &Path, summary: &mut Summary) -> Result<Vmcore, VmcoreErr
     Ok(core)
 }
 
-/// Fills in who crashed and when. Memory first, facts where it is silent: the host's name may have changed since
+/// Fills in who crashed and when, and gives the kernel's name for the dump's header. Memory first, facts where it is silent: the host's name may have changed since
 /// the image was loaded.
-pub fn describe(core: Option<&Vmcore>, kernel: Option<&Kernel<'_>>, facts: &Facts, summary: &mut Summary) {
+pub fn describe(
+    core: Option<&Vmcore>,
+    kernel: Option<&Kernel<'_>>,
+    facts: &Facts,
+    summary: &mut Summary,
+) -> Utsname {
     let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let info = |key| core.and_then(|core| core.info().get(key)).and_then(known);
-    let utsname = kernel.and_then(|kernel| uts::discover(kernel).ok());
-    summary.host = utsname.and_then(|name| known(&name.nodename)).or_else(|| known(&facts.host));
+    let utsname = kernel.and_then(|kernel| {
+        let found = uts::discover(kernel);
+        found.map_err(|error| summary.degrade(Degradation::Utsname { cause: crate::log::chain(&error) })).ok()
+    });
+    let unknown = || {
+        core.map_or_else(Utsname::default, |core| uts::fallback(core.info(), machine_name(core.machine())))
+    };
+    let utsname = utsname.unwrap_or_else(unknown);
+    summary.host = known(&utsname.nodename).or_else(|| known(&facts.host));
     summary.kernel = info("OSRELEASE").or_else(|| known(&facts.release));
     summary.build_id = info("BUILD-ID");
     summary.boot_id = known(&facts.boot_id);
     summary.crash_time = core.and_then(|core| core.info().crash_time()).and_then(utc);
     summary.cpus = core.map_or(0, |core| core.notes().cpus());
     summary.memory_bytes = core.map_or(0, |core| dump::memory_bytes(core));
+    utsname
 }
 
 /// A capture's directory is named by the time of the crash; by the capture kernel's clock if that is unknown.
@@ -139,18 +154,16 @@ fn save_dmesg(kernel: &Kernel<'_>, target: &mut dyn Target, summary: &mut Summar
 
 fn save_dump(
     core: &Vmcore,
-    kernel: &Kernel<'_>,
-    config: &Config,
+    request: &Request,
     target: &mut dyn Target,
     heartbeat: &Heartbeat<'_>,
     summary: &mut Summary,
 ) {
-    let request = request(core, kernel, config, summary);
     summary.workers = request.budget.workers;
     let mut written = Written::default();
     let mut save = || -> Result<_, Box<dyn core::error::Error>> {
         let mut sink = target.create(Artifact::Vmcore)?;
-        dump::write(core, &request, sink.as_mut(), heartbeat, &mut written)?;
+        dump::write(core, request, sink.as_mut(), heartbeat, &mut written)?;
         drop(sink);
         target.publish(Artifact::Vmcore)?;
         Ok(())
@@ -167,11 +180,8 @@ fn save_dump(
 }
 
 /// What the dump is to be; the same for a capture and for `afterimage dump`.
-pub fn request(core: &Vmcore, kernel: &Kernel<'_>, config: &Config, summary: &mut Summary) -> Request {
-    let utsname = uts::discover(kernel).unwrap_or_else(|error| {
-        summary.degrade(Degradation::Utsname { cause: crate::log::chain(&error) });
-        uts::fallback(core.info(), crate::format::elf::machine_name(core.machine()))
-    });
+#[must_use]
+pub fn request(utsname: Utsname, config: &Config) -> Request {
     Request { level: config.dump.level, compress: config.dump.compress, utsname, budget: Budget::measure() }
 }
 

@@ -60,8 +60,8 @@ pub fn dump(input: &Path, out: &Path, config: &Config, force: bool) -> Result<Su
     let mut summary = Summary::new(config);
     let core = run::open_core(input, &mut summary)?;
     let kernel = Kernel::new(&core, core.info(), core.mappings());
-    run::describe(Some(&core), Some(&kernel), &Facts::default(), &mut summary);
-    let request = run::request(&core, &kernel, config, &mut summary);
+    let utsname = run::describe(Some(&core), Some(&kernel), &Facts::default(), &mut summary);
+    let request = run::request(utsname, config);
     summary.workers = request.budget.workers;
 
     let mut temporary = out.as_os_str().to_owned();

@@ -11,7 +11,6 @@ mod plan;
 mod progress;
 mod writer;
 
-use crate::addr::PageSize;
 use crate::budget::Budget;
 use crate::config::{Compress, DumpLevel};
 use crate::format::kdump::{LayoutError, Utsname};
@@ -93,7 +92,7 @@ pub fn write(
 #[must_use]
 pub fn memory_bytes(memory: &dyn PhysicalMemory) -> u64 {
     let pages = memory.ranges().iter().fold(0_u64, |sum, range| sum.saturating_add(range.pages()));
-    pages.saturating_mul(PageSize::bytes(memory.page_size()))
+    pages.saturating_mul(memory.page_size().bytes())
 }
 
 #[cfg(test)]
