@@ -46,6 +46,26 @@ fn kernel_6_12_is_saved_whole() -> Result<()> {
 }
 
 #[test]
+fn kernel_5_10_is_saved_whole() -> Result<()> {
+    let _alone = alone();
+    if !full() {
+        eprintln!("not run: kernel 5.10, the oldest; AFTERIMAGE_FULL=1 runs it");
+        return Ok(());
+    }
+    whole_memory("5.10", 1, "zstd:1")
+}
+
+#[test]
+fn kernel_7_2_is_saved_whole() -> Result<()> {
+    let _alone = alone();
+    if !full() {
+        eprintln!("not run: kernel 7.2, the newest; AFTERIMAGE_FULL=1 runs it");
+        return Ok(());
+    }
+    whole_memory("7.2", 1, "zstd:1")
+}
+
+#[test]
 fn a_kernel_with_its_storage_stack_in_modules_is_saved_whole() -> Result<()> {
     let _alone = alone();
     whole_memory("6.1-generic", 1, "zstd:1")
