@@ -51,6 +51,12 @@ impl<'a> Fields<'a> {
         self.bytes(offset, 4).map(BE::read_u32)
     }
 
+    /// Big-endian `u64` at `offset` (flattened dumps).
+    #[must_use]
+    pub fn u64_be(self, offset: usize) -> Option<u64> {
+        self.bytes(offset, 8).map(BE::read_u64)
+    }
+
     /// The text in `len` bytes at `offset`, up to the first NUL; bytes that are not UTF-8 are replaced.
     #[must_use]
     pub fn text(self, offset: usize, len: usize) -> Option<String> {

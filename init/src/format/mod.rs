@@ -3,6 +3,7 @@
 
 pub mod elf;
 pub mod fields;
+pub mod flattened;
 pub mod gpt;
 pub mod kdump;
 pub mod note;
