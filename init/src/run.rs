@@ -9,13 +9,12 @@ use crate::budget::{self, Budget};
 use crate::config::{self, Config};
 use crate::dump::{self, Heartbeat, Request, Written};
 use crate::facts::Facts;
-use crate::format::elf::machine_name;
 use crate::format::kdump::Utsname;
 use crate::kernel::{Kernel, dmesg, uts};
 use crate::report::{Degradation, Lap, Outcome, Summary, seconds, utc};
 use crate::setup::modules;
 use crate::sink::{Append, Sink};
-use crate::source::{Access, Vmcore, VmcoreError};
+use crate::source::{Access, Core, Vmcore, VmcoreError};
 use crate::target::{self, Artifact, Target, TargetError, name};
 
 const VMCORE: &str = "/proc/vmcore";
@@ -107,9 +106,7 @@ pub fn describe(
         let found = uts::discover(kernel);
         found.map_err(|error| summary.degrade(Degradation::Utsname { cause: crate::log::chain(&error) })).ok()
     });
-    let unknown = || {
-        core.map_or_else(Utsname::default, |core| uts::fallback(core.info(), machine_name(core.machine())))
-    };
+    let unknown = || core.map_or_else(Utsname::default, |core| uts::fallback(core.info(), core.machine()));
     let utsname = utsname.unwrap_or_else(unknown);
     summary.host = known(&utsname.nodename).or_else(|| known(&facts.host));
     summary.kernel = info("OSRELEASE").or_else(|| known(&facts.release));

@@ -3,11 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use capture::format::elf::machine_name;
 use capture::format::note::{self, NoteKind};
 use capture::format::vmcoreinfo::VmcoreInfo;
 use capture::kernel::Kernel;
-use capture::source::{Access, Kdump, KdumpOpenError, PhysicalMemory, Vmcore, VmcoreError};
+use capture::source::{Access, Core, Kdump, KdumpOpenError, PhysicalMemory, Vmcore, VmcoreError};
 
 /// Why a file cannot be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +106,7 @@ impl Input {
     #[must_use]
     pub fn machine(&self) -> String {
         match self {
-            Self::Vmcore(core) => machine_name(core.machine()).unwrap_or("unknown").to_owned(),
+            Self::Vmcore(core) => core.machine().unwrap_or("unknown").to_owned(),
             Self::Kdump(dump) => dump.header().utsname.machine.clone(),
         }
     }

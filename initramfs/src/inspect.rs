@@ -6,7 +6,7 @@ use std::io;
 use capture::format::kdump::Compression;
 use capture::kernel::{dmesg, uts};
 use capture::report::utc;
-use capture::source::Kdump;
+use capture::source::{Core, Kdump};
 
 use crate::input::Input;
 

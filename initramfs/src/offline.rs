@@ -12,7 +12,7 @@ use capture::facts::Facts;
 use capture::kernel::Kernel;
 use capture::report::{Outcome, Summary, seconds};
 use capture::run;
-use capture::source::VmcoreError;
+use capture::source::{Core, VmcoreError};
 use capture::target::file::FileSink;
 
 /// Why there is no dump, or none that is whole.

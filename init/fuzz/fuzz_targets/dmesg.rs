@@ -12,7 +12,7 @@ use afterimage_fuzz::build::{Load, elf_core, note, put};
 use afterimage_fuzz::{Scratch, take, take_u16};
 use capture::kernel::{Kernel, dmesg, uts};
 use capture::log::chain;
-use capture::source::{Access, Vmcore};
+use capture::source::{Access, Core, Vmcore};
 use libfuzzer_sys::fuzz_target;
 
 const BASE: u64 = 0xffff_8880_0000_1000;

@@ -10,7 +10,7 @@ use afterimage_fuzz::build::{Load, elf_core, note};
 use afterimage_fuzz::{Scratch, check_ranges, chosen_pages, page, take};
 use capture::addr::{Pfn, PhysAddr};
 use capture::log::chain;
-use capture::source::{Access, PhysicalMemory, ReadError, Vmcore};
+use capture::source::{Access, Core, PhysicalMemory, ReadError, Vmcore};
 use libfuzzer_sys::fuzz_target;
 
 /// Control bit: cut the file short once it is open.

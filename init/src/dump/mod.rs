@@ -16,7 +16,7 @@ use crate::config::{Compress, DumpLevel};
 use crate::format::kdump::{LayoutError, Utsname};
 use crate::report::PageCounts;
 use crate::sink::{Sink, SinkError};
-use crate::source::{PhysicalMemory, Vmcore};
+use crate::source::{Core, PhysicalMemory};
 
 pub use progress::Heartbeat;
 
@@ -65,7 +65,7 @@ pub enum DumpError {
 
 /// Writes a kdump-compressed dump of `core` to `sink`. `written` tells how far it came, whatever is returned.
 pub fn write(
-    core: &Vmcore,
+    core: &dyn Core,
     request: &Request,
     sink: &mut dyn Sink,
     heartbeat: &Heartbeat<'_>,

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::*;
 use crate::addr::{Pfn, to_usize};
 use crate::source::testing::CoreFile;
-use crate::source::{Access, Kdump, ReadError};
+use crate::source::{Access, Kdump, ReadError, Vmcore};
 
 /// A sink in memory that is full after `room` writes' worth of bytes.
 #[derive(Default)]

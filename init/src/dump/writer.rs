@@ -14,7 +14,7 @@ use crate::format::kdump::{Compression, DESC_LEN, Header, Layout, PageDesc};
 use crate::format::note::NoteKind;
 use crate::report::PageCounts;
 use crate::sink::{Sink, SinkError};
-use crate::source::{PhysicalMemory, Vmcore};
+use crate::source::Core;
 
 /// Bytes of page data between two syncs. Also bounds the dirty pages in the capture kernel's page cache.
 const SYNC_EVERY: u64 = 16 << 20;
@@ -50,7 +50,7 @@ impl<'a> KdumpWriter<'a> {
     /// The metadata pass: header (INCOMPLETE), notes, bitmaps, and the block of zeros.
     pub(super) fn start(
         sink: &'a mut dyn Sink,
-        core: &Vmcore,
+        core: &dyn Core,
         plan: &Plan,
         request: &Request,
         heartbeat: &Heartbeat<'_>,
@@ -195,7 +195,7 @@ impl<'a> KdumpWriter<'a> {
     }
 
     /// Copies the notes. One that cannot be read becomes zeros, which readers take as the end of the notes.
-    fn write_notes(&mut self, core: &Vmcore) -> Result<(), DumpError> {
+    fn write_notes(&mut self, core: &dyn Core) -> Result<(), DumpError> {
         let mut to = self.layout.notes_offset();
         for note in &core.notes().notes {
             let (mut from, end) = (note.offset, note.offset.saturating_add(note.len));
@@ -235,7 +235,7 @@ impl<'a> KdumpWriter<'a> {
 }
 
 /// The header of a dump that has just begun.
-fn header(core: &Vmcore, layout: &Layout, request: &Request) -> Header {
+fn header(core: &dyn Core, layout: &Layout, request: &Request) -> Header {
     let info = core.info();
     let notes_at = layout.notes_offset();
     let mut vmcoreinfo = (0, 0);

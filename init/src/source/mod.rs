@@ -13,7 +13,8 @@ mod vmcore;
 
 use std::io;
 
-use crate::addr::{PageSize, Pfn, PfnRange, PhysAddr};
+use crate::addr::{PageSize, Pfn, PfnRange, PhysAddr, VirtAddr};
+use crate::format::vmcoreinfo::VmcoreInfo;
 
 pub use extents::Anomaly;
 pub use kdump::{Kdump, KdumpOpenError};
@@ -61,6 +62,31 @@ pub trait PhysicalMemory: Sync {
 
     /// A reader for long runs of pages; each worker has its own.
     fn page_reader(&self) -> Box<dyn PageReader + '_>;
+
+    /// Calls `each` with the runs of pages in `pages` that are memory but that the source does not hold, in order: a
+    /// dump leaves pages out.
+    fn absent(&self, _pages: PfnRange, _each: &mut dyn FnMut(PfnRange)) {}
+}
+
+/// Memory with what a dump carries besides pages: a vmcore, or a dump that is to be filtered or converted again.
+pub trait Core: PhysicalMemory {
+    /// The machine as uname calls it ("x86_64"), if it is known.
+    fn machine(&self) -> Option<&str>;
+
+    /// VMCOREINFO; empty if there is none.
+    fn info(&self) -> &VmcoreInfo;
+
+    /// The notes that are worth copying.
+    fn notes(&self) -> &NoteIndex;
+
+    /// Reads bytes of a note at the offset that [`Core::notes`] gives.
+    fn read_note_bytes(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// Virtual ranges that an ELF header maps: (virtual start, physical start, bytes).
+    fn mappings(&self) -> &[(VirtAddr, PhysAddr, u64)];
+
+    /// What the headers claim and the file does not bear out.
+    fn anomalies(&self) -> &[Anomaly];
 }
 
 /// Reads whole pages, fast when they come in ascending order.

@@ -11,7 +11,7 @@ use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::source::extents::{self, Anomaly, Extent};
 use crate::source::notes::NoteIndex;
 use crate::source::pages::{Access, WindowReader, fill, read_up_to};
-use crate::source::{PageReader, PhysicalMemory, ReadError};
+use crate::source::{Core, PageReader, PhysicalMemory, ReadError};
 
 /// Most program headers that are read; a machine with a million memory ranges does not exist.
 const MAX_SEGMENTS: u64 = 1 << 20;
@@ -67,7 +67,7 @@ pub struct Vmcore {
 
 impl Vmcore {
     /// Opens a vmcore and reads its headers and notes. Whatever is wrong with them but leaves memory to save
-    /// is listed in [`Vmcore::anomalies`].
+    /// is listed in [`Core::anomalies`].
     pub fn open(path: &Path, access: Access) -> Result<Self, VmcoreError> {
         let name = || path.display().to_string();
         let file = File::open(path).map_err(|source| VmcoreError::Open { path: name(), source })?;
@@ -119,41 +119,6 @@ impl Vmcore {
             anomalies,
         })
     }
-
-    /// `e_machine` of the ELF header.
-    #[must_use]
-    pub fn machine(&self) -> u16 {
-        self.machine
-    }
-
-    /// The notes that are worth copying.
-    #[must_use]
-    pub fn notes(&self) -> &NoteIndex {
-        &self.notes
-    }
-
-    /// VMCOREINFO; empty if the core has none.
-    #[must_use]
-    pub fn info(&self) -> &VmcoreInfo {
-        &self.info
-    }
-
-    /// What the headers claim and the file does not bear out.
-    #[must_use]
-    pub fn anomalies(&self) -> &[Anomaly] {
-        &self.anomalies
-    }
-
-    /// Virtual ranges that the ELF header maps: (virtual start, physical start, bytes).
-    #[must_use]
-    pub fn mappings(&self) -> &[(VirtAddr, PhysAddr, u64)] {
-        &self.mappings
-    }
-
-    /// Reads bytes of a note at its file offset.
-    pub fn read_note_bytes(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, offset)
-    }
 }
 
 impl PhysicalMemory for Vmcore {
@@ -171,6 +136,32 @@ impl PhysicalMemory for Vmcore {
 
     fn page_reader(&self) -> Box<dyn PageReader + '_> {
         Box::new(WindowReader::new(&self.file, self.len, &self.extents, self.page_size, self.access))
+    }
+}
+
+impl Core for Vmcore {
+    fn machine(&self) -> Option<&str> {
+        elf::machine_name(self.machine)
+    }
+
+    fn info(&self) -> &VmcoreInfo {
+        &self.info
+    }
+
+    fn notes(&self) -> &NoteIndex {
+        &self.notes
+    }
+
+    fn read_note_bytes(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn mappings(&self) -> &[(VirtAddr, PhysAddr, u64)] {
+        &self.mappings
+    }
+
+    fn anomalies(&self) -> &[Anomaly] {
+        &self.anomalies
     }
 }
 
