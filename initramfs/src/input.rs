@@ -1,17 +1,15 @@
-//! A vmcore or a dump, whichever a file is.
+//! A vmcore or a dump, whichever the files are.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use capture::format::note::{self, NoteKind};
-use capture::format::vmcoreinfo::VmcoreInfo;
 use capture::kernel::Kernel;
-use capture::source::{Access, Core, Kdump, KdumpOpenError, PhysicalMemory, Vmcore, VmcoreError};
+use capture::source::{Access, Core, Kdump, KdumpOpenError, Vmcore, VmcoreError};
 
-/// Why a file cannot be looked into.
+/// Why files cannot be looked into.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
-    /// It cannot be read at all.
+    /// One cannot be read at all.
     #[error("reading {path}")]
     Read {
         /// Which.
@@ -19,14 +17,9 @@ pub enum InputError {
         /// Cause.
         source: io::Error,
     },
-    /// It has a dump's signature and is none.
-    #[error("{path}")]
-    Kdump {
-        /// Which.
-        path: PathBuf,
-        /// Cause.
-        source: KdumpOpenError,
-    },
+    /// One has a dump's signature and is none, or they are no parts of one split dump.
+    #[error(transparent)]
+    Kdump(#[from] KdumpOpenError),
     /// It is no vmcore.
     #[error("{path}")]
     Vmcore {
@@ -35,6 +28,9 @@ pub enum InputError {
         /// Cause.
         source: VmcoreError,
     },
+    /// Several files, and not all are dumps.
+    #[error("{0} is no part of a split dump: name one file, or all parts of a split dump")]
+    Several(PathBuf),
 }
 
 /// An open vmcore or dump.
@@ -43,71 +39,57 @@ pub enum Input {
     /// An ELF vmcore.
     Vmcore(Vmcore),
     /// A kdump-compressed dump.
-    Kdump(Kdump),
+    Kdump(Box<Kdump>),
 }
 
 impl Input {
-    /// Opens a file as what its first bytes say it is.
-    pub fn open(path: &Path) -> Result<Self, InputError> {
-        let owned = || path.to_owned();
-        if path.is_dir() {
-            let source = io::ErrorKind::IsADirectory.into();
-            return Err(InputError::Read { path: owned(), source });
+    /// Opens a file as what its first bytes say it is: an ELF vmcore, or a dump, flattened or not. Several files are
+    /// the parts of a split dump.
+    pub fn open(paths: &[PathBuf]) -> Result<Self, InputError> {
+        let mut dumps = 0_usize;
+        for path in paths {
+            if is_dump(path)? {
+                dumps = dumps.saturating_add(1);
+            } else if paths.len() > 1 {
+                return Err(InputError::Several(path.clone()));
+            }
         }
-        let is_dump = Kdump::is_dump(path).map_err(|source| InputError::Read { path: owned(), source })?;
-        if is_dump {
-            Kdump::open(path).map(Self::Kdump).map_err(|source| InputError::Kdump { path: owned(), source })
-        } else {
-            let core = Vmcore::open(path, Access::Pread);
-            core.map(Self::Vmcore).map_err(|source| InputError::Vmcore { path: owned(), source })
+        match paths {
+            [path] if dumps == 0 => {
+                let core = Vmcore::open(path, Access::Pread);
+                core.map(Self::Vmcore).map_err(|source| InputError::Vmcore { path: path.clone(), source })
+            }
+            _ => Ok(Self::Kdump(Box::new(Kdump::open_set(paths)?))),
         }
     }
 
-    /// Its memory.
+    /// Its memory, and what else a dump is made of.
     #[must_use]
-    pub fn memory(&self) -> &dyn PhysicalMemory {
+    pub fn core(&self) -> &dyn Core {
         match self {
             Self::Vmcore(core) => core,
-            Self::Kdump(dump) => dump,
-        }
-    }
-
-    /// Its VMCOREINFO.
-    #[must_use]
-    pub fn info(&self) -> &VmcoreInfo {
-        match self {
-            Self::Vmcore(core) => core.info(),
-            Self::Kdump(dump) => dump.info(),
+            Self::Kdump(dump) => dump.as_ref(),
         }
     }
 
     /// The kernel in it.
     #[must_use]
     pub fn kernel(&self) -> Kernel<'_> {
-        match self {
-            Self::Vmcore(core) => Kernel::new(core, core.info(), core.mappings()),
-            Self::Kdump(dump) => Kernel::new(dump, dump.info(), &[]),
-        }
-    }
-
-    /// Number of CPUs whose registers it holds.
-    #[must_use]
-    pub fn cpus(&self) -> usize {
-        match self {
-            Self::Vmcore(core) => usize::try_from(core.notes().cpus()).unwrap_or(usize::MAX),
-            Self::Kdump(dump) => {
-                let notes = note::parse_all(&dump.notes().unwrap_or_default());
-                notes.iter().filter(|note| note.kind == NoteKind::CpuRegisters).count()
-            }
-        }
+        let core = self.core();
+        Kernel::new(core, core.info(), core.mappings())
     }
 
     /// Machine name.
     #[must_use]
-    pub fn machine(&self) -> String {
-        match self {
-            Self::Vmcore(core) => core.machine().unwrap_or("unknown").to_owned(),
-            Self::Kdump(dump) => dump.header().utsname.machine.clone(),
-        }
+    pub fn machine(&self) -> &str {
+        self.core().machine().unwrap_or("unknown")
     }
+}
+
+fn is_dump(path: &Path) -> Result<bool, InputError> {
+    let failed = |source| InputError::Read { path: path.to_owned(), source };
+    if path.is_dir() {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
+    Kdump::is_dump(path).map_err(failed)
 }

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::io;
 
-use capture::format::kdump::Compression;
+use capture::format::kdump::{Compression, PageDesc};
 use capture::kernel::{dmesg, uts};
 use capture::report::utc;
-use capture::source::{Core, Kdump};
+use capture::source::Kdump;
 
 use crate::input::Input;
 
@@ -18,19 +18,12 @@ const RANGES: usize = 16;
 /// The report. Text from the old kernel is escaped: it may hold anything.
 pub fn report(input: &Input) -> io::Result<String> {
     let mut out = String::new();
-    let kernel = input.kernel();
-    let utsname =
-        uts::discover(&kernel).unwrap_or_else(|_| uts::fallback(input.info(), Some(&input.machine())));
+    let (kernel, info) = (input.kernel(), input.core().info());
+    let utsname = uts::discover(&kernel).unwrap_or_else(|_| uts::fallback(info, Some(input.machine())));
     let mut row = |name: &str, value: &str| {
         let _ = writeln!(out, "{name:<12} {}", value.escape_debug());
     };
-    row(
-        "format",
-        match input {
-            Input::Vmcore(_) => "ELF64 vmcore",
-            Input::Kdump(_) => "kdump-compressed, version 6",
-        },
-    );
+    row("format", &format(input));
     if let Input::Kdump(dump) = input {
         row(
             "state",
@@ -44,27 +37,38 @@ pub fn report(input: &Input) -> io::Result<String> {
     }
     row("kernel", &format!("{} {}", utsname.release, input.machine()));
     row("build", &utsname.version);
-    row("build id", input.info().get("BUILD-ID").unwrap_or("unknown"));
+    row("build id", info.get("BUILD-ID").unwrap_or("unknown"));
     row("host", &utsname.nodename);
-    let crashed = input.info().crash_time().and_then(utc);
+    let crashed = info.crash_time().and_then(utc);
     row("crash time", crashed.as_deref().unwrap_or("unknown: VMCOREINFO has none, so there was no panic"));
-    row("registers", &format!("{} CPUs", input.cpus()));
-    row("page size", &format!("{} bytes", input.memory().page_size().bytes()));
+    row("registers", &format!("{} CPUs", input.core().notes().cpus()));
+    row("page size", &format!("{} bytes", input.core().page_size().bytes()));
     memory(input, &mut out);
-    match input {
-        Input::Vmcore(core) => {
-            for anomaly in core.anomalies() {
-                let _ = writeln!(out, "{:<12} {anomaly:?}", "anomaly");
-            }
-        }
-        Input::Kdump(dump) => pages(dump, &mut out)?,
+    for anomaly in input.core().anomalies() {
+        let _ = writeln!(out, "{:<12} {anomaly:?}", "anomaly");
+    }
+    if let Input::Kdump(dump) = input {
+        pages(dump, &mut out)?;
     }
     log_tail(input, &mut out);
     Ok(out)
 }
 
+fn format(input: &Input) -> String {
+    let Input::Kdump(dump) = input else { return "ELF64 vmcore".to_owned() };
+    let mut text = "kdump-compressed, version 6".to_owned();
+    if dump.is_flattened() {
+        text.push_str(", flattened");
+    }
+    if dump.is_split() {
+        let files = dump.files().count();
+        let _ = write!(text, ", split into {files} file{}", if files == 1 { "" } else { "s" });
+    }
+    text
+}
+
 fn memory(input: &Input, out: &mut String) {
-    let memory = input.memory();
+    let memory = input.core();
     let bytes = capture::dump::memory_bytes(memory);
     let _ = writeln!(out, "{:<12} {} MiB in {} ranges", "memory", bytes >> 20, memory.ranges().len());
     for range in memory.ranges().iter().take(RANGES) {
@@ -83,29 +87,61 @@ fn memory(input: &Input, out: &mut String) {
     }
 }
 
-fn pages(dump: &Kdump, out: &mut String) -> io::Result<()> {
-    let (mut shared, mut lost, mut packed, mut raw, mut bytes) = (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
-    // The block of zeros is the first after the descriptors; several pages point to it.
-    let zero_at = dump.layout().data_offset(dump.kept());
-    let has_zero_block = dump.header().dump_level & 1 != 0;
-    dump.for_each_desc(|desc| {
-        let counter = match desc.offset {
-            0 => &mut lost,
-            at if has_zero_block && Some(at) == zero_at => &mut shared,
-            _ if desc.flags == Compression::Raw.flag() => &mut raw,
-            _ => &mut packed,
-        };
-        *counter = counter.saturating_add(1);
-        if desc.offset != 0 && !(has_zero_block && Some(desc.offset) == zero_at) {
-            bytes = bytes.saturating_add(u64::from(desc.size));
+/// Descriptors of one file by what they point to.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    lost: u64,
+    packed: u64,
+    raw: u64,
+    bytes: u64,
+    /// The descriptor with the lowest offset, and how many have it: page data starts with the block of zeros that
+    /// zero pages share.
+    first: PageDesc,
+    same: u64,
+}
+
+impl Tally {
+    fn add(&mut self, desc: PageDesc, times: u64) {
+        let counter = if desc.flags == Compression::Raw.flag() { &mut self.raw } else { &mut self.packed };
+        *counter = counter.saturating_add(times);
+        self.bytes = self.bytes.saturating_add(u64::from(desc.size).saturating_mul(times));
+    }
+
+    fn see(&mut self, desc: PageDesc) {
+        if desc.offset == 0 {
+            self.lost = self.lost.saturating_add(1);
+        } else if self.same > 0 && desc.offset == self.first.offset {
+            self.same = self.same.saturating_add(1);
+        } else if self.same == 0 || desc.offset < self.first.offset {
+            self.add(self.first, self.same);
+            (self.first, self.same) = (desc, 1);
+        } else {
+            self.add(desc, 1);
         }
-    })?;
+    }
+}
+
+fn pages(dump: &Kdump, out: &mut String) -> io::Result<()> {
+    let mut tallies = vec![Tally::default(); dump.files().count()];
+    dump.for_each_desc(|file, desc| tallies.get_mut(file).into_iter().for_each(|tally| tally.see(desc)))?;
+    let mut shared = 0_u64;
+    for tally in &mut tallies {
+        if tally.same > 1 && dump.header().dump_level & 1 != 0 {
+            shared = shared.saturating_add(tally.same);
+        } else {
+            tally.add(tally.first, tally.same);
+        }
+    }
+    let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).fold(0_u64, u64::saturating_add);
     let _ = writeln!(
         out,
-        "{:<12} {} kept: {packed} compressed, {raw} raw, {shared} zero, {lost} lost; {} KiB of data",
+        "{:<12} {} kept: {} compressed, {} raw, {shared} zero, {} lost; {} KiB of data",
         "pages",
         dump.kept(),
-        bytes >> 10
+        sum(|tally| tally.packed),
+        sum(|tally| tally.raw),
+        sum(|tally| tally.lost),
+        sum(|tally| tally.bytes) >> 10
     );
     Ok(())
 }

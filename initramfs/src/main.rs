@@ -72,13 +72,15 @@ enum Command {
     },
     /// Print the kernel log in a vmcore or dump
     Dmesg {
-        /// The vmcore or dump
-        file: PathBuf,
+        /// The vmcore or dump; of a split dump all files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
     },
     /// Say what a vmcore or dump holds
     Inspect {
-        /// The vmcore or dump
-        file: PathBuf,
+        /// The vmcore or dump; of a split dump all files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
     },
 }
 
@@ -124,8 +126,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             print!("{}", summary.to_json());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Dmesg { file } => {
-            let input = Input::open(&file)?;
+        Command::Dmesg { files } => {
+            let input = Input::open(&files)?;
             let mut out = BufWriter::new(io::stdout().lock());
             let stats = dmesg::write(&input.kernel(), &mut out)?;
             out.flush()?;
@@ -134,8 +136,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Inspect { file } => {
-            let report = inspect::report(&Input::open(&file)?)?;
+        Command::Inspect { files } => {
+            let report = inspect::report(&Input::open(&files)?)?;
             io::stdout().lock().write_all(report.as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }

@@ -10,7 +10,7 @@
 //! Field names and offsets are those of makedumpfile's `diskdump_mod.h` on a 64-bit little-endian machine,
 //! which crash and libkdumpfile read alike.
 
-use crate::addr::{PageSize, to_u64};
+use crate::addr::{PageSize, Pfn, to_u64};
 use crate::format::fields::{Fields, put};
 
 /// `header_version`: 6 has 64-bit page numbers, the notes and VMCOREINFO.
@@ -33,25 +33,33 @@ pub enum Compression {
     Raw,
     /// A zlib stream.
     Zlib,
+    /// An LZO1X stream with its end marker.
+    Lzo,
+    /// Snappy's raw format, without frames.
+    Snappy,
     /// A zstd frame.
     Zstd,
 }
 
 impl Compression {
+    const ALL: [Self; 5] = [Self::Raw, Self::Zlib, Self::Lzo, Self::Snappy, Self::Zstd];
+
     /// The flag in `page_desc.flags` and `disk_dump_header.status`.
     #[must_use]
     pub fn flag(self) -> u32 {
         match self {
             Self::Raw => 0,
             Self::Zlib => 0x1,
+            Self::Lzo => 0x2,
+            Self::Snappy => 0x4,
             Self::Zstd => 0x20,
         }
     }
 
-    /// The compression that a descriptor's flags name, or `None` for one that we do not read (LZO, snappy).
+    /// The compression that a descriptor's flags name, or `None` for one that the format does not have.
     #[must_use]
     pub fn from_flags(flags: u32) -> Option<Self> {
-        [Self::Raw, Self::Zlib, Self::Zstd].into_iter().find(|c| c.flag() == flags)
+        Self::ALL.into_iter().find(|c| c.flag() == flags)
     }
 }
 
@@ -318,6 +326,15 @@ pub fn block_size(block0: &[u8]) -> Result<PageSize, KdumpError> {
     PageSize::from_bytes(u64::from(raw)).ok_or(KdumpError::BlockSize(raw))
 }
 
+/// The pages from the first up to but not including the second that a part of a split dump holds; `None` for a dump
+/// in one file. May be empty: makedumpfile leaves a part without pages when there are more parts than work.
+#[must_use]
+pub fn split_range(sub_header: &[u8]) -> Option<(Pfn, Pfn)> {
+    let s = Fields(sub_header);
+    let (split, start, end) = (s.i32(12)?, s.u64(80)?, s.u64(88)?); // split, start_pfn_64, end_pfn_64
+    (split != 0).then_some((Pfn(start), Pfn(end)))
+}
+
 /// `page_desc`: where a page's data lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageDesc {
@@ -405,6 +422,17 @@ mod tests {
         let (layout, header) = sample();
         let (block0, sub) = layout.emit_headers(&header);
         assert_eq!(parse_headers(&block0, &sub), Ok((layout, header)));
+    }
+
+    #[test]
+    fn a_part_of_a_split_dump_names_its_pages() {
+        let (layout, header) = sample();
+        let (_, mut sub) = layout.emit_headers(&header);
+        assert_eq!(split_range(&sub), None);
+        sub[12] = 1;
+        sub[80..96].copy_from_slice(b"\0\x01\0\0\0\0\0\0\x01\x01\0\0\0\0\0\0");
+        assert_eq!(split_range(&sub), Some((Pfn(0x100), Pfn(0x101))));
+        assert_eq!(split_range(&sub[..95]), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct Extent {
     pub(super) offset: u64,
 }
 
-/// Something that an ELF header claims and the file does not bear out. The rest of the core is used.
+/// Something that the headers of a vmcore or dump claim and the file does not bear out. The rest of it is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Anomaly {
@@ -71,6 +71,18 @@ pub enum Anomaly {
     NotesLeftOut {
         /// Bytes left out.
         bytes: u64,
+    },
+    /// A flattened dump without its end record, or with a damaged record: it was cut short.
+    UnfinishedStream {
+        /// Bytes of the dump that are there.
+        bytes: u64,
+    },
+    /// A part of a split dump is missing; its pages are lost.
+    MissingPart {
+        /// First page of the part.
+        start_pfn: u64,
+        /// First page after it.
+        end_pfn: u64,
     },
 }
 

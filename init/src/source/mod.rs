@@ -3,7 +3,9 @@
 //! A hole is not an I/O error, and a page that is covered by a few bytes only reads as those bytes and zeros,
 //! as makedumpfile and crash see it. Nothing here knows what the memory means.
 
+mod dumpfile;
 mod extents;
+mod flattened;
 mod kdump;
 mod notes;
 mod pages;
@@ -16,11 +18,12 @@ use std::io;
 use crate::addr::{PageSize, Pfn, PfnRange, PhysAddr, VirtAddr};
 use crate::format::vmcoreinfo::VmcoreInfo;
 
+pub(crate) use dumpfile::read_up_to;
 pub use extents::Anomaly;
-pub use kdump::{Kdump, KdumpOpenError};
+pub use flattened::FlattenedOpenError;
+pub use kdump::{Kdump, KdumpFault, KdumpOpenError};
 pub use notes::NoteIndex;
 pub use pages::Access;
-pub(crate) use pages::read_up_to;
 pub use vmcore::{Vmcore, VmcoreError};
 
 /// Why bytes of memory could not be read.

@@ -1,13 +1,11 @@
 //! Where the notes of a vmcore lie, and how much of them is worth copying.
 
-use std::fs::File;
-
 use crate::addr::{to_u64, to_usize};
 use crate::format::elf::{Segment, SegmentKind};
 use crate::format::note::{self, Note, NoteHeader, NoteKind};
 use crate::format::vmcoreinfo::{self, VmcoreInfo};
+use crate::source::dumpfile::{ReadAt, read_up_to};
 use crate::source::extents::Anomaly;
-use crate::source::pages::read_up_to;
 
 /// Most notes that are looked at: four per possible CPU of the largest kernel configuration (8,192).
 const MAX_NOTES: usize = 32 * 1024;
@@ -28,7 +26,7 @@ impl NoteIndex {
     /// Lists the notes of all PT_NOTE segments. A note that cannot be read ends its segment, no more; notes beyond
     /// the bounds are left out and told.
     pub(super) fn read(
-        file: &File,
+        file: &impl ReadAt,
         file_len: u64,
         segments: &[Segment],
         anomalies: &mut Vec<Anomaly>,
@@ -69,7 +67,7 @@ impl NoteIndex {
     }
 
     /// VMCOREINFO; empty if there is none.
-    pub(super) fn vmcoreinfo(&self, file: &File) -> VmcoreInfo {
+    pub(super) fn vmcoreinfo(&self, file: &impl ReadAt) -> VmcoreInfo {
         let found = self.notes.iter().find(|note| note.kind == NoteKind::VmcoreInfo);
         let text = found.and_then(|note| {
             let len = to_usize(note.desc_len).min(vmcoreinfo::MAX_LEN);
@@ -99,7 +97,7 @@ impl NoteIndex {
 }
 
 /// The note at `offset`, or `None` for padding (zeros) and for bytes that cannot be read.
-fn read_note(file: &File, offset: u64) -> Option<Note> {
+fn read_note(file: &impl ReadAt, offset: u64) -> Option<Note> {
     let bytes = read_up_to(file, offset, note::HEADER_LEN).ok()?;
     let header = NoteHeader::parse(&bytes).filter(|header| !header.is_empty())?;
     let name_at = offset.checked_add(to_u64(note::HEADER_LEN))?;

@@ -137,20 +137,3 @@ fn slice(base: PhysAddr, from: PhysAddr, to: PhysAddr, out: &mut [u8]) -> &mut [
     let at = |addr: PhysAddr| to_usize(addr.0.saturating_sub(base.0));
     out.get_mut(at(from)..at(to)).unwrap_or_default()
 }
-
-/// Reads up to `len` bytes; fewer only at the end of the file.
-pub(crate) fn read_up_to(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
-    let mut have = 0;
-    while let Some(rest) = bytes.get_mut(have..).filter(|rest| !rest.is_empty()) {
-        let at = offset.saturating_add(to_u64(have));
-        match file.read_at(rest, at) {
-            Ok(0) => break,
-            Ok(got) => have = have.saturating_add(got),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(have);
-    Ok(bytes)
-}

@@ -8,9 +8,10 @@ use std::path::Path;
 use crate::addr::{PageSize, PfnRange, PhysAddr, VirtAddr, to_u64};
 use crate::format::elf::{self, ElfError, PhNum, Segment, SegmentKind};
 use crate::format::vmcoreinfo::VmcoreInfo;
+use crate::source::dumpfile::{ReadAt, read_up_to};
 use crate::source::extents::{self, Anomaly, Extent};
 use crate::source::notes::NoteIndex;
-use crate::source::pages::{Access, WindowReader, fill, read_up_to};
+use crate::source::pages::{Access, WindowReader, fill};
 use crate::source::{Core, PageReader, PhysicalMemory, ReadError};
 
 /// Most program headers that are read; a machine with a million memory ranges does not exist.
@@ -153,7 +154,7 @@ impl Core for Vmcore {
     }
 
     fn read_note_bytes(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, offset)
+        self.file.read_whole(out, offset)
     }
 
     fn mappings(&self) -> &[(VirtAddr, PhysAddr, u64)] {
