@@ -16,6 +16,7 @@ pub mod command;
 pub mod console;
 pub mod disk;
 pub mod initramfs;
+pub mod inputs;
 pub mod kernel;
 pub mod marker;
 pub mod outcome;

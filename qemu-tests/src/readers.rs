@@ -85,6 +85,11 @@ pub fn notes(dump: &Path) -> Result<Vec<(String, u32, u32)>> {
     python(Path::new("python3"), include_str!("notes.py"), &[dump.into()])
 }
 
+/// Writes the raw dump `dump` to `out` with its pages compressed by libsnappy; gives how many became smaller.
+pub fn snappy(dump: &Path, out: &Path) -> Result<u64> {
+    python(Path::new("python3"), include_str!("snappy.py"), &[dump.into(), out.into()])
+}
+
 /// The kernel log that makedumpfile finds in a dump.
 pub fn makedumpfile_dmesg(dump: &Path) -> Result<Vec<u8>> {
     let work = tempfile::tempdir()?;
