@@ -1,42 +1,98 @@
-//! kdump-compressed dumps: descriptors stand at their ranks, pages come back as stored or as an error.
+//! kdump-compressed dumps, plain, flattened and split: descriptors stand at their ranks, pages come back as stored or
+//! as an error. A flattened file reads as the file that it unpacks to.
 #![no_main]
 
-use afterimage_fuzz::build::{Stored, kdump, note};
+use afterimage_fuzz::build::{Stored, flatten, kdump, note, put};
 use afterimage_fuzz::{Scratch, check_ranges, chosen_pages, page};
 use capture::addr::Pfn;
 use capture::format::kdump::{DESC_LEN, PageDesc};
-use capture::format::note::parse_all;
 use capture::kernel::Kernel;
 use capture::log::chain;
-use capture::source::{Kdump, PhysicalMemory};
+use capture::source::{Core, Kdump, PhysicalMemory};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(
     init: afterimage_fuzz::seed(&seeds()),
     |data: &[u8]| {
         let file = Scratch::new(data);
-        assert_eq!(Kdump::is_dump(&file.path()).unwrap(), data.starts_with(b"KDUMP   "));
+        let flat = data.starts_with(b"makedumpfile\0\0\0\0");
+        assert_eq!(Kdump::is_dump(&file.path()).unwrap(), flat || data.starts_with(b"KDUMP   "));
         let dump = match Kdump::open(&file.path()) {
             Ok(dump) => dump,
             Err(error) => return assert!(!chain(&error).is_empty()),
         };
         check_ranges(&dump);
         assert!(dump.max_pfn().0 <= dump.layout().max_mapnr);
+        assert_eq!(dump.is_flattened(), flat);
         check_notes(&dump);
-        check_descs(&dump, data);
-        check_pages(&dump, data);
+        check_absent(&dump);
+        if flat {
+            check_unpacked(&dump, data);
+        } else if !dump.is_split() {
+            check_descs(&dump, data);
+        }
+        check_pages(&dump, (!flat).then_some(data));
+        let twice = Kdump::open_set(&[file.path(), file.path()]);
+        assert!(twice.is_err() || dump.is_split()); // a part without pages does not overlap itself
         let kernel = Kernel::new(&dump, dump.info(), &[]);
         let _ = capture::kernel::uts::discover(&kernel);
     }
 );
 
 fn check_notes(dump: &Kdump) {
-    let Ok(bytes) = dump.notes() else { return };
-    let mut end = 0;
-    for note in parse_all(&bytes) {
-        assert!(note.offset == end && note.len >= 12, "{note:?}");
-        assert!(note.desc_offset + note.desc_len <= u64::try_from(bytes.len()).unwrap(), "{note:?}");
-        end = note.offset + note.len;
+    for note in &dump.notes().notes {
+        assert!(note.len >= 12, "{note:?}");
+        let mut head = [0; 12];
+        dump.read_note_bytes(note.offset, &mut head).expect("a note that is listed is in the file");
+    }
+}
+
+/// What is absent is memory and has no descriptor.
+fn check_absent(dump: &Kdump) {
+    for &range in dump.ranges().iter().take(8) {
+        let mut end = range.start();
+        dump.absent(range, &mut |run| {
+            assert!(run.start() >= end && run.intersect(range) == Some(run), "{run} of {range}");
+            end = run.end();
+            assert_eq!(dump.desc(run.start()).unwrap(), None, "page {}", run.start());
+        });
+    }
+}
+
+/// Unpacks a flattened file in the simplest way and compares; streams that are not complete, or large when unpacked,
+/// are left to the other checks.
+fn check_unpacked(dump: &Kdump, data: &[u8]) {
+    let mut unpacked = Vec::new();
+    let mut rest = &data[4096..];
+    loop {
+        let Some((numbers, behind)) = rest.split_first_chunk::<16>() else { return };
+        let number = |at: usize| i64::from_be_bytes(numbers[at..at + 8].try_into().expect("8 bytes"));
+        if (number(0), number(8)) == (-1, -1) {
+            break;
+        }
+        let (Ok(offset), Ok(len)) = (usize::try_from(number(0)), usize::try_from(number(8))) else { return };
+        if offset > 1 << 20 || len > behind.len() {
+            return;
+        }
+        if len > 0 {
+            unpacked.resize(unpacked.len().max(offset + len), 0);
+            unpacked[offset..offset + len].copy_from_slice(&behind[..len]);
+        }
+        rest = &behind[len..];
+    }
+    let file = Scratch::new(&unpacked);
+    let plain = Kdump::open(&file.path()).expect("the unpacked dump opens too");
+    assert_eq!((dump.header(), dump.ranges(), dump.kept()), (plain.header(), plain.ranges(), plain.kept()));
+    assert_eq!(dump.notes().notes, plain.notes().notes);
+    if !plain.is_split() {
+        check_descs(&plain, &unpacked);
+    }
+    for pfn in chosen_pages(dump) {
+        let (mut a, mut b) = (page(dump, 0xa5), page(dump, 0xa5));
+        let ours = dump.page_reader().read_page(pfn, &mut a);
+        let theirs = plain.page_reader().read_page(pfn, &mut b);
+        assert_eq!(ours.is_ok(), theirs.is_ok(), "page {pfn}: {ours:?} and {theirs:?}");
+        assert!(ours.is_err() || a == b, "page {pfn} differs");
     }
 }
 
@@ -47,7 +103,8 @@ fn check_descs(dump: &Kdump, data: &[u8]) {
         data.get(at..at.checked_add(len)?)
     };
     let layout = dump.layout();
-    let bitmap = range(layout.bitmap2_offset(), layout.bitmap_bytes()).expect("an open dump has its bitmaps");
+    let bitmap =
+        range(layout.bitmap2_offset(), layout.max_mapnr.div_ceil(8)).expect("an open dump has its bitmaps");
     let ones: u64 = bitmap.iter().map(|byte| u64::from(byte.count_ones())).sum();
     assert_eq!(dump.kept(), ones);
     let set = (0_u64..).zip(bitmap).flat_map(|(at, byte)| {
@@ -58,18 +115,16 @@ fn check_descs(dump: &Kdump, data: &[u8]) {
         let stored = layout.desc_offset(rank).and_then(|at| range(at, desc_len));
         match (dump.desc(pfn), stored) {
             (Ok(got), Some(stored)) => assert_eq!(got, PageDesc::parse(stored), "page {pfn}"),
-            (Err(_), None) => (),
+            (Ok(got), None) => assert_eq!(got, Some(PageDesc::default()), "page {pfn} was cut off"),
             (got, stored) => panic!("page {pfn}: {got:?} of {stored:?}"),
         }
     }
     let mut seen = 0_u64;
-    match dump.for_each_desc(|_| seen += 1) {
-        Ok(()) => assert_eq!(seen, dump.kept()),
-        Err(_) => assert!(seen < dump.kept()),
-    }
+    dump.for_each_desc(|_, _| seen += 1).unwrap();
+    assert_eq!(seen, dump.kept());
 }
 
-fn check_pages(dump: &Kdump, data: &[u8]) {
+fn check_pages(dump: &Kdump, data: Option<&[u8]>) {
     let size = dump.page_size();
     let mut reader = dump.page_reader();
     for pfn in chosen_pages(dump) {
@@ -82,7 +137,7 @@ fn check_pages(dump: &Kdump, data: &[u8]) {
         }
         assert!(a == b, "page {pfn} differs");
         let desc = dump.desc(pfn).unwrap().expect("a page that reads has a descriptor");
-        if desc.flags == 0 {
+        if let Some(data) = data.filter(|_| desc.flags == 0) {
             let at = usize::try_from(desc.offset).unwrap();
             assert_eq!(Some(&a[..]), data.get(at..at + a.len()), "page {pfn}");
         }
@@ -90,7 +145,7 @@ fn check_pages(dump: &Kdump, data: &[u8]) {
 }
 
 fn seeds() -> Vec<Vec<u8>> {
-    // A page of zeros, as zstd(1) and zlib make it.
+    // A page of zeros, as zstd(1), zlib, LZO1X-1 and snappy make it.
     let zstd = [
         0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0x0f, 0x4d, 0x00, 0x00, 0x10, 0x00, 0x00, 0x01, 0x00, 0xfb, 0xf7,
         0x01, 0x16,
@@ -100,6 +155,13 @@ fn seeds() -> Vec<Vec<u8>> {
         0x28, 0x0c, 0x18, 0x30, 0x60, 0xc0, 0x80, 0x01, 0x03, 0x06, 0x0c, 0x18, 0x30, 0x60, 0xc0, 0x80, 0x81,
         0xf7, 0x81, 0x01, 0x10, 0x00, 0x00, 0x01,
     ];
+    let lzo = [
+        0x12, 0x00, 0x20, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xe6, 0x00, 0x00, 0x20, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0xe5, 0x00, 0x00, 0x11, 0x00, 0x00,
+    ];
+    // One byte, and 4095 that repeat it, 64 at a time.
+    let snappy =
+        [&[0x80, 0x20, 0x00, 0x00][..], &[0xfe, 0x01, 0x00].repeat(63), &[0xfa, 0x01, 0x00]].concat();
     let raw = [7; 4096];
     let stored = |pfn, flags, bytes| Stored { pfn, flags, bytes };
     let notes = [note("CORE", 1, &[7; 336]), note("VMCOREINFO", 0, b"PAGESIZE=4096\n")].concat();
@@ -108,13 +170,21 @@ fn seeds() -> Vec<Vec<u8>> {
         stored(3, 0x20, &zstd[..]),
         stored(4, 1, &zlib[..]),
         stored(9, 0, &raw[..]),
-        stored(200, 2, &[]), // LZO, which is not read
+        stored(200, 2, &lzo[..]),
+        stored(201, 4, &snappy[..]),
+        stored(300, 8, &[]), // no compression of the format
     ];
     let mixed = kdump(&notes, info, &mixed);
     let file = Scratch::new(&mixed);
     let dump = Kdump::open(&file.path()).expect("a well-formed dump");
     let readable =
         chosen_pages(&dump).into_iter().map(|pfn| dump.page_reader().read_page(pfn, &mut page(&dump, 1)));
-    assert_eq!(readable.flatten().count(), 3, "the fuzzer starts from pages that can be read");
-    vec![kdump(&notes, info, &[stored(1, 0, &raw[..])]), mixed, kdump(&[], &[], &[])]
+    assert_eq!(readable.flatten().count(), 5, "the fuzzer starts from pages that can be read");
+    let mut part = mixed.clone();
+    put(&mut part, 4096 + 12, &1_u32.to_le_bytes()); // split
+    put(&mut part, 4096 + 88, &1000_u64.to_le_bytes()); // end_pfn_64
+    let whole = flatten(&mixed, 3000, true);
+    let cut = flatten(&mixed, 3000, false);
+    let one = kdump(&notes, info, &[stored(1, 0, &raw[..])]);
+    vec![one, mixed, part, whole, cut, kdump(&[], &[], &[])]
 }

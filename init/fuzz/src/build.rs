@@ -113,3 +113,22 @@ pub fn kdump(notes: &[u8], vmcoreinfo: &[u8], pages: &[Stored<'_>]) -> Vec<u8> {
     }
     [head, sub, bitmap.clone(), bitmap, descs, data].concat()
 }
+
+/// The flattened form of a file, in pieces of `size` bytes, with or without its end.
+#[must_use]
+pub fn flatten(file: &[u8], size: usize, end: bool) -> Vec<u8> {
+    let mut out = vec![0; 4096];
+    put(&mut out, 0, b"makedumpfile");
+    put(&mut out, 16, &1_u64.to_be_bytes()); // type
+    put(&mut out, 24, &1_u64.to_be_bytes()); // version
+    let mut offset = 0;
+    for piece in file.chunks(size) {
+        out.extend([offset, len64(piece)].map(u64::to_be_bytes).concat());
+        out.extend(piece);
+        offset += len64(piece);
+    }
+    if end {
+        out.extend([0xff; 16]);
+    }
+    out
+}

@@ -31,7 +31,10 @@ pub(crate) trait ReadAt {
     /// Fills `out`.
     fn read_whole(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
         let len = out.len();
-        if self.read_front(out, offset)? == len { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        if self.read_front(out, offset)? == len {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends, or was cut, before these bytes"))
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) fn absent(
         let len = to_usize(left.min(PIECE)); // whole words, as a bitmap is whole blocks long
         for (bytes, base) in [(&mut ones, layout.bitmap1_offset()), (&mut twos, layout.bitmap2_offset())] {
             bytes.resize(len, 0);
-            file.read_whole(bytes, base.saturating_add(first.0 >> 3))?;
+            read(file, layout, base, first.0 >> 3, bytes)?;
         }
         for (one, two) in words(&ones).zip(words(&twos)) {
             runs.add(first, mask(one & !two, first, pages.start(), end), each);
@@ -87,7 +87,16 @@ pub(super) fn read_block(
     index: u64,
     block: &mut [u8],
 ) -> io::Result<()> {
-    file.read_whole(block, base.saturating_add(index.saturating_mul(layout.page_size.bytes())))
+    read(file, layout, base, index.saturating_mul(layout.page_size.bytes()), block)
+}
+
+/// Reads bytes of the bitmap at `base`. Those behind the last page are zero, and need not be in the file: makedumpfile
+/// leaves a hole there, which a stream that was cut short cannot be told to have.
+fn read(file: &DumpFile, layout: &Layout, base: u64, at: u64, out: &mut [u8]) -> io::Result<()> {
+    let real = layout.max_mapnr.div_ceil(8).saturating_sub(at);
+    let (real, padding) = out.split_at_mut(to_usize(real).min(out.len()));
+    padding.fill(0);
+    file.read_whole(real, base.saturating_add(at))
 }
 
 /// Pages that a block of a bitmap describes.

@@ -88,9 +88,7 @@ impl Cursor {
             self.descs_at = None;
             let offset = part.layout.desc_offset(first).ok_or(io::ErrorKind::InvalidData)?;
             self.descs.resize(to_usize(DESCS).saturating_mul(DESC_LEN), 0);
-            let have = part.file.read_front(&mut self.descs, offset)?;
-            // A dump that was cut short has lost these pages, as one that says so itself has.
-            self.descs.get_mut(have..).unwrap_or_default().fill(0);
+            part.read_descs(&mut self.descs, offset)?;
             self.descs_at = Some((part.start, first));
         }
         let at = to_usize(ahead).saturating_mul(DESC_LEN);

@@ -103,7 +103,7 @@ impl Kdump {
     }
 
     /// Calls `each` with the number of the file and the descriptor, for every descriptor in page order, reading
-    /// them in large pieces.
+    /// them in large pieces. Those that were cut off are zero, as those of lost pages are.
     pub fn for_each_desc(&self, mut each: impl FnMut(usize, PageDesc)) -> io::Result<()> {
         let mut bytes = vec![0; kdump::DESC_LEN.saturating_mul(4096)];
         for (index, part) in self.parts.iter().enumerate() {
@@ -112,7 +112,7 @@ impl Kdump {
             while left > 0 {
                 let count = to_usize(left.min(4096));
                 let piece = bytes.get_mut(..count.saturating_mul(kdump::DESC_LEN)).unwrap_or_default();
-                part.file.read_whole(piece, offset)?;
+                part.read_descs(piece, offset)?;
                 let descs = piece.chunks_exact(kdump::DESC_LEN).filter_map(PageDesc::parse);
                 descs.for_each(|desc| each(index, desc));
                 left = left.saturating_sub(to_u64(count));

@@ -88,6 +88,17 @@ pub(super) struct Part {
     pub(super) descs: u64,
 }
 
+impl Part {
+    /// Reads descriptors. What was cut off is zero: a dump that was cut short has lost these pages, as one that says
+    /// so itself has.
+    pub(super) fn read_descs(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        let have = self.file.read_front(out, offset)?;
+        let whole = have.saturating_sub(have.checked_rem(kdump::DESC_LEN).unwrap_or(0));
+        out.get_mut(whole..).unwrap_or_default().fill(0);
+        Ok(())
+    }
+}
+
 /// A part and what its headers say.
 struct Opened {
     part: Part,

@@ -291,13 +291,27 @@ fn a_dump_that_was_cut_loses_its_end() {
 #[test]
 fn a_stream_that_was_cut_is_told() {
     let bytes = Builder::new(3000).part(None);
+    let layout = *good(core::slice::from_ref(&bytes)).layout();
+    // As makedumpfile does it: no padding behind headers and bitmaps, and descriptors after their data.
     let mut flat = flattened::emit_header().to_vec();
-    for (index, chunk) in bytes.chunks(5000).enumerate() {
-        flat.extend(Record::Piece { offset: to_u64(index) * 5000, len: to_u64(chunk.len()) }.emit());
-        flat.extend(chunk);
+    let mut stored = 0;
+    let descs = layout.descs_offset()..layout.data_offset(1800).unwrap();
+    let mut ranges = vec![(0, 464), (4096, 4096 + 104 + 500)];
+    ranges.extend([layout.bitmap1_offset(), layout.bitmap2_offset()].map(|at| (at, at + 375)));
+    for tenth in 0..10 {
+        let cut = |start: u64, end: u64| {
+            (start + (end - start) * tenth / 10, start + (end - start) * (tenth + 1) / 10)
+        };
+        ranges.extend([cut(descs.end, to_u64(bytes.len())), cut(descs.start, descs.end)]);
     }
-    let dump = good(&[flat.clone()]);
-    assert_eq!(dump.anomalies(), &[Anomaly::UnfinishedStream { bytes: to_u64(bytes.len()) }]);
+    for (start, end) in ranges {
+        let chunk = &bytes[to_usize(start)..to_usize(end)];
+        flat.extend(Record::Piece { offset: start, len: to_u64(chunk.len()) }.emit());
+        flat.extend(chunk);
+        stored += to_u64(chunk.len());
+    }
+    let dump = good(core::slice::from_ref(&flat));
+    assert_eq!(dump.anomalies(), &[Anomaly::UnfinishedStream { bytes: stored }]);
     assert_pages(&dump, 3000, |_| false);
     flat.truncate(flat.len() / 2);
     let dump = good(&[flat]);
