@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use capture::format::flattened::{self, Record};
 use capture::source::testing::CoreFile;
 
 fn afterimage(args: &[&str]) -> Output {
@@ -153,4 +154,29 @@ fn segments_that_overlap_or_lie_are_told() {
     let result = dumped(&bytes);
     assert!(steps(&result).contains(&"vmcore segment-past-end".to_owned()), "{result}");
     assert_eq!(result["pages"]["unreadable"], 0);
+}
+
+#[test]
+fn a_flattened_dump_is_inspected_and_files_of_no_set_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (input, out, flat) = (path("vmcore"), path("dump"), path("flat"));
+    fs::write(&input, core().bytes()).unwrap();
+    assert!(afterimage(&["dump", &input, &out]).status.success());
+    let bytes = fs::read(&out).unwrap();
+    let len = u64::try_from(bytes.len()).unwrap();
+    let piece = Record::Piece { offset: 0, len };
+    let stream = [&flattened::emit_header()[..], &piece.emit(), &bytes, &Record::End.emit()].concat();
+    fs::write(&flat, &stream).unwrap();
+
+    let report = |file: &str| String::from_utf8(afterimage(&["inspect", file]).stdout).unwrap();
+    let (plain, said) = (report(&out), report(&flat));
+    assert!(said.contains("kdump-compressed, version 6, flattened"), "{said}");
+    assert_eq!(said.replace(", flattened", ""), plain);
+    fs::write(&flat, &stream[..stream.len() - 1]).unwrap();
+    let said = report(&flat);
+    assert!(said.contains("UnfinishedStream"), "{said}");
+
+    refused(&["inspect", &out, &out], "not a part of a split dump");
+    refused(&["dmesg", &out, &input], "is no part of a split dump");
 }

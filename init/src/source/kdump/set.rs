@@ -48,6 +48,9 @@ pub enum KdumpFault {
     /// Its headers make no sense.
     #[error("the dump is not usable")]
     Format(#[from] KdumpError),
+    /// Flattened, and what it unpacks to is an ELF core (`makedumpfile -E -F`).
+    #[error("a flattened ELF core, which is not read as it is: unpack it with `makedumpfile -R`")]
+    FlattenedElf,
     /// Several files were given, and this one is a dump of its own.
     #[error("not a part of a split dump, but a whole one: open it alone")]
     NotSplit,
@@ -148,6 +151,9 @@ fn open_part(path: &Path) -> Result<Opened, KdumpFault> {
     let read = |what| move |source| KdumpFault::Read { what, source };
     let file = DumpFile::open(path)?;
     let block0 = read_up_to(&file, 0, 65536).map_err(read("header"))?;
+    if file.flattened().is_some() && block0.starts_with(b"\x7fELF") {
+        return Err(KdumpFault::FlattenedElf);
+    }
     if !kdump::has_signature(&block0) {
         return Err(KdumpError::Signature.into());
     }

@@ -259,6 +259,8 @@ fn files_that_do_not_belong_together_are_refused() {
     assert!(said.contains("its VMCOREINFO is not that of "), "{said}");
     let said = refused(&[builder.part(Some((2, 1)))]);
     assert!(said.contains("a part with the pages from 0x2 up to 0x1"), "{said}");
+    let said = refused(&[flatten(b"\x7fELF\x02\x01\x01")]);
+    assert!(said.contains("a flattened ELF core"), "{said}");
     assert!(Kdump::open_set(&[]).is_err());
 }
 
