@@ -2,7 +2,7 @@
 //! hang at the first instruction), so only a guest that speaks within seconds counts.
 
 use crate::kernel::Kernel;
-use crate::vm::{Machine, Vm};
+use crate::vm::{Machine, Shape, Vm};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -26,13 +26,15 @@ impl Accel {
         })
     }
 
-    /// The arguments of `-accel` and `-cpu`.
+    /// `-accel` and `-cpu`, with features of the processor beside what its model has.
     #[must_use]
-    pub const fn arguments(self) -> [&'static str; 4] {
-        match self {
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
-            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-        }
+    pub fn arguments(self, features: &str) -> [String; 4] {
+        let (accel, model) = match self {
+            Self::Tcg => ("tcg,thread=multi", "max"),
+            Self::Kvm => ("kvm", "host"),
+        };
+        let comma = if features.is_empty() { "" } else { "," };
+        ["-accel".into(), accel.into(), "-cpu".into(), format!("{model}{comma}{features}")]
     }
 }
 
@@ -45,6 +47,7 @@ fn kvm_works(kernel: &Kernel) -> bool {
         append: "console=ttyS0 earlyprintk=ttyS0".into(),
         memory_mib: 256,
         cpus: 1,
+        shape: Shape::default(),
         disks: Vec::new(),
         log: work.path().join("console.log"),
     };

@@ -15,6 +15,10 @@ use std::path::Path;
 /// What the production system needs to see its disk.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
 
+/// What a zram disk needs, loaded on request only. Which compressor a kernel's zram uses, and whether that is a module,
+/// varies: what a kernel lacks it does not need.
+const ZRAM: [&str; 3] = ["lzo_rle", "lzo", "zram"];
+
 /// Name under which the production PID 1 runs a sleeping copy of itself, for `ps` to show.
 pub const SLEEPER: &str = "witness-sleeper"; // 15 bytes: the longest comm there is
 
@@ -29,13 +33,18 @@ pub fn production(kernel: &Kernel, binaries: &Binaries) -> Result<Vec<u8>> {
     entries.push(Entry::file(SLEEPER, 0o755, read(&binaries.production_init)?));
     entries.push(Entry::file("afterimage", 0o755, read(&binaries.afterimage)?));
     let tree = ModuleTree::read(&kernel.modules())?;
-    let mut order = String::new();
-    for module in tree.closure(&MODULES.map(str::to_owned))? {
-        let path = format!("/modules/{}.ko", module.name);
-        order.extend([if module.optional { "-" } else { "" }, &path, "\n"]);
-        entries.push(Entry::file(&path, 0o644, tree.load(&module)?));
+    let zram = ZRAM.into_iter().flat_map(|name| tree.closure(&[name.to_owned()]).unwrap_or_default());
+    let lists = [("order", tree.closure(&MODULES.map(str::to_owned))?), ("zram", zram.collect())];
+    for (list, modules) in lists {
+        let mut order = String::new();
+        for module in modules {
+            // A module that stands in both lists is packed twice, which costs less than telling.
+            let path = format!("/modules/{list}-{}.ko", module.name);
+            order.extend([if module.optional { "-" } else { "" }, &path, "\n"]);
+            entries.push(Entry::file(&path, 0o644, tree.load(&module)?));
+        }
+        entries.push(Entry::file(&format!("modules/{list}"), 0o644, order.into_bytes()));
     }
-    entries.push(Entry::file("modules/order", 0o644, order.into_bytes()));
     Ok(cpio::write(&entries))
 }
 

@@ -11,6 +11,7 @@
 
 pub mod accel;
 pub mod binaries;
+pub mod bitmap;
 pub mod cache;
 pub mod command;
 pub mod console;
@@ -20,6 +21,8 @@ pub mod inputs;
 pub mod kernel;
 pub mod marker;
 pub mod outcome;
+pub mod page_flags;
+pub mod planted;
 pub mod readers;
 pub mod scenario;
 pub mod target_disk;

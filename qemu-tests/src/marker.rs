@@ -47,9 +47,10 @@ impl Display for Kind {
     }
 }
 
-/// The text all pages of a kind share; a five-digit page index follows it in memory.
+/// The text all pages of a kind share; a five-digit page index follows it in memory. The kind is one of [`Kind`] or of
+/// [`crate::planted::Plant`].
 #[must_use]
-pub fn prefix(seed: &str, kind: Kind) -> String {
+pub fn prefix(seed: &str, kind: impl Display) -> String {
     // FNV-1a: enough to keep the text out of every file that knows only the seed.
     let hash = format!("{seed}{kind}").bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -59,13 +60,13 @@ pub fn prefix(seed: &str, kind: Kind) -> String {
 
 /// The marker with its index, as it stands in memory.
 #[must_use]
-pub fn text(seed: &str, kind: Kind, index: usize) -> String {
+pub fn text(seed: &str, kind: impl Display, index: usize) -> String {
     format!("{}{index:05}", prefix(seed, kind))
 }
 
 /// A page filled with one marker, over and over.
 #[must_use]
-pub fn page(seed: &str, kind: Kind, index: usize) -> Vec<u8> {
+pub fn page(seed: &str, kind: impl Display, index: usize) -> Vec<u8> {
     let line = format!("{}\n", text(seed, kind, index));
     line.bytes().cycle().take(PAGE).collect()
 }

@@ -1,6 +1,9 @@
 //! What a crash left behind: the console, the dumps, the raw copy, and checks on them that every test shares.
 
 use crate::console::Line;
+use crate::page_flags::PageFlags;
+use crate::planted::Planted;
+use crate::scenario::{COUNTERS, PAGE_FLAGS, PLANTED};
 use crate::workdir::WorkDir;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -23,6 +26,8 @@ pub struct Outcome {
     pub dumps: Vec<Dump>,
     /// `/proc/vmcore` as it was.
     pub raw: Option<PathBuf>,
+    /// What the crashed kernel said about its memory.
+    pub report: Option<Report>,
     pub(crate) work: WorkDir,
 }
 
@@ -38,6 +43,11 @@ impl Outcome {
     /// The raw copy of a scenario with one.
     pub fn raw(&self) -> Result<&Path> {
         self.raw.as_deref().context("the scenario makes no raw copy")
+    }
+
+    /// The report of a scenario with plants.
+    pub fn report(&self) -> Result<&Report> {
+        self.report.as_ref().context("the scenario plants nothing")
     }
 
     /// A place for files made from the outcome.
@@ -72,6 +82,45 @@ impl Outcome {
     /// Removes the work directory: the run went well.
     pub fn discard(self) -> Result<()> {
         self.work.discard()
+    }
+}
+
+/// What the crashed kernel said about its memory right before the panic.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Where the files are.
+    pub path: PathBuf,
+    /// What was planted where, as far as production could tell.
+    pub planted: Planted,
+    /// The kernel's flags of every page.
+    pub flags: PageFlags,
+    counters: String,
+}
+
+impl Report {
+    /// Reads its directory.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = |name: &str| {
+            fs::read_to_string(path.join(name)).with_context(|| format!("reading {name} of the report"))
+        };
+        Ok(Self {
+            planted: text(PLANTED)?.parse()?,
+            flags: PageFlags::read(&path.join(PAGE_FLAGS))?,
+            counters: text(COUNTERS)?,
+            path: path.to_owned(),
+        })
+    }
+
+    /// A counter of `/proc/vmstat` (`nr_free_pages`) or of `/proc/meminfo` (`MemFree:`, in KiB).
+    pub fn counter(&self, name: &str) -> Result<u64> {
+        let value = self.counters.lines().find_map(|line| {
+            let mut words = line.split_whitespace();
+            if words.next() == Some(name) { words.next() } else { None }
+        });
+        value
+            .with_context(|| format!("no counter {name}"))?
+            .parse()
+            .with_context(|| format!("the counter {name}"))
     }
 }
 

@@ -7,9 +7,10 @@ use crate::console::Line;
 use crate::disk::Disk;
 use crate::initramfs;
 use crate::kernel::Kernel;
-use crate::outcome::{Dump, Outcome};
+use crate::outcome::{Dump, Outcome, Report};
+use crate::planted::Plant;
 use crate::target_disk::Format;
-use crate::vm::{Machine, Vm};
+use crate::vm::{Machine, Shape, Vm};
 use crate::workdir::WorkDir;
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
@@ -22,6 +23,14 @@ pub const DISK_UUID: &str = "5a17c0de-0000-4000-8000-00000000d15c";
 pub const READ_ONLY_UUID: &str = "5a17c0de-0000-4000-8000-0000005ea1ed";
 /// Host name of the production system.
 pub const HOST: &str = "prodhost";
+/// Directory on the production disk in which production-init leaves what the crashed kernel said about its memory.
+pub const REPORT: &str = "report";
+/// In it: what was planted where, see [`crate::planted`].
+pub const PLANTED: &str = "planted.txt";
+/// In it: `/proc/kpageflags`, see [`crate::page_flags`].
+pub const PAGE_FLAGS: &str = "kpageflags";
+/// In it: `/proc/meminfo`, `/proc/vmstat` and others, each behind a line with its name.
+pub const COUNTERS: &str = "counters.txt";
 /// Where dumps go below the root of the target's file system.
 const DUMPS: &str = "/var/crash";
 /// Room for an uncompressed dump of everything.
@@ -107,6 +116,12 @@ pub struct Scenario {
     pub raw_copy: bool,
     /// A second disk that takes the dump.
     pub target: Option<Format>,
+    /// What is planted for a page filter to judge, in this order; a report comes back when there is any.
+    pub plants: Vec<Plant>,
+    /// What the machine has beside memory and processors.
+    pub shape: Shape,
+    /// Words for the kernel command line of production.
+    pub append: String,
     /// Whether there is a second, write-protected disk with an ext4 file system of [`READ_ONLY_UUID`].
     pub read_only_disk: bool,
 }
@@ -126,6 +141,9 @@ impl Scenario {
             run: String::new(),
             raw_copy: false,
             target: None,
+            plants: Vec::new(),
+            shape: Shape::default(),
+            append: String::new(),
             read_only_disk: false,
         }
     }
@@ -157,10 +175,15 @@ impl Scenario {
             append: self.command_line(&seed),
             memory_mib: self.memory_mib,
             cpus: self.cpus,
+            shape: self.shape.clone(),
             disks: disks.clone(),
             log: dir.join("console.log"),
         };
         let mut vm = Vm::start(&machine)?;
+        if self.shape.hot_add_mib > 0 {
+            vm.console.expect("production: ready for memory", BOOT)?;
+            vm.hot_add(self.shape.hot_add_mib)?;
+        }
         vm.console.expect("production: markers planted", BOOT)?;
         let boot_id = vm.console.expect("production: boot id ", BOOT)?.text;
         vm.console.expect("production: loaded", BOOT)?;
@@ -177,6 +200,12 @@ impl Scenario {
             (Some(format), [.., target]) => format.read_back(target, &dir.join("read-back-target"))?,
             _ => Some(Dump::all_in(&crash.join("crash"))?),
         };
+        let report = if self.plants.is_empty() {
+            None
+        } else {
+            disk.read_back(&format!("/{REPORT}"), dir)?;
+            Some(Report::read(&dir.join(REPORT))?)
+        };
         let raw = match others {
             [raw, ..] if self.raw_copy => Some(trim_raw(raw, &console)?),
             _ => None,
@@ -188,6 +217,7 @@ impl Scenario {
             console,
             dumps: dumps.unwrap_or_default(),
             raw,
+            report,
             work,
         };
         eprintln!(
@@ -236,7 +266,8 @@ impl Scenario {
         let content = dir.join("content");
         let mut disks = vec![Disk::ext4(&dir.join("disk.img"), DISK_SIZE, "dump", DISK_UUID, &content)?];
         if self.raw_copy {
-            let size = u64::from(self.memory_mib).saturating_add(64) << 20;
+            let memory = self.memory_mib.saturating_add(self.shape.hot_add_mib);
+            let size = u64::from(memory).saturating_add(64) << 20;
             disks.push(Disk::raw(&dir.join("raw.vmcore"), size)?);
         }
         if let Some(format) = self.target {
@@ -259,6 +290,18 @@ impl Scenario {
         if !self.run.is_empty() {
             line.push_str(" prod.run=");
             line.push_str(&self.run);
+        }
+        if self.shape.hot_add_mib > 0 {
+            line.extend([" prod.hotadd=", &self.shape.hot_add_mib.to_string()]);
+        }
+        if !self.plants.is_empty() {
+            let names: Vec<_> = self.plants.iter().map(Plant::to_string).collect();
+            line.push_str(" prod.plant=");
+            line.push_str(&names.join(","));
+        }
+        if !self.append.is_empty() {
+            line.push(' ');
+            line.push_str(&self.append);
         }
         line
     }

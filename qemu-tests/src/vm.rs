@@ -6,10 +6,23 @@ use crate::console::{Console, Line};
 use crate::disk::Disk;
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+/// How a machine differs from a plain one.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    /// MiB of memory of each NUMA node, together the machine's; none for a machine without nodes.
+    pub nodes: Vec<u32>,
+    /// MiB of memory that [`Vm::hot_add`] may add while it runs.
+    pub hot_add_mib: u32,
+    /// Features of the processor to add to the model or to take from it: `la57=off`.
+    pub cpu: String,
+}
 
 /// What to boot and on what.
 #[derive(Clone, Debug)]
@@ -26,10 +39,35 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Number of its CPUs.
     pub cpus: u32,
+    /// What else there is to it.
+    pub shape: Shape,
     /// virtio-blk disks: /dev/vda, /dev/vdb, …
     pub disks: Vec<Disk>,
     /// Where the console is kept; QEMU's own messages go beside it.
     pub log: PathBuf,
+}
+
+impl Machine {
+    /// The arguments that give it memory.
+    fn memory(&self) -> Vec<String> {
+        let mut size = format!("{}M", self.memory_mib);
+        if self.shape.hot_add_mib > 0 {
+            let most = self.memory_mib.saturating_add(self.shape.hot_add_mib);
+            size.extend([",slots=2,maxmem=", &most.to_string(), "M"]);
+        }
+        let mut arguments = vec!["-m".to_owned(), size];
+        for (node, mib) in self.shape.nodes.iter().enumerate() {
+            arguments.extend(["-object".to_owned(), format!("memory-backend-ram,id=node{node},size={mib}M")]);
+            // A processor in each, as far as there are any.
+            let cpu = if u32::try_from(node).is_ok_and(|node| node < self.cpus) {
+                format!(",cpus={node}")
+            } else {
+                String::new()
+            };
+            arguments.extend(["-numa".to_owned(), format!("node,nodeid={node},memdev=node{node}{cpu}")]);
+        }
+        arguments
+    }
 }
 
 /// A running guest.
@@ -39,6 +77,7 @@ pub struct Vm {
     /// What it says.
     pub console: Console,
     messages: PathBuf,
+    monitor: PathBuf,
 }
 
 impl Vm {
@@ -48,8 +87,9 @@ impl Vm {
         let stderr = File::create(&messages).with_context(|| format!("making {}", messages.display()))?;
         let mut qemu = command("qemu-system-x86_64");
         qemu.args(["-machine", "q35", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"])
-            .args(machine.accel.arguments())
-            .args(["-smp", &machine.cpus.to_string(), "-m", &machine.memory_mib.to_string()])
+            .args(machine.accel.arguments(&machine.shape.cpu))
+            .args(["-smp", &machine.cpus.to_string()])
+            .args(machine.memory())
             .arg("-kernel")
             .arg(&machine.kernel)
             .args(["-append", &machine.append])
@@ -58,16 +98,47 @@ impl Vm {
         if let Some(initrd) = &machine.initrd {
             qemu.arg("-initrd").arg(initrd);
         }
+        let monitor = machine.log.with_extension("monitor");
+        if machine.shape.hot_add_mib > 0 {
+            qemu.args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())]);
+        }
         for disk in &machine.disks {
             let read_only = if disk.read_only { ",readonly=on" } else { "" };
             // Flushes to the host's disk would only cost time: QEMU itself is not crashed.
-            let drive = format!("file={},format=raw,if=virtio,cache=unsafe{read_only}", disk.path.display());
+            // A copy of mostly empty memory stays sparse.
+            let drive = format!(
+                "file={},format=raw,if=virtio,cache=unsafe,discard=unmap,detect-zeroes=unmap{read_only}",
+                disk.path.display()
+            );
             qemu.args(["-drive", &drive]);
         }
         let mut child = qemu.spawn().context("starting qemu-system-x86_64")?;
         let serial = child.stdout.take().context("QEMU has no standard output")?;
         let console = Console::follow(serial, &machine.log)?;
-        Ok(Self { child, console, messages })
+        Ok(Self { child, console, messages, monitor })
+    }
+
+    /// Plugs a module of `mib` MiB of memory into the running machine.
+    pub fn hot_add(&self, mib: u32) -> Result<()> {
+        let mut monitor = UnixStream::connect(&self.monitor).context("connecting to the monitor")?;
+        monitor.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut said = String::new();
+        for request in [
+            String::new(),
+            format!("object_add memory-backend-ram,id=more,size={mib}M\n"),
+            "device_add pc-dimm,id=dimm,memdev=more\n".into(),
+        ] {
+            monitor.write_all(request.as_bytes()).context("writing to the monitor")?;
+            let answered = said.matches("(qemu)").count();
+            while said.matches("(qemu)").count() == answered {
+                let mut piece = [0; 512];
+                let size = monitor.read(&mut piece).with_context(|| format!("the monitor said {said:?}"))?;
+                ensure!(size > 0, "the monitor hung up: {said:?}");
+                said.push_str(&String::from_utf8_lossy(piece.get(..size).unwrap_or_default()));
+            }
+        }
+        ensure!(!said.contains("Error"), "the monitor said {said:?}");
+        Ok(())
     }
 
     /// Waits until the guest has rebooted or powered off; gives the time of it and all lines of the console.

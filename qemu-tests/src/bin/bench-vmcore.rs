@@ -13,7 +13,7 @@ use qemu_tests::command::{Run, command};
 use qemu_tests::disk::Disk;
 use qemu_tests::initramfs;
 use qemu_tests::kernel::Kernel;
-use qemu_tests::vm::{Machine, Vm};
+use qemu_tests::vm::{Machine, Shape, Vm};
 use qemu_tests::workdir::WorkDir;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -78,6 +78,7 @@ fn crash(copy: &Path) -> Result<()> {
             .into(),
         memory_mib: MEMORY_MIB,
         cpus: 1,
+        shape: Shape::default(),
         disks: vec![system, raw],
         log: dir.join("console.log"),
     };

@@ -9,12 +9,19 @@
 
 mod cmdline;
 mod early;
+mod hotplug;
+mod kernel_memory;
+mod pagemap;
 mod plant;
+mod plants;
+mod report;
 mod say;
 mod steps;
+mod user_memory;
 mod wrapper;
 
 use crate::cmdline::CommandLine;
+use crate::plants::Plants;
 use crate::say::say;
 use anyhow::Result;
 use nix::sys::reboot::{RebootMode, reboot};
@@ -48,8 +55,13 @@ fn production() -> Result<()> {
     early::modules("/modules/order")?;
     early::disk()?;
     early::host_name(line.get("prod.host")?)?;
+    if let Ok(mib) = line.get("prod.hotadd") {
+        hotplug::add(mib)?;
+    }
     // Held until the panic: dropping it would give the pages back.
-    let _memory = plant::everywhere(line.get("prod.seed")?)?;
+    let seed = line.get("prod.seed")?;
+    let _memory = plant::everywhere(seed)?;
+    let mut plants = Plants::plant(seed, line.list("prod.plant"))?;
     say("production: markers planted");
     say(format!("production: boot id {}", early::boot_id()?));
     steps::afterimage("load")?;
@@ -58,6 +70,9 @@ fn production() -> Result<()> {
         steps::afterimage(step)?;
     }
     say("production: loaded");
+    if !plants.is_empty() {
+        report::write(&mut plants)?;
+    }
     match line.get("prod.panic") {
         Ok(cpu) => steps::panic_on(cpu),
         Err(_) => Ok(()),

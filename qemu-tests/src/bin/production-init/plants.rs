@@ -1,0 +1,108 @@
+//! What is planted on request (`prod.plant=`) for a page filter to judge, and the report on where it is.
+
+use crate::hotplug;
+use crate::pagemap::{KPageFlags, of_file, of_memory};
+use crate::say::say;
+use crate::user_memory::set;
+use crate::{kernel_memory, user_memory};
+use anyhow::{Context, Result, ensure};
+use memmap2::{MmapMut, MmapRaw};
+use qemu_tests::page_flags::Flag;
+use qemu_tests::planted::{Plant, Planted, pages};
+
+/// Something planted, held until the panic.
+pub(crate) enum Held {
+    /// Memory of this process that has its pages until the end.
+    Memory(MmapMut),
+    /// A file that is mapped.
+    File(MmapRaw),
+    /// Memory to be given back at the last moment, so that nobody takes it.
+    ToBeFreed(MmapMut),
+    /// Page frames that are known already.
+    Frames(Vec<u64>),
+    /// Kept by the kernel at a place that it does not tell.
+    Unknown,
+}
+
+/// All that was planted on request.
+pub(crate) struct Plants(Vec<(Plant, Held)>);
+
+impl Plants {
+    /// Plants what `names` say.
+    pub(crate) fn plant<'a>(seed: &str, names: impl Iterator<Item = &'a str>) -> Result<Self> {
+        let mut plants = Vec::new();
+        for name in names {
+            let plant: Plant = name.parse()?;
+            let held = match plant {
+                Plant::Anonymous => user_memory::anonymous(seed),
+                Plant::Tmpfs => user_memory::tmpfs(seed),
+                Plant::Cache => user_memory::cache(seed),
+                Plant::CachePrivate => user_memory::cache_private(seed),
+                Plant::Thp => user_memory::thp(seed),
+                Plant::Hugetlb => user_memory::hugetlb(seed),
+                Plant::Hugetlb1g => user_memory::hugetlb_1g(seed),
+                Plant::Ksm => user_memory::ksm(seed),
+                Plant::Freed => user_memory::to_be_freed(seed),
+                Plant::Poisoned => user_memory::poisoned(seed),
+                Plant::Slab => kernel_memory::slab(seed),
+                Plant::Zram => kernel_memory::zram(seed),
+                Plant::Offline => hotplug::offline_one().map(Held::Frames),
+            };
+            plants.push((plant, held.with_context(|| format!("planting {plant}"))?));
+            say(format!("production: planted {plant}"));
+        }
+        Ok(Self(plants))
+    }
+
+    /// Whether nothing was asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Gives back what is to be free at the panic, and says where everything is. The plants stay.
+    pub(crate) fn locate(&mut self) -> Result<Planted> {
+        let mut planted = Planted::default();
+        // A CPU may keep tens of megabytes of free pages in a list of its own. They are free to nobody else, and not
+        // marked as such: with this it keeps a few.
+        set("/proc/sys/vm/percpu_pagelist_high_fraction", "1000000")?;
+        let flags = KPageFlags::open()?;
+        for (plant, held) in &mut self.0 {
+            let frames = match held {
+                Held::Memory(memory) => of_memory(memory)?,
+                Held::File(mapping) => of_file(mapping)?,
+                Held::ToBeFreed(memory) => {
+                    let frames = of_memory(memory)?;
+                    *held = Held::Unknown;
+                    frames
+                }
+                Held::Frames(frames) => frames.clone(),
+                Held::Unknown => continue,
+            };
+            let mut sure = Vec::new();
+            for pfn in frames {
+                // Of some requests the kernel grants a part only: no huge page where memory is in pieces, a free page
+                // that waits in a list of its CPU.
+                if state(*plant).is_none_or(|flag| flags.of(pfn).is_ok_and(|flags| flags.has(flag))) {
+                    sure.push(pfn);
+                }
+            }
+            ensure!(!sure.is_empty(), "no page of {plant} is where it was planted");
+            planted.add(*plant, sure);
+            say(format!("production: {plant}: {} pages", pages(planted.of(*plant))));
+        }
+        Ok(planted)
+    }
+}
+
+/// What a page of a kind must be to count as one.
+fn state(plant: Plant) -> Option<Flag> {
+    match plant {
+        Plant::Thp => Some(Flag::Thp),
+        Plant::Hugetlb | Plant::Hugetlb1g => Some(Flag::Huge),
+        Plant::Ksm => Some(Flag::Ksm),
+        Plant::Freed => Some(Flag::Buddy),
+        Plant::CachePrivate => Some(Flag::Private),
+        Plant::Poisoned => Some(Flag::HwPoison),
+        _ => None,
+    }
+}

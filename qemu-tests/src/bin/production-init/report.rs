@@ -1,0 +1,60 @@
+//! What the crashed kernel itself said about its memory, written to the disk at the last moment.
+
+use crate::early::DISK;
+use crate::pagemap::KPageFlags;
+use crate::plants::Plants;
+use crate::user_memory::set;
+use anyhow::{Context, Result};
+use memmap2::MmapMut;
+use nix::fcntl::OFlag;
+use nix::unistd::sync;
+use qemu_tests::marker::PAGE;
+use qemu_tests::scenario::{COUNTERS, PAGE_FLAGS, PLANTED, REPORT};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// For 8 GiB of memory, holes included.
+const FLAGS_SIZE: usize = 16 << 20;
+const SOURCES: [&str; 5] =
+    ["/proc/meminfo", "/proc/vmstat", "/proc/zoneinfo", "/proc/buddyinfo", "/proc/iomem"];
+
+/// Writes where everything is, and then the flags of all pages.
+pub(crate) fn write(plants: &mut Plants) -> Result<()> {
+    let directory = Path::new(DISK).join(REPORT);
+    fs::create_dir_all(&directory).context("making the directory of the report")?;
+    // All that takes memory comes before the flags are read: they are to be those of the panic.
+    let mut buffer = MmapMut::map_anon(FLAGS_SIZE).context("mapping a buffer")?;
+    buffer.fill(0);
+    let path = directory.join(PAGE_FLAGS);
+    let mut disk = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(OFlag::O_DIRECT.bits())
+        .open(&path)
+        .with_context(|| format!("making {}", path.display()))?;
+    // Also empties the lists in which a CPU collects pages before it marks them as PG_lru.
+    set("/proc/sys/vm/drop_caches", "1")?;
+    put(&directory.join(PLANTED), &plants.locate()?.to_string())?;
+    let mut counters = String::new();
+    for source in SOURCES {
+        let text = fs::read_to_string(source).with_context(|| format!("reading {source}"))?;
+        counters.extend(["# ", source, "\n", &text]);
+    }
+    put(&directory.join(COUNTERS), &counters)?;
+    sync();
+    let size = KPageFlags::open()?.all(&mut buffer)?;
+    let whole = buffer.get(..size.next_multiple_of(PAGE)).context("more flags than fit")?;
+    disk.write_all(whole).with_context(|| format!("writing {}", path.display()))?;
+    disk.set_len(u64::try_from(size)?).with_context(|| format!("cutting {}", path.display()))?;
+    sync();
+    // Giving it back now would change what was just written down.
+    std::mem::forget(buffer);
+    Ok(())
+}
+
+fn put(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
