@@ -1,5 +1,6 @@
 //! Independent judges of a dump: crash, drgn and makedumpfile. None of them shares code with the product.
 
+use crate::bitmap::Bitmap;
 use crate::cache::{cache, workspace};
 use crate::command::{Run, command};
 use crate::marker::{self, Kind};
@@ -88,6 +89,48 @@ pub fn notes(dump: &Path) -> Result<Vec<(String, u32, u32)>> {
 /// Writes the raw dump `dump` to `out` with its pages compressed by libsnappy; gives how many became smaller.
 pub fn snappy(dump: &Path, out: &Path) -> Result<u64> {
     python(Path::new("python3"), include_str!("snappy.py"), &[dump.into(), out.into()])
+}
+
+/// Which pages a kdump-compressed file knows.
+#[derive(Clone, Debug)]
+pub struct Bitmaps {
+    /// The pages that exist: bitmap 1.
+    pub existing: Bitmap,
+    /// The pages that are in the dump: bitmap 2.
+    pub dumped: Bitmap,
+}
+
+/// Takes the bitmaps out of a kdump-compressed file.
+pub fn bitmaps(dump: &Path) -> Result<Bitmaps> {
+    /// What the script says beside them.
+    #[derive(Deserialize)]
+    struct Said {
+        max_mapnr: u64,
+    }
+    let work = tempfile::tempdir()?;
+    let (first, second) = (work.path().join("1"), work.path().join("2"));
+    let arguments = [dump.into(), first.clone().into(), second.clone().into()];
+    let said: Said = python(Path::new("python3"), include_str!("bitmaps.py"), &arguments)?;
+    ensure!(said.max_mapnr > 0, "{} knows no page", dump.display());
+    let read = |path: &Path| fs::read(path).map(Bitmap::new).context("reading a bitmap");
+    Ok(Bitmaps { existing: read(&first)?, dumped: read(&second)? })
+}
+
+/// The page frames of an ELF core in which each of some texts begins.
+pub fn find(core: &Path, texts: &[String]) -> Result<BTreeMap<String, Vec<u64>>> {
+    let mut arguments: Vec<OsString> = vec![core.into()];
+    arguments.extend(texts.iter().map(OsString::from));
+    python(Path::new("python3"), include_str!("find.py"), &arguments)
+}
+
+/// Makes a kdump-compressed dump of an ELF core with the reference implementation.
+pub fn makedumpfile_dump(core: &Path, out: &Path, level: u8) -> Result<()> {
+    let makedumpfile = makedumpfile()?;
+    command(&makedumpfile.to_string_lossy())
+        .args(["-c", "-d", &level.to_string(), "--message-level", "1"])
+        .args([core, out])
+        .run()?;
+    Ok(())
 }
 
 /// The kernel log that makedumpfile finds in a dump.

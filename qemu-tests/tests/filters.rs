@@ -1,0 +1,288 @@
+//! What a dump level drops, judged by plants of every kind and by the kernel's own flags of its pages.
+//!
+//! The judge is judged first: the reference implementation must do with the plants what the levels promise.
+//!
+//! `AFTERIMAGE_KEEP_CORES=DIR` keeps each raw core with what is known about it as `DIR/NAME.*`.
+
+use anyhow::{Context, Result, bail, ensure};
+use qemu_tests::bitmap::Bitmap;
+use qemu_tests::command::{Run, command};
+use qemu_tests::kernel::Kernel;
+use qemu_tests::marker;
+use qemu_tests::outcome::Outcome;
+use qemu_tests::page_flags::{Flag, PageFlags};
+use qemu_tests::planted::{Plant, Planted, pages};
+use qemu_tests::readers::{self, Bitmaps};
+use qemu_tests::scenario::{COUNTERS, PAGE_FLAGS, Scenario};
+use qemu_tests::vm::Shape;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Bits of a dump level.
+const CACHE: u8 = 2;
+const CACHE_PRIVATE: u8 = 4;
+const USER: u8 = 8;
+const FREE: u8 = 16;
+
+/// Levels at which the reference is asked.
+const LEVELS: [u8; 6] = [1, 2, 4, 8, 16, 31];
+
+/// All that every kernel can plant.
+const EVERYTHING: [Plant; 10] = [
+    Plant::Anonymous,
+    Plant::Tmpfs,
+    Plant::Cache,
+    Plant::CachePrivate,
+    Plant::Thp,
+    Plant::Hugetlb,
+    Plant::Ksm,
+    Plant::Slab,
+    Plant::Zram,
+    Plant::Freed,
+];
+
+/// Guests run one at a time: two emulated machines on two processors only slow each other into timeouts.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn full() -> bool {
+    std::env::var("AFTERIMAGE_FULL").is_ok_and(|full| full == "1")
+}
+
+#[test]
+fn the_reference_filters_kernel_6_1_as_promised() -> Result<()> {
+    judge(&everything("everything-6.1", "6.1", &[])?)
+}
+
+#[test]
+fn the_reference_filters_kernel_6_12_as_promised() -> Result<()> {
+    judge(&everything("everything-6.12", "6.12", &[Plant::Poisoned])?)
+}
+
+#[test]
+fn the_reference_filters_a_generic_kernel_with_broken_pages_as_promised() -> Result<()> {
+    judge(&everything("everything-6.1-generic", "6.1-generic", &[Plant::Poisoned])?)
+}
+
+#[test]
+fn the_reference_filters_a_machine_of_two_nodes_as_promised() -> Result<()> {
+    only_in_full(|| {
+        let mut scenario = everything("numa-6.1", "6.1", &[Plant::Hugetlb1g])?;
+        scenario.memory_mib = 5 << 10;
+        scenario.cpus = 2;
+        scenario.panic_cpu = 1;
+        scenario.shape.nodes = vec![2304, 2816];
+        scenario.append = "hugepagesz=1G hugepages=1".into();
+        judge(&scenario)
+    })
+}
+
+#[test]
+fn the_reference_filters_hot_added_memory_as_promised() -> Result<()> {
+    only_in_full(|| {
+        let mut scenario = everything("hot-add-6.1", "6.1", &[])?;
+        scenario.shape.hot_add_mib = 512;
+        judge(&scenario)
+    })
+}
+
+#[test]
+fn the_reference_filters_memory_taken_offline_as_promised() -> Result<()> {
+    only_in_full(|| {
+        let mut scenario = everything("offline-6.1", "6.1", &[Plant::Offline])?;
+        scenario.shape.hot_add_mib = 512;
+        judge(&scenario)
+    })
+}
+
+#[test]
+fn the_reference_filters_four_level_paging_as_promised() -> Result<()> {
+    only_in_full(|| {
+        let mut scenario = everything("four-level-6.1", "6.1", &[])?;
+        scenario.shape = Shape { cpu: "la57=off".into(), ..Shape::default() };
+        scenario.append = "nokaslr".into();
+        judge(&scenario)
+    })
+}
+
+#[test]
+fn the_reference_filters_huge_pages_without_descriptors_as_promised() -> Result<()> {
+    only_in_full(|| {
+        let mut scenario = everything("hvo-6.1", "6.1", &[])?;
+        scenario.append = "hugetlb_free_vmemmap=on".into();
+        judge(&scenario)
+    })
+}
+
+fn only_in_full(test: impl FnOnce() -> Result<()>) -> Result<()> {
+    if full() {
+        return test();
+    }
+    eprintln!("not run: AFTERIMAGE_FULL=1 runs it");
+    Ok(())
+}
+
+/// A guest with every plant there is and some more.
+fn everything(name: &str, series: &str, more: &[Plant]) -> Result<Scenario> {
+    let mut scenario = Scenario::new(name, &Kernel::of_series(series)?);
+    scenario.memory_mib = 1024;
+    scenario.raw_copy = true;
+    // What is taken offline goes last: until then memory may be anywhere.
+    scenario.plants = EVERYTHING.iter().chain(more).copied().collect();
+    Ok(scenario)
+}
+
+/// Runs the guest and the reference on its memory, and compares what is in each dump with what the level promises.
+fn judge(scenario: &Scenario) -> Result<()> {
+    let _alone = alone();
+    let outcome = scenario.run()?;
+    let planted = found(&outcome)?;
+    keep(&outcome, &scenario.name, &planted)?;
+    let flags = &outcome.report()?.flags;
+    for level in LEVELS {
+        let dump = outcome.scratch(&format!("reference-{level}"));
+        readers::makedumpfile_dump(outcome.raw()?, &dump, level)?;
+        let bitmaps = readers::bitmaps(&dump)?;
+        let fates = fates(&bitmaps, &planted);
+        eprintln!("{}: reference, level {level}: {fates:?}", scenario.name);
+        ensure_promised(level, &fates).with_context(|| format!("the reference at level {level}"))?;
+        ensure_flags(level, &bitmaps, flags).with_context(|| format!("the reference at level {level}"))?;
+    }
+    outcome.discard()
+}
+
+/// What was planted, with the places that only its content tells.
+fn found(outcome: &Outcome) -> Result<Planted> {
+    let report = outcome.report()?;
+    let mut planted = report.planted.clone();
+    let hidden = Plant::ALL.into_iter().filter(|plant| plant.found_by_content());
+    let prefixes: BTreeMap<_, _> =
+        hidden.map(|plant| (marker::prefix(&outcome.seed, plant), plant)).collect();
+    let texts: Vec<_> = prefixes.keys().cloned().collect();
+    for (prefix, mut pfns) in readers::find(outcome.raw()?, &texts)? {
+        let plant = *prefixes.get(&prefix).context("a text that was not asked for")?;
+        // Copies lie in other places: a name in the memory of the process that made the file, a block in the page
+        // cache and in free pages.
+        pfns.retain(|pfn| {
+            let flags = report.flags.of_head(*pfn);
+            let elsewhere = [Flag::Buddy, Flag::Lru, Flag::Anon].iter().any(|flag| flags.has(*flag));
+            if plant == Plant::Slab { flags.has(Flag::Slab) } else { flags.has(Flag::Private) && !elsewhere }
+        });
+        if !pfns.is_empty() {
+            planted.add(plant, pfns);
+        }
+    }
+    Ok(planted)
+}
+
+/// What became of the plants of a kind: pages that are in the dump, pages there are.
+type Fates = BTreeMap<Plant, (u64, u64)>;
+
+/// What became of everything that was planted.
+fn fates(bitmaps: &Bitmaps, planted: &Planted) -> Fates {
+    let fate = |ranges| (bitmaps.dumped.count_in(ranges), pages(ranges));
+    planted.0.iter().map(|(plant, ranges)| (*plant, fate(ranges))).collect()
+}
+
+/// Whether a level drops plants of a kind; nothing is promised of memory that is offline.
+fn drops(level: u8, plant: Plant) -> Option<bool> {
+    let bits = match plant {
+        Plant::Anonymous | Plant::Thp | Plant::Hugetlb | Plant::Hugetlb1g | Plant::Ksm => USER,
+        Plant::Tmpfs | Plant::Cache => CACHE | CACHE_PRIVATE,
+        Plant::CachePrivate => CACHE_PRIVATE,
+        Plant::Freed => FREE,
+        Plant::Poisoned => return Some(true),
+        Plant::Slab | Plant::Zram => 0,
+        Plant::Offline => return None,
+    };
+    Some(level & bits != 0)
+}
+
+fn ensure_promised(level: u8, fates: &Fates) -> Result<()> {
+    for (plant, (kept, planted)) in fates {
+        let wrong = match drops(level, *plant) {
+            Some(true) => *kept,
+            Some(false) => planted.saturating_sub(*kept),
+            None => continue,
+        };
+        // Free pages are there to be taken, a few of them by the panic itself.
+        let tolerated = if *plant == Plant::Freed { planted / 64 } else { 0 };
+        ensure!(wrong <= tolerated, "of {planted} pages of {plant} {kept} are in the dump");
+    }
+    Ok(())
+}
+
+/// Compares all pages with the kernel's flags of them. Between the report and the panic some change: the report itself
+/// is written.
+fn ensure_flags(level: u8, bitmaps: &Bitmaps, flags: &PageFlags) -> Result<()> {
+    let expected = expected(level, &bitmaps.existing, flags);
+    let (missing, extra) = (expected.without(&bitmaps.dumped), bitmaps.dumped.without(&expected));
+    eprintln!(
+        "level {level}: {} of {} pages kept, {} expected; {} missing, {} extra",
+        bitmaps.dumped.count(),
+        bitmaps.existing.count(),
+        expected.count(),
+        pages(&missing),
+        pages(&extra)
+    );
+    let tolerated = 512;
+    if pages(&missing) > tolerated || pages(&extra) > tolerated {
+        bail!("pages missing: {:?}, extra: {:?}", summary(&missing, flags), summary(&extra, flags));
+    }
+    Ok(())
+}
+
+/// The pages that a level keeps by the kernel's flags.
+fn expected(level: u8, existing: &Bitmap, flags: &PageFlags) -> Bitmap {
+    let mut bytes = Vec::new();
+    for pfn in existing.pfns().filter(|pfn| !dropped(level, flags, *pfn)) {
+        let index = usize::try_from(pfn >> 3).unwrap_or(usize::MAX);
+        bytes.resize(bytes.len().max(index.saturating_add(1)), 0);
+        if let Some(byte) = bytes.get_mut(index) {
+            *byte |= 1_u8.wrapping_shl(u32::try_from(pfn & 7).unwrap_or_default());
+        }
+    }
+    Bitmap::new(bytes)
+}
+
+fn dropped(level: u8, flags: &PageFlags, pfn: u64) -> bool {
+    let (own, head) = (flags.of(pfn), flags.of_head(pfn));
+    let swap_cache = head.has(Flag::SwapCache) && head.has(Flag::SwapBacked);
+    // Of some slab pages Linux 6.12 says both: their descriptor has other things where others have their mapping.
+    let anonymous = head.has(Flag::Anon) && !head.has(Flag::Slab);
+    let cache = (head.has(Flag::Lru) || swap_cache) && !anonymous;
+    let bits = [
+        (FREE, own.has(Flag::Buddy)),
+        (CACHE, cache && !head.has(Flag::Private)),
+        (CACHE_PRIVATE, cache),
+        (USER, anonymous || head.has(Flag::Huge)),
+    ];
+    let asked = bits.iter().any(|(bit, is)| level & bit != 0 && *is);
+    asked || own.has(Flag::HwPoison) || own.has(Flag::Offline)
+}
+
+/// Pages by their flags, for a person to look at.
+fn summary(ranges: &[std::ops::Range<u64>], flags: &PageFlags) -> BTreeMap<String, (u64, u64)> {
+    let mut summary = BTreeMap::new();
+    for pfn in ranges.iter().cloned().flatten() {
+        let (count, _) = summary.entry(format!("{:#x}", flags.of_head(pfn).0)).or_insert((0_u64, pfn));
+        *count = count.saturating_add(1);
+    }
+    summary
+}
+
+/// Keeps the core where the environment says.
+fn keep(outcome: &Outcome, name: &str, planted: &Planted) -> Result<()> {
+    let Some(directory) = std::env::var_os("AFTERIMAGE_KEEP_CORES") else { return Ok(()) };
+    let to = |suffix: &str| Path::new(&directory).join(format!("{name}.{suffix}"));
+    command("cp").arg("--sparse=always").args([outcome.raw()?, &to("vmcore")]).run()?;
+    let report = &outcome.report()?.path;
+    fs::copy(report.join(PAGE_FLAGS), to("kpageflags")).context("keeping the flags")?;
+    fs::copy(report.join(COUNTERS), to("counters.txt")).context("keeping the counters")?;
+    fs::write(to("planted.txt"), planted.to_string()).context("keeping the list")?;
+    fs::write(to("seed.txt"), &outcome.seed).context("keeping the seed")
+}
