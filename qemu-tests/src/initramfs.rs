@@ -5,6 +5,7 @@
 //! system from its disk, and the test from passing.
 
 use crate::binaries::Binaries;
+use crate::command::{Run, command};
 use crate::kernel::Kernel;
 use afterimage::cpio::{self, Entry, Kind};
 use afterimage::modules::ModuleTree;
@@ -21,6 +22,9 @@ const ZRAM: [&str; 3] = ["lzo_rle", "lzo", "zram"];
 
 /// Name under which the production PID 1 runs a sleeping copy of itself, for `ps` to show.
 pub const SLEEPER: &str = "witness-sleeper"; // 15 bytes: the longest comm there is
+
+/// The program that [`with_swapon`] adds.
+pub const SWAPON: &str = "/usr/sbin/swapon";
 
 /// The initramfs of the production system.
 pub fn production(kernel: &Kernel, binaries: &Binaries) -> Result<Vec<u8>> {
@@ -54,6 +58,21 @@ pub fn with_wrapper(capture_image: &Path, binaries: &Binaries) -> Result<Vec<u8>
     let mut image = read(capture_image)?;
     cpio::pad(&mut image);
     image.extend(cpio::write(&[Entry::file("wrapper", 0o755, read(&binaries.production_init)?)]));
+    Ok(image)
+}
+
+/// An initramfs followed by the host's swapon(8) with its libraries: the system call has no safe wrapper.
+pub fn with_swapon(mut image: Vec<u8>) -> Result<Vec<u8>> {
+    let said = command("ldd").arg(SWAPON).run()?.stdout;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    // "libc.so.6 => /lib/…/libc.so.6 (0x…)", and the loader alone by its path.
+    let libraries = said.split_whitespace().filter(|word| word.starts_with('/'));
+    let mut entries = Vec::new();
+    for path in libraries.chain([SWAPON]) {
+        entries.push(Entry::file(path, 0o755, read(Path::new(path))?));
+    }
+    cpio::pad(&mut image);
+    image.extend(cpio::write(&entries));
     Ok(image)
 }
 

@@ -26,6 +26,10 @@ pub enum Plant {
     Hugetlb1g,
     /// Anonymous memory merged by KSM.
     Ksm,
+    /// Anonymous memory that was swapped out to the disk and read again: also in the swap cache.
+    Swapped,
+    /// What the kernel read from the swap file beside it: in the swap cache, and nobody's yet.
+    SwapReadahead,
     /// Memory that was filled and given back, as far as it lies in the buddy allocator.
     Freed,
     /// Anonymous memory that was declared broken.
@@ -40,7 +44,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every one there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Anonymous,
         Self::Tmpfs,
         Self::Cache,
@@ -49,6 +53,8 @@ impl Plant {
         Self::Hugetlb,
         Self::Hugetlb1g,
         Self::Ksm,
+        Self::Swapped,
+        Self::SwapReadahead,
         Self::Freed,
         Self::Poisoned,
         Self::Slab,
@@ -74,6 +80,8 @@ impl Display for Plant {
             Self::Hugetlb => "hugetlb",
             Self::Hugetlb1g => "hugetlb-1g",
             Self::Ksm => "ksm",
+            Self::Swapped => "swapped",
+            Self::SwapReadahead => "swap-readahead",
             Self::Freed => "freed",
             Self::Poisoned => "poisoned",
             Self::Slab => "slab",

@@ -165,7 +165,11 @@ impl Scenario {
         let image_size = self.capture_image(dir, binaries)?;
         let disks = self.disks(dir)?;
         let initrd = dir.join("production.cpio");
-        write(&initrd, &initramfs::production(&self.kernel, binaries)?)?;
+        let mut image = initramfs::production(&self.kernel, binaries)?;
+        if self.plants.contains(&Plant::Swapped) {
+            image = initramfs::with_swapon(image)?;
+        }
+        write(&initrd, &image)?;
         // Unknown to everything but this run; see `marker`.
         let seed = work.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let machine = Machine {

@@ -71,7 +71,8 @@ pub(crate) fn boot_id() -> Result<String> {
     Ok(id.trim().to_owned())
 }
 
-fn mount_at(source: &str, directory: &str, kind: &str) -> Result<()> {
+/// Mounts a file system.
+pub(crate) fn mount_at(source: &str, directory: &str, kind: &str) -> Result<()> {
     mount(Some(source), directory, Some(kind), MsFlags::empty(), None::<&str>)
         .with_context(|| format!("mounting {source} on {directory}"))
 }

@@ -17,6 +17,7 @@ mod plants;
 mod report;
 mod say;
 mod steps;
+mod swap;
 mod user_memory;
 mod wrapper;
 

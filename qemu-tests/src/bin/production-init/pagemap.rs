@@ -5,6 +5,7 @@ use memmap2::{MmapMut, MmapRaw};
 use qemu_tests::marker::PAGE;
 use qemu_tests::page_flags::Flags;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 const PRESENT: u64 = 1 << 63;
@@ -51,6 +52,20 @@ impl KPageFlags {
         let at = pfn.saturating_mul(u64::try_from(WORD)?);
         self.0.read_exact_at(&mut word, at).with_context(|| format!("reading the flags of page {pfn}"))?;
         Ok(Flags(u64::from_ne_bytes(word)))
+    }
+
+    /// All page frames there are flags of.
+    pub(crate) fn pfns(&self) -> Result<Range<u64>> {
+        let mut buffer = vec![0; 64 << 10];
+        let mut size: u64 = 0;
+        loop {
+            let read =
+                self.0.read_at(&mut buffer, size).with_context(|| format!("reading flags at {size}"))?;
+            if read == 0 {
+                return Ok(0..size >> WORD.trailing_zeros());
+            }
+            size = size.saturating_add(u64::try_from(read)?);
+        }
     }
 
     /// Reads the flags of all page frames to the front of `buffer`; gives their size in bytes.

@@ -4,10 +4,10 @@ use crate::hotplug;
 use crate::pagemap::{KPageFlags, of_file, of_memory};
 use crate::say::say;
 use crate::user_memory::set;
-use crate::{kernel_memory, user_memory};
+use crate::{kernel_memory, swap, user_memory};
 use anyhow::{Context, Result, ensure};
 use memmap2::{MmapMut, MmapRaw};
-use qemu_tests::page_flags::Flag;
+use qemu_tests::page_flags::{Flag, Flags};
 use qemu_tests::planted::{Plant, Planted, pages};
 
 /// Something planted, held until the panic.
@@ -20,6 +20,8 @@ pub(crate) enum Held {
     ToBeFreed(MmapMut),
     /// Page frames that are known already.
     Frames(Vec<u64>),
+    /// Wherever the kernel's flags say: a side effect of another plant.
+    Everywhere,
     /// Kept by the kernel at a place that it does not tell.
     Unknown,
 }
@@ -42,6 +44,8 @@ impl Plants {
                 Plant::Hugetlb => user_memory::hugetlb(seed),
                 Plant::Hugetlb1g => user_memory::hugetlb_1g(seed),
                 Plant::Ksm => user_memory::ksm(seed),
+                Plant::Swapped => swap::swapped(seed),
+                Plant::SwapReadahead => Ok(Held::Everywhere),
                 Plant::Freed => user_memory::to_be_freed(seed),
                 Plant::Poisoned => user_memory::poisoned(seed),
                 Plant::Slab => kernel_memory::slab(seed),
@@ -76,13 +80,14 @@ impl Plants {
                     frames
                 }
                 Held::Frames(frames) => frames.clone(),
+                Held::Everywhere => flags.pfns()?.collect(),
                 Held::Unknown => continue,
             };
             let mut sure = Vec::new();
             for pfn in frames {
                 // Of some requests the kernel grants a part only: no huge page where memory is in pieces, a free page
                 // that waits in a list of its CPU.
-                if state(*plant).is_none_or(|flag| flags.of(pfn).is_ok_and(|flags| flags.has(flag))) {
+                if is(*plant, flags.of(pfn)?) {
                     sure.push(pfn);
                 }
             }
@@ -94,15 +99,17 @@ impl Plants {
     }
 }
 
-/// What a page of a kind must be to count as one.
-fn state(plant: Plant) -> Option<Flag> {
+/// Whether a page with these flags can be one of a kind.
+fn is(plant: Plant, flags: Flags) -> bool {
     match plant {
-        Plant::Thp => Some(Flag::Thp),
-        Plant::Hugetlb | Plant::Hugetlb1g => Some(Flag::Huge),
-        Plant::Ksm => Some(Flag::Ksm),
-        Plant::Freed => Some(Flag::Buddy),
-        Plant::CachePrivate => Some(Flag::Private),
-        Plant::Poisoned => Some(Flag::HwPoison),
-        _ => None,
+        Plant::Thp => flags.has(Flag::Thp),
+        Plant::Hugetlb | Plant::Hugetlb1g => flags.has(Flag::Huge),
+        Plant::Ksm => flags.has(Flag::Ksm),
+        Plant::Swapped => flags.has(Flag::SwapCache) && flags.has(Flag::Anon),
+        Plant::SwapReadahead => flags.has(Flag::SwapCache) && !flags.has(Flag::Anon),
+        Plant::Freed => flags.has(Flag::Buddy),
+        Plant::CachePrivate => flags.has(Flag::Private),
+        Plant::Poisoned => flags.has(Flag::HwPoison),
+        _ => true,
     }
 }

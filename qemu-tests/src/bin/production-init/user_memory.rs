@@ -127,7 +127,7 @@ pub(crate) fn set(path: &str, value: &str) -> Result<()> {
     fs::write(path, value).with_context(|| format!("writing {value:?} to {path}"))
 }
 
-fn base_pages(seed: &str, plant: Plant, size: usize) -> Result<MmapMut> {
+pub(crate) fn base_pages(seed: &str, plant: Plant, size: usize) -> Result<MmapMut> {
     let mut memory = map_base(size)?;
     fill(&mut memory, seed, plant);
     Ok(memory)
