@@ -70,6 +70,8 @@ impl Plants {
         // marked as such: with this it keeps a few.
         set("/proc/sys/vm/percpu_pagelist_high_fraction", "1000000")?;
         let flags = KPageFlags::open()?;
+        // Last, what is to be free: the lists of the others take memory, too.
+        self.0.sort_by_key(|(_, held)| matches!(held, Held::ToBeFreed(_)));
         for (plant, held) in &mut self.0 {
             let frames = match held {
                 Held::Memory(memory) => of_memory(memory)?,
