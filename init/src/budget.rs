@@ -16,6 +16,8 @@ const BYTES_PER_WORKER: u64 = 5 << 20;
 pub struct Budget {
     /// Threads that read and compress; the writer is another one unless this is 1.
     pub workers: usize,
+    /// Bytes for the bits that say which pages are kept: 32 MiB are enough for 1 TiB.
+    pub plan: u64,
 }
 
 impl Budget {
@@ -30,7 +32,7 @@ impl Budget {
     fn new(cpus: usize, available: Option<u64>) -> Self {
         let room = (available.unwrap_or(0) / 4).checked_div(BYTES_PER_WORKER).unwrap_or(1);
         let workers = usize::try_from(room).unwrap_or(usize::MAX).min(cpus).clamp(1, 64);
-        Self { workers }
+        Self { workers, plan: available.unwrap_or(0) / 8 }
     }
 }
 

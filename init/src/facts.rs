@@ -24,6 +24,8 @@ pub struct Facts {
     pub image_crc32: String,
     /// Size of the crash kernel reservation, bytes.
     pub reservation: u64,
+    /// VMCOREINFO of the running kernel, as text: where the note of the vmcore is damaged, this one is not.
+    pub vmcoreinfo: String,
     /// `/proc/iomem`'s top level: the machine's physical memory map.
     pub memory_map: Vec<MemoryRange>,
 }

@@ -4,13 +4,14 @@
 //! ```text
 //! /proc/vmcore ─ source::Vmcore (ELF: PT_LOAD → ranges, PT_NOTE → VMCOREINFO, CPU registers)
 //!    ├─ kernel::dmesg ──────────────────────► target, durable FIRST (small, most wanted)
-//!    └─ dump: plan ─► headers and bitmaps ──► sink (INCOMPLETE)
-//!             pipeline: read → zero? → compress ─[pool]→ writer ─► sink ─► publish
+//!    ├─ kernel: page, memmap ─► filter: struct pages ─► a class per page
+//!    └─ dump: plan (which pages) ─► headers and bitmaps ─► sink (INCOMPLETE)
+//!             pipeline: read → zero? → compress ─[pool]→ a writer per format ─► sink ─► publish
 //! result.json ─► beside the dump; exit code ─► pid 1 ─► final action
 //! ```
 //!
 //! A module may use only what stands left of it; a test checks the `use crate::` lines:
-//! `addr → sys → format → sink → source → kernel → dump → setup → target → run → pid1`.
+//! `addr → sys → format → sink → source → kernel → filter → dump → setup → target → run → pid1`.
 //! `log config report budget facts` may be used by all.
 //!
 //! The old kernel's memory is hostile input: every parser is total, every loop bounded by the format.
@@ -24,6 +25,7 @@ pub mod budget;
 pub mod config;
 pub mod dump;
 pub mod facts;
+pub mod filter;
 pub mod format;
 pub mod kernel;
 pub mod log;

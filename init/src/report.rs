@@ -5,8 +5,12 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::addr::PfnRange;
 use crate::config::Config;
+use crate::filter::{ClassCounts, Contradiction, ScanStats};
 use crate::kernel::dmesg::DmesgStats;
+use crate::kernel::info::Origin;
+use crate::kernel::memmap::BadSection;
 use crate::source::Anomaly;
 
 /// How a capture ended.
@@ -65,8 +69,35 @@ pub enum Degradation {
     },
     /// The core's headers lie.
     Vmcore(Anomaly),
-    /// The core has no VMCOREINFO: no log, no kernel release, page size assumed.
-    NoVmcoreInfo,
+    /// VMCOREINFO is not the one of the vmcore's note.
+    Vmcoreinfo(Origin),
+    /// Page types cannot be told: no page is left out by its type.
+    NoPageTypes {
+        /// Cause.
+        cause: String,
+    },
+    /// A page class claims pages that cannot be of it: its pages are kept.
+    ClassNotUsed(Contradiction),
+    /// The struct pages of a section are not found: its pages are kept.
+    BadSection {
+        /// First page.
+        pfn: u64,
+        /// Pages.
+        pages: u64,
+        /// What is wrong with it.
+        why: BadSection,
+    },
+    /// Struct pages that contradict each other or cannot be read; the pages are kept.
+    DamagedStructPages {
+        /// Not readable.
+        unreadable: u64,
+        /// Heads of compound pages and free blocks whose order cannot be.
+        bad_heads: u64,
+        /// Tails that lead to no head.
+        stray_tails: u64,
+        /// Of the kernel's own pages, claiming to be something else.
+        vital: u64,
+    },
     /// The kernel's name could not be read.
     Utsname {
         /// Cause.
@@ -126,12 +157,33 @@ impl PageCounts {
         }
     }
 
+    /// Pages that a reader of the dump finds something of.
+    #[must_use]
+    pub fn in_dump(&self) -> u64 {
+        self.total().saturating_sub(self.excluded)
+    }
+
     /// All pages that have been dealt with.
     #[must_use]
     pub fn total(&self) -> u64 {
         [self.written, self.zero, self.excluded, self.unreadable]
             .iter()
             .fold(0, |sum, n| sum.saturating_add(*n))
+    }
+}
+
+/// Consecutive pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Run {
+    /// First page frame number.
+    pub pfn: u64,
+    /// How many.
+    pub pages: u64,
+}
+
+impl From<PfnRange> for Run {
+    fn from(range: PfnRange) -> Self {
+        Self { pfn: range.start().0, pages: range.pages() }
     }
 }
 
@@ -171,12 +223,22 @@ pub struct Summary {
     pub target: Option<String>,
     /// Dump level.
     pub level: u32,
+    /// The page classes that are left out, by name.
+    pub exclude: Vec<&'static str>,
+    /// Format.
+    pub format: &'static str,
     /// Compression.
     pub compress: String,
+    /// Whether the loader's copy of VMCOREINFO was there, for a vmcore whose own is damaged.
+    pub vmcoreinfo_copy: bool,
     /// CPUs whose registers are in the dump.
     pub cpus: u32,
     /// Pages by fate.
     pub pages: PageCounts,
+    /// Pages by what they are.
+    pub classes: ClassCounts,
+    /// Poisoned and offline pages, which were not read.
+    pub not_read: Vec<Run>,
     /// Bytes of memory in the core.
     pub memory_bytes: u64,
     /// Bytes of the dump.
@@ -199,9 +261,24 @@ impl Summary {
     pub fn new(config: &Config) -> Self {
         Self {
             afterimage: env!("CARGO_PKG_VERSION"),
-            level: config.dump.level.into(),
+            level: config.dump.exclude.level().into(),
+            exclude: config.dump.exclude.names(),
+            format: config.dump.format.name(),
             compress: config.dump.compress.to_string(),
             ..Self::default()
+        }
+    }
+
+    /// Records what the pages are, and what damage was found on the way.
+    pub fn record_classes(&mut self, classes: &ClassCounts, not_read: &[PfnRange], damage: &ScanStats) {
+        self.classes = *classes;
+        self.not_read = not_read.iter().copied().map(Run::from).collect();
+        for &(pages, why) in &damage.bad_sections {
+            self.degrade(Degradation::BadSection { pfn: pages.start().0, pages: pages.pages(), why });
+        }
+        let &ScanStats { unreadable, bad_heads, stray_tails, vital, .. } = damage;
+        if [unreadable, bad_heads, stray_tails, vital] != [0; 4] {
+            self.degrade(Degradation::DamagedStructPages { unreadable, bad_heads, stray_tails, vital });
         }
     }
 
@@ -234,9 +311,31 @@ impl fmt::Display for Degradation {
         match self {
             Self::Module { path, cause } => write!(f, "module {path} not loaded: {cause}"),
             Self::Vmcore(anomaly) => write!(f, "vmcore: {anomaly:?}"),
-            Self::NoVmcoreInfo => {
-                f.write_str("the vmcore has no VMCOREINFO: no kernel log, 4 KiB pages assumed")
+            Self::Vmcoreinfo(Origin::Nowhere) => {
+                f.write_str("there is no VMCOREINFO: no kernel log, no page types, 4 KiB pages assumed")
             }
+            Self::Vmcoreinfo(Origin::Copy) => {
+                f.write_str("the vmcore's VMCOREINFO is missing or of no use: the loader's copy is used")
+            }
+            Self::Vmcoreinfo(Origin::DamagedNote { keys }) => {
+                write!(f, "{keys} keys of the vmcore's VMCOREINFO are damaged: the loader's copy is used")
+            }
+            Self::Vmcoreinfo(Origin::Memory { address }) => {
+                write!(f, "the vmcore has no VMCOREINFO: the one found in memory at {address:#x} is used")
+            }
+            Self::NoPageTypes { cause } => write!(f, "page types unknown, all are kept: {cause}"),
+            Self::ClassNotUsed(Contradiction { class, claimed, of, .. }) => {
+                let class = class.name();
+                write!(f, "{claimed} of {of} kernel pages claim to be {class}: {class} pages are kept")
+            }
+            Self::BadSection { pfn, pages, why } => {
+                write!(f, "no struct pages for {pages} pages from {pfn:#x} ({why:?}): they are kept")
+            }
+            Self::DamagedStructPages { unreadable, bad_heads, stray_tails, vital } => write!(
+                f,
+                "damaged struct pages: {unreadable} unreadable, {bad_heads} heads and {stray_tails} tails that \
+                 contradict others, {vital} of the kernel's own; the pages are kept"
+            ),
             Self::Utsname { cause } => write!(f, "kernel name not read: {cause}"),
             Self::Dmesg { cause } => write!(f, "kernel log not saved: {cause}"),
             Self::Target { target, cause } => write!(f, "target {target} not usable: {cause}"),
@@ -298,10 +397,11 @@ mod tests {
     #[test]
     fn hostile_text_stays_inside_its_json_string() {
         let mut summary = Summary { host: Some("a\"\n\u{1b}".into()), ..Summary::default() };
-        summary.degradations.push(Degradation::NoVmcoreInfo);
+        summary.degradations.push(Degradation::Vmcoreinfo(Origin::Nowhere));
         let back: serde_json::Value = serde_json::from_str(&summary.to_json()).unwrap();
         assert_eq!(back["host"], "a\"\n\u{1b}");
-        assert_eq!(back["degradations"][0]["step"], "no-vmcore-info");
+        assert_eq!(back["degradations"][0]["step"], "vmcoreinfo");
+        assert_eq!(back["degradations"][0]["source"], "nowhere");
         assert_eq!(back["outcome"], "failed");
     }
 

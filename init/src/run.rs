@@ -9,8 +9,10 @@ use crate::budget::{self, Budget};
 use crate::config::{self, Config};
 use crate::dump::{self, Heartbeat, Request, Written};
 use crate::facts::Facts;
+use crate::filter::PageFilter;
 use crate::format::kdump::Utsname;
-use crate::kernel::{Kernel, dmesg, uts};
+use crate::format::vmcoreinfo::VmcoreInfo;
+use crate::kernel::{Kernel, dmesg, info, uts};
 use crate::report::{Degradation, Lap, Outcome, Summary, seconds, utc};
 use crate::setup::modules;
 use crate::sink::{Append, Sink};
@@ -52,9 +54,11 @@ pub fn capture(config: &Config, facts: &Facts, heartbeat: &Heartbeat<'_>, mut su
     let core = open_core(Path::new(VMCORE), &mut summary);
     let core =
         core.inspect_err(|error| summary.degrade(Degradation::Dump { cause: crate::log::chain(error) })).ok();
-    let kernel = core.as_ref().map(|core| Kernel::new(core, core.info(), core.mappings()));
-    let utsname = describe(core.as_ref(), kernel.as_ref(), facts, &mut summary);
-    let directory = directory_name(core.as_ref(), &summary);
+    let info = core.as_ref().map(|core| settle(core, facts, &mut summary)).unwrap_or_default();
+    let kernel = core.as_ref().map(|core| Kernel::new(core, &info, core.mappings()));
+    let utsname =
+        describe(core.as_ref().map(|core| -> &dyn Core { core }), kernel.as_ref(), facts, &mut summary);
+    let directory = directory_name(&info, &summary);
     let target = target::open_first(&config.target, &directory, heartbeat, &mut |what| summary.degrade(what));
     summary.seconds.open = lap.lap();
     let Some(mut target) = target else {
@@ -72,7 +76,8 @@ pub fn capture(config: &Config, facts: &Facts, heartbeat: &Heartbeat<'_>, mut su
         heartbeat();
     }
     if let Some(core) = &core {
-        save_dump(core, &request(utsname, config), target.as_mut(), heartbeat, &mut summary);
+        let request = request(utsname, info.clone(), config);
+        save_dump(core, &request, target.as_mut(), heartbeat, &mut summary);
         summary.seconds.dump = lap.lap();
     }
     summary.seconds.total = seconds(start.elapsed());
@@ -86,42 +91,64 @@ pub fn open_core(path: &Path, summary: &mut Summary) -> Result<Vmcore, VmcoreErr
     for anomaly in core.anomalies() {
         summary.degrade(Degradation::Vmcore(anomaly.clone()));
     }
-    if core.info().is_empty() {
-        summary.degrade(Degradation::NoVmcoreInfo);
-    }
     Ok(core)
+}
+
+/// The VMCOREINFO to believe, of those that there are.
+pub fn settle(core: &dyn Core, facts: &Facts, summary: &mut Summary) -> VmcoreInfo {
+    let copy = VmcoreInfo::parse(facts.vmcoreinfo.as_bytes());
+    summary.vmcoreinfo_copy = !copy.is_empty();
+    let (info, origin) = info::settle(core.info(), &copy, core);
+    if let Some(origin) = origin {
+        summary.degrade(Degradation::Vmcoreinfo(origin));
+    }
+    info
+}
+
+/// What tells page classes, if they can be told.
+pub fn page_filter<'a>(
+    core: &'a dyn Core,
+    info: &'a VmcoreInfo,
+    summary: &mut Summary,
+) -> Option<PageFilter<'a>> {
+    let mut told = |what| summary.degrade(Degradation::ClassNotUsed(what));
+    let filter = PageFilter::discover(core, info, core.mappings(), &mut told);
+    filter
+        .map_err(|error| summary.degrade(Degradation::NoPageTypes { cause: crate::log::chain(&error) }))
+        .ok()
 }
 
 /// Fills in who crashed and when, and gives the kernel's name for the dump's header. Memory first, facts where it is silent: the host's name may have changed since
 /// the image was loaded.
 pub fn describe(
-    core: Option<&Vmcore>,
+    core: Option<&dyn Core>,
     kernel: Option<&Kernel<'_>>,
     facts: &Facts,
     summary: &mut Summary,
 ) -> Utsname {
     let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    let info = |key| core.and_then(|core| core.info().get(key)).and_then(known);
+    let info = |key| kernel.and_then(|kernel| kernel.info().get(key)).and_then(known);
     let utsname = kernel.and_then(|kernel| {
         let found = uts::discover(kernel);
         found.map_err(|error| summary.degrade(Degradation::Utsname { cause: crate::log::chain(&error) })).ok()
     });
-    let unknown = || core.map_or_else(Utsname::default, |core| uts::fallback(core.info(), core.machine()));
+    let machine = core.and_then(|core| core.machine());
+    let unknown = || kernel.map_or_else(Utsname::default, |kernel| uts::fallback(kernel.info(), machine));
     let utsname = utsname.unwrap_or_else(unknown);
     summary.host = known(&utsname.nodename).or_else(|| known(&facts.host));
     summary.kernel = info("OSRELEASE").or_else(|| known(&facts.release));
     summary.build_id = info("BUILD-ID");
     summary.boot_id = known(&facts.boot_id);
-    summary.crash_time = core.and_then(|core| core.info().crash_time()).and_then(utc);
+    summary.crash_time = kernel.and_then(|kernel| kernel.info().crash_time()).and_then(utc);
     summary.cpus = core.map_or(0, |core| core.notes().cpus());
     summary.memory_bytes = core.map_or(0, |core| dump::memory_bytes(core));
     utsname
 }
 
 /// A capture's directory is named by the time of the crash; by the capture kernel's clock if that is unknown.
-fn directory_name(core: Option<&Vmcore>, summary: &Summary) -> String {
+fn directory_name(info: &VmcoreInfo, summary: &Summary) -> String {
     let now = || std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-    let time = core.and_then(|core| core.info().crash_time()).unwrap_or_else(now);
+    let time = info.crash_time().unwrap_or_else(now);
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     name::directory(time, &text(&summary.host), &text(&summary.boot_id))
 }
@@ -150,17 +177,19 @@ fn save_dmesg(kernel: &Kernel<'_>, target: &mut dyn Target, summary: &mut Summar
 }
 
 fn save_dump(
-    core: &Vmcore,
+    core: &dyn Core,
     request: &Request,
     target: &mut dyn Target,
     heartbeat: &Heartbeat<'_>,
     summary: &mut Summary,
 ) {
     summary.workers = request.budget.workers;
+    let filter = page_filter(core, &request.info, summary);
+    heartbeat();
     let mut written = Written::default();
     let mut save = || -> Result<_, Box<dyn core::error::Error>> {
         let mut sink = target.create(Artifact::Vmcore)?;
-        dump::write(core, request, sink.as_mut(), heartbeat, &mut written)?;
+        dump::write(core, filter.as_ref(), request, sink.as_mut(), heartbeat, &mut written)?;
         drop(sink);
         target.publish(Artifact::Vmcore)?;
         Ok(())
@@ -170,16 +199,18 @@ fn save_dump(
         Ok(()) => Outcome::Complete,
         Err(error) => {
             summary.degrade(Degradation::Dump { cause: crate::log::chain(error.as_ref()) });
-            if written.pages.total() > 0 { Outcome::Incomplete } else { Outcome::Failed }
+            if written.pages.in_dump() > 0 { Outcome::Incomplete } else { Outcome::Failed }
         }
     };
+    summary.record_classes(&written.found.classes, &written.found.withheld, &written.found.damage);
     summary.record(&written.pages, written.bytes);
 }
 
 /// What the dump is to be; the same for a capture and for `afterimage dump`.
 #[must_use]
-pub fn request(utsname: Utsname, config: &Config) -> Request {
-    Request { level: config.dump.level, compress: config.dump.compress, utsname, budget: Budget::measure() }
+pub fn request(utsname: Utsname, info: VmcoreInfo, config: &Config) -> Request {
+    let config::Dump { exclude, compress, format } = config.dump;
+    Request { exclude, format, compress, utsname, info, budget: Budget::measure() }
 }
 
 /// Takes room for `result.json` before the dump takes all there is: what went wrong must be told on a full disk too.

@@ -47,6 +47,11 @@ pub trait Sink {
         false
     }
 
+    /// Whether an offset may be written more than once. A stream takes each once.
+    fn is_rewritable(&self) -> bool {
+        true
+    }
+
     /// Makes sure that the first `len` bytes can be written later, where the target can promise that.
     /// A target that cannot returns `Ok`; only a lack of room is an error.
     fn reserve(&mut self, len: u64) -> Result<(), SinkError> {

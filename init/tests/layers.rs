@@ -4,15 +4,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const ORDER: &[&str] =
-    &["addr", "sys", "format", "sink", "source", "kernel", "dump", "setup", "target", "run", "pid1"];
+const ORDER: &[&str] = &[
+    "addr", "sys", "format", "sink", "source", "kernel", "filter", "dump", "setup", "target", "run", "pid1",
+];
 /// Used by all. They hold values and text; what they use in turn is listed here.
 const LEAVES: &[(&str, &[&str])] = &[
     ("log", &[]),
     ("config", &[]),
     ("budget", &[]),
     ("facts", &[]),
-    ("report", &["kernel", "source"]), // the figures that result.json shows
+    ("report", &["addr", "kernel", "source", "filter"]), // the figures that result.json shows
 ];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {

@@ -1,6 +1,9 @@
 //! What the running host says about itself, where loading and building depend on it.
 
 use std::fs;
+use std::path::Path;
+
+use capture::source::{Access, Core, Vmcore};
 
 /// Reads a small file of /proc or /sys; empty if it is not there.
 #[must_use]
@@ -26,6 +29,17 @@ pub fn enforces_module_signatures() -> bool {
 #[must_use]
 pub fn reservation() -> u64 {
     read("/sys/kernel/kexec_crash_size").parse().unwrap_or(0)
+}
+
+/// VMCOREINFO of the running kernel, which /proc/kcore has as a note (4.19); empty under lockdown, which closes it.
+#[must_use]
+pub fn vmcoreinfo() -> String {
+    let text = Vmcore::open(Path::new("/proc/kcore"), Access::Pread).map(|core| core.info().to_text());
+    let text = text.map_err(|error| capture::log::chain(&error));
+    let text =
+        text.and_then(|text| if text.is_empty() { Err("/proc/kcore has none".to_owned()) } else { Ok(text) });
+    text.inspect_err(|cause| log::warn!("no copy of VMCOREINFO goes with the image: {cause}"))
+        .unwrap_or_default()
 }
 
 /// Whether a panic kernel is loaded.

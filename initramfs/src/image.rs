@@ -310,7 +310,7 @@ mod tests {
             let error = build(&sources(dir.path(), config)).unwrap_err();
             capture::log::chain(&error)
         };
-        assert!(error("[dump]\nlevel = 31").contains("line 2"), "{}", error("[dump]\nlevel = 31"));
+        assert!(error("[dump]\nlevel = 32").contains("line 2"), "{}", error("[dump]\nlevel = 32"));
         assert!(error("").contains("no [[target]]"));
         assert!(error(&CONFIG.replace("virtio_blk", "nvme")).contains("no module nvme"));
         let absent = error(&CONFIG.replace("modules = [\"virtio_blk\"]", ""));

@@ -56,7 +56,7 @@ impl Input {
         }
         match paths {
             [path] if dumps == 0 => {
-                let core = Vmcore::open(path, Access::Pread);
+                let core = Vmcore::open(path, Access::Mmap);
                 core.map(Self::Vmcore).map_err(|source| InputError::Vmcore { path: path.clone(), source })
             }
             _ => Ok(Self::Kdump(Box::new(Kdump::open_set(paths)?))),

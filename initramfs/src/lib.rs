@@ -17,6 +17,7 @@ mod compress;
 pub mod cpio;
 pub mod crashkernel;
 pub mod drivers;
+pub mod estimate;
 pub mod host;
 pub mod image;
 pub mod input;

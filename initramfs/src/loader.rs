@@ -281,6 +281,7 @@ fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
         kernel_crc32: format!("{:08x}", crc32fast::hash(kernel)),
         image_crc32: loaded.image_crc32.clone(),
         reservation: host::reservation(),
+        vmcoreinfo: host::vmcoreinfo(),
         memory_map: parse_iomem(&host::read("/proc/iomem")),
     }
 }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use afterimage::crashkernel::mib;
 use afterimage::image::{self, Sources};
 use afterimage::input::Input;
-use afterimage::{host, inspect, loader, offline};
-use capture::config::{Compress, Config, DumpLevel};
+use afterimage::{estimate, host, inspect, loader, offline};
+use capture::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use capture::kernel::dmesg;
 use capture::report::utc;
 use clap::{Parser, Subcommand};
@@ -54,21 +54,28 @@ enum Command {
     Unload,
     /// Say whether a panic would be captured; exit code 0 if so
     Status,
-    /// Dump a vmcore that is a file
+    /// Dump a vmcore that is a file, or a dump again: filter, compress, convert it
+    #[command(
+        override_usage = "afterimage dump [OPTIONS] VMCORE... OUT\n       afterimage dump --dry-run [OPTIONS] VMCORE..."
+    )]
     Dump {
-        /// Dump level: 1 leaves out zero pages, 0 nothing
-        #[arg(long, default_value_t)]
-        level: DumpLevel,
+        #[command(flatten)]
+        pages: Pages,
         /// zstd:LEVEL, zlib or none
         #[arg(long, default_value_t)]
         compress: Compress,
+        /// kdump, flattened, elf, lime or raw
+        #[arg(long, default_value_t)]
+        format: Format,
         /// Overwrite OUT
         #[arg(long)]
         force: bool,
-        /// The ELF vmcore
-        vmcore: PathBuf,
-        /// The dump to write
-        out: PathBuf,
+        /// Write nothing; say how many pages there are of each class, and how large dumps would be
+        #[arg(long, conflicts_with = "force")]
+        dry_run: bool,
+        /// The vmcore or dump (of a split dump all files), then the dump to write; - is standard output
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
     },
     /// Print the kernel log in a vmcore or dump
     Dmesg {
@@ -82,6 +89,32 @@ enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+}
+
+/// Which pages are left out.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+struct Pages {
+    /// Dump level, 0 to 31: the sum of 1 (zero pages), 2 (page cache), 4 (all page cache), 8 (memory of processes),
+    /// 16 (free pages) [default: 1]
+    #[arg(long)]
+    level: Option<DumpLevel>,
+    /// Page classes by name: zero, cache, private-cache, user, free, unused-vmemmap
+    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
+    exclude: Option<Vec<String>>,
+    /// kernel (level 31), forensic (level 1) or full (level 0)
+    #[arg(long, value_parser = Exclude::preset, value_name = "NAME")]
+    preset: Option<Exclude>,
+}
+
+impl Pages {
+    fn exclude(&self) -> Result<Exclude, LevelError> {
+        match (&self.level, &self.exclude) {
+            (Some(level), _) => Ok((*level).into()),
+            (_, Some(names)) => Exclude::classes(names),
+            _ => Ok(self.preset.unwrap_or_default()),
+        }
+    }
 }
 
 type Failure = Box<dyn core::error::Error>;
@@ -118,12 +151,23 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Status => Ok(status()),
-        Command::Dump { level, compress, force, vmcore, out } => {
-            let mut config = Config::default();
-            config.dump.level = level;
-            config.dump.compress = compress;
-            let summary = offline::dump(&vmcore, &out, &config, force)?;
-            print!("{}", summary.to_json());
+        Command::Dump { pages, compress, format, force, dry_run, files } => {
+            let dump = Dump { exclude: pages.exclude()?, compress, format };
+            let config = Config { dump, ..Config::default() };
+            if dry_run {
+                let (estimate, page_bytes) = offline::dry_run(&files, &config)?;
+                print!("{}", estimate::text(&estimate, &config, page_bytes));
+                return Ok(ExitCode::SUCCESS);
+            }
+            let Some((out, input @ [_, ..])) = files.split_last() else {
+                return Err("name the vmcore and the dump to write".into());
+            };
+            let summary = offline::dump(input, out, &config, force)?.to_json();
+            if out == Path::new("-") {
+                eprint!("{summary}"); // standard output is the dump
+            } else {
+                print!("{summary}");
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Dmesg { files } => {

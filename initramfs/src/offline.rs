@@ -1,32 +1,40 @@
 //! `afterimage dump`: the capture's engine on a vmcore that is a file.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use capture::config::Config;
-use capture::dump::{self, DumpError, Written};
+use capture::config::{Config, Format};
+use capture::dump::estimate::{Estimate, estimate};
+use capture::dump::{self, DumpError, Request, Written};
 use capture::facts::Facts;
+use capture::filter::PageFilter;
 use capture::kernel::Kernel;
-use capture::report::{Outcome, Summary, seconds};
+use capture::report::{Degradation, Outcome, Summary, seconds};
 use capture::run;
-use capture::source::{Core, VmcoreError};
+use capture::sink::{Sink, SinkError};
+use capture::source::Core;
 use capture::target::file::FileSink;
+
+use crate::input::{Input, InputError};
 
 /// Why there is no dump, or none that is whole.
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
     /// The input.
     #[error(transparent)]
-    Vmcore(#[from] VmcoreError),
+    Input(#[from] InputError),
     /// The output is there already.
     #[error("{0} exists already: name another file, or use --force unless it is the input")]
     Exists(PathBuf),
     /// The output is a directory.
     #[error("{0} is a directory: name a file")]
     Directory(PathBuf),
+    /// Only a stream format can go to standard output.
+    #[error("a {0} dump cannot go to standard output: use --format flattened, or name a file")]
+    Stream(Format),
     /// The output cannot be made or renamed.
     #[error("{what} {path}")]
     Output {
@@ -47,48 +55,128 @@ pub enum OfflineError {
     },
 }
 
-/// Dumps `core` to `out` with the level and compression of `config`. Until it is whole, the dump is called
-/// `<out>-incomplete`.
-pub fn dump(input: &Path, out: &Path, config: &Config, force: bool) -> Result<Summary, OfflineError> {
-    if out.is_dir() {
-        return Err(OfflineError::Directory(out.to_owned()));
-    }
-    if out.exists() && !force {
-        return Err(OfflineError::Exists(out.to_owned()));
-    }
+/// Dumps `input` to `out` as `config` says. Until it is whole, the dump is called `<out>-incomplete`. With `-` for `out`
+/// it goes to standard output, flattened.
+pub fn dump(input: &[PathBuf], out: &Path, config: &Config, force: bool) -> Result<Summary, OfflineError> {
     let start = Instant::now();
     let mut summary = Summary::new(config);
-    let core = run::open_core(input, &mut summary)?;
-    let kernel = Kernel::new(&core, core.info(), core.mappings());
-    let utsname = run::describe(Some(&core), Some(&kernel), &Facts::default(), &mut summary);
-    let request = run::request(utsname, config);
-    summary.workers = request.budget.workers;
-
-    let mut temporary = out.as_os_str().to_owned();
-    temporary.push("-incomplete");
-    let temporary = PathBuf::from(temporary);
-    let mut sink = FileSink::new(create(input, &temporary, force)?);
-    let mut written = Written::default();
-    let result = dump::write(&core, &request, &mut sink, &|| (), &mut written);
-    drop(sink);
-    summary.record(&written.pages, written.bytes);
-    result.map_err(|source| OfflineError::Dump { path: temporary.clone(), source })?;
-    fs::rename(&temporary, out).map_err(failed("renaming to", out))?;
-    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("syncing", dir))?;
+    if out == Path::new("-") {
+        if config.dump.format != Format::Flattened {
+            return Err(OfflineError::Stream(config.dump.format));
+        }
+        write(input, config, &mut summary, &mut Stream::new(io::stdout().lock()))?
+            .map_err(|source| OfflineError::Dump { path: out.to_owned(), source })?;
+    } else {
+        dump_to_file(input, out, config, force, &mut summary)?;
+    }
     summary.outcome = Outcome::Complete;
     summary.seconds.total = seconds(start.elapsed());
     summary.peak_memory_bytes = capture::budget::peak_memory();
     Ok(summary)
 }
 
+fn dump_to_file(
+    input: &[PathBuf],
+    out: &Path,
+    config: &Config,
+    force: bool,
+    summary: &mut Summary,
+) -> Result<(), OfflineError> {
+    if out.is_dir() {
+        return Err(OfflineError::Directory(out.to_owned()));
+    }
+    if out.exists() && !force {
+        return Err(OfflineError::Exists(out.to_owned()));
+    }
+    Input::open(input)?; // what is wrong with the input is told before there is an output
+    let mut temporary = out.as_os_str().to_owned();
+    temporary.push("-incomplete");
+    let temporary = PathBuf::from(temporary);
+    let mut sink = FileSink::new(create(input, &temporary, force)?);
+    let result = write(input, config, summary, &mut sink)?;
+    drop(sink);
+    result.map_err(|source| OfflineError::Dump { path: temporary.clone(), source })?;
+    fs::rename(&temporary, out).map_err(failed("renaming to", out))?;
+    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("syncing", dir))
+}
+
+/// Writes the dump to `sink`. The outer error is one of the input.
+fn write(
+    input: &[PathBuf],
+    config: &Config,
+    summary: &mut Summary,
+    sink: &mut dyn Sink,
+) -> Result<Result<(), DumpError>, OfflineError> {
+    let input = Input::open(input)?;
+    Ok(with_request(&input, config, summary, |core, filter, request, summary| {
+        summary.workers = request.budget.workers;
+        let mut written = Written::default();
+        let result = dump::write(core, filter, request, sink, &|| (), &mut written);
+        summary.record_classes(&written.found.classes, &written.found.withheld, &written.found.damage);
+        summary.record(&written.pages, written.bytes);
+        result
+    }))
+}
+
+/// What a dump would hold, by class, and how large it would be; with the bytes of a page.
+pub fn dry_run(input: &[PathBuf], config: &Config) -> Result<(Estimate, u64), OfflineError> {
+    let input = Input::open(input)?;
+    let mut summary = Summary::new(config);
+    Ok(with_request(&input, config, &mut summary, |core, filter, request, _| {
+        (estimate(core, filter, request), core.page_size().bytes())
+    }))
+}
+
+/// Finds out what a dump of `input` takes, and hands it to `work`.
+fn with_request<T>(
+    input: &Input,
+    config: &Config,
+    summary: &mut Summary,
+    work: impl FnOnce(&dyn Core, Option<&PageFilter<'_>>, &Request, &mut Summary) -> T,
+) -> T {
+    let core = input.core();
+    for anomaly in core.anomalies() {
+        summary.degrade(Degradation::Vmcore(anomaly.clone()));
+    }
+    let info = run::settle(core, &Facts::default(), summary);
+    let kernel = Kernel::new(core, &info, core.mappings());
+    let utsname = run::describe(Some(core), Some(&kernel), &Facts::default(), summary);
+    let filter = run::page_filter(core, &info, summary);
+    let request = run::request(utsname, info.clone(), config);
+    work(core, filter.as_ref(), &request, summary)
+}
+
+/// Standard output as a sink: bytes at the offset that is next.
+struct Stream<W> {
+    out: W,
+}
+
+impl<W: Write> Stream<W> {
+    fn new(out: W) -> Self {
+        Self { out }
+    }
+}
+
+impl<W: Write> Sink for Stream<W> {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
+        self.out.write_all(bytes).map_err(|source| SinkError::Write { offset, len: bytes.len(), source })
+    }
+
+    fn sync(&mut self) -> Result<(), SinkError> {
+        self.out.flush().map_err(SinkError::Sync)
+    }
+
+    fn is_rewritable(&self) -> bool {
+        false
+    }
+}
+
 /// Makes the output under its temporary name. What is there under that name goes only with `force`, and never if
 /// it is the input: `vmcore-incomplete` is what a copied vmcore is often called.
-fn create(input: &Path, path: &Path, force: bool) -> Result<File, OfflineError> {
-    let same = |path: &Path| match (fs::metadata(input), fs::metadata(path)) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => false,
-    };
+fn create(input: &[PathBuf], path: &Path, force: bool) -> Result<File, OfflineError> {
+    let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    let same = |path: &Path| input.iter().any(|input| id(input).is_some() && id(input) == id(path));
     if fs::symlink_metadata(path).is_ok() {
         if !force || same(path) {
             return Err(OfflineError::Exists(path.to_owned()));

@@ -2,6 +2,8 @@
 
 use serde::de::{Deserialize, Deserializer, Error};
 
+use super::Exclude;
+
 /// Wraps a check for `#[serde(deserialize_with)]`.
 fn checked<'de, D, T, C>(from: D, check: impl FnOnce(T) -> Result<C, String>) -> Result<C, D::Error>
 where
@@ -13,6 +15,14 @@ where
 
 pub(super) fn path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     checked(from, absolute_path)
+}
+
+pub(super) fn classes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Exclude>, D::Error> {
+    checked(from, |names: Vec<String>| Exclude::classes(&names).map(Some).map_err(|error| error.to_string()))
+}
+
+pub(super) fn preset<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Exclude>, D::Error> {
+    checked(from, |name: String| Exclude::preset(&name).map(Some).map_err(|error| error.to_string()))
 }
 
 pub(super) fn cpus<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {

@@ -7,6 +7,7 @@
 mod checked;
 mod compress;
 mod device;
+mod dump;
 mod level;
 mod overrides;
 
@@ -16,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 pub use compress::{Compress, CompressError};
 pub use device::{DeviceId, DeviceIdError};
-pub use level::{DumpLevel, LevelError};
+pub use dump::{Dump, Format, FormatError};
+pub use level::{DumpLevel, Exclude, LevelError};
 pub use overrides::load;
 
 /// Where the configuration lies in the image.
@@ -42,16 +44,6 @@ pub struct Config {
     pub finish: Finish,
     /// What goes into the image.
     pub image: Image,
-}
-
-/// `[dump]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Dump {
-    /// Which page types are left out.
-    pub level: DumpLevel,
-    /// Compression of page data.
-    pub compress: Compress,
 }
 
 /// `[[target]]`: a directory in a file system on a block device.
@@ -301,7 +293,7 @@ mod tests {
     #[test]
     fn an_empty_file_is_the_default() {
         assert_eq!(Config::parse("").unwrap(), Config::default());
-        assert!(Config::default().dump.level.leaves_out_zero_pages());
+        assert!(Config::default().dump.exclude.zero());
     }
 
     #[test]
@@ -309,7 +301,11 @@ mod tests {
         let target = "[[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=x\"\n";
         let cases = [
             ("[dump]\nlevl = 1\n".to_owned(), 2, "levl"),
-            ("[dump]\n\nlevel = 31\n".to_owned(), 3, "cannot do yet"),
+            ("[dump]\n\nlevel = 32\n".to_owned(), 3, "from 0 to 31"),
+            ("[dump]\nexclude = [\"slab\"]\n".to_owned(), 2, "unused-vmemmap"),
+            ("[dump]\npreset = \"tiny\"\n".to_owned(), 2, "forensic"),
+            ("[dump]\nlevel = 1\npreset = \"full\"\n".to_owned(), 1, "one of them"),
+            ("[dump]\nformat = \"qcow\"\n".to_owned(), 2, "unknown variant"),
             ("[dump]\ncompress = \"lzo\"\n".to_owned(), 2, "no compression"),
             (target.replace("LABEL=x", "sda1"), 3, "names no device"),
             (format!("{target}path = \"/a/../b\"\n"), 4, "absolute path"),

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::value::{Error, StrDeserializer};
 
 use super::checked::{absolute_path, at_least_a_second};
-use super::{Compress, Config, DeviceId, DumpLevel, PATH};
+use super::{Compress, Config, DeviceId, DumpLevel, Exclude, PATH};
 
 /// Reads the configuration in the image and takes over the overrides of the running kernel's command line. Never
 /// fails: what cannot be used is in the list of complaints, and the default stands in for it.
@@ -39,7 +39,10 @@ impl Config {
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
-            "level" => self.dump.level = parse::<DumpLevel>(value)?,
+            "level" => {
+                let exclude = Exclude::from(parse::<DumpLevel>(value)?);
+                self.dump.exclude = exclude.reading_poisoned(self.dump.exclude.reads_poisoned());
+            }
             "compress" => self.dump.compress = parse::<Compress>(value)?,
             "action" => self.finish.action = word(value)?,
             "log" => self.capture.log = word(value)?,
@@ -79,9 +82,9 @@ mod tests {
         let mut config = Config::parse(FILE).unwrap();
         let refused = config.apply_cmdline(
             "quiet afterimage.level=1 afterimage.action=halt afterimage.device=LABEL=x afterimage.nope=1 \
-             afterimage.level=31 afterimage.log=debug afterimage.path=relative",
+             afterimage.level=32 afterimage.log=debug afterimage.path=relative",
         );
-        assert!(config.dump.level.leaves_out_zero_pages());
+        assert!(config.dump.exclude.zero());
         assert_eq!((config.finish.action, config.capture.log), (FinalAction::Halt, LogLevel::Debug));
         assert_eq!(config.target[0].device, DeviceId::Label("x".into()));
         assert_eq!(config.target[0].path, "/crash");

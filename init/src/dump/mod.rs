@@ -1,49 +1,76 @@
-//! Writing a dump: which pages (plan), their bytes (pipeline, codec), the file (writer).
+//! Writing a dump: which pages (plan), their bytes (pipeline, codec), the file (a writer per format).
 //!
-//! Two passes. The *metadata pass* puts header, notes and both bitmaps on the sink before the first page, so that
-//! a dump cut short at any later point has them. The *data pass* reads each kept page once. The header says
-//! INCOMPLETE until the last write. This module never learns where the sink leads.
+//! Two passes. The *metadata pass* finds the pages to keep and puts what describes them on the sink before the first
+//! page, so that a dump cut short at any later point has it. The *data pass* reads each kept page once. This module
+//! never learns where the sink leads.
 
 mod bitmap;
 mod codec;
+pub mod estimate;
+mod flattened;
+mod kdump;
 mod pipeline;
 mod plan;
 mod progress;
-mod writer;
+mod segments;
 
 use crate::budget::Budget;
-use crate::config::{Compress, DumpLevel};
+use crate::config::{Compress, Exclude, Format};
+use crate::filter::PageFilter;
 use crate::format::kdump::{LayoutError, Utsname};
+use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::report::PageCounts;
 use crate::sink::{Sink, SinkError};
 use crate::source::{Core, PhysicalMemory};
 
+pub use plan::Found;
 pub use progress::Heartbeat;
 
-use plan::Plan;
+use flattened::Flattened;
+use kdump::KdumpWriter;
+use pipeline::Batch;
+use plan::{Plan, Rule};
 use progress::Progress;
-use writer::KdumpWriter;
+use segments::SegmentWriter;
 
 /// What a dump is to be.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Which pages are left out.
-    pub level: DumpLevel,
-    /// How page data is compressed.
+    pub exclude: Exclude,
+    /// Format of the file.
+    pub format: Format,
+    /// How page data is compressed, in a format that can.
     pub compress: Compress,
     /// uname of the production kernel, for the header.
     pub utsname: Utsname,
+    /// VMCOREINFO, for the header.
+    pub info: VmcoreInfo,
     /// Threads and buffers.
     pub budget: Budget,
 }
 
+impl Request {
+    /// The compression that the format can have.
+    fn compress(&self) -> Compress {
+        if self.format.is_compressed() { self.compress } else { Compress::None }
+    }
+
+    /// Whether pages of zeros are told from others. In a format without compression they become holes of the file.
+    fn finds_zeros(&self) -> bool {
+        self.exclude.zero() || !self.format.is_compressed()
+    }
+}
+
 /// What has been written. Right also when the dump ended early.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Written {
     /// Pages by fate.
     pub pages: PageCounts,
     /// Length of the dump, bytes.
     pub bytes: u64,
+    /// What the pages are.
+    pub found: Found,
 }
 
 /// Why a dump ended early. What is on the sink by then is a readable dump that says INCOMPLETE, unless the
@@ -63,29 +90,81 @@ pub enum DumpError {
     },
 }
 
-/// Writes a kdump-compressed dump of `core` to `sink`. `written` tells how far it came, whatever is returned.
+/// Writes a dump in one format.
+trait DumpWriter {
+    /// Pages that are durable: what a reader will find.
+    fn saved(&self) -> PageCounts;
+    /// Pages that have been appended.
+    fn appended(&self) -> PageCounts;
+    /// Length of the dump so far, bytes.
+    fn len(&self) -> u64;
+    /// Appends a batch; batches come in rank order.
+    fn append(&mut self, batch: &Batch) -> Result<(), DumpError>;
+    /// Completes the dump.
+    fn finish(&mut self) -> Result<(), DumpError>;
+    /// Saves what can still be saved after an error.
+    fn give_up(&mut self);
+}
+
+/// Writes a dump of `core` to `sink`. Without a `filter` no page is left out by its class. `written` tells how far it came,
+/// whatever is returned.
 pub fn write(
     core: &dyn Core,
+    filter: Option<&PageFilter<'_>>,
     request: &Request,
     sink: &mut dyn Sink,
     heartbeat: &Heartbeat<'_>,
     written: &mut Written,
 ) -> Result<(), DumpError> {
-    let plan = Plan::new(core);
-    let mut writer = KdumpWriter::start(sink, core, &plan, request, heartbeat)?;
-    let mut progress = Progress::new(plan.kept(), core.page_size(), heartbeat);
-    let result = pipeline::run(core, &plan, request, |batch| {
-        writer.append(batch)?;
-        progress.tick(&writer.appended(), writer.len());
-        Ok(())
-    });
-    let result = result.and_then(|()| writer.finish());
-    if result.is_err() {
-        writer.give_up();
+    let rule = Rule { filter, exclude: request.exclude };
+    let plan = Plan::new(core, rule, &request.budget, heartbeat);
+    written.found = plan.found.clone();
+    written.pages.excluded = plan.present().saturating_sub(plan.kept());
+    let mut job = Job { core, plan: &plan, request, heartbeat, written };
+    match request.format {
+        Format::Kdump => job.run(&mut KdumpWriter::start(sink, core, &plan, request, heartbeat)?),
+        Format::Flattened => {
+            let stream = |source| DumpError::Sink { what: "the stream", source };
+            let mut stream_sink = Flattened::start(sink).map_err(stream)?;
+            let mut writer = KdumpWriter::start(&mut stream_sink, core, &plan, request, heartbeat)?;
+            let result = job.run(&mut writer);
+            let ended = stream_sink.finish().map_err(stream);
+            written.bytes = stream_sink.len();
+            result.and(ended)
+        }
+        Format::Elf | Format::Lime | Format::Raw => {
+            job.run(&mut SegmentWriter::start(sink, core, &plan, request.format, heartbeat)?)
+        }
     }
-    *written = Written { pages: writer.saved(), bytes: writer.len() };
-    progress.done(&written.pages, written.bytes);
-    result
+}
+
+/// The data pass.
+struct Job<'a> {
+    core: &'a dyn Core,
+    plan: &'a Plan<'a>,
+    request: &'a Request,
+    heartbeat: &'a Heartbeat<'a>,
+    written: &'a mut Written,
+}
+
+impl Job<'_> {
+    fn run(&mut self, writer: &mut dyn DumpWriter) -> Result<(), DumpError> {
+        let mut progress = Progress::new(self.plan.kept(), self.core.page_size(), self.heartbeat);
+        let result = pipeline::run(self.core, self.plan, self.request, |batch| {
+            writer.append(batch)?;
+            progress.tick(&writer.appended(), writer.len());
+            Ok(())
+        });
+        let result = result.and_then(|()| writer.finish());
+        if result.is_err() {
+            writer.give_up();
+        }
+        let excluded = self.written.pages.excluded;
+        self.written.pages = PageCounts { excluded, ..writer.saved() };
+        self.written.bytes = writer.len();
+        progress.done(&writer.saved(), writer.len());
+        result
+    }
 }
 
 /// Bytes of memory that `memory` holds, in whole pages.

@@ -8,9 +8,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use crate::addr::{Pfn, to_u64, to_usize};
+use crate::addr::{Pfn, PfnRange, to_u64, to_usize};
 use crate::budget::BATCH_BYTES;
-use crate::config::DumpLevel;
 use crate::dump::codec::{Codec, is_zero};
 use crate::dump::plan::{Plan, Work};
 use crate::dump::{DumpError, Request};
@@ -31,11 +30,13 @@ pub(super) enum Body {
     Unreadable,
 }
 
-/// Consecutive pages, ready to be written.
+/// Consecutive kept pages, ready to be written.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     /// Rank of the first page.
     pub(super) rank: u64,
+    /// Which pages; none if that cannot be told any more and the bodies say that they are lost.
+    pub(super) pages: Vec<PfnRange>,
     /// A body per page.
     pub(super) bodies: Vec<Body>,
     /// Data of the pages that have some, one after the other.
@@ -45,7 +46,7 @@ pub(super) struct Batch {
 /// Runs the data pass and calls `emit` with each batch, in order. Stops at the first error of `emit`.
 pub(super) fn run(
     memory: &dyn PhysicalMemory,
-    plan: &Plan,
+    plan: &Plan<'_>,
     request: &Request,
     mut emit: impl FnMut(&Batch) -> Result<(), DumpError>,
 ) -> Result<(), DumpError> {
@@ -56,24 +57,33 @@ pub(super) fn run(
         return result;
     }
     let mut worker = Worker::new(memory, request);
-    let mut batch = Batch::default();
-    plan.work(pages).try_for_each(|work| {
+    let (mut walk, mut batch) = (plan.walk(), Batch::default());
+    while let Some(work) = walk.next(pages, &mut batch.pages) {
         worker.fill(work, &mut batch);
-        emit(&batch)
-    })
+        emit(&batch)?;
+    }
+    Ok(())
 }
 
 /// The data pass with threads; `None` if not one could be started, and then nothing has been emitted.
 fn parallel(
     memory: &dyn PhysicalMemory,
-    plan: &Plan,
+    plan: &Plan<'_>,
     request: &Request,
     pages: u64,
     emit: &mut impl FnMut(&Batch) -> Result<(), DumpError>,
 ) -> Option<Result<(), DumpError>> {
     let workers = request.budget.workers;
     let pool = workers.saturating_mul(BATCHES_PER_WORKER);
-    let work = Mutex::new(plan.work(pages).zip(0_u64..));
+    let walk = Mutex::new((plan.walk(), 0_u64));
+    let next = |batch: &mut Batch| {
+        let mut walk = walk.lock().unwrap_or_else(PoisonError::into_inner);
+        let (walk, turn) = &mut *walk;
+        let work = walk.next(pages, &mut batch.pages)?;
+        let this = *turn;
+        *turn = this.saturating_add(1);
+        Some((work, this))
+    };
     let (free_in, free) = sync_channel::<Batch>(pool);
     let (done_in, done) = sync_channel::<(u64, Batch)>(pool); // never full: there are only `pool` batches
     let free = Mutex::new(free);
@@ -83,8 +93,8 @@ fn parallel(
     thread::scope(|scope| {
         let mut started = 0_usize;
         for _ in 0..workers {
-            let (work, free, done_in) = (&work, &free, done_in.clone());
-            let body = move || work_until_done(&mut Worker::new(memory, request), work, free, &done_in);
+            let (next, free, done_in) = (&next, &free, done_in.clone());
+            let body = move || work_until_done(&mut Worker::new(memory, request), next, free, &done_in);
             match thread::Builder::new().spawn_scoped(scope, body) {
                 Ok(_) => started = started.saturating_add(1),
                 Err(error) => log::warn!("worker thread not started: {error}"),
@@ -100,14 +110,13 @@ fn parallel(
 /// A batch is taken before its work, so that the batch that is next in order always has a worker.
 fn work_until_done(
     worker: &mut Worker<'_>,
-    work: &Mutex<impl Iterator<Item = (Work, u64)>>,
+    next: &impl Fn(&mut Batch) -> Option<(Work, u64)>,
     free: &Mutex<Receiver<Batch>>,
     done: &SyncSender<(u64, Batch)>,
 ) {
     loop {
-        let batch = free.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let next = work.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let (Ok(mut batch), Some((work, turn))) = (batch, next) else { return };
+        let Ok(mut batch) = free.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
+        let Some((work, turn)) = next(&mut batch) else { return };
         worker.fill(work, &mut batch);
         if done.send((turn, batch)).is_err() {
             return;
@@ -142,28 +151,30 @@ fn write_in_order(
 struct Worker<'a> {
     reader: Box<dyn PageReader + 'a>,
     codec: Codec,
-    level: DumpLevel,
+    finds_zeros: bool,
     page: Vec<u8>,
 }
 
 impl<'a> Worker<'a> {
     fn new(memory: &'a dyn PhysicalMemory, request: &Request) -> Self {
-        let codec = Codec::new(request.compress).unwrap_or_else(|error| {
-            log::warn!("{} is not available ({error}): pages are stored as they are", request.compress);
+        let compress = request.compress();
+        let codec = Codec::new(compress).unwrap_or_else(|error| {
+            log::warn!("{compress} is not available ({error}): pages are stored as they are");
             Codec::None
         });
         let page = vec![0; memory.page_size().in_memory()];
-        Self { reader: memory.page_reader(), codec, level: request.level, page }
+        Self { reader: memory.page_reader(), codec, finds_zeros: request.finds_zeros(), page }
     }
 
     fn fill(&mut self, work: Work, batch: &mut Batch) {
         batch.rank = work.rank;
         batch.bodies.clear();
         batch.data.clear();
-        for pfn in work.pages.start().0..work.pages.end().0 {
+        for pfn in batch.pages.iter().flat_map(|run| run.start().0..run.end().0) {
             let body = self.body(Pfn(pfn), &mut batch.data);
             batch.bodies.push(body);
         }
+        batch.bodies.resize(to_usize(work.pages), Body::Unreadable); // a unit whose pages cannot be told any more
     }
 
     fn body(&mut self, pfn: Pfn, data: &mut Vec<u8>) -> Body {
@@ -171,7 +182,7 @@ impl<'a> Worker<'a> {
             log::debug!("page {pfn}: {}", crate::log::chain(&error));
             return Body::Unreadable;
         }
-        if self.level.leaves_out_zero_pages() && is_zero(&self.page) {
+        if self.finds_zeros && is_zero(&self.page) {
             return Body::Zero;
         }
         let start = data.len();

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::*;
 use crate::addr::{Pfn, to_usize};
+use crate::config::DumpLevel;
 use crate::source::testing::CoreFile;
 use crate::source::{Access, Kdump, ReadError, Vmcore};
 
@@ -37,6 +38,8 @@ impl Sink for MemorySink {
     }
 }
 
+const INFO: &[u8] = b"OSRELEASE=6.1-test\nPAGESIZE=4096\nCRASHTIME=1763900000\nNUMBER(phys_base)=-4096\n";
+
 fn sample() -> CoreFile {
     CoreFile::new()
         .memory(0x1000, 159, 1)
@@ -45,21 +48,24 @@ fn sample() -> CoreFile {
         .note("CORE", 1, &[1; 336])
         .note("LINUX", 0x700, &[9; 300])
         .note("CORE", 1, &[2; 336])
-        .note(
-            "VMCOREINFO",
-            0,
-            b"OSRELEASE=6.1-test\nPAGESIZE=4096\nCRASHTIME=1763900000\nNUMBER(phys_base)=-4096\n",
-        )
+        .note("VMCOREINFO", 0, INFO)
 }
 
 fn request(level: u32, compress: Compress, workers: usize) -> Request {
     let utsname = Utsname { machine: "x86_64".into(), ..Utsname::default() };
-    Request { level: DumpLevel::new(level).unwrap(), compress, utsname, budget: Budget { workers } }
+    Request {
+        exclude: DumpLevel::new(level).unwrap().into(),
+        format: Format::Kdump,
+        compress,
+        utsname,
+        info: VmcoreInfo::parse(INFO),
+        budget: Budget { workers, plan: 1 << 20 },
+    }
 }
 
 fn dump(core: &Vmcore, request: &Request, sink: &mut MemorySink) -> (Result<(), DumpError>, Written) {
     let mut written = Written::default();
-    let result = write(core, request, sink, &|| (), &mut written);
+    let result = write(core, None, request, sink, &|| (), &mut written);
     (result, written)
 }
 
@@ -208,7 +214,7 @@ fn data_is_durable_before_its_descriptors() {
     let layout = crate::format::kdump::Layout::new(core.page_size(), core.max_pfn().0, 0).unwrap();
     let descs = layout.descs_offset()..layout.data_offset(9000).unwrap();
     let mut sink = Order { descs, dirty_data: Cell::new(false), bytes: 0 };
-    write(&core, &request(0, Compress::None, 1), &mut sink, &|| (), &mut Written::default()).unwrap();
+    write(&core, None, &request(0, Compress::None, 1), &mut sink, &|| (), &mut Written::default()).unwrap();
     assert!(sink.bytes > 9000 * 4096);
 }
 
@@ -240,7 +246,7 @@ fn a_sync_that_fails_takes_its_pages_with_it() {
     for failing in 2..=4 {
         let mut sink = Lossy { durable: MemorySink::default(), dirty: Vec::new(), syncs_left: failing };
         let mut written = Written::default();
-        let result = write(&core, &request(0, Compress::None, 1), &mut sink, &|| (), &mut written);
+        let result = write(&core, None, &request(0, Compress::None, 1), &mut sink, &|| (), &mut written);
         assert!(matches!(result, Err(DumpError::Sink { source: SinkError::Sync(_), .. })), "{failing}");
         let back = reopen(&sink.durable.bytes);
         assert!(back.header().incomplete);

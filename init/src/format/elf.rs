@@ -9,7 +9,7 @@ use goblin::elf::header as eh;
 use goblin::elf::program_header::{PT_LOAD, PT_NOTE, ProgramHeader};
 
 use crate::addr::{PhysAddr, VirtAddr, to_u64, to_usize};
-use crate::format::fields::Fields;
+use crate::format::fields::{Fields, put};
 
 /// Bytes of the ELF64 file header.
 pub const HEADER_LEN: usize = 64;
@@ -18,7 +18,7 @@ pub const PROGRAM_HEADER_LEN: usize = 56;
 /// Bytes of one ELF64 section header.
 pub const SECTION_HEADER_LEN: usize = 64;
 /// `e_phnum` when the real count does not fit in 16 bits and stands in section header 0 (gABI, "ELF Header").
-const PN_XNUM: u16 = 0xffff;
+const PN_XNUM: usize = 0xffff;
 
 /// Why a file is not a vmcore that we can read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl Header {
         if raw.e_phnum != 0 && usize::from(raw.e_phentsize) != PROGRAM_HEADER_LEN {
             return Err(ElfError::EntrySize(raw.e_phentsize));
         }
-        let phnum = if raw.e_phnum == PN_XNUM && raw.e_shoff != 0 {
+        let phnum = if usize::from(raw.e_phnum) == PN_XNUM && raw.e_shoff != 0 {
             PhNum::InSectionHeader(raw.e_shoff)
         } else {
             PhNum::Direct(u64::from(raw.e_phnum))
@@ -175,6 +175,12 @@ pub fn machine_name(e_machine: u16) -> Option<&'static str> {
     }
 }
 
+/// `e_machine` of the machine that uname calls `name`; 0 (none) for one that is not known.
+#[must_use]
+pub fn machine_number(name: Option<&str>) -> u16 {
+    [eh::EM_X86_64, eh::EM_AARCH64].into_iter().find(|&number| machine_name(number) == name).unwrap_or(0)
+}
+
 /// Offset in a table of program headers, in bytes; `None` past 2^64.
 #[must_use]
 pub fn table_offset(phoff: u64, index: u64) -> Option<u64> {
@@ -189,6 +195,79 @@ pub fn table_len(count: u64) -> usize {
 
 fn malformed(what: &'static str) -> impl Fn(goblin::error::Error) -> ElfError {
     move |error| ElfError::Malformed { what, cause: error.to_string() }
+}
+
+/// Bytes of the header and of `segments` program headers, with the section header that counts them if they are many.
+#[must_use]
+pub fn head_len(segments: usize) -> usize {
+    let table = segments.saturating_mul(PROGRAM_HEADER_LEN);
+    let section = if segments < PN_XNUM { 0 } else { SECTION_HEADER_LEN };
+    HEADER_LEN.saturating_add(table).saturating_add(section)
+}
+
+/// The header of a core file; the program headers follow it, and behind these [`emit_section_of_count`].
+#[must_use]
+pub fn emit_header(machine: u16, segments: usize) -> Vec<u8> {
+    let mut out = vec![0; HEADER_LEN];
+    put(&mut out, 0, b"\x7fELF\x02\x01\x01"); // ELFCLASS64, ELFDATA2LSB, EV_CURRENT
+    put(&mut out, 16, &eh::ET_CORE.to_le_bytes());
+    put(&mut out, 18, &machine.to_le_bytes());
+    put(&mut out, 20, &1_u32.to_le_bytes()); // e_version
+    put(&mut out, 32, &to_u64(HEADER_LEN).to_le_bytes()); // e_phoff
+    put(&mut out, 52, &low16(HEADER_LEN).to_le_bytes()); // e_ehsize
+    put(&mut out, 54, &low16(PROGRAM_HEADER_LEN).to_le_bytes()); // e_phentsize
+    put(&mut out, 56, &low16(segments.min(PN_XNUM)).to_le_bytes()); // e_phnum
+    if segments >= PN_XNUM {
+        let section_at = head_len(segments).saturating_sub(SECTION_HEADER_LEN);
+        put(&mut out, 40, &to_u64(section_at).to_le_bytes()); // e_shoff
+        put(&mut out, 58, &low16(SECTION_HEADER_LEN).to_le_bytes()); // e_shentsize
+        put(&mut out, 60, &1_u16.to_le_bytes()); // e_shnum
+    }
+    out
+}
+
+/// Section header 0, whose `sh_info` is the number of program headers; empty unless these are too many for the header.
+#[must_use]
+pub fn emit_section_of_count(segments: usize) -> Vec<u8> {
+    if segments < PN_XNUM {
+        return Vec::new();
+    }
+    let mut out = vec![0; SECTION_HEADER_LEN];
+    put(&mut out, 44, &u32::try_from(segments).unwrap_or(u32::MAX).to_le_bytes());
+    out
+}
+
+/// The program header of the notes.
+#[must_use]
+pub fn emit_note_segment(offset: u64, len: u64) -> [u8; PROGRAM_HEADER_LEN] {
+    program_header(PT_NOTE, 0, [offset, 0, 0, len, len])
+}
+
+/// The program header of `len` bytes of memory.
+#[must_use]
+pub fn emit_load_segment(
+    offset: u64,
+    vaddr: VirtAddr,
+    paddr: PhysAddr,
+    len: u64,
+) -> [u8; PROGRAM_HEADER_LEN] {
+    const READ_WRITE_EXECUTE: u32 = 7; // as /proc/vmcore has it
+    program_header(PT_LOAD, READ_WRITE_EXECUTE, [offset, vaddr.0, paddr.0, len, len])
+}
+
+/// `Elf64_Phdr`: p_type, p_flags, then p_offset, p_vaddr, p_paddr, p_filesz, p_memsz; p_align is 0.
+fn program_header(kind: u32, flags: u32, words: [u64; 5]) -> [u8; PROGRAM_HEADER_LEN] {
+    let mut out = [0; PROGRAM_HEADER_LEN];
+    put(&mut out, 0, &kind.to_le_bytes());
+    put(&mut out, 4, &flags.to_le_bytes());
+    for (place, word) in out.get_mut(8..).unwrap_or_default().chunks_exact_mut(8).zip(words) {
+        put(place, 0, &word.to_le_bytes());
+    }
+    out
+}
+
+fn low16(small: usize) -> u16 {
+    u16::try_from(small).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub const DESC_LEN: usize = 24;
 const SIGNATURE: &[u8; 8] = b"KDUMP   ";
 const UTSNAME_FIELD: usize = 65; // __NEW_UTS_LEN + 1
 const STATUS_INCOMPLETE: u32 = 0x8;
+const STATUS_EXCLUDED_VMEMMAP: u32 = 0x10;
 
 /// How one page's data is stored: `page_desc.flags`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +118,8 @@ pub struct Header {
     pub crash_time: u64,
     /// Set until the last byte of the dump is written.
     pub incomplete: bool,
+    /// Whether struct pages of pages that are left out are left out, too.
+    pub excluded_vmemmap: bool,
     /// Compression flag that most pages have; readers only print it.
     pub compression_flag: u32,
     /// Number of CPU register notes.
@@ -219,7 +222,9 @@ impl Layout {
 
     fn emit_header(&self, header: &Header) -> Vec<u8> {
         let mut out = vec![0; self.page_size.in_memory()];
-        let status = header.compression_flag | if header.incomplete { STATUS_INCOMPLETE } else { 0 };
+        let status = header.compression_flag
+            | if header.incomplete { STATUS_INCOMPLETE } else { 0 }
+            | if header.excluded_vmemmap { STATUS_EXCLUDED_VMEMMAP } else { 0 };
         let low32 = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes();
         put(&mut out, 0, SIGNATURE);
         put(&mut out, 8, &VERSION.to_le_bytes());
@@ -297,7 +302,8 @@ pub fn parse_headers(block0: &[u8], sub_header: &[u8]) -> Result<(Layout, Header
             utsname: Utsname::parse(h.bytes(12, Utsname::LEN)?)?,
             crash_time: h.u64(408)?,
             incomplete: h.u32(424)? & STATUS_INCOMPLETE != 0,
-            compression_flag: h.u32(424)? & !STATUS_INCOMPLETE,
+            excluded_vmemmap: h.u32(424)? & STATUS_EXCLUDED_VMEMMAP != 0,
+            compression_flag: h.u32(424)? & !(STATUS_INCOMPLETE | STATUS_EXCLUDED_VMEMMAP),
             nr_cpus: h.u32(460)?,
             phys_base: s.u64(0)?,
             dump_level: s.u32(8)?,
@@ -381,6 +387,7 @@ mod tests {
             },
             crash_time: 1_763_900_000,
             incomplete: true,
+            excluded_vmemmap: false,
             compression_flag: Compression::Zstd.flag(),
             nr_cpus: 4,
             phys_base: 0x1234_0000,

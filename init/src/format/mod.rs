@@ -6,6 +6,7 @@ pub mod fields;
 pub mod flattened;
 pub mod gpt;
 pub mod kdump;
+pub mod lime;
 pub mod note;
 pub mod superblock;
 pub mod vmcoreinfo;

@@ -36,6 +36,29 @@ impl VmcoreInfo {
         self.values.is_empty()
     }
 
+    /// The keys and values as text again.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        self.values.iter().flat_map(|(key, value)| [key.as_str(), "=", value, "\n"]).collect()
+    }
+
+    /// Number of keys.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Keys that `other` lacks or has another value for.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> usize {
+        self.values.iter().filter(|(key, value)| other.values.get(*key) != Some(value)).count()
+    }
+
+    /// Takes one key over from `other`, if it is there.
+    pub fn take_over(&mut self, other: &Self, key: &str) {
+        self.values.extend(other.values.get(key).map(|value| (key.to_owned(), value.clone())));
+    }
+
     /// The text of a bare key such as `OSRELEASE`, `BUILD-ID` or `CRASHTIME`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
@@ -59,6 +82,12 @@ impl VmcoreInfo {
     #[must_use]
     pub fn size(&self, name: &str) -> Option<u64> {
         self.get(&format!("SIZE({name})"))?.parse().ok()
+    }
+
+    /// `LENGTH(name)`: elements of an array.
+    #[must_use]
+    pub fn length(&self, name: &str) -> Option<u64> {
+        self.get(&format!("LENGTH({name})"))?.parse().ok()
     }
 
     /// `NUMBER(name)`: printed by the kernel as `%ld`, `%lx` with `0x`, or `%lu`.

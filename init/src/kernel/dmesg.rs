@@ -177,6 +177,13 @@ impl<'a, 'm> Ring<'a, 'm> {
         Ok(ring)
     }
 
+    /// Where the ring lies: start and bytes of its descriptors, infos and texts.
+    #[must_use]
+    pub fn places(&self) -> [(VirtAddr, u64); 3] {
+        let of = |size: usize| self.count().saturating_mul(to_u64(size));
+        [(self.descs, of(self.desc.size)), (self.infos, of(self.info.size)), (self.data, self.text_size())]
+    }
+
     /// Writes the records as text, the oldest first; see [`write()`].
     pub fn write(&self, out: &mut dyn Write) -> Result<DmesgStats, DmesgError> {
         let mut stats = DmesgStats::default();

@@ -4,6 +4,9 @@
 //! memory is taken as hostile: loops are bounded by what the format allows, not by what a field says.
 
 pub mod dmesg;
+pub mod info;
+pub mod memmap;
+pub mod page;
 mod translate;
 pub mod uts;
 
@@ -13,7 +16,7 @@ use crate::addr::{PhysAddr, VirtAddr, to_u64, to_usize};
 use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::source::{PhysicalMemory, ReadError};
 
-pub use translate::{LinearMap, TranslateError};
+pub use translate::{LinearMap, Mapping, TranslateError};
 
 /// Why something could not be found in the production kernel's memory.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +138,7 @@ impl<'a> Kernel<'a> {
         let base = match cached {
             Some((tag, base)) if tag == page => base,
             _ => {
-                let base = self.translate_page(VirtAddr(page << 12))?;
+                let base = self.map(VirtAddr(page << 12))?.phys;
                 if let Some(entry) = self.cache.borrow_mut().get_mut(slot) {
                     *entry = Some((page, base));
                 }
@@ -145,7 +148,14 @@ impl<'a> Kernel<'a> {
         base.checked_add(addr.0 & 0xfff).ok_or(TranslateError::NotMapped(addr))
     }
 
-    fn translate_page(&self, addr: VirtAddr) -> Result<PhysAddr, TranslateError> {
+    /// The page tables of the kernel's half, by physical address.
+    #[must_use]
+    pub fn page_tables(&self) -> Vec<PhysAddr> {
+        self.tables.map(|tables| tables.tables(self.memory)).unwrap_or_default()
+    }
+
+    /// What `addr` leads to, and how far.
+    pub fn map(&self, addr: VirtAddr) -> Result<Mapping, TranslateError> {
         let walked = match &self.tables {
             Some(tables) => tables.walk(self.memory, addr),
             None => Err(TranslateError::NoPageTables),

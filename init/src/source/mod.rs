@@ -92,8 +92,11 @@ pub trait Core: PhysicalMemory {
     fn anomalies(&self) -> &[Anomaly];
 }
 
-/// Reads whole pages, fast when they come in ascending order.
+/// Reads memory, fast when addresses ascend.
 pub trait PageReader {
+    /// Fills `out` with the bytes from `addr` on, as [`PhysicalMemory::read_exact_at`] does, but made for large pieces.
+    fn read_exact_at(&mut self, addr: PhysAddr, out: &mut [u8]) -> Result<(), ReadError>;
+
     /// Fills `page`, which is one page long. Every byte of the source is read at most once.
     fn read_page(&mut self, pfn: Pfn, page: &mut [u8]) -> Result<(), ReadError>;
 }

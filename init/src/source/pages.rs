@@ -36,10 +36,14 @@ pub(super) struct WindowReader<'a> {
 }
 
 impl PageReader for WindowReader<'_> {
-    fn read_page(&mut self, pfn: Pfn, page: &mut [u8]) -> Result<(), ReadError> {
+    fn read_exact_at(&mut self, addr: PhysAddr, out: &mut [u8]) -> Result<(), ReadError> {
         let (extents, page_size) = (self.extents, self.page_size);
-        let addr = page_size.addr_of(pfn).ok_or(ReadError::Hole(PhysAddr(u64::MAX)))?;
-        fill(extents, page_size, addr, page, |offset, part| self.read_at(offset, part))
+        fill(extents, page_size, addr, out, |offset, part| self.read_at(offset, part))
+    }
+
+    fn read_page(&mut self, pfn: Pfn, page: &mut [u8]) -> Result<(), ReadError> {
+        let addr = self.page_size.addr_of(pfn).ok_or(ReadError::Hole(PhysAddr(u64::MAX)))?;
+        self.read_exact_at(addr, page)
     }
 }
 

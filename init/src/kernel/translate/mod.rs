@@ -8,6 +8,17 @@ use crate::source::ReadError;
 /// A virtual range that an ELF header maps to physical memory: (virtual start, physical start, bytes).
 pub type LinearMap = (VirtAddr, PhysAddr, u64);
 
+/// What a virtual address leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Its physical address.
+    pub phys: PhysAddr,
+    /// Bytes from there on that lie in one piece.
+    pub left: u64,
+    /// Whether the kernel may write there.
+    pub writable: bool,
+}
+
 /// Why an address could not be translated.
 #[derive(Debug, thiserror::Error)]
 pub enum TranslateError {
@@ -30,9 +41,10 @@ pub enum TranslateError {
 }
 
 /// `addr` by the ELF header's mappings.
-pub(super) fn linear(maps: &[LinearMap], addr: VirtAddr) -> Option<PhysAddr> {
+pub(super) fn linear(maps: &[LinearMap], addr: VirtAddr) -> Option<Mapping> {
     maps.iter().find_map(|&(virt, phys, len)| {
         let ahead = addr.0.checked_sub(virt.0).filter(|&ahead| ahead < len)?;
-        phys.checked_add(ahead)
+        let phys = phys.checked_add(ahead)?;
+        Some(Mapping { phys, left: len.saturating_sub(ahead), writable: true })
     })
 }

@@ -1,6 +1,8 @@
 //! x86_64 page tables, with 4 or 5 levels (arch/x86/include/asm/pgtable_64_types.h).
 
-use super::TranslateError;
+use std::collections::BTreeSet;
+
+use super::{Mapping, TranslateError};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::source::PhysicalMemory;
@@ -8,11 +10,16 @@ use crate::source::PhysicalMemory;
 /// `__START_KERNEL_map`: where the kernel image is mapped, before KASLR moves it physically by `phys_base`.
 const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 const PRESENT: u64 = 1;
+/// `_PAGE_RW`
+const WRITABLE: u64 = 2;
 /// `_PAGE_PSE`: the entry maps a 1 GiB or 2 MiB page instead of pointing to a table.
 const LARGE: u64 = 1 << 7;
 /// Bits 12 to 51: the physical address in an entry.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const ENTRY_LEN: u64 = 8;
+const TABLE_LEN: usize = 4096;
+/// Tables that are listed: enough for 128 TiB in 2 MiB pages, and 2 MiB of memory to list them in.
+const MAX_TABLES: usize = 1 << 17;
 
 /// Where the kernel's page tables start and how deep they are.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +49,7 @@ impl PageTables {
         &self,
         memory: &dyn PhysicalMemory,
         addr: VirtAddr,
-    ) -> Result<PhysAddr, TranslateError> {
+    ) -> Result<Mapping, TranslateError> {
         let mut table = self.root;
         for level in (1..=self.levels).rev() {
             let shift = 12_u32.saturating_add(9_u32.saturating_mul(u32::from(level).saturating_sub(1)));
@@ -62,11 +69,45 @@ impl PageTables {
             let large = matches!(level, 2 | 3) && entry & LARGE != 0;
             if level == 1 || large {
                 let offset_mask = 1_u64.wrapping_shl(shift).wrapping_sub(1);
-                return Ok(PhysAddr((entry & ADDRESS & !offset_mask) | (addr.0 & offset_mask)));
+                let offset = addr.0 & offset_mask;
+                let left = offset_mask.wrapping_add(1).wrapping_sub(offset);
+                let phys = PhysAddr((entry & ADDRESS & !offset_mask) | offset);
+                return Ok(Mapping { phys, left, writable: entry & WRITABLE != 0 });
             }
             table = PhysAddr(entry & ADDRESS);
         }
         Err(TranslateError::NotMapped(addr))
+    }
+
+    /// The tables that map the kernel's half, the top one first; at most [`MAX_TABLES`]. One that cannot be read
+    /// leads to no others.
+    pub(in crate::kernel) fn tables(&self, memory: &dyn PhysicalMemory) -> Vec<PhysAddr> {
+        let mut found = vec![self.root];
+        let mut seen = BTreeSet::from([self.root]);
+        let mut level_start = 0;
+        let mut bytes = vec![0; TABLE_LEN];
+        for level in (2..=self.levels).rev() {
+            let level_end = found.len();
+            for index in level_start..level_end {
+                let Some(&table) = found.get(index) else { break };
+                if memory.read_exact_at(table, &mut bytes).is_err() {
+                    continue;
+                }
+                // The lower half of the top table is of processes.
+                let skip = if level == self.levels { TABLE_LEN / 2 } else { 0 };
+                let entries = bytes.get(skip..).unwrap_or_default().chunks_exact(8);
+                for entry in entries.filter_map(|entry| entry.try_into().ok()).map(u64::from_le_bytes) {
+                    let entry = entry & !self.encryption_mask;
+                    let next = PhysAddr(entry & ADDRESS);
+                    let maps_memory = level <= 3 && entry & LARGE != 0;
+                    if entry & PRESENT != 0 && !maps_memory && found.len() < MAX_TABLES && seen.insert(next) {
+                        found.push(next);
+                    }
+                }
+            }
+            level_start = level_end;
+        }
+        found
     }
 }
 
@@ -108,10 +149,10 @@ mod tests {
         for levels in [4, 5] {
             let (info, core) = tables(levels);
             let tables = PageTables::discover(&info).unwrap();
-            let walk = |addr| tables.walk(&core, VirtAddr(addr)).map(|phys| phys.0);
-            assert_eq!(walk(0xffff_ffff_8000_5678).unwrap(), 0x1234_5678);
-            assert_eq!(walk(0xffff_ffff_8023_4567).unwrap(), 0x0063_4567);
-            assert_eq!(walk(0xffff_ffff_c765_4321).unwrap(), 0x8765_4321);
+            let walk = |addr| tables.walk(&core, VirtAddr(addr)).map(|found| (found.phys.0, found.left));
+            assert_eq!(walk(0xffff_ffff_8000_5678).unwrap(), (0x1234_5678, 0x988));
+            assert_eq!(walk(0xffff_ffff_8023_4567).unwrap(), (0x0063_4567, 0x20_0000 - 0x3_4567));
+            assert_eq!(walk(0xffff_ffff_c765_4321).unwrap(), (0x8765_4321, 0x4000_0000 - 0x765_4321));
             assert!(matches!(walk(0xffff_ffff_8000_4000), Err(TranslateError::NotMapped(_))));
         }
     }

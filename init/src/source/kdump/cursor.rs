@@ -169,6 +169,10 @@ impl<'a> Reader<'a> {
 }
 
 impl PageReader for Reader<'_> {
+    fn read_exact_at(&mut self, addr: PhysAddr, out: &mut [u8]) -> Result<(), ReadError> {
+        self.cursor.read_bytes(self.dump, addr, out)
+    }
+
     fn read_page(&mut self, pfn: Pfn, page: &mut [u8]) -> Result<(), ReadError> {
         self.cursor.read_page(self.dump, pfn, page)
     }

@@ -1,15 +1,14 @@
-//! A kdump-compressed dump on a rewritable sink.
+//! A kdump-compressed dump, on a sink that can be rewritten, or on a stream by way of [`super::flattened`].
 //!
 //! Page data is appended; descriptors go to their ranks. A descriptor is written only after the data it points to
 //! is durable, so what a reader finds after a power cut is true: a page's descriptor is either right or zero,
-//! which readers take as "lost".
+//! which readers take as "lost". On a stream nothing is written twice: the header comes last.
 
-use crate::addr::to_u64;
-use crate::dump::bitmap;
+use crate::addr::{Pfn, to_u64, to_usize};
 use crate::dump::codec::Codec;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::plan::Plan;
-use crate::dump::{DumpError, Heartbeat, Request};
+use crate::dump::{DumpError, DumpWriter, Heartbeat, Request};
 use crate::format::kdump::{Compression, DESC_LEN, Header, Layout, PageDesc};
 use crate::format::note::NoteKind;
 use crate::report::PageCounts;
@@ -30,6 +29,8 @@ pub(super) struct KdumpWriter<'a> {
     sink: &'a mut dyn Sink,
     layout: Layout,
     header: Header,
+    /// Pages that get a descriptor.
+    kept: u64,
     /// Where the block lies that all zero pages share.
     zero: PageDesc,
     /// Where the next page data goes.
@@ -51,7 +52,7 @@ impl<'a> KdumpWriter<'a> {
     pub(super) fn start(
         sink: &'a mut dyn Sink,
         core: &dyn Core,
-        plan: &Plan,
+        plan: &Plan<'_>,
         request: &Request,
         heartbeat: &Heartbeat<'_>,
     ) -> Result<Self, DumpError> {
@@ -60,16 +61,13 @@ impl<'a> KdumpWriter<'a> {
         let data = layout.data_offset(plan.kept()).unwrap_or(u64::MAX);
         let size = u32::try_from(layout.page_size.bytes()).unwrap_or(u32::MAX);
         let zero = PageDesc { offset: data, size, flags: Compression::Raw.flag() };
-        let end = if request.level.leaves_out_zero_pages() {
-            data.saturating_add(layout.page_size.bytes())
-        } else {
-            data
-        };
+        let end = if request.finds_zeros() { data.saturating_add(layout.page_size.bytes()) } else { data };
         let descs = Vec::with_capacity(PENDING_DESCS);
         let mut writer = Self {
             sink,
             layout,
             header,
+            kept: plan.kept(),
             zero,
             end,
             unsynced: 0,
@@ -81,13 +79,15 @@ impl<'a> KdumpWriter<'a> {
         };
         // A promise of room for everything before the data: later, descriptors must not fail where data fitted.
         writer.sink.reserve(end).map_err(failed("room for bitmaps and page descriptors"))?;
-        writer.write_headers()?;
+        if writer.sink.is_rewritable() {
+            writer.write_headers()?;
+        }
         writer.write_notes(core)?;
         writer.write_bitmaps(plan, heartbeat)?;
         if end > data {
             let zeros = vec![0; layout.page_size.in_memory()];
             writer.sink.write_at(data, &zeros).map_err(failed("the zero page"))?;
-        } else if let Some(last) = data.checked_sub(1) {
+        } else if let Some(last) = data.checked_sub(1).filter(|_| writer.sink.is_rewritable()) {
             // Readers refuse a file that ends before its bitmaps do.
             writer.sink.write_at(last, &[0]).map_err(failed("room for page data"))?;
         }
@@ -95,23 +95,136 @@ impl<'a> KdumpWriter<'a> {
         Ok(writer)
     }
 
-    /// Pages that are durable: what a reader will find.
-    pub(super) fn saved(&self) -> PageCounts {
+    /// Makes the data durable, then writes its descriptors.
+    fn checkpoint(&mut self) -> Result<(), DumpError> {
+        self.sync("page data")?;
+        self.unsynced = 0;
+        if let Some(offset) = self.layout.desc_offset(self.first_rank).filter(|_| !self.descs.is_empty()) {
+            let result = self.sink.write_at(offset, &self.descs).map_err(failed("page descriptors"));
+            self.descs.clear();
+            let pages = core::mem::take(&mut self.pending);
+            result?;
+            self.unconfirmed = self.unconfirmed.plus(&pages);
+        }
+        Ok(())
+    }
+
+    /// Makes everything written so far durable. The kernel reports lost writes once, and a later sync succeeds
+    /// without them: after an error what was not durable is gone, and no descriptor may point to it.
+    fn sync(&mut self, what: &'static str) -> Result<(), DumpError> {
+        let result = self.sink.sync().map_err(failed(what));
+        let pages = core::mem::take(&mut self.unconfirmed);
+        if result.is_ok() {
+            self.saved = self.saved.plus(&pages);
+        } else {
+            self.descs.clear();
+            self.pending = PageCounts::default();
+        }
+        result
+    }
+
+    /// Ends a stream early: the descriptors that are missing, as those of lost pages, and the header.
+    fn end_stream(&mut self) -> Result<(), DumpError> {
+        let mut rank = self.appended().total();
+        let zeros = vec![0; PENDING_DESCS];
+        while rank < self.kept {
+            let pages = self.kept.saturating_sub(rank).min(to_u64(PENDING_DESCS / DESC_LEN));
+            let bytes = zeros.get(..to_usize(pages).saturating_mul(DESC_LEN)).unwrap_or_default();
+            let offset = self.layout.desc_offset(rank).unwrap_or(u64::MAX);
+            self.sink.write_at(offset, bytes).map_err(failed("page descriptors"))?;
+            rank = rank.saturating_add(pages);
+        }
+        self.write_headers()
+    }
+
+    fn write_headers(&mut self) -> Result<(), DumpError> {
+        let (block0, sub) = self.layout.emit_headers(&self.header);
+        self.sink.write_at(0, &block0).map_err(failed("the header"))?;
+        self.sink.write_at(self.layout.page_size.bytes(), &sub).map_err(failed("the sub header"))
+    }
+
+    /// Copies the notes. One that cannot be read becomes zeros, which readers take as the end of the notes.
+    fn write_notes(&mut self, core: &dyn Core) -> Result<(), DumpError> {
+        let mut to = self.layout.notes_offset();
+        for note in &core.notes().notes {
+            let (mut from, end) = (note.offset, note.offset.saturating_add(note.len));
+            while from < end {
+                let len = end.saturating_sub(from).min(COPY);
+                let mut bytes = vec![0; to_usize(len)];
+                if let Err(error) = core.read_note_bytes(from, &mut bytes) {
+                    log::warn!("note at {from:#x} of the vmcore: {error}");
+                    bytes.fill(0);
+                }
+                self.sink.write_at(to, &bytes).map_err(failed("the ELF notes"))?;
+                from = from.saturating_add(len);
+                to = to.saturating_add(len);
+            }
+        }
+        Ok(())
+    }
+
+    /// Both bitmaps: which pages exist, which have a descriptor.
+    fn write_bitmaps(&mut self, plan: &Plan<'_>, heartbeat: &Heartbeat<'_>) -> Result<(), DumpError> {
+        let block_len = self.layout.page_size.in_memory();
+        let mut block = vec![0; block_len];
+        let bits = self.layout.page_size.bytes().saturating_mul(8);
+        for index in 0..self.layout.bitmap_blocks {
+            if index.is_multiple_of(HEARTBEAT_BLOCKS) {
+                heartbeat();
+            }
+            plan.present_bits(Pfn(index.saturating_mul(bits)), &mut block);
+            let at = self.layout.bitmap1_offset().saturating_add(index.saturating_mul(to_u64(block_len)));
+            self.write_bits(at, &block)?;
+        }
+        let mut walk = plan.walk();
+        let mut written = self.layout.bitmap2_offset();
+        while let Some((unit, kept, unit_bits)) = walk.next_unit() {
+            heartbeat();
+            let unit_bits = unit_bits.unwrap_or_else(|| plan.stand_in(unit, kept));
+            let at = self.layout.bitmap2_offset().saturating_add(unit.start().0 >> 3);
+            self.fill_gap(written, at)?;
+            self.write_bits(at, &unit_bits)?;
+            written = at.saturating_add(to_u64(unit_bits.len()));
+        }
+        self.fill_gap(written, self.layout.descs_offset())
+    }
+
+    /// Writes zeros where a sink does not begin with them.
+    fn fill_gap(&mut self, from: u64, to: u64) -> Result<(), DumpError> {
+        let block = vec![0; to_usize(COPY)];
+        let mut at = from;
+        while at < to && !self.sink.starts_zeroed() {
+            let len = to.saturating_sub(at).min(COPY);
+            let bytes = block.get(..to_usize(len)).unwrap_or_default();
+            self.sink.write_at(at, bytes).map_err(failed("the bitmaps"))?;
+            at = at.saturating_add(len);
+        }
+        Ok(())
+    }
+
+    /// A machine with its memory far up has bitmaps of mostly zeros, which a new file holds already.
+    fn write_bits(&mut self, at: u64, bits: &[u8]) -> Result<(), DumpError> {
+        if bits.iter().all(|&byte| byte == 0) && self.sink.starts_zeroed() {
+            return Ok(());
+        }
+        self.sink.write_at(at, bits).map_err(failed("the bitmaps"))
+    }
+}
+
+impl DumpWriter for KdumpWriter<'_> {
+    fn saved(&self) -> PageCounts {
         self.saved
     }
 
-    /// Pages that have been appended.
-    pub(super) fn appended(&self) -> PageCounts {
+    fn appended(&self) -> PageCounts {
         self.saved.plus(&self.unconfirmed).plus(&self.pending)
     }
 
-    /// Length of the dump so far.
-    pub(super) fn len(&self) -> u64 {
+    fn len(&self) -> u64 {
         self.end
     }
 
-    /// Appends a batch; batches come in rank order.
-    pub(super) fn append(&mut self, batch: &Batch) -> Result<(), DumpError> {
+    fn append(&mut self, batch: &Batch) -> Result<(), DumpError> {
         let new_descs = batch.bodies.len().saturating_mul(DESC_LEN);
         if self.unsynced >= SYNC_EVERY || self.descs.len().saturating_add(new_descs) > PENDING_DESCS {
             self.checkpoint()?;
@@ -144,8 +257,8 @@ impl<'a> KdumpWriter<'a> {
         Ok(())
     }
 
-    /// Completes the dump; the header's INCOMPLETE falls with the last write.
-    pub(super) fn finish(&mut self) -> Result<(), DumpError> {
+    /// The header's INCOMPLETE falls with the last write.
+    fn finish(&mut self) -> Result<(), DumpError> {
         self.checkpoint()?;
         self.sync("page descriptors")?;
         self.header.incomplete = false;
@@ -153,90 +266,19 @@ impl<'a> KdumpWriter<'a> {
         self.sync("the final header")
     }
 
-    /// Saves what can still be saved after an error: descriptors of the data that is there.
-    pub(super) fn give_up(&mut self) {
-        if let Err(error) = self.checkpoint().and_then(|()| self.sync("the last page descriptors")) {
+    /// Saves descriptors of the data that is there.
+    fn give_up(&mut self) {
+        let rest = self.checkpoint().and_then(|()| self.sync("the last page descriptors"));
+        let rest = rest.and_then(|()| if self.sink.is_rewritable() { Ok(()) } else { self.end_stream() });
+        if let Err(error) = rest {
             log::warn!("closing the incomplete dump: {}", crate::log::chain(&error));
         }
-    }
-
-    /// Makes the data durable, then writes its descriptors.
-    fn checkpoint(&mut self) -> Result<(), DumpError> {
-        self.sync("page data")?;
-        self.unsynced = 0;
-        if let Some(offset) = self.layout.desc_offset(self.first_rank).filter(|_| !self.descs.is_empty()) {
-            let result = self.sink.write_at(offset, &self.descs).map_err(failed("page descriptors"));
-            self.descs.clear();
-            let pages = core::mem::take(&mut self.pending);
-            result?;
-            self.unconfirmed = self.unconfirmed.plus(&pages);
-        }
-        Ok(())
-    }
-
-    /// Makes everything written so far durable. The kernel reports lost writes once, and a later sync succeeds
-    /// without them: after an error what was not durable is gone, and no descriptor may point to it.
-    fn sync(&mut self, what: &'static str) -> Result<(), DumpError> {
-        let result = self.sink.sync().map_err(failed(what));
-        let pages = core::mem::take(&mut self.unconfirmed);
-        if result.is_ok() {
-            self.saved = self.saved.plus(&pages);
-        } else {
-            self.descs.clear();
-            self.pending = PageCounts::default();
-        }
-        result
-    }
-
-    fn write_headers(&mut self) -> Result<(), DumpError> {
-        let (block0, sub) = self.layout.emit_headers(&self.header);
-        self.sink.write_at(0, &block0).map_err(failed("the header"))?;
-        self.sink.write_at(self.layout.page_size.bytes(), &sub).map_err(failed("the sub header"))
-    }
-
-    /// Copies the notes. One that cannot be read becomes zeros, which readers take as the end of the notes.
-    fn write_notes(&mut self, core: &dyn Core) -> Result<(), DumpError> {
-        let mut to = self.layout.notes_offset();
-        for note in &core.notes().notes {
-            let (mut from, end) = (note.offset, note.offset.saturating_add(note.len));
-            while from < end {
-                let len = end.saturating_sub(from).min(COPY);
-                let mut bytes = vec![0; crate::addr::to_usize(len)];
-                if let Err(error) = core.read_note_bytes(from, &mut bytes) {
-                    log::warn!("note at {from:#x} of the vmcore: {error}");
-                    bytes.fill(0);
-                }
-                self.sink.write_at(to, &bytes).map_err(failed("the ELF notes"))?;
-                from = from.saturating_add(len);
-                to = to.saturating_add(len);
-            }
-        }
-        Ok(())
-    }
-
-    fn write_bitmaps(&mut self, plan: &Plan, heartbeat: &Heartbeat<'_>) -> Result<(), DumpError> {
-        let mut block = vec![0; self.layout.page_size.in_memory()];
-        let bits = self.layout.page_size.bytes().saturating_mul(8);
-        for index in 0..self.layout.bitmap_blocks {
-            if index.is_multiple_of(HEARTBEAT_BLOCKS) {
-                heartbeat();
-            }
-            bitmap::fill(plan.present(), crate::addr::Pfn(index.saturating_mul(bits)), &mut block);
-            if block.iter().all(|&byte| byte == 0) && self.sink.starts_zeroed() {
-                continue; // a machine with its memory far up has a bitmap of mostly zeros
-            }
-            let at = index.saturating_mul(self.layout.page_size.bytes());
-            for base in [self.layout.bitmap1_offset(), self.layout.bitmap2_offset()] {
-                self.sink.write_at(base.saturating_add(at), &block).map_err(failed("the bitmaps"))?;
-            }
-        }
-        Ok(())
     }
 }
 
 /// The header of a dump that has just begun.
 fn header(core: &dyn Core, layout: &Layout, request: &Request) -> Header {
-    let info = core.info();
+    let info = &request.info;
     let notes_at = layout.notes_offset();
     let mut vmcoreinfo = (0, 0);
     let mut at = notes_at;
@@ -251,10 +293,11 @@ fn header(core: &dyn Core, layout: &Layout, request: &Request) -> Header {
         utsname: request.utsname.clone(),
         crash_time: info.crash_time().unwrap_or(0),
         incomplete: true,
+        excluded_vmemmap: request.exclude.unused_vmemmap(),
         compression_flag: Codec::flag(request.compress),
         nr_cpus: core.notes().cpus(),
         phys_base: info.number("phys_base").unwrap_or(0).cast_unsigned(),
-        dump_level: request.level.into(),
+        dump_level: request.exclude.level().into(),
         vmcoreinfo,
         notes: (notes_at, core.notes().len()),
     }
