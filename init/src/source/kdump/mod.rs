@@ -102,6 +102,27 @@ impl Kdump {
         self.with_cursor(|cursor| Ok(cursor.desc(self, pfn)?.map(|(_, desc)| desc)))
     }
 
+    /// Calls `each` with each page of `pages`, the number of the file and its descriptor; `None` for a page that the dump
+    /// leaves out or that is no memory, an error for one whose descriptor cannot be read. Descriptors of data behind the
+    /// end of the file are zero, as those of lost pages are. Made for long runs.
+    pub fn for_each_page(
+        &self,
+        pages: PfnRange,
+        mut each: impl FnMut(Pfn, io::Result<Option<(usize, PageDesc)>>),
+    ) {
+        self.with_cursor(|cursor| {
+            for pfn in (pages.start().0..pages.end().0).map(Pfn) {
+                let found = cursor.desc(self, pfn).map(|found| {
+                    let (part, desc) = found?;
+                    let file = self.parts.iter().position(|other| core::ptr::eq(other, part))?;
+                    let end = desc.offset.saturating_add(u64::from(desc.size));
+                    Some((file, if end <= part.file.len() { desc } else { PageDesc::default() }))
+                });
+                each(pfn, found);
+            }
+        });
+    }
+
     /// Calls `each` with the number of the file and the descriptor, for every descriptor in page order, reading
     /// them in large pieces. Those that were cut off are zero, as those of lost pages are.
     pub fn for_each_desc(&self, mut each: impl FnMut(usize, PageDesc)) -> io::Result<()> {

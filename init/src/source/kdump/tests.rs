@@ -217,6 +217,19 @@ fn parts_in_any_order_are_one_dump() {
     let mut descs = 0;
     dump.for_each_desc(|_, _| descs += 1).unwrap();
     assert_eq!(descs, dump.kept());
+    let window = PfnRange::new(Pfn(0), Pfn(max + 10)).unwrap();
+    dump.for_each_page(window, |pfn, found| {
+        let found = found.unwrap();
+        assert_eq!(found.map(|(_, desc)| desc), dump.desc(pfn).unwrap());
+        let file = if pfn.0 < 5 {
+            0
+        } else if pfn.0 < 33_001 {
+            1
+        } else {
+            2
+        };
+        assert_eq!(found.map(|(file, _)| file), (pfn.0 < max && is_kept(pfn.0)).then_some(file), "{pfn}");
+    });
     let [a, b, c, _] = parts;
     assert_pages(&good(&[flatten(&a), b, flatten(&c)]), max, |_| false);
 }
@@ -282,6 +295,12 @@ fn a_dump_that_was_cut_loses_its_end() {
     let half = cut(to_u64(bytes.len() / 2));
     let read = (0..3000).filter(|&pfn| half.read_exact_at(PhysAddr(pfn * 4096), &mut [0]).is_ok()).count();
     assert!(read > 100 && to_u64(read) < half.kept() - 100, "{read}");
+    let (mut here, mut lost) = (0, 0);
+    half.for_each_page(PfnRange::new(Pfn(0), Pfn(3000)).unwrap(), |_, found| match found.unwrap() {
+        Some((_, PageDesc { offset: 0, .. })) => lost += 1,
+        found => here += usize::from(found.is_some()),
+    });
+    assert_eq!((here, to_u64(here) + lost), (read, half.kept()));
     // In the descriptors: what has none is lost, not excluded by mistake and no error.
     let few = cut(layout.desc_offset(10).unwrap() + 5);
     assert_eq!(few.desc(Pfn(2999)).unwrap(), Some(PageDesc::default()));
