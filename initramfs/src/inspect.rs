@@ -101,6 +101,11 @@ struct Tally {
 }
 
 impl Tally {
+    /// Whether `first` is the block of zeros.
+    fn has_zeros(&self, dump: &Kdump) -> bool {
+        self.same > 1 && dump.header().dump_level & 1 != 0
+    }
+
     fn add(&mut self, desc: PageDesc, times: u64) {
         let counter = if desc.flags == Compression::Raw.flag() { &mut self.raw } else { &mut self.packed };
         *counter = counter.saturating_add(times);
@@ -121,12 +126,24 @@ impl Tally {
     }
 }
 
-fn pages(dump: &Kdump, out: &mut String) -> io::Result<()> {
+/// The descriptors of each file.
+fn tallies(dump: &Kdump) -> io::Result<Vec<Tally>> {
     let mut tallies = vec![Tally::default(); dump.files().count()];
     dump.for_each_desc(|file, desc| tallies.get_mut(file).into_iter().for_each(|tally| tally.see(desc)))?;
+    Ok(tallies)
+}
+
+/// The offset that the zero pages of each file share.
+pub(crate) fn zero_blocks(dump: &Kdump) -> io::Result<Vec<Option<u64>>> {
+    let offset = |tally: &Tally| tally.has_zeros(dump).then_some(tally.first.offset);
+    Ok(tallies(dump)?.iter().map(offset).collect())
+}
+
+fn pages(dump: &Kdump, out: &mut String) -> io::Result<()> {
+    let mut tallies = tallies(dump)?;
     let mut shared = 0_u64;
     for tally in &mut tallies {
-        if tally.same > 1 && dump.header().dump_level & 1 != 0 {
+        if tally.has_zeros(dump) {
             shared = shared.saturating_add(tally.same);
         } else {
             tally.add(tally.first, tally.same);

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`image`] | what goes into an image, and its bytes |
 //! | [`bzimage`], [`cmdline`], [`crashkernel`], [`host`], [`loader`] | arming the panic kernel |
-//! | [`input`], [`inspect`], [`offline`] | looking into cores and dumps, dumping a core that is a file |
+//! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
     test,
     allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")
@@ -23,6 +23,8 @@ pub mod image;
 pub mod input;
 pub mod inspect;
 pub mod loader;
+pub mod map;
 pub mod modules;
 pub mod offline;
 pub mod strip;
+pub mod survey;

@@ -1,13 +1,14 @@
 //! The command line of `afterimage`.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use afterimage::crashkernel::mib;
 use afterimage::image::{self, Sources};
 use afterimage::input::Input;
-use afterimage::{estimate, host, inspect, loader, offline};
+use afterimage::map::text;
+use afterimage::{estimate, host, inspect, loader, offline, survey};
 use capture::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use capture::kernel::dmesg;
 use capture::report::utc;
@@ -85,6 +86,14 @@ enum Command {
     },
     /// Say what a vmcore or dump holds
     Inspect {
+        /// Say of all pages what they are and which of them a dump holds, as a table and a map; in colours if standard
+        /// output is a terminal and `NO_COLOR` is not set
+        #[arg(long)]
+        pages: bool,
+        /// Draw the map into a file, too: .svg, or .png, which has no text but at the bottom a bar of all pages by
+        /// class. Plain colours are pages that are there, pale hatched ones were left out of the dump
+        #[arg(long, requires = "pages", value_name = "FILE")]
+        map: Option<PathBuf>,
         /// The vmcore or dump; of a split dump all files
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
@@ -180,7 +189,17 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Inspect { files } => {
+        Command::Inspect { pages: true, map, files } => {
+            map.iter().try_for_each(|path| survey::check_map(path, &files))?;
+            let (found, caption) = survey::survey(&Input::open(&files)?)?;
+            map.iter().try_for_each(|path| survey::write_map(&found, &caption, path, &files))?;
+            let mut out = io::stdout().lock();
+            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            let drawn = text::draw(&found, out.is_terminal() && !no_color);
+            write!(out, "{}\n{drawn}", text::table(&found))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Inspect { files, .. } => {
             let report = inspect::report(&Input::open(&files)?)?;
             io::stdout().lock().write_all(report.as_bytes())?;
             Ok(ExitCode::SUCCESS)

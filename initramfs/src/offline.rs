@@ -129,7 +129,7 @@ pub fn dry_run(input: &[PathBuf], config: &Config) -> Result<(Estimate, u64), Of
 }
 
 /// Finds out what a dump of `input` takes, and hands it to `work`.
-fn with_request<T>(
+pub(crate) fn with_request<T>(
     input: &Input,
     config: &Config,
     summary: &mut Summary,

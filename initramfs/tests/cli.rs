@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use capture::format::flattened::{self, Record};
+use capture::source::Kdump;
 use capture::source::testing::CoreFile;
 
 fn afterimage(args: &[&str]) -> Output {
@@ -183,4 +184,56 @@ fn a_flattened_dump_is_inspected_and_files_of_no_set_are_refused() {
 
     refused(&["inspect", &out, &out], "not a part of a split dump");
     refused(&["dmesg", &out, &input], "is no part of a split dump");
+}
+
+/// The numbers behind the first word of the line that begins with `name`.
+fn numbers(table: &str, name: &str) -> Vec<u64> {
+    let line = table.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
+    line.split_whitespace().skip(1).map(|word| word.parse().unwrap()).collect()
+}
+
+#[test]
+fn pages_by_class_and_their_map() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (input, dump, svg, png) = (path("vmcore"), path("dump"), path("map.svg"), path("map.PNG"));
+    fs::write(&input, core().bytes()).unwrap();
+    let zero = u64::try_from((1..0x114).filter(|&pfn| is_zero(pfn)).count()).unwrap();
+    let pages = |args: &[&str]| {
+        let output = afterimage(&[&["inspect", "--pages"], args].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = pages(&["--map", &svg, &input]);
+    assert_eq!((numbers(&said, "unknown"), numbers(&said, "all")), (vec![40, 0], vec![40, 0]));
+    assert!(said.contains("\n0x000000000000 ???????????\n") && !said.contains('\x1b'), "{said}");
+    assert!(said.contains("\n0x000000080000 (no memory: 512 KiB)\n"), "{said}");
+    assert!(fs::read_to_string(&svg).unwrap().ends_with("</svg>\n"));
+
+    assert!(afterimage(&["dump", &input, &dump]).status.success());
+    let said = pages(&["--map", &png, &dump]);
+    assert_eq!(numbers(&said, "unknown"), [40, 0, 40 - zero, zero, 0, 0]);
+    assert!(fs::read(&png).unwrap().starts_with(b"\x89PNG"));
+
+    // The last page was left out, and the data of some are not there.
+    let mut bytes = fs::read(&dump).unwrap();
+    let layout = *Kdump::open(Path::new(&dump)).unwrap().layout();
+    let byte = usize::try_from(layout.bitmap2_offset() + 0x113 / 8).unwrap();
+    bytes[byte] &= !(1 << (0x113 % 8));
+    let descs = usize::try_from(layout.descs_offset()).unwrap();
+    bytes[descs + 24 * 36..descs + 24 * 39].fill(0);
+    fs::write(&dump, &bytes).unwrap();
+    let said = numbers(&pages(&[&dump]), "unknown");
+    assert_eq!((said[2] + said[3], &said[4..]), (36, &[1, 3][..]));
+
+    refused(&["inspect", "--pages", "--map", &path("map.gif"), &dump], "map.gif: a map is a .svg or a .png");
+    fs::copy(&input, path("core.svg")).unwrap();
+    refused(&["inspect", "--pages", "--map", &path("core.svg"), &path("core.svg")], "is the input");
+    assert_eq!(afterimage(&["inspect", "--map", &svg, &dump]).status.code(), Some(2));
+}
+
+/// Whether the page of [`core`] is one of zeros.
+fn is_zero(pfn: u64) -> bool {
+    let memory = [0x1..0x15, 0x100..0x114];
+    memory.iter().any(|range| range.contains(&pfn)) && core().page(pfn).iter().all(|&byte| byte == 0)
 }
