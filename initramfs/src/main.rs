@@ -62,6 +62,9 @@ enum Command {
     Dump {
         #[command(flatten)]
         pages: Pages,
+        /// Read broken memory (PG_hwpoison) and offline pages after all: of a copy, where reading them does no harm
+        #[arg(long)]
+        read_poisoned_and_offline_pages: bool,
         /// zstd:LEVEL, zlib or none
         #[arg(long, default_value_t)]
         compress: Compress,
@@ -160,8 +163,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Status => Ok(status()),
-        Command::Dump { pages, compress, format, force, dry_run, files } => {
-            let dump = Dump { exclude: pages.exclude()?, compress, format };
+        Command::Dump { pages, read_poisoned_and_offline_pages, compress, format, force, dry_run, files } => {
+            let exclude = pages.exclude()?.reading_poisoned(read_poisoned_and_offline_pages);
+            let dump = Dump { exclude, compress, format };
             let config = Config { dump, ..Config::default() };
             if dry_run {
                 let (estimate, page_bytes) = offline::dry_run(&files, &config)?;

@@ -26,7 +26,7 @@ pub fn load() -> (Config, Vec<String>) {
 }
 
 impl Config {
-    /// Takes over the `afterimage.*` keys of a kernel command line: `level`, `compress`, `device`, `path`,
+    /// Takes over the `afterimage.*` keys of a kernel command line: `level`, `exclude`, `compress`, `device`, `path`,
     /// `action`, `stall_timeout`, `deadline`, `log`. Returns what was wrong with the others; those change nothing.
     pub fn apply_cmdline(&mut self, cmdline: &str) -> Vec<String> {
         let pairs = cmdline.split_ascii_whitespace().filter_map(|word| word.strip_prefix("afterimage."));
@@ -41,6 +41,11 @@ impl Config {
         match key {
             "level" => {
                 let exclude = Exclude::from(parse::<DumpLevel>(value)?);
+                self.dump.exclude = exclude.reading_poisoned(self.dump.exclude.reads_poisoned());
+            }
+            "exclude" => {
+                let exclude = Exclude::classes(&value.split(',').collect::<Vec<_>>());
+                let exclude = exclude.map_err(|error| error.to_string())?;
                 self.dump.exclude = exclude.reading_poisoned(self.dump.exclude.reads_poisoned());
             }
             "compress" => self.dump.compress = parse::<Compress>(value)?,

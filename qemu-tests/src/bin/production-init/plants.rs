@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use memmap2::{MmapMut, MmapRaw};
 use qemu_tests::page_flags::{Flag, Flags};
 use qemu_tests::planted::{Plant, Planted, pages};
+use std::path::Path;
 
 /// Something planted, held until the panic.
 pub(crate) enum Held {
@@ -28,6 +29,9 @@ pub(crate) enum Held {
 
 /// All that was planted on request.
 pub(crate) struct Plants(Vec<(Plant, Held)>);
+
+/// How much of memory the per-CPU lists may hold: one part of so many (5.14).
+const PER_CPU_PAGES: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
 
 impl Plants {
     /// Plants what `names` say.
@@ -67,8 +71,10 @@ impl Plants {
     pub(crate) fn locate(&mut self) -> Result<Planted> {
         let mut planted = Planted::default();
         // A CPU may keep tens of megabytes of free pages in a list of its own. They are free to nobody else, and not
-        // marked as such: with this it keeps a few.
-        set("/proc/sys/vm/percpu_pagelist_high_fraction", "1000000")?;
+        // marked as such: with this it keeps a few. Linux 5.10 has no such switch, and keeps few.
+        if Path::new(PER_CPU_PAGES).exists() {
+            set(PER_CPU_PAGES, "1000000")?;
+        }
         let flags = KPageFlags::open()?;
         // Last, what is to be free: the lists of the others take memory, too.
         self.0.sort_by_key(|(_, held)| matches!(held, Held::ToBeFreed(_)));
