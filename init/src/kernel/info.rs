@@ -116,3 +116,79 @@ fn scan(memory: &dyn PhysicalMemory) -> Option<(PhysAddr, VmcoreInfo)> {
     }
     best
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::testing::CoreFile;
+    use crate::source::{Access, Vmcore};
+
+    const BUILD: &str = "BUILD-ID=3b43fad5\n";
+
+    /// VMCOREINFO of a kernel whose `init_uts_ns` lies at physical 0x3000.
+    fn text(release: &str, more: &str) -> String {
+        format!(
+            "OSRELEASE={release}\nPAGESIZE=4096\nSYMBOL(swapper_pg_dir)=ffffffff80001000\nNUMBER(phys_base)=0\n\
+             SYMBOL(init_uts_ns)=ffffffff80003000\nOFFSET(uts_namespace.name)=0\n{more}"
+        )
+    }
+
+    /// Memory with a page table that maps the kernel image, the kernel's name, and `page` at 0x5000.
+    fn memory(release: &str, page: &[u8]) -> Vmcore {
+        let mut bytes = vec![0; 0x6000];
+        bytes[0x1ff8..0x2000].copy_from_slice(&0x2003_u64.to_le_bytes()); // top → 0x2000
+        bytes[0x2ff0..0x2ff8].copy_from_slice(&0x83_u64.to_le_bytes()); // 1 GiB at 0
+        bytes[0x3000..0x3005].copy_from_slice(b"Linux");
+        bytes[0x3000 + 2 * 65..][..release.len()].copy_from_slice(release.as_bytes());
+        bytes[0x5000..0x5000 + page.len()].copy_from_slice(page);
+        let file = CoreFile::new().segment(0, &bytes).write();
+        Vmcore::open(file.path(), Access::Pread).unwrap()
+    }
+
+    fn parse(text: &str) -> VmcoreInfo {
+        VmcoreInfo::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn a_note_without_damage_is_taken_as_it_is() {
+        let core = memory("6.1-a", b"");
+        let note = parse(&text("6.1-a", &format!("{BUILD}CRASHTIME=7\n")));
+        assert_eq!(settle(&note, &VmcoreInfo::default(), &core), (note.clone(), None));
+        let copy = parse(&text("6.1-a", BUILD));
+        assert_eq!(settle(&note, &copy, &core), (note.clone(), None));
+        // An image that another kernel loaded, say before a kexec.
+        let other = parse(&text("6.12-b", "BUILD-ID=ffff\nNUMBER(x)=1\n").replace("ffffffff8", "ffffffff9"));
+        assert_eq!(settle(&note, &other, &core), (note, None));
+    }
+
+    #[test]
+    fn a_damaged_note_gives_way_to_the_copy() {
+        let core = memory("6.1-a", b"");
+        let copy = parse(&text("6.1-a", BUILD));
+        for damage in ["PAGESIZE=4097", "OSRELEASE=6.1-b", "SYMBOL(init_uts_ns)=0"] {
+            let (key, _) = damage.split_once('=').unwrap();
+            let text = text("6.1-a", &format!("{BUILD}CRASHTIME=7\n"));
+            let line = text.lines().find(|line| line.starts_with(key)).unwrap();
+            let (settled, origin) = settle(&parse(&text.replace(line, damage)), &copy, &core);
+            assert_eq!(origin, Some(Origin::DamagedNote { keys: 1 }), "{damage}");
+            assert_eq!((settled.crash_time(), settled.differences(&copy)), (Some(7), 1));
+        }
+    }
+
+    #[test]
+    fn without_a_note_the_copy_must_be_of_the_kernel_in_memory() {
+        let copy = parse(&text("6.1-a", BUILD));
+        let none = VmcoreInfo::default();
+        assert_eq!(settle(&none, &copy, &memory("6.1-a", b"")), (copy.clone(), Some(Origin::Copy)));
+        assert_eq!(settle(&none, &copy, &memory("6.1-b", b"")), (none, Some(Origin::Nowhere)));
+    }
+
+    #[test]
+    fn at_last_memory_is_searched() {
+        let in_memory = text("6.1-a", "CRASHTIME=9\n");
+        let core = memory("6.1-a", in_memory.as_bytes());
+        let (settled, origin) = settle(&VmcoreInfo::default(), &VmcoreInfo::default(), &core);
+        assert_eq!(origin, Some(Origin::Memory { address: 0x5000 }));
+        assert_eq!(settled, parse(&in_memory));
+    }
+}

@@ -12,6 +12,9 @@ const MAX_PHYSICAL: u64 = 1 << 52;
 /// Lies that are listed one by one; a hostile core has a million.
 const MAX_ANOMALIES: usize = 64;
 
+/// Segments in a row that the kernel text may lie in: memory blocks that touch, of up to 2 GiB each.
+const MAX_RUN: usize = 256;
+
 /// Bytes of memory at a place in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
@@ -90,7 +93,7 @@ pub enum Anomaly {
 ///
 /// The kernel-text segment of a vmcore describes pages that a RAM segment describes too, and /proc/vmcore has
 /// them twice (fs/proc/vmcore.c gives each segment its own file range); the first to claim a byte keeps it. So
-/// a segment inside another one is normal; one that is half inside is told.
+/// a segment inside another one, or inside several that touch, is normal; one that is half inside is told.
 pub(super) fn from_segments(segments: &[Segment], file_len: u64) -> (Vec<Extent>, Vec<Anomaly>) {
     let mut anomalies = Vec::new();
     let loads = segments.iter().filter(|segment| segment.kind == SegmentKind::Load && segment.filesz > 0);
@@ -114,13 +117,14 @@ pub(super) fn from_segments(segments: &[Segment], file_len: u64) -> (Vec<Extent>
     // earlier one, but what sticks out behind it is kept.
     claimed.sort_by_key(|extent| extent.start);
     let mut out: Vec<Extent> = Vec::with_capacity(claimed.len());
-    for extent in claimed {
+    for (index, &extent) in claimed.iter().enumerate() {
         let taken = out.last().map_or(PhysAddr(0), |last| last.end);
         if extent.start >= taken {
             out.push(extent);
             continue;
         }
-        if extent.end > taken {
+        let later = claimed.get(index.saturating_add(1)..).unwrap_or_default();
+        if extent.end > taken && !covers(later, taken, extent.end) {
             let shared = taken.0.saturating_sub(extent.start.0);
             anomalies.push(Anomaly::Overlap { paddr: extent.start.0, bytes: shared });
             out.push(Extent { start: taken, offset: extent.offset.saturating_add(shared), ..extent });
@@ -131,6 +135,18 @@ pub(super) fn from_segments(segments: &[Segment], file_len: u64) -> (Vec<Extent>
         anomalies.push(Anomaly::More { anomalies: more });
     }
     (out, anomalies)
+}
+
+/// Whether `extents`, sorted by their start, hold all of `start..end`. Looks at the next [`MAX_RUN`] only.
+fn covers(extents: &[Extent], start: PhysAddr, end: PhysAddr) -> bool {
+    let mut covered = start;
+    for extent in extents.iter().take(MAX_RUN).take_while(|extent| extent.start < end) {
+        if covered >= end || extent.start > covered {
+            break;
+        }
+        covered = covered.max(extent.end);
+    }
+    covered >= end
 }
 
 /// The pages that the extents touch; extents that share or abut a page become one range.
@@ -190,6 +206,16 @@ mod tests {
             from_segments(&[load(0x2000, 0x1000, 0x1000), load(0x1000, 0x4000, 0x8000)], 0x10000);
         assert_eq!(out, vec![extent(0x1000, 0x5000, 0x8000)]);
         assert_eq!(anomalies, vec![]);
+    }
+
+    #[test]
+    fn kernel_text_across_two_segments_is_normal() {
+        let ram = [load(0x1000, 0x2000, 0x1000), load(0x3000, 0x4000, 0x4000)];
+        let text = load(0x2000, 0x2000, 0x8000);
+        let expected = vec![extent(0x1000, 0x3000, 0x1000), extent(0x3000, 0x7000, 0x4000)];
+        for segments in [[text, ram[0], ram[1]], [ram[0], ram[1], text]] {
+            assert_eq!(from_segments(&segments, 0x10000), (expected.clone(), vec![]));
+        }
     }
 
     #[test]
