@@ -20,13 +20,21 @@ pub enum SinkError {
     /// Making the bytes durable failed.
     #[error("syncing")]
     Sync(#[source] io::Error),
+    /// Cutting the artifact failed.
+    #[error("cutting it to {len} bytes")]
+    Truncate {
+        /// Bytes that are to stay.
+        len: u64,
+        /// Cause.
+        source: io::Error,
+    },
 }
 
 impl SinkError {
     /// Whether the target has no room left, so that another page would fail as well.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let (Self::Write { source, .. } | Self::Sync(source)) = self;
+        let (Self::Write { source, .. } | Self::Sync(source) | Self::Truncate { source, .. }) = self;
         matches!(
             source.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
@@ -58,6 +66,12 @@ pub trait Sink {
         let _ = len;
         Ok(())
     }
+
+    /// Drops what lies behind the first `len` bytes, where the target can: what a write left there that failed.
+    fn truncate(&mut self, len: u64) -> Result<(), SinkError> {
+        let _ = len;
+        Ok(())
+    }
 }
 
 /// A sink as a stream of text, for the kernel log.
@@ -77,7 +91,9 @@ impl<'a, S: Sink + ?Sized> Append<'a, S> {
 impl<S: Sink + ?Sized> io::Write for Append<'_, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.sink.write_at(self.offset, bytes).map_err(|error| match error {
-            SinkError::Write { source, .. } | SinkError::Sync(source) => source,
+            SinkError::Write { source, .. }
+            | SinkError::Sync(source)
+            | SinkError::Truncate { source, .. } => source,
         })?;
         self.offset = self.offset.saturating_add(to_u64(bytes.len()));
         Ok(bytes.len())

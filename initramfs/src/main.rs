@@ -8,6 +8,7 @@ use afterimage::crashkernel::mib;
 use afterimage::image::{self, Sources};
 use afterimage::input::Input;
 use afterimage::map::text;
+use afterimage::offline::OfflineError;
 use afterimage::{estimate, host, inspect, loader, offline, survey};
 use capture::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use capture::kernel::dmesg;
@@ -135,7 +136,8 @@ fn main() -> ExitCode {
     capture::log::init_stderr(log::LevelFilter::Info);
     match run(Cli::parse().command) {
         Ok(code) => code,
-        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        // Who reads a log or a report may stop early; half a dump is a failure.
+        Err(error) if !error.is::<OfflineError>() && is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("afterimage: {}", capture::log::chain(error.as_ref()));
             ExitCode::FAILURE

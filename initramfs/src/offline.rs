@@ -45,6 +45,9 @@ pub enum OfflineError {
         /// Cause.
         source: io::Error,
     },
+    /// Standard output took no more.
+    #[error("the dump on standard output ends early")]
+    Ended(#[source] DumpError),
     /// It ended early.
     #[error("{path} ends early and is marked so")]
     Dump {
@@ -65,7 +68,7 @@ pub fn dump(input: &[PathBuf], out: &Path, config: &Config, force: bool) -> Resu
             return Err(OfflineError::Stream(config.dump.format));
         }
         write(input, config, &mut summary, &mut Stream::new(io::stdout().lock()))?
-            .map_err(|source| OfflineError::Dump { path: out.to_owned(), source })?;
+            .map_err(OfflineError::Ended)?;
     } else {
         dump_to_file(input, out, config, force, &mut summary)?;
     }

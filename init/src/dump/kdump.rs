@@ -123,8 +123,10 @@ impl<'a> KdumpWriter<'a> {
         result
     }
 
-    /// Ends a stream early: the descriptors that are missing, as those of lost pages, and the header.
+    /// Ends a stream early: the header, which takes little room, and the descriptors that are missing, as those of
+    /// lost pages.
     fn end_stream(&mut self) -> Result<(), DumpError> {
+        self.write_headers()?;
         let mut rank = self.appended().total();
         let zeros = vec![0; PENDING_DESCS];
         while rank < self.kept {
@@ -134,7 +136,7 @@ impl<'a> KdumpWriter<'a> {
             self.sink.write_at(offset, bytes).map_err(failed("page descriptors"))?;
             rank = rank.saturating_add(pages);
         }
-        self.write_headers()
+        Ok(())
     }
 
     fn write_headers(&mut self) -> Result<(), DumpError> {
@@ -269,8 +271,8 @@ impl DumpWriter for KdumpWriter<'_> {
     /// Saves descriptors of the data that is there.
     fn give_up(&mut self) {
         let rest = self.checkpoint().and_then(|()| self.sync("the last page descriptors"));
-        let rest = rest.and_then(|()| if self.sink.is_rewritable() { Ok(()) } else { self.end_stream() });
-        if let Err(error) = rest {
+        let ended = if self.sink.is_rewritable() { Ok(()) } else { self.end_stream() };
+        if let Err(error) = rest.and(ended) {
             log::warn!("closing the incomplete dump: {}", crate::log::chain(&error));
         }
     }

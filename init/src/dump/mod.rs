@@ -10,6 +10,7 @@ pub mod estimate;
 mod flattened;
 mod kdump;
 mod pipeline;
+mod places;
 mod plan;
 mod progress;
 mod segments;

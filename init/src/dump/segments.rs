@@ -1,14 +1,15 @@
 //! Formats that hold memory as it is, run by run, for readers that know nothing of dumps: ELF, LiME, raw.
 //!
 //! Pages that are left out lie between the runs, so no reader takes them for zeros. Pages of zeros are holes of the
-//! file: they take no room and read as what they are. A page that could not be read is such a hole, too; only
-//! `result.json` tells it from zeros, for which none of these formats has a sign.
-
-use core::ops::Range;
+//! file: they take no room and read as what they are. A page that could not be read is such a hole, too, except in
+//! LiME, where it is left out; only `result.json` tells it from zeros, for which ELF and raw have no sign.
+//!
+//! A header is written only after the memory it stands for is durable, so it never promises what is not there.
 
 use crate::addr::{PageSize, Pfn, PfnRange, to_u64, to_usize};
 use crate::config::Format;
 use crate::dump::pipeline::{Batch, Body};
+use crate::dump::places::{ElfPlaces, LimePlaces, Places};
 use crate::dump::plan::Plan;
 use crate::dump::{DumpError, DumpWriter, Heartbeat, bitmap};
 use crate::format::{elf, lime};
@@ -21,29 +22,35 @@ use crate::source::Core;
 const PLAIN_SEGMENTS: usize = 0xfffe;
 /// Bytes of page data between two syncs. Also bounds the dirty pages in the capture kernel's page cache.
 const SYNC_EVERY: u64 = 16 << 20;
+/// Pages between two syncs where most are zeros: bounds the ranges that wait for their headers.
+const SYNC_EVERY_PAGES: u64 = 64 << 10;
 
 /// The file that is being written.
 pub(super) struct SegmentWriter<'a> {
     sink: &'a mut dyn Sink,
     page_size: PageSize,
-    layout: Layout,
-    /// End of the memory in the file so far.
-    end: u64,
-    /// End of what has been written: holes may follow.
-    written: u64,
+    places: Places,
+    /// All that was appended. It may end with zeros, for which nothing was written.
+    appended: Mark,
+    /// Up to the last byte that was written.
+    landed: Mark,
+    /// Up to where memory is durable.
+    durable: Mark,
+    /// What the headers say.
+    claimed: Mark,
+    /// What the headers said at the last sync.
+    saved: Mark,
     unsynced: u64,
-    pending: PageCounts,
-    saved: PageCounts,
 }
 
-/// How a format places pages in the file.
-enum Layout {
-    /// Each run has a segment: its pages and the offset of its data.
-    Elf(Vec<(PfnRange, u64)>),
-    /// Each run has a header; the one that is open, with the header's offset.
-    Lime(Option<(PfnRange, u64)>),
-    /// At its physical address.
-    Raw,
+/// How far the file has come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    pages: PageCounts,
+    /// The page after the last one.
+    next: Pfn,
+    /// Length of the file.
+    end: u64,
 }
 
 impl<'a> SegmentWriter<'a> {
@@ -55,170 +62,186 @@ impl<'a> SegmentWriter<'a> {
         format: Format,
         heartbeat: &Heartbeat<'_>,
     ) -> Result<Self, DumpError> {
-        let layout = match format {
-            Format::Elf => Layout::Elf(Vec::new()),
-            Format::Lime => Layout::Lime(None),
-            Format::Raw | Format::Kdump | Format::Flattened => Layout::Raw,
+        let page_size = core.page_size();
+        let notes = if format == Format::Elf { notes(core) } else { Vec::new() };
+        let places = match format {
+            Format::Elf => {
+                let (machine, len) = (elf::machine_number(core.machine()), to_u64(notes.len()));
+                let runs = runs(plan, heartbeat);
+                Places::Elf(ElfPlaces::new(page_size, machine, len, &runs, core.mappings()))
+            }
+            Format::Lime => Places::Lime(LimePlaces::new(page_size)),
+            Format::Raw | Format::Kdump | Format::Flattened => Places::Raw(page_size),
         };
-        let zero = PageCounts::default();
-        let (page_size, pending, saved) = (core.page_size(), zero, zero);
-        let mut writer = Self { sink, page_size, layout, end: 0, written: 0, unsynced: 0, pending, saved };
-        if format == Format::Elf {
-            writer.write_elf_head(core, runs(plan, heartbeat))?;
-        }
+        let zero = Mark::default();
+        let (appended, landed, durable, claimed, saved) = (zero, zero, zero, zero, zero);
+        let mut writer =
+            Self { sink, page_size, places, appended, landed, durable, claimed, saved, unsynced: 0 };
+        writer.write_elf_head(&notes)?;
         Ok(writer)
     }
 
-    /// Header, program headers, notes, and the file's length: no segment ends past it at any time.
-    fn write_elf_head(&mut self, core: &dyn Core, runs: Vec<PfnRange>) -> Result<(), DumpError> {
-        let count = runs.len().saturating_add(1);
-        if count > PLAIN_SEGMENTS {
+    /// The notes, and headers of a core without memory.
+    fn write_elf_head(&mut self, notes: &[u8]) -> Result<(), DumpError> {
+        let Places::Elf(places) = &self.places else { return Ok(()) };
+        if places.segments() > PLAIN_SEGMENTS {
             log::warn!(
-                "{count} segments: volatility3 and older tools will not see them all; LiME has no such limit"
+                "{} segments: volatility3 and older tools will not see them all; LiME has no such limit",
+                places.segments()
             );
         }
-        let notes = notes(core);
-        let notes_at = to_u64(elf::head_len(count));
-        let data_at = notes_at.saturating_add(to_u64(notes.len()));
-        let mut at = data_at.checked_next_multiple_of(self.page_size.bytes()).unwrap_or(data_at);
-        let mut head = elf::emit_header(elf::machine_number(core.machine()), count);
-        head.extend(elf::emit_note_segment(notes_at, to_u64(notes.len())));
-        let mut segments = Vec::with_capacity(runs.len());
-        for run in runs {
-            let bytes = run.pages().saturating_mul(self.page_size.bytes());
-            let paddr = self.page_size.addr_of(run.start()).unwrap_or_default();
-            let vaddr = core.mappings().iter().find_map(|&(virt, phys, len)| {
-                let ahead = paddr.0.checked_sub(phys.0).filter(|&ahead| ahead < len)?;
-                virt.checked_add(ahead)
-            });
-            head.extend(elf::emit_load_segment(at, vaddr.unwrap_or_default(), paddr, bytes));
-            segments.push((run, at));
-            at = at.saturating_add(bytes);
+        let (notes_at, data) = (places.notes_at(), places.data_at());
+        // A promise of room for the headers: later, they must not fail where memory fitted.
+        let reserved = self.sink.reserve(data);
+        reserved.map_err(|source| DumpError::Sink { what: "room for the ELF headers", source })?;
+        self.write(notes_at, notes, "the ELF notes")?;
+        self.appended.end = data;
+        (self.landed.end, self.durable.end) = (data, data);
+        self.claim()?;
+        self.sync()
+    }
+
+    /// Makes the memory durable, then writes the headers that stand for it.
+    fn checkpoint(&mut self) -> Result<(), DumpError> {
+        if self.landed.end < self.appended.end {
+            // The file ends with zeros, which were not written.
+            self.write(self.appended.end.saturating_sub(1), &[0], "the end of the file")?;
         }
-        head.extend(elf::emit_section_of_count(count));
-        self.layout = Layout::Elf(segments);
-        self.write(0, &head, "the ELF headers")?;
-        self.write(notes_at, &notes, "the ELF notes")?;
-        self.end = at;
-        self.fill_to_end()
+        self.landed = self.appended;
+        self.sync()?;
+        self.claim()
     }
 
-    /// Where the data of `pfn` goes; pages come in ascending order.
-    fn place(&mut self, pfn: Pfn) -> Result<u64, DumpError> {
-        let page = self.page_size.bytes();
-        let bytes = |pages: u64| pages.saturating_mul(page);
-        let at = match &mut self.layout {
-            Layout::Raw => bytes(pfn.0),
-            Layout::Elf(segments) => {
-                let index = segments.partition_point(|(run, _)| run.end() <= pfn);
-                segments.get(index).map_or(u64::MAX, |&(run, at)| {
-                    at.saturating_add(bytes(pfn.0.saturating_sub(run.start().0)))
-                })
-            }
-            Layout::Lime(Some((run, _))) if run.end() == pfn => {
-                *run = PfnRange::new(run.start(), pfn.saturating_add(1)).unwrap_or(*run);
-                self.end
-            }
-            Layout::Lime(_) => {
-                self.close_range()?;
-                let header = self.end;
-                let run = PfnRange::new(pfn, pfn.saturating_add(1));
-                self.layout = Layout::Lime(run.map(|run| (run, header)));
-                header.saturating_add(to_u64(lime::HEADER_LEN))
-            }
-        };
-        self.end = self.end.max(at.saturating_add(page));
-        Ok(at)
-    }
-
-    /// LiME: writes the header of the open range, whose length is known now.
-    fn close_range(&mut self) -> Result<(), DumpError> {
-        let Layout::Lime(open) = &mut self.layout else { return Ok(()) };
-        let Some((run, at)) = open.take() else { return Ok(()) };
-        let addr = |pfn| self.page_size.addr_of(pfn).map_or(u64::MAX, |addr| addr.0);
-        let header = lime::emit(addr(run.start()), addr(run.end()).saturating_sub(1));
-        self.write(at, &header, "a range header")
-    }
-
-    /// The file may end with pages of zeros.
-    fn fill_to_end(&mut self) -> Result<(), DumpError> {
-        match self.end.checked_sub(1) {
-            Some(last) if self.written < self.end => self.write(last, &[0], "the end of the file"),
-            _ => Ok(()),
+    /// The kernel reports lost writes once, and a later sync succeeds without them: after an error what was not durable
+    /// is gone.
+    fn sync(&mut self) -> Result<(), DumpError> {
+        self.unsynced = 0;
+        if let Err(source) = self.sink.sync() {
+            (self.landed, self.claimed) = (self.durable, self.saved);
+            return Err(DumpError::Sink { what: "memory", source });
         }
+        self.durable = self.landed;
+        self.saved = self.claimed;
+        self.places.confirm(self.claimed.next);
+        Ok(())
+    }
+
+    fn claim(&mut self) -> Result<(), DumpError> {
+        for (at, bytes) in self.places.headers(self.durable.next) {
+            self.write(at, &bytes, "the headers")?;
+        }
+        self.claimed = self.durable;
+        Ok(())
     }
 
     fn write(&mut self, at: u64, bytes: &[u8], what: &'static str) -> Result<(), DumpError> {
-        self.sink.write_at(at, bytes).map_err(|source| DumpError::Sink { what, source })?;
-        self.written = self.written.max(at.saturating_add(to_u64(bytes.len())));
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), DumpError> {
-        self.unsynced = 0;
-        let pages = core::mem::take(&mut self.pending);
-        self.sink.sync().map_err(|source| DumpError::Sink { what: "memory", source })?;
-        self.saved = self.saved.plus(&pages);
-        Ok(())
-    }
-
-    fn write_span(&mut self, at: u64, data: &[u8], span: Range<usize>) -> Result<(), DumpError> {
-        match data.get(span) {
-            Some(bytes) if !bytes.is_empty() => self.write(at, bytes, "memory"),
-            _ => Ok(()),
+        if bytes.is_empty() {
+            return Ok(());
         }
+        self.sink.write_at(at, bytes).map_err(|source| DumpError::Sink { what, source })
+    }
+
+    fn write_span(&mut self, span: &Span, batch: &Batch) -> Result<(), DumpError> {
+        let bytes = batch.data.get(span.from..span.to).unwrap_or_default();
+        if !bytes.is_empty() {
+            self.write(span.at, bytes, "memory")?;
+            self.landed = span.mark;
+        }
+        Ok(())
+    }
+
+    /// Counts a page, which reaches to `end`.
+    fn count(&mut self, pfn: Option<Pfn>, end: Option<u64>, body: Body) {
+        let mark = &mut self.appended;
+        let counter = match (body, end) {
+            (Body::Data { .. }, Some(_)) => &mut mark.pages.written,
+            (Body::Zero, Some(_)) => &mut mark.pages.zero,
+            _ => &mut mark.pages.unreadable,
+        };
+        *counter = counter.saturating_add(1);
+        mark.next = pfn.map_or(mark.next, |pfn| pfn.saturating_add(1));
+        mark.end = end.map_or(mark.end, |end| mark.end.max(end));
+    }
+}
+
+/// Pages whose places touch, which go out together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    at: u64,
+    /// Where in the batch's data.
+    from: usize,
+    to: usize,
+    /// What is in the file when this is.
+    mark: Mark,
+}
+
+impl Span {
+    fn end(&self) -> u64 {
+        self.at.saturating_add(to_u64(self.to.saturating_sub(self.from)))
     }
 }
 
 impl DumpWriter for SegmentWriter<'_> {
     fn saved(&self) -> PageCounts {
-        self.saved
+        self.saved.pages
     }
 
     fn appended(&self) -> PageCounts {
-        self.saved.plus(&self.pending)
+        self.appended.pages
     }
 
     fn len(&self) -> u64 {
-        self.end
+        self.appended.end
     }
 
     fn append(&mut self, batch: &Batch) -> Result<(), DumpError> {
         let mut pages = batch.pages.iter().flat_map(|run| run.start().0..run.end().0).map(Pfn);
-        // Pages whose places touch go out together.
-        let (mut span_at, mut span, mut counts) = (0_u64, 0..0_usize, PageCounts::default());
-        for body in &batch.bodies {
-            let place = pages.next().map(|pfn| self.place(pfn)).transpose()?;
-            match (*body, place) {
-                (Body::Data { size, .. }, Some(at)) => {
-                    let size = to_usize(u64::from(size));
-                    if span_at.saturating_add(to_u64(span.len())) != at {
-                        self.write_span(span_at, &batch.data, span.clone())?;
-                        (span_at, span) = (at, span.end..span.end);
-                    }
-                    span.end = span.end.saturating_add(size);
-                    counts.written = counts.written.saturating_add(1);
-                }
-                (Body::Zero, _) => counts.zero = counts.zero.saturating_add(1),
-                _ => counts.unreadable = counts.unreadable.saturating_add(1),
+        let (mut span, mut read) = (Span::default(), 0_usize);
+        for &body in &batch.bodies {
+            let pfn = pages.next();
+            let left_out = body == Body::Unreadable && self.places.leaves_out_unreadable();
+            let place = pfn.filter(|_| !left_out).and_then(|pfn| self.places.place(pfn));
+            let end = place.map(|at| at.saturating_add(self.page_size.bytes()));
+            if let Some(at) = place.and(pfn).and_then(|pfn| self.places.header_of_new(pfn)) {
+                self.write_span(&core::mem::take(&mut span), batch)?;
+                self.write(at, &[0; lime::HEADER_LEN], "room for a range header")?;
             }
+            self.count(pfn, end, body);
+            let Body::Data { size, .. } = body else { continue };
+            let from = read;
+            read = read.saturating_add(to_usize(u64::from(size)));
+            let Some(at) = place else { continue };
+            if span.end() != at || span.to != from {
+                self.write_span(&span, batch)?;
+                span = Span { at, from, to: from, mark: span.mark };
+            }
+            (span.to, span.mark) = (read, self.appended);
         }
-        self.write_span(span_at, &batch.data, span)?;
-        self.pending = self.pending.plus(&counts);
+        self.write_span(&span, batch)?;
         self.unsynced = self.unsynced.saturating_add(to_u64(batch.data.len()));
-        if self.unsynced >= SYNC_EVERY { self.sync() } else { Ok(()) }
+        let waiting = self.appended.pages.total().saturating_sub(self.claimed.pages.total());
+        if self.unsynced >= SYNC_EVERY || waiting >= SYNC_EVERY_PAGES { self.checkpoint() } else { Ok(()) }
     }
 
     fn finish(&mut self) -> Result<(), DumpError> {
-        self.close_range()?;
-        self.fill_to_end()?;
+        self.checkpoint()?;
         self.sync()
     }
 
+    /// Cuts the file behind what landed, and makes the headers say that.
     fn give_up(&mut self) {
-        if let Err(error) = self.close_range().and_then(|()| self.sync()) {
-            log::warn!("closing the incomplete dump: {}", crate::log::chain(&error));
+        let end = self.landed.end;
+        let mut rest = || {
+            self.sync()?;
+            let what = "the end of the file";
+            self.sink.truncate(self.durable.end).map_err(|source| DumpError::Sink { what, source })?;
+            self.claim()?;
+            self.sync()
+        };
+        if let Err(error) = rest() {
+            log::warn!("closing the incomplete dump at {end} bytes: {}", crate::log::chain(&error));
         }
+        self.appended = self.saved;
     }
 }
 
@@ -253,3 +276,6 @@ fn notes(core: &dyn Core) -> Vec<u8> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests;

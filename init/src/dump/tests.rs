@@ -11,19 +11,24 @@ use crate::config::DumpLevel;
 use crate::source::testing::CoreFile;
 use crate::source::{Access, Kdump, ReadError, Vmcore};
 
-/// A sink in memory that is full after `room` writes' worth of bytes.
+/// A sink in memory with room for so many bytes. As on a disk, of what does not fit a part is written.
 #[derive(Default)]
-struct MemorySink {
-    bytes: Vec<u8>,
-    room: Option<usize>,
-    syncs: usize,
+pub(super) struct MemorySink {
+    pub(super) bytes: Vec<u8>,
+    pub(super) room: Option<usize>,
+    pub(super) syncs: usize,
 }
 
 impl Sink for MemorySink {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
         let at = to_usize(offset);
         let end = at + bytes.len();
-        if self.room.is_some_and(|room| end > room) {
+        if let Some(room) = self.room.filter(|room| end > *room) {
+            if let Some(fits) =
+                room.checked_sub(at).and_then(|fits| bytes.get(..fits)).filter(|fits| !fits.is_empty())
+            {
+                self.write_at(offset, fits).unwrap();
+            }
             let source = io::ErrorKind::StorageFull.into();
             return Err(SinkError::Write { offset, len: bytes.len(), source });
         }
@@ -36,11 +41,16 @@ impl Sink for MemorySink {
         self.syncs += 1;
         Ok(())
     }
+
+    fn truncate(&mut self, len: u64) -> Result<(), SinkError> {
+        self.bytes.resize(to_usize(len), 0);
+        Ok(())
+    }
 }
 
 const INFO: &[u8] = b"OSRELEASE=6.1-test\nPAGESIZE=4096\nCRASHTIME=1763900000\nNUMBER(phys_base)=-4096\n";
 
-fn sample() -> CoreFile {
+pub(super) fn sample() -> CoreFile {
     CoreFile::new()
         .memory(0x1000, 159, 1)
         .memory(0x10_0000, 1500, 2)
@@ -51,7 +61,7 @@ fn sample() -> CoreFile {
         .note("VMCOREINFO", 0, INFO)
 }
 
-fn request(level: u32, compress: Compress, workers: usize) -> Request {
+pub(super) fn request(level: u32, compress: Compress, workers: usize) -> Request {
     let utsname = Utsname { machine: "x86_64".into(), ..Utsname::default() };
     Request {
         exclude: DumpLevel::new(level).unwrap().into(),
@@ -63,13 +73,17 @@ fn request(level: u32, compress: Compress, workers: usize) -> Request {
     }
 }
 
-fn dump(core: &Vmcore, request: &Request, sink: &mut MemorySink) -> (Result<(), DumpError>, Written) {
+pub(super) fn dump(
+    core: &Vmcore,
+    request: &Request,
+    sink: &mut MemorySink,
+) -> (Result<(), DumpError>, Written) {
     let mut written = Written::default();
     let result = write(core, None, request, sink, &|| (), &mut written);
     (result, written)
 }
 
-fn open(file: &Path) -> Vmcore {
+pub(super) fn open(file: &Path) -> Vmcore {
     Vmcore::open(file, Access::Mmap).unwrap()
 }
 
@@ -259,5 +273,74 @@ fn a_sync_that_fails_takes_its_pages_with_it() {
             }
         }
         assert_eq!(found, written.pages.total(), "after sync {failing}");
+    }
+}
+
+#[test]
+fn a_full_sink_ends_a_flattened_dump_where_it_can() {
+    let file = sample().write();
+    let core = open(file.path());
+    let request = Request { format: Format::Flattened, ..request(0, Compress::None, 1) };
+    let mut whole = MemorySink::default();
+    let (result, written) = dump(&core, &request, &mut whole);
+    result.unwrap();
+    assert_eq!(written.bytes, u64::try_from(whole.bytes.len()).unwrap());
+    assert_same_pages(&core, &reopen(&whole.bytes));
+    let mut ended = 0;
+    for room in (100_000..whole.bytes.len()).step_by(149_993) {
+        let mut sink = MemorySink { room: Some(room), ..MemorySink::default() };
+        let (result, written) = dump(&core, &request, &mut sink);
+        assert!(matches!(result, Err(DumpError::Sink { source, .. }) if source.is_full()), "room {room}");
+        if !sink.bytes.ends_with(&[0xff; 16]) {
+            continue; // no room for the header, which comes last
+        }
+        ended += 1;
+        let back = reopen(&sink.bytes);
+        assert!(back.header().incomplete && back.anomalies().is_empty(), "{:?}", back.anomalies());
+        let (mut page, mut expected, mut found) = (vec![0; 4096], vec![0; 4096], 0);
+        for pfn in core.ranges().iter().flat_map(|range| range.start().0..range.end().0) {
+            if back.page_reader().read_page(Pfn(pfn), &mut page).is_ok() {
+                core.page_reader().read_page(Pfn(pfn), &mut expected).unwrap();
+                assert!(page == expected, "page {pfn:#x} with room for {room}");
+                found += 1;
+            }
+        }
+        assert_eq!(found, written.pages.total(), "room {room}");
+    }
+    assert!(ended > 30, "{ended} dumps could be ended");
+}
+
+#[test]
+fn a_pipe_that_breaks_gets_nothing_more() {
+    /// Takes some bytes, then half of a write, and then must not be asked again.
+    struct Pipe {
+        left: usize,
+        broken: bool,
+    }
+    impl Sink for Pipe {
+        fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
+            assert!(!self.broken, "a write after the pipe broke");
+            self.broken = bytes.len() > self.left;
+            self.left = self.left.saturating_sub(bytes.len());
+            let source = io::ErrorKind::BrokenPipe.into();
+            if self.broken { Err(SinkError::Write { offset, len: bytes.len(), source }) } else { Ok(()) }
+        }
+        fn sync(&mut self) -> Result<(), SinkError> {
+            Ok(())
+        }
+        fn is_rewritable(&self) -> bool {
+            false
+        }
+    }
+    let file = sample().write();
+    let core = open(file.path());
+    let request = Request { format: Format::Flattened, ..request(0, Compress::None, 1) };
+    for left in [0, 5000, 100_000, 3_000_000] {
+        let mut pipe = Pipe { left, broken: false };
+        let result = write(&core, None, &request, &mut pipe, &|| (), &mut Written::default());
+        let Err(DumpError::Sink { source: SinkError::Write { source, .. }, .. }) = result else {
+            panic!("{result:?} after {left} bytes")
+        };
+        assert_eq!(source.kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -197,43 +197,39 @@ fn malformed(what: &'static str) -> impl Fn(goblin::error::Error) -> ElfError {
     move |error| ElfError::Malformed { what, cause: error.to_string() }
 }
 
-/// Bytes of the header and of `segments` program headers, with the section header that counts them if they are many.
+/// Where the program headers of a core with room for `segments` of them begin.
 #[must_use]
-pub fn head_len(segments: usize) -> usize {
-    let table = segments.saturating_mul(PROGRAM_HEADER_LEN);
+pub fn table_at(segments: usize) -> usize {
     let section = if segments < PN_XNUM { 0 } else { SECTION_HEADER_LEN };
-    HEADER_LEN.saturating_add(table).saturating_add(section)
+    HEADER_LEN.saturating_add(section)
 }
 
-/// The header of a core file; the program headers follow it, and behind these [`emit_section_of_count`].
+/// Bytes of all headers of a core with room for `segments` program headers.
 #[must_use]
-pub fn emit_header(machine: u16, segments: usize) -> Vec<u8> {
-    let mut out = vec![0; HEADER_LEN];
+pub fn head_len(segments: usize) -> usize {
+    table_at(segments).saturating_add(table_len(to_u64(segments)))
+}
+
+/// The header of a core file that has `segments` program headers and room for `capacity`. If these may be many, section
+/// header 0 is part of it, whose `sh_info` is the number of program headers.
+#[must_use]
+pub fn emit_header(machine: u16, segments: usize, capacity: usize) -> Vec<u8> {
+    let mut out = vec![0; table_at(capacity)];
     put(&mut out, 0, b"\x7fELF\x02\x01\x01"); // ELFCLASS64, ELFDATA2LSB, EV_CURRENT
     put(&mut out, 16, &eh::ET_CORE.to_le_bytes());
     put(&mut out, 18, &machine.to_le_bytes());
     put(&mut out, 20, &1_u32.to_le_bytes()); // e_version
-    put(&mut out, 32, &to_u64(HEADER_LEN).to_le_bytes()); // e_phoff
+    put(&mut out, 32, &to_u64(table_at(capacity)).to_le_bytes()); // e_phoff
     put(&mut out, 52, &low16(HEADER_LEN).to_le_bytes()); // e_ehsize
     put(&mut out, 54, &low16(PROGRAM_HEADER_LEN).to_le_bytes()); // e_phentsize
     put(&mut out, 56, &low16(segments.min(PN_XNUM)).to_le_bytes()); // e_phnum
     if segments >= PN_XNUM {
-        let section_at = head_len(segments).saturating_sub(SECTION_HEADER_LEN);
-        put(&mut out, 40, &to_u64(section_at).to_le_bytes()); // e_shoff
+        put(&mut out, 40, &to_u64(HEADER_LEN).to_le_bytes()); // e_shoff
         put(&mut out, 58, &low16(SECTION_HEADER_LEN).to_le_bytes()); // e_shentsize
         put(&mut out, 60, &1_u16.to_le_bytes()); // e_shnum
+        let count = u32::try_from(segments).unwrap_or(u32::MAX);
+        put(&mut out, HEADER_LEN.saturating_add(44), &count.to_le_bytes()); // sh_info
     }
-    out
-}
-
-/// Section header 0, whose `sh_info` is the number of program headers; empty unless these are too many for the header.
-#[must_use]
-pub fn emit_section_of_count(segments: usize) -> Vec<u8> {
-    if segments < PN_XNUM {
-        return Vec::new();
-    }
-    let mut out = vec![0; SECTION_HEADER_LEN];
-    put(&mut out, 44, &u32::try_from(segments).unwrap_or(u32::MAX).to_le_bytes());
     out
 }
 

@@ -55,4 +55,8 @@ impl Sink for FileSink {
             _ => Ok(()),
         }
     }
+
+    fn truncate(&mut self, len: u64) -> Result<(), SinkError> {
+        self.file.set_len(len).map_err(|source| SinkError::Truncate { len, source })
+    }
 }
