@@ -14,6 +14,12 @@ impl Bitmap {
         Self(bytes)
     }
 
+    /// Its bytes, as they stand in the file.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Whether a page frame is in it.
     #[must_use]
     pub fn contains(&self, pfn: u64) -> bool {

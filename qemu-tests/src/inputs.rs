@@ -69,7 +69,8 @@ pub fn compare_all(raw: &Path, work: &Path) -> Result<Vec<Checked>> {
     Ok(all)
 }
 
-fn make(raw: &Path, work: &Path, arguments: &[&str]) -> Result<Vec<PathBuf>> {
+/// Makes a dump of the ELF core `raw` in `work` as makedumpfile's `arguments` say; gives its files.
+pub fn make(raw: &Path, work: &Path, arguments: &[&str]) -> Result<Vec<PathBuf>> {
     let count = if arguments.contains(&"--split") { PARTS } else { 1 };
     let paths: Vec<PathBuf> = (0..count).map(|part| work.join(format!("input-{part}"))).collect();
     let mut makedumpfile = command(&makedumpfile()?.to_string_lossy());

@@ -16,6 +16,7 @@ pub mod cache;
 pub mod command;
 pub mod console;
 pub mod disk;
+pub mod formats;
 pub mod initramfs;
 pub mod inputs;
 pub mod kernel;

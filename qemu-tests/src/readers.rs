@@ -1,4 +1,4 @@
-//! Independent judges of a dump: crash, drgn and makedumpfile. None of them shares code with the product.
+//! Independent judges of a dump: crash, drgn, makedumpfile and volatility3. None of them shares code with the product.
 
 use crate::bitmap::Bitmap;
 use crate::cache::{cache, workspace};
@@ -79,6 +79,64 @@ pub struct System {
 /// Opens a dump with symbols in drgn.
 pub fn symbols(vmlinux: &Path, dump: &Path) -> Result<System> {
     python(&drgn_python()?, include_str!("symbols.py"), &[vmlinux.into(), dump.into()])
+}
+
+/// A reader of a dump's physical memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// drgn, with libkdumpfile.
+    Drgn,
+    /// The ELF layer of volatility3.
+    VolatilityElf,
+    /// The LiME layer of volatility3.
+    VolatilityLime,
+    /// Memory at its physical address.
+    Raw,
+}
+
+/// What a reader finds in a dump.
+#[derive(Debug, Deserialize)]
+pub struct Found {
+    /// Kept pages that are as in the raw copy.
+    pub same: u64,
+    /// Those that are not all zeros.
+    pub data_pages: u64,
+    /// Runs of kept pages.
+    pub runs: u64,
+    /// Pages that are left out and that the reader does not get.
+    pub absent: u64,
+    /// All other pages.
+    pub wrong: u64,
+    /// The first of these.
+    pub first: Vec<String>,
+    /// Bytes that the file takes on disk.
+    pub disk: u64,
+    /// ELF segments with less bytes than memory.
+    pub short_segments: u64,
+    /// ELF segments that end behind the file.
+    pub past_end: u64,
+}
+
+/// Compares the pages in `dump` with the raw ELF copy: those whose bits are set in the file `bits` must be in it, others not.
+pub fn layer(raw: &Path, bits: &Path, layer: Layer, dump: &Path) -> Result<Found> {
+    let (name, python_path) = match layer {
+        Layer::Drgn => ("drgn", drgn_python()?),
+        Layer::VolatilityElf => ("volatility3-elf", volatility_python()?),
+        Layer::VolatilityLime => ("volatility3-lime", volatility_python()?),
+        Layer::Raw => ("raw", "python3".into()),
+    };
+    let arguments = [raw.into(), bits.into(), name.into(), dump.into()];
+    python(&python_path, include_str!("formats.py"), &arguments)
+}
+
+/// Has makedumpfile make a file of a flattened dump.
+pub fn reassemble(flattened: &Path, out: &Path) -> Result<()> {
+    command(&makedumpfile()?.to_string_lossy())
+        .args(["-R", "-f"])
+        .arg(out)
+        .stdin(File::open(flattened)?)
+        .run()?;
+    Ok(())
 }
 
 /// The notes of a kdump-compressed file: name, type, size of the content.
@@ -205,17 +263,27 @@ fn python<T: DeserializeOwned>(python: &Path, script: &str, arguments: &[OsStrin
         .with_context(|| format!("a script printed {:?}", String::from_utf8_lossy(&output.stdout)))
 }
 
-/// A Python with drgn, in an environment of its own that is made on first use.
+/// A Python with drgn.
 fn drgn_python() -> Result<PathBuf> {
-    let venv = cache()?.join("venv");
+    python_with("venv", "drgn")
+}
+
+/// A Python with volatility3.
+fn volatility_python() -> Result<PathBuf> {
+    python_with("venv-volatility3", "volatility3")
+}
+
+/// A Python with a package, in an environment of its own that is made on first use.
+fn python_with(name: &str, package: &str) -> Result<PathBuf> {
+    let venv = cache()?.join(name);
     let python = venv.join("bin/python");
     // The last step of making it: an environment without this file was interrupted.
     let complete = venv.join("complete");
     if !complete.exists() {
         command("python3").args(["-m", "venv", "--clear"]).arg(&venv).run()?;
-        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "drgn"];
+        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", package];
         command(&python.to_string_lossy()).args(install).run()?;
-        command(&python.to_string_lossy()).args(["-c", "import drgn"]).run()?;
+        command(&python.to_string_lossy()).args(["-c", &format!("import {package}")]).run()?;
         File::create(&complete).with_context(|| format!("making {}", complete.display()))?;
     }
     Ok(python)
