@@ -8,6 +8,7 @@ use std::path::Path;
 use super::*;
 use crate::addr::{Pfn, to_usize};
 use crate::config::DumpLevel;
+use crate::kernel::testing::{Generation, LRU, PAGES, TestKernel};
 use crate::source::testing::CoreFile;
 use crate::source::{Access, Kdump, ReadError, Vmcore};
 
@@ -343,4 +344,56 @@ fn a_pipe_that_breaks_gets_nothing_more() {
         };
         assert_eq!(source.kind(), io::ErrorKind::BrokenPipe);
     }
+}
+
+/// A made-up kernel with pages of several classes.
+fn with_struct_pages() -> TestKernel {
+    let mut kernel = TestKernel::new(Generation::V6_12, 4);
+    kernel.free(0x600, 9);
+    kernel.compound(0x800, 4).flags(LRU).mapping(0xffff_8880_0000_0001);
+    kernel.free(0x901, 0);
+    kernel
+}
+
+fn filtered(kernel: &TestKernel, exclude: Exclude, plan: u64) -> (Vec<u8>, Written) {
+    let (_file, core, info) = kernel.core();
+    let filter = PageFilter::discover(&core, &info, core.mappings(), &mut |_| ()).unwrap();
+    let budget = Budget { workers: 2, plan };
+    let request = Request { exclude, info: info.clone(), budget, ..request(31, Compress::Zstd(1), 1) };
+    let (mut sink, mut written) = (MemorySink::default(), Written::default());
+    write(&core, Some(&filter), &request, &mut sink, &|| (), &mut written).unwrap();
+    (sink.bytes, written)
+}
+
+#[test]
+fn bits_that_are_forgotten_are_found_again() {
+    let kernel = with_struct_pages();
+    let everything = Exclude::classes(&["zero", "private-cache", "user", "free", "unused-vmemmap"]).unwrap();
+    for exclude in [DumpLevel::new(31).unwrap().into(), DumpLevel::new(16).unwrap().into(), everything] {
+        let (roomy, with_room) = filtered(&kernel, exclude, 1 << 20);
+        let (tight, without) = filtered(&kernel, exclude, 0);
+        assert!(with_room.pages.excluded > 512);
+        assert_eq!(without.pages, with_room.pages);
+        assert!(tight == roomy);
+    }
+}
+
+#[test]
+fn struct_pages_of_pages_that_are_all_dropped_are_dropped() {
+    let kernel = with_struct_pages();
+    let exclude = Exclude::classes(&["free", "unused-vmemmap"]).unwrap();
+    let (bytes, written) = filtered(&kernel, exclude, 1 << 20);
+    let back = reopen(&bytes);
+    let mut page = vec![0; 4096];
+    let kept = (0..PAGES).filter(|&pfn| back.page_reader().read_page(Pfn(pfn), &mut page).is_ok());
+    // A page of struct pages describes 64 pages; 0x901 is not alone in its one. Struct pages of absent memory
+    // describe nothing that is kept.
+    let dropped = |pfn: u64| {
+        let described = pfn.saturating_sub(0x200) * 64;
+        let struct_pages = (0x200..0x400).contains(&pfn);
+        let free = (0x600..0x800).contains(&pfn) || pfn == 0x901;
+        free || struct_pages && ((0x600..0x800).contains(&described) || described >= PAGES)
+    };
+    assert_eq!(kept.collect::<Vec<_>>(), (0..PAGES).filter(|&pfn| !dropped(pfn)).collect::<Vec<_>>());
+    assert_eq!(written.found.classes.of(crate::filter::PageClass::UnusedVmemmap), 8 + 512 - 64);
 }

@@ -14,6 +14,8 @@ mod offline;
 mod poisoned;
 mod scan;
 mod selfcheck;
+#[cfg(test)]
+mod tests;
 pub mod units;
 mod user;
 mod vital;

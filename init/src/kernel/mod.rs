@@ -7,6 +7,8 @@ pub mod dmesg;
 pub mod info;
 pub mod memmap;
 pub mod page;
+#[cfg(test)]
+pub(crate) mod testing;
 mod translate;
 pub mod uts;
 
