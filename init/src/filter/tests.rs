@@ -226,3 +226,14 @@ fn sections_without_struct_pages_are_kept() {
         assert!(matches!(error, KernelError::Absurd { value: 0, .. }), "{error}");
     }
 }
+
+#[test]
+fn an_order_in_the_place_of_the_destructor_is_damage() {
+    let mut kernel = TestKernel::new(Generation::V5_10, 4);
+    for (dtor, order) in [("17", "17"), ("16", "16"), ("9", "17"), ("16", "1")] {
+        kernel.tell("OFFSET(page.compound_dtor)", Some(dtor));
+        kernel.tell("OFFSET(page.compound_order)", Some(order));
+        let (_file, core, info) = kernel.core();
+        assert!(PageFilter::discover(&core, &info, core.mappings(), &mut |_| ()).is_err(), "{dtor} {order}");
+    }
+}

@@ -184,16 +184,20 @@ impl PageLayout {
         if !(1..=32).contains(&free_orders) {
             return Err(KernelError::Absurd { what: "LENGTH(zone.free_area)", value: free_orders });
         }
+        let order = OrderSource::discover(info, size)?;
+        let hugetlb = HugetlbTest::discover(info, size)?;
+        let flags = taken.claim(info, "page.flags", 8)?;
+        order.check(&hugetlb, flags, compound)?;
         Ok(Self {
             size: to_usize(size),
-            flags: taken.claim(info, "page.flags", 8)?,
+            flags,
             mapping: taken.claim(info, "page.mapping", 8)?,
             mapcount: taken.claim(info, "page._mapcount", 4)?,
             private: taken.claim(info, "page.private", 8)?,
             refcount: refcount.transpose()?,
             compound,
-            order: OrderSource::discover(info, size)?,
-            hugetlb: HugetlbTest::discover(info, size)?,
+            order,
+            hugetlb,
             head,
             bits,
             types,
@@ -377,6 +381,25 @@ impl OrderSource {
     fn discover(info: &VmcoreInfo, size: u64) -> Result<Self, KernelError> {
         let second = second_byte(info, size, "page.compound_order", "folio._folio_order")?;
         Ok(second.map_or(Self::SecondFlags, Self::SecondByte))
+    }
+
+    /// The bytes of the second struct page lie apart: order and destructor in one place, or in that of its flags or the
+    /// link to its head, are a damaged VMCOREINFO, and an order that looks like the destructor would drop kernel pages.
+    fn check(self, hugetlb: &HugetlbTest, flags: usize, compound: usize) -> Result<(), KernelError> {
+        let order = if let Self::SecondByte(at) = self { Some(at) } else { None };
+        let destructor = if let HugetlbTest::Destructor { at, .. } = *hugetlb { Some(at) } else { None };
+        let taken = |at: usize| [flags, compound].iter().any(|&field| at.wrapping_sub(field) < 8);
+        match order
+            .into_iter()
+            .chain(destructor)
+            .find(|&at| taken(at))
+            .or(order.filter(|_| order == destructor))
+        {
+            Some(at) => {
+                Err(KernelError::Absurd { what: "the offset of a compound page's order", value: to_u64(at) })
+            }
+            None => Ok(()),
+        }
     }
 }
 

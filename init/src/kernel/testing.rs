@@ -181,6 +181,12 @@ impl TestKernel {
         self.memory[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
 
+    /// Replaces the line of a key, or takes it out.
+    pub(crate) fn tell(&mut self, key: &str, value: Option<&str>) {
+        self.lines.retain(|line| !line.starts_with(&format!("{key}=")));
+        self.lines.extend(value.map(|value| format!("{key}={value}")));
+    }
+
     /// The core and its VMCOREINFO. Each page of memory has content of its own.
     pub(crate) fn core(&self) -> (NamedTempFile, Vmcore, VmcoreInfo) {
         let text = self.lines.join("\n");
