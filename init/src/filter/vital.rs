@@ -17,6 +17,10 @@ const IN_TEXT: [&str; 4] = ["_stext", "kallsyms_names", "kallsyms_token_table", 
 const PAGE: u64 = 4096;
 /// Pages without memory behind them that are passed over.
 const MAX_MISSES: u32 = 1 << 14;
+/// Pieces of one range of virtual addresses that are looked at: the largest kernel image has no more pages, and the struct
+/// pages of no section have. A damaged log claims any number of bytes, and damaged page tables that lead back to
+/// themselves map them all.
+const MAX_PIECES: u32 = 1 << 18;
 /// Largest distance from `_stext` that such a symbol is believed at: KERNEL_IMAGE_SIZE.
 const MAX_IMAGE: u64 = 1 << 30;
 
@@ -98,12 +102,19 @@ struct Collector<'k> {
 impl Collector<'_> {
     fn add(&mut self, pages: Range<VirtAddr>) {
         let mut at = pages.start;
-        while at < pages.end && self.misses < MAX_MISSES {
+        let mut pieces = 0_u32;
+        while at < pages.end && self.misses < MAX_MISSES && pieces < MAX_PIECES {
+            pieces = pieces.saturating_add(1);
             let step = if let Ok(mapping) = self.kernel.map(at) {
                 let len = mapping.left.min(pages.end.0.saturating_sub(at.0)).max(1);
                 let end = mapping.phys.checked_add(len).unwrap_or(mapping.phys);
                 let range = PfnRange::new(self.size.pfn_of(mapping.phys), self.size.pfn_end_of(end));
-                self.ranges.extend(range);
+                match (self.ranges.last_mut(), range) {
+                    (Some(last), Some(range)) if last.end() == range.start() => {
+                        *last = PfnRange::new(last.start(), range.end()).unwrap_or(*last);
+                    }
+                    _ => self.ranges.extend(range),
+                }
                 len
             } else {
                 self.misses = self.misses.saturating_add(1);
