@@ -118,6 +118,12 @@ impl PageClass {
         }
     }
 
+    /// Whether no dump leaves out pages of this class.
+    #[must_use]
+    pub fn is_kept(self) -> bool {
+        matches!(self, Self::Kernel | Self::Slab | Self::Unknown)
+    }
+
     /// Whether the pages must be kept unless reading them does harm.
     #[must_use]
     pub fn is_kernel(self) -> bool {
@@ -212,8 +218,13 @@ impl<'a> PageFilter<'a> {
         let layout = PageLayout::discover(info)?;
         let kernel = Kernel::new(memory, info, linear);
         let memmap = Memmap::discover(&kernel, memory.ranges(), memory.page_size(), layout.size())?;
-        let vital = vital::discover(&kernel, memory, &memmap);
         let mut filter = Self { memory, info, linear, layout, memmap, vital: Vec::new(), off: Vec::new() };
+        // With what sections that are not trusted any more call their struct pages: one of them may be right.
+        let vital = vital::discover(&kernel, memory, &filter.memmap);
+        filter.memmap.distrust_mappings(&kernel);
+        for page in selfcheck::misplaced_sections(&filter, &kernel) {
+            filter.memmap.distrust(page);
+        }
         for contradiction in selfcheck::run(&filter, &kernel, &vital) {
             filter.off.push(contradiction.class);
             told(contradiction);

@@ -9,11 +9,20 @@ use serde::Serialize;
 use crate::addr::{Pfn, PfnRange, VirtAddr, to_usize};
 use crate::filter::{ClassCounts, PageClass, PageFilter, vital};
 use crate::kernel::Kernel;
+use crate::kernel::memmap::Section;
 
 /// Pages that are classified, of each kind.
 const SAMPLE: u64 = 4096;
-/// A class that claims more than one in this many is wrong.
+/// A class that claims more than one in this many of the pages that words point to is wrong: some words are no pointers.
 const TOLERATED: u64 = 16;
+/// And of the vital pages, which are the kernel's for sure.
+const TOLERATED_VITAL: u64 = 64;
+/// A class of pages that must not be read is wrong if it claims more than a few and one in this many: of the kernel's
+/// pages few are broken, and none is offline.
+const TOLERATED_UNREAD: u64 = 256;
+const FEW: u64 = 4;
+/// Pages of a section's struct pages that are classified.
+const PER_SECTION: u64 = 16;
 /// Bytes of kernel data in which pointers are looked for.
 const DATA: u64 = 4 << 20;
 
@@ -60,9 +69,45 @@ fn check(filter: &PageFilter<'_>, sample: Sample, pages: impl Iterator<Item = Pf
         }
         of = of.saturating_add(1);
     }
-    let wrong =
-        counts.iter().filter(|(class, claimed)| !class.is_kernel() && claimed.saturating_mul(TOLERATED) > of);
+    let tolerated = |class| match (class, sample) {
+        (PageClass::Poisoned | PageClass::Offline, _) => {
+            FEW.saturating_add(of.checked_div(TOLERATED_UNREAD).unwrap_or(0))
+        }
+        (_, Sample::Vital) => of.checked_div(TOLERATED_VITAL).unwrap_or(0),
+        (_, Sample::PointedTo) => of.checked_div(TOLERATED).unwrap_or(0),
+    };
+    let wrong = counts.iter().filter(|&(class, claimed)| !class.is_kept() && claimed > tolerated(class));
     wrong.map(|(class, claimed)| Contradiction { class, claimed, of, pages: sample }).collect()
+}
+
+/// Sections whose struct pages lie in memory that is not the kernel's, by the struct pages of that memory: a page table
+/// leads elsewhere, and what is read there are no struct pages; or the struct pages that say so are none. So both
+/// sections are not to be trusted. A page of each.
+pub(super) fn misplaced_sections(filter: &PageFilter<'_>, kernel: &Kernel<'_>) -> Vec<Pfn> {
+    let (mut scanner, mut out) = (filter.scanner(), Vec::new());
+    let mut misplaced = Vec::new();
+    for (pages, section) in filter.memmap.sections() {
+        let Section::Online(base) = section else { continue };
+        let len = pages.pages().saturating_mul(filter.memmap.struct_size());
+        let step = len.checked_div(PER_SECTION).unwrap_or(1).max(1);
+        let (mut foreign, mut of) = (Vec::new(), 0_usize);
+        for ahead in (0..len).step_by(to_usize(step)) {
+            let phys = base.checked_add(ahead).and_then(|at| kernel.translate(at).ok());
+            let pfn = phys.map(|phys| filter.memory.page_size().pfn_of(phys));
+            let Some(page) = pfn.and_then(|pfn| PfnRange::new(pfn, pfn.saturating_add(1))) else { continue };
+            scanner.classify(page, &mut out);
+            of = of.saturating_add(1);
+            if out.iter().any(|class| !class.is_kernel()) {
+                foreign.push(page.start());
+            }
+        }
+        // Of a few pages one may have a damaged struct page.
+        if foreign.len() > 1 && foreign.len().saturating_mul(8) > of {
+            misplaced.push(pages.start());
+            misplaced.extend(foreign);
+        }
+    }
+    misplaced
 }
 
 /// Pages that words in the kernel's data point to.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::addr::Pfn;
+use crate::kernel::memmap::Section;
 use crate::kernel::testing::{Generation, HWPOISON, LRU, PAGES, PRIVATE, SWAPBACKED, SWAPCACHE, TestKernel};
 use crate::source::Core as _;
 
@@ -225,6 +226,44 @@ fn sections_without_struct_pages_are_kept() {
         let error = PageFilter::discover(&core, &info, core.mappings(), &mut |_| ()).unwrap_err();
         assert!(matches!(error, KernelError::Absurd { value: 0, .. }), "{error}");
     }
+}
+
+#[test]
+fn a_flag_that_many_kernel_pages_have_is_not_that_of_broken_memory() {
+    for mut kernel in kernels() {
+        for pfn in 0..PAGES {
+            kernel.again(pfn).flags(1 << 22);
+        }
+        kernel.tell("NUMBER(PG_hwpoison)", Some("22"));
+        let (_file, core, info) = kernel.core();
+        let mut told = Vec::new();
+        let filter =
+            PageFilter::discover(&core, &info, core.mappings(), &mut |what| told.push(what)).unwrap();
+        assert_eq!(told.iter().map(|what| what.class).collect::<Vec<_>>(), [PageClass::Poisoned]);
+        let mut out = Vec::new();
+        filter.scanner().classify(PfnRange::new(Pfn(0), Pfn(PAGES)).unwrap(), &mut out);
+        assert!(out.iter().all(|class| class.is_kept()));
+    }
+}
+
+#[test]
+fn struct_pages_in_a_page_that_the_kernel_would_not_map_them_with_are_none() {
+    let mut kernel = TestKernel::new(Generation::V6_12, 4);
+    kernel.map_struct_pages_with_a_giant_page();
+    let (_file, core, info) = kernel.core();
+    let filter = PageFilter::discover(&core, &info, core.mappings(), &mut |_| ()).unwrap();
+    assert!(filter.memmap().sections().all(|(_, section)| matches!(section, Section::Bad(_))));
+}
+
+#[test]
+fn struct_pages_in_memory_of_processes_are_none() {
+    let mut kernel = TestKernel::new(Generation::V6_12, 4);
+    for pfn in 0x200..0x400 {
+        kernel.page(pfn).flags(LRU).mapping(0xffff_8880_0000_0001).count(1);
+    }
+    let (_file, core, info) = kernel.core();
+    let filter = PageFilter::discover(&core, &info, core.mappings(), &mut |_| ()).unwrap();
+    assert!(filter.memmap().sections().all(|(_, section)| matches!(section, Section::Bad(_))));
 }
 
 #[test]

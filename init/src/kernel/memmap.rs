@@ -22,6 +22,8 @@ const ONLINE: u64 = 1 << 2;
 const KERNEL_HALF: u64 = 1 << 63;
 /// Bytes of the largest `struct mem_section`, with CONFIG_PAGE_EXTENSION: 32.
 const MAX_SECTION_SIZE: u64 = 256;
+/// Bytes of the largest page that the kernel maps struct pages with (`vmemmap_populate_hugepages()`, arch/x86/mm/init_64.c).
+const HUGE: u64 = 2 << 20;
 
 /// Why a section's struct pages cannot be used; all its pages are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -202,6 +204,71 @@ impl Memmap {
             if origin(section).is_some_and(|origin| origin != common) {
                 section.1 = Section::Bad(BadSection::Address);
             }
+        }
+    }
+}
+
+impl Memmap {
+    /// Takes back sections whose struct pages are not where the kernel would have mapped them: in a page larger than it
+    /// uses, or in one where another section has its own. (HVO shares small pages.) Page tables damaged in this way
+    /// lead to memory, but not to these struct pages.
+    pub fn distrust_mappings(&mut self, kernel: &Kernel<'_>) {
+        if self.vmemmap.is_none() {
+            return;
+        }
+        let len = self.pages_per_section.saturating_mul(self.page_struct);
+        let mut pieces: Vec<(u64, usize)> = Vec::new();
+        let mut bad: Vec<usize> = Vec::new();
+        for (index, &(_, section)) in self.sections.iter().enumerate() {
+            let Section::Online(base) = section else { continue };
+            let end = base.0.saturating_add(len);
+            let mut at = base.0;
+            while at < end {
+                let huge = at & !HUGE.saturating_sub(1);
+                at = huge.saturating_add(HUGE);
+                match kernel.map(VirtAddr(huge)) {
+                    Ok(mapping) if mapping.left > HUGE => bad.push(index),
+                    Ok(mapping) if mapping.left == HUGE => pieces.push((mapping.phys.0, index)),
+                    _ => (),
+                }
+            }
+        }
+        pieces.sort_unstable();
+        pieces.dedup(); // sections smaller than what a huge page describes share it in order
+        for same in pieces.chunk_by(|a, b| a.0 == b.0).filter(|same| same.len() > 1) {
+            let neighbours = same.windows(2).all(|pair| self.share_a_huge_page(pair, len));
+            if !neighbours {
+                bad.extend(same.iter().map(|&(_, index)| index));
+            }
+        }
+        for index in bad {
+            if let Some(section) = self.sections.get_mut(index) {
+                section.1 = Section::Bad(BadSection::Address);
+            }
+        }
+    }
+
+    /// Whether two sections rightly have struct pages in one huge page: their struct pages are neighbours in it.
+    fn share_a_huge_page(&self, pair: &[(u64, usize)], len: u64) -> bool {
+        let base = |which: usize| {
+            let &(_, index) = pair.get(which)?;
+            match self.sections.get(index)?.1 {
+                Section::Online(base) => Some(base.0),
+                _ => None,
+            }
+        };
+        let huge = |addr: u64| addr & !HUGE.saturating_sub(1);
+        base(0).zip(base(1)).is_some_and(|(first, second)| {
+            huge(first.saturating_add(len).saturating_sub(1)) == huge(second) || huge(first) == huge(second)
+        })
+    }
+
+    /// Takes back the section that holds `pfn`.
+    pub fn distrust(&mut self, pfn: Pfn) {
+        let number = pfn.0.checked_div(self.pages_per_section);
+        let section = self.sections.iter_mut().find(|&&mut (known, _)| Some(known) == number);
+        if let Some((_, section @ Section::Online(_))) = section {
+            *section = Section::Bad(BadSection::Address);
         }
     }
 }

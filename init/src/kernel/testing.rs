@@ -176,6 +176,11 @@ impl TestKernel {
         self.memory.copy_within(from..from + count * 64, to);
     }
 
+    /// Replaces the table of `vmemmap` by a page of 1 GiB.
+    pub(crate) fn map_struct_pages_with_a_giant_page(&mut self) {
+        self.u64(VMEMMAP_PUD + index(VMEMMAP, 30) * 8, 0x83);
+    }
+
     /// Writes a word of memory.
     fn u64(&mut self, at: usize, value: u64) {
         self.memory[at..at + 8].copy_from_slice(&value.to_le_bytes());
