@@ -15,6 +15,7 @@ pub mod bitmap;
 pub mod cache;
 pub mod command;
 pub mod console;
+pub mod damage;
 pub mod disk;
 pub mod formats;
 pub mod initramfs;

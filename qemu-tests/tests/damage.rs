@@ -1,0 +1,59 @@
+//! Wrong words in the structures of a real core: in the core that scripts/bench keeps, or in the cores (`*.vmcore`) of
+//! the directory AFTERIMAGE_CORES.
+//!
+//! AFTERIMAGE_SEED=N chooses other words, AFTERIMAGE_FULL=1 thousands of cases for each core.
+
+use anyhow::{Context, Result, ensure};
+use qemu_tests::cache::cache;
+use qemu_tests::damage;
+use std::env;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[test]
+fn damage_drops_nothing_that_it_does_not_describe() -> Result<()> {
+    let cores = cores()?;
+    if cores.is_empty() {
+        eprintln!("not run: there is no core; scripts/bench makes one");
+        return Ok(());
+    }
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
+    let seed = env::var("AFTERIMAGE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(now);
+    let full = env::var("AFTERIMAGE_FULL").is_ok_and(|full| full == "1");
+    let mut failures = 0_usize;
+    for core in cores {
+        let cases = env::var("AFTERIMAGE_CASES").ok().and_then(|cases| cases.parse().ok());
+        let verdict = damage::run(&core, seed, cases.unwrap_or(if full { 7000 } else { 350 }))?;
+        eprintln!("{}: AFTERIMAGE_SEED={seed}", core.display());
+        eprintln!("  cases {:?}, healthy and longest time {:?}", verdict.cases, verdict.times);
+        eprintln!(
+            "  {} with more dropped than in health, {} without a filter, {} vital pages called poisoned or offline",
+            verdict.with_extra_drops, verdict.without_filter, verdict.withheld_vital
+        );
+        for (key, (pages, what)) in &verdict.wrongly_dropped {
+            eprintln!("  dropped without a copy of VMCOREINFO: {pages} pages by {key}: {what}");
+        }
+        for failure in &verdict.failures {
+            eprintln!("  FAILED: {failure}");
+        }
+        failures = failures.saturating_add(verdict.failures.len());
+    }
+    ensure!(failures == 0, "{failures} failures with AFTERIMAGE_SEED={seed}");
+    Ok(())
+}
+
+fn cores() -> Result<Vec<PathBuf>> {
+    let Some(directory) = env::var_os("AFTERIMAGE_CORES") else {
+        let kept = cache()?.join("bench/vmcore-1");
+        return Ok(if kept.exists() { vec![kept] } else { Vec::new() });
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&directory).context("listing AFTERIMAGE_CORES")? {
+        let path = entry.context("listing AFTERIMAGE_CORES")?.path();
+        if path.extension().is_some_and(|extension| extension == "vmcore") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
