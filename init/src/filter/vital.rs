@@ -153,3 +153,21 @@ pub(super) fn sample(ranges: &[PfnRange], most: u64) -> impl Iterator<Item = Pfn
     let pages = ranges.iter().flat_map(|range| (range.start().0..range.end().0).map(Pfn));
     pages.step_by(to_usize(step)).take(to_usize(most))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::testing::{Generation, TestKernel};
+
+    #[test]
+    fn tables_that_lead_to_themselves_do_not_hold_up_the_capture() {
+        let mut kernel = TestKernel::new(Generation::V6_12, 4);
+        let start = kernel.loop_page_tables();
+        let (_file, core, info) = kernel.core();
+        let kernel = Kernel::new(&core, &info, &[]);
+        let mut found = Collector { kernel: &kernel, size: core.page_size(), ranges: Vec::new(), misses: 0 };
+        found.add(VirtAddr(start)..VirtAddr(start + (1 << 38)));
+        assert_eq!(found.ranges.len(), usize::try_from(MAX_PIECES).unwrap());
+        assert_eq!(count(&join(found.ranges)), 1);
+    }
+}

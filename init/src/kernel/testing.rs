@@ -23,6 +23,7 @@ const VMEMMAP_PUD: usize = 0x3000;
 const VMEMMAP_PMD: usize = 0x4000;
 const ROOTS: usize = 0x6000;
 const SECTIONS: usize = 0x7000;
+const LOOP: usize = 0x8000;
 /// Struct pages: 2 MiB.
 const STRUCTS: usize = 0x20_0000;
 const MEMORY: usize = 16 << 20;
@@ -179,6 +180,15 @@ impl TestKernel {
     /// Replaces the table of `vmemmap` by a page of 1 GiB.
     pub(crate) fn map_struct_pages_with_a_giant_page(&mut self) {
         self.u64(VMEMMAP_PUD + index(VMEMMAP, 30) * 8, 0x83);
+    }
+
+    /// Adds a table that leads to itself on every level, so that it maps 512 GiB to its own page. Says where these begin.
+    pub(crate) fn loop_page_tables(&mut self) -> u64 {
+        self.u64(TOP + 0x100 * 8, LOOP as u64 | 3);
+        for entry in 0..512 {
+            self.u64(LOOP + entry * 8, LOOP as u64 | 3);
+        }
+        0xffff_8000_0000_0000
     }
 
     /// Writes a word of memory.
