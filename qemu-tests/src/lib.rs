@@ -25,6 +25,7 @@ pub mod marker;
 pub mod outcome;
 pub mod page_flags;
 pub mod planted;
+pub mod raw_core;
 pub mod readers;
 pub mod scenario;
 pub mod target_disk;

@@ -294,7 +294,8 @@ fn ensure_counters(report: &Report) -> Result<()> {
             "transparently huge",
             flagged(|flags| flags.has(Flag::Thp) && flags.has(Flag::Anon)),
             kib("AnonHugePages:")?,
-            0,
+            // Those of which a process has mapped a part only are not counted (5.10).
+            2048,
         ),
     ];
     for (what, flagged, counted, tolerated) in views {

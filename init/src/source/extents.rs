@@ -1,5 +1,7 @@
 //! PT_LOAD segments, which may overlap or lie, as sorted disjoint extents of memory that the file really has.
 
+use core::cmp::Reverse;
+
 use serde::Serialize;
 
 use crate::addr::{PageSize, PfnRange, PhysAddr};
@@ -113,9 +115,9 @@ pub(super) fn from_segments(segments: &[Segment], file_len: u64) -> (Vec<Extent>
             claimed.push(Extent { start: segment.paddr, end, offset: segment.offset });
         }
     }
-    // A stable sort keeps the first of two segments with the same start first. A later extent gives way to an
-    // earlier one, but what sticks out behind it is kept.
-    claimed.sort_by_key(|extent| extent.start);
+    // Of two with the same start the longer one first: memory behind the crash kernel's may begin with the kernel
+    // text. A later extent gives way to an earlier one, but what sticks out behind it is kept.
+    claimed.sort_by_key(|extent| (extent.start, Reverse(extent.end)));
     let mut out: Vec<Extent> = Vec::with_capacity(claimed.len());
     for (index, &extent) in claimed.iter().enumerate() {
         let taken = out.last().map_or(PhysAddr(0), |last| last.end);
@@ -216,6 +218,8 @@ mod tests {
         for segments in [[text, ram[0], ram[1]], [ram[0], ram[1], text]] {
             assert_eq!(from_segments(&segments, 0x10000), (expected.clone(), vec![]));
         }
+        let at_the_start = [load(0x1000, 0x800, 0x8000), ram[0]];
+        assert_eq!(from_segments(&at_the_start, 0x10000), (vec![expected[0]], vec![]));
     }
 
     #[test]

@@ -1,0 +1,43 @@
+//! Raw copies of `/proc/vmcore`, made by a crash once and kept in the cache, for tests that need a core and no crash.
+
+use crate::cache::cache;
+use crate::command::{Run, command};
+use crate::kernel::Kernel;
+use crate::planted::Plant;
+use crate::scenario::Scenario;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::PathBuf;
+
+/// Names what the guest does: to be counted up when that changes.
+const RECIPE: &str = "plants-1";
+
+/// A core of a kernel of the series, with memory of every kind in it.
+pub fn of(series: &str) -> Result<PathBuf> {
+    let kernel = Kernel::of_series(series)?;
+    let directory = cache()?.join("cores");
+    let kept = directory.join(format!("{}-{RECIPE}.vmcore", kernel.version()));
+    if kept.exists() {
+        return Ok(kept);
+    }
+    fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+    let mut scenario = Scenario::new(&format!("core-{series}"), &kernel);
+    scenario.raw_copy = true;
+    scenario.config.level = 31;
+    scenario.plants = vec![
+        Plant::Anonymous,
+        Plant::Tmpfs,
+        Plant::Cache,
+        Plant::Thp,
+        Plant::Hugetlb,
+        Plant::Ksm,
+        Plant::Freed,
+    ];
+    let outcome = scenario.run()?;
+    // Beside its final place: whole under this name or not there at all.
+    let partial = kept.with_extension("partial");
+    command("cp").arg("--sparse=always").args([outcome.raw()?, &partial]).run()?;
+    fs::rename(&partial, &kept).with_context(|| format!("publishing {}", kept.display()))?;
+    outcome.discard()?;
+    Ok(kept)
+}
