@@ -24,6 +24,7 @@ use capture::dump::{self, Request, Written};
 use capture::filter::{PageClass, PageFilter, units};
 use capture::format::kdump::Utsname;
 use capture::format::vmcoreinfo::VmcoreInfo;
+use capture::kernel::memmap::Section;
 use capture::kernel::{Kernel, dmesg, info};
 use capture::sink::{Sink, SinkError};
 use capture::source::{Access, Core, PhysicalMemory, Vmcore};
@@ -128,7 +129,12 @@ struct Found {
 pub fn run(path: &Path, seed: u64, cases: u64) -> Result<Verdict> {
     let core = Vmcore::open(path, Access::Mmap).with_context(|| format!("opening {}", path.display()))?;
     let info = core.info().clone();
-    let filter = PageFilter::discover(&core, &info, core.mappings(), &mut |_| ())?;
+    let mut told = Vec::new();
+    let filter = PageFilter::discover(&core, &info, core.mappings(), &mut |what| told.push(what))?;
+    ensure!(told.is_empty(), "the healthy core contradicts itself: {told:?}");
+    let bad: Vec<_> =
+        filter.memmap().sections().filter(|(_, section)| matches!(section, Section::Bad(_))).collect();
+    ensure!(bad.is_empty(), "the healthy core has damaged sections: {bad:?}");
     let level = Exclude::from(DumpLevel::new(31)?);
     let first = look(&core, &info);
     let (classes, time) = (first.classes, look(&core, &info).took.max(Duration::from_millis(20)));
