@@ -340,7 +340,9 @@ impl<'f> Scanner<'f> {
         for part in vital.iter().skip(skip).map_while(|range| range.intersect(pages)) {
             let index = |pfn: Pfn| to_usize(pfn.0.saturating_sub(pages.start().0));
             let classes = out.get_mut(index(part.start())..index(part.end())).unwrap_or_default();
-            for class in classes.iter_mut().filter(|class| !class.is_kernel()) {
+            // One of them may be broken; none is a balloon's.
+            let wrong = |class: &PageClass| !class.is_kernel() || *class == PageClass::Offline;
+            for class in classes.iter_mut().filter(|class| wrong(class)) {
                 *class = PageClass::Kernel;
                 self.stats.vital = self.stats.vital.saturating_add(1);
             }

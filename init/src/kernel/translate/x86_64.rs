@@ -30,6 +30,12 @@ pub(in crate::kernel) struct PageTables {
     encryption_mask: u64,
 }
 
+/// `sme_mask`: one of the upper address bits (AMD64 manual, CPUID Fn8000_001F); others are damage.
+fn encryption_mask(info: &VmcoreInfo) -> u64 {
+    let mask = info.number("sme_mask").unwrap_or(0).cast_unsigned();
+    if mask.is_power_of_two() && mask >= 1 << 32 { mask } else { 0 }
+}
+
 impl PageTables {
     /// Finds the tables by `init_top_pgt` (or `swapper_pg_dir`, the same thing under its generic name) and
     /// `phys_base`; needs no `KERNELOFFSET`, the symbols are relocated already.
@@ -40,7 +46,7 @@ impl PageTables {
         Some(Self {
             root: PhysAddr(in_image.checked_add_signed(phys_base)?),
             levels: if info.number("pgtable_l5_enabled").unwrap_or(0) != 0 { 5 } else { 4 },
-            encryption_mask: info.number("sme_mask").unwrap_or(0).cast_unsigned(),
+            encryption_mask: encryption_mask(info),
         })
     }
 
