@@ -271,6 +271,7 @@ impl Summary {
 
     /// Records what the pages are, and what damage was found on the way.
     pub fn record_classes(&mut self, classes: &ClassCounts, not_read: &[PfnRange], damage: &ScanStats) {
+        log::info!("pages: {classes}");
         self.classes = *classes;
         self.not_read = not_read.iter().copied().map(Run::from).collect();
         for &(pages, why) in &damage.bad_sections {

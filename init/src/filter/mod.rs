@@ -178,6 +178,13 @@ impl ClassCounts {
     }
 }
 
+impl core::fmt::Display for ClassCounts {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let classes: Vec<String> = self.iter().map(|(class, pages)| format!("{pages} {}", class.name())).collect();
+        f.write_str(&classes.join(", "))
+    }
+}
+
 impl Serialize for ClassCounts {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter().map(|(class, pages)| (class.name(), pages)))
