@@ -180,7 +180,8 @@ impl ClassCounts {
 
 impl core::fmt::Display for ClassCounts {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let classes: Vec<String> = self.iter().map(|(class, pages)| format!("{pages} {}", class.name())).collect();
+        let classes: Vec<String> =
+            self.iter().map(|(class, pages)| format!("{pages} {}", class.name())).collect();
         f.write_str(&classes.join(", "))
     }
 }
