@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::addr::PfnRange;
 use crate::config::Config;
-use crate::filter::{ClassCounts, Contradiction, ScanStats};
+use crate::filter::{ClassCounts, Contradiction, PageClass, ScanStats};
 use crate::kernel::dmesg::DmesgStats;
 use crate::kernel::info::Origin;
 use crate::kernel::memmap::BadSection;
@@ -91,7 +91,7 @@ pub enum Degradation {
     DamagedStructPages {
         /// Not readable.
         unreadable: u64,
-        /// Heads of compound pages and free blocks whose order cannot be.
+        /// Free blocks whose order cannot be, or that hold a page in use.
         bad_heads: u64,
         /// Tails that lead to no head.
         stray_tails: u64,
@@ -120,6 +120,8 @@ pub enum Degradation {
         /// Cause.
         cause: String,
     },
+    /// The dump is made of a dump that ends early.
+    IncompleteInput,
     /// Pages that could not be read.
     UnreadablePages {
         /// How many.
@@ -239,6 +241,8 @@ pub struct Summary {
     pub classes: ClassCounts,
     /// Poisoned and offline pages, which were not read.
     pub not_read: Vec<Run>,
+    /// Of those, pages that are not listed: there are too many runs.
+    pub not_read_unlisted: u64,
     /// Bytes of memory in the core.
     pub memory_bytes: u64,
     /// Bytes of the dump.
@@ -274,6 +278,9 @@ impl Summary {
         log::info!("pages: {classes}");
         self.classes = *classes;
         self.not_read = not_read.iter().copied().map(Run::from).collect();
+        let listed = not_read.iter().fold(0_u64, |sum, range| sum.saturating_add(range.pages()));
+        let all = classes.of(PageClass::Poisoned).saturating_add(classes.of(PageClass::Offline));
+        self.not_read_unlisted = if listed > 0 { all.saturating_sub(listed) } else { 0 };
         for &(pages, why) in &damage.bad_sections {
             self.degrade(Degradation::BadSection { pfn: pages.start().0, pages: pages.pages(), why });
         }
@@ -334,13 +341,14 @@ impl fmt::Display for Degradation {
             }
             Self::DamagedStructPages { unreadable, bad_heads, stray_tails, vital } => write!(
                 f,
-                "damaged struct pages: {unreadable} unreadable, {bad_heads} heads and {stray_tails} tails that \
+                "damaged struct pages: {unreadable} unreadable, {bad_heads} free blocks and {stray_tails} tails that \
                  contradict others, {vital} of the kernel's own; the pages are kept"
             ),
             Self::Utsname { cause } => write!(f, "kernel name not read: {cause}"),
             Self::Dmesg { cause } => write!(f, "kernel log not saved: {cause}"),
             Self::Target { target, cause } => write!(f, "target {target} not usable: {cause}"),
             Self::Dump { cause } => write!(f, "the dump ends early: {cause}"),
+            Self::IncompleteInput => f.write_str("the input is a dump that ends early: so does this one"),
             Self::UnreadablePages { pages } => {
                 write!(f, "{pages} pages could not be read and are marked as lost")
             }

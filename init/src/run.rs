@@ -54,7 +54,7 @@ pub fn capture(config: &Config, facts: &Facts, heartbeat: &Heartbeat<'_>, mut su
     let core = open_core(Path::new(VMCORE), &mut summary);
     let core =
         core.inspect_err(|error| summary.degrade(Degradation::Dump { cause: crate::log::chain(error) })).ok();
-    let info = core.as_ref().map(|core| settle(core, facts, &mut summary)).unwrap_or_default();
+    let info = core.as_ref().map(|core| settle(core, facts, heartbeat, &mut summary)).unwrap_or_default();
     let kernel = core.as_ref().map(|core| Kernel::new(core, &info, core.mappings()));
     let utsname =
         describe(core.as_ref().map(|core| -> &dyn Core { core }), kernel.as_ref(), facts, &mut summary);
@@ -95,10 +95,15 @@ pub fn open_core(path: &Path, summary: &mut Summary) -> Result<Vmcore, VmcoreErr
 }
 
 /// The VMCOREINFO to believe, of those that there are.
-pub fn settle(core: &dyn Core, facts: &Facts, summary: &mut Summary) -> VmcoreInfo {
+pub fn settle(
+    core: &dyn Core,
+    facts: &Facts,
+    heartbeat: &Heartbeat<'_>,
+    summary: &mut Summary,
+) -> VmcoreInfo {
     let copy = VmcoreInfo::parse(facts.vmcoreinfo.as_bytes());
     summary.vmcoreinfo_copy = !copy.is_empty();
-    let (info, origin) = info::settle(core.info(), &copy, core);
+    let (info, origin) = info::settle(core.info(), &copy, core, heartbeat);
     if let Some(origin) = origin {
         summary.degrade(Degradation::Vmcoreinfo(origin));
     }
@@ -202,6 +207,7 @@ fn save_dump(
             if written.pages.in_dump() > 0 { Outcome::Incomplete } else { Outcome::Failed }
         }
     };
+    summary.format = written.format.name();
     summary.record_classes(&written.found.classes, &written.found.withheld, &written.found.damage);
     summary.record(&written.pages, written.bytes);
 }

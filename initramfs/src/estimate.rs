@@ -33,8 +33,14 @@ pub fn text(estimate: &Estimate, config: &Config, page_bytes: u64) -> String {
         let level = exclude.to_string();
         let _ = writeln!(out, "{level:<16} {:>12} {:>10}{mark}", size.pages, size.bytes.div_ceil(1 << 20));
     }
+    if config.dump.exclude.unused_vmemmap() {
+        let _ = writeln!(out, "\nunused-vmemmap is not estimated: the dump will be smaller");
+    }
     if estimate.found.classes.of(PageClass::Unknown) > 0 {
-        let _ = writeln!(out, "\nunknown pages have no struct page that can be used: every level keeps them");
+        let _ = writeln!(
+            out,
+            "\nunknown pages have no struct page that can be used or believed: every level keeps them"
+        );
     }
     out
 }

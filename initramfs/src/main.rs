@@ -171,7 +171,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let config = Config { dump, ..Config::default() };
             if dry_run {
                 let (estimate, page_bytes) = offline::dry_run(&files, &config)?;
-                print!("{}", estimate::text(&estimate, &config, page_bytes));
+                write!(io::stdout().lock(), "{}", estimate::text(&estimate, &config, page_bytes))?;
                 return Ok(ExitCode::SUCCESS);
             }
             let Some((out, input @ [_, ..])) = files.split_last() else {
@@ -181,7 +181,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             if out == Path::new("-") {
                 eprint!("{summary}"); // standard output is the dump
             } else {
-                print!("{summary}");
+                write!(io::stdout().lock(), "{summary}")?;
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -116,6 +116,7 @@ fn write(
         summary.workers = request.budget.workers;
         let mut written = Written::default();
         let result = dump::write(core, filter, request, sink, &|| (), &mut written);
+        summary.format = written.format.name();
         summary.record_classes(&written.found.classes, &written.found.withheld, &written.found.damage);
         summary.record(&written.pages, written.bytes);
         result
@@ -142,7 +143,10 @@ pub(crate) fn with_request<T>(
     for anomaly in core.anomalies() {
         summary.degrade(Degradation::Vmcore(anomaly.clone()));
     }
-    let info = run::settle(core, &Facts::default(), summary);
+    if core.left_out().incomplete {
+        summary.degrade(Degradation::IncompleteInput);
+    }
+    let info = run::settle(core, &Facts::default(), &|| (), summary);
     let kernel = Kernel::new(core, &info, core.mappings());
     let utsname = run::describe(Some(core), Some(&kernel), &Facts::default(), summary);
     let filter = run::page_filter(core, &info, summary);

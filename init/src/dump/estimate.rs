@@ -146,7 +146,7 @@ fn measure(
 fn size(core: &dyn Core, classes: &[ClassEstimate], exclude: Exclude, request: &Request) -> DumpSize {
     let zero_page = vec![0; core.page_size().in_memory()];
     let mut packed_zero = Vec::new();
-    if !exclude.zero() {
+    if !exclude.zero() && request.format.is_compressed() {
         Codec::new(request.compress()).unwrap_or(Codec::None).append(&zero_page, &mut packed_zero);
     }
     let kept = classes.iter().filter(|class| !class.class.is_dropped(exclude));

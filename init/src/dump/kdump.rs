@@ -31,6 +31,8 @@ pub(super) struct KdumpWriter<'a> {
     header: Header,
     /// Pages that get a descriptor.
     kept: u64,
+    /// Made of a dump that ends early: then this one says so, too.
+    of_incomplete: bool,
     /// Where the block lies that all zero pages share.
     zero: PageDesc,
     /// Where the next page data goes.
@@ -68,6 +70,7 @@ impl<'a> KdumpWriter<'a> {
             layout,
             header,
             kept: plan.kept(),
+            of_incomplete: core.left_out().incomplete,
             zero,
             end,
             unsynced: 0,
@@ -263,7 +266,7 @@ impl DumpWriter for KdumpWriter<'_> {
     fn finish(&mut self) -> Result<(), DumpError> {
         self.checkpoint()?;
         self.sync("page descriptors")?;
-        self.header.incomplete = false;
+        self.header.incomplete = self.of_incomplete;
         self.write_headers()?;
         self.sync("the final header")
     }
@@ -295,11 +298,11 @@ fn header(core: &dyn Core, layout: &Layout, request: &Request) -> Header {
         utsname: request.utsname.clone(),
         crash_time: info.crash_time().unwrap_or(0),
         incomplete: true,
-        excluded_vmemmap: request.exclude.unused_vmemmap(),
+        excluded_vmemmap: request.exclude.unused_vmemmap() || core.left_out().vmemmap,
         compression_flag: Codec::flag(request.compress),
         nr_cpus: core.notes().cpus(),
         phys_base: info.number("phys_base").unwrap_or(0).cast_unsigned(),
-        dump_level: request.exclude.level().into(),
+        dump_level: u32::from(request.exclude.level()) | core.left_out().level,
         vmcoreinfo,
         notes: (notes_at, core.notes().len()),
     }

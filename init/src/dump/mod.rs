@@ -70,6 +70,8 @@ pub struct Written {
     pub pages: PageCounts,
     /// Length of the dump, bytes.
     pub bytes: u64,
+    /// The format: kdump instead of an ELF whose segments do not fit in memory.
+    pub format: Format,
     /// What the pages are.
     pub found: Found,
 }
@@ -121,6 +123,10 @@ pub fn write(
     let plan = Plan::new(core, rule, &request.budget, heartbeat);
     written.found = plan.found.clone();
     written.pages.excluded = plan.present().saturating_sub(plan.kept());
+    let instead = (request.format == Format::Elf && !segments::fits(&plan, &request.budget, heartbeat))
+        .then(|| Request { format: Format::Kdump, ..request.clone() });
+    let request = instead.as_ref().unwrap_or(request);
+    written.format = request.format;
     let mut job = Job { core, plan: &plan, request, heartbeat, written };
     match request.format {
         Format::Kdump => job.run(&mut KdumpWriter::start(sink, core, &plan, request, heartbeat)?),

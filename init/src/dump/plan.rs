@@ -6,7 +6,7 @@
 //! their pages are read. The crashed kernel's memory stands still, so the second scan finds what the first did; where it
 //! does not (a device still writes), the unit's pages are marked as lost rather than put in wrong places.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::addr::{Pfn, PfnRange, to_u64, to_usize};
@@ -19,6 +19,8 @@ use crate::source::PhysicalMemory;
 
 /// Bytes of a unit's bits.
 const UNIT_BYTES: usize = 4096;
+/// Bytes that are always taken to list struct pages of pages that are left out.
+const MIN_UNUSED: u64 = 1 << 20;
 /// Poisoned and offline runs that are listed.
 const MAX_WITHHELD: usize = 4096;
 
@@ -106,8 +108,17 @@ impl<'f> Plan<'f> {
     ) -> Self {
         let units = units::of(memory.ranges());
         let held = Mutex::new(0_u64);
+        let (listed, unused) = (AtomicUsize::new(0), AtomicU64::new(0));
         let each = |unit: PfnRange, classes: &[PageClass]| {
             let mut scanned = rule.decide(memory, unit, classes);
+            // Lists of all units together stay within the budget, too: what does not fit is not listed, or kept.
+            scanned.withheld.truncate(MAX_WITHHELD.saturating_sub(listed.load(Ordering::Relaxed)));
+            listed.fetch_add(scanned.withheld.len(), Ordering::Relaxed);
+            let bytes = to_u64(scanned.unused.len().saturating_mul(size_of::<PfnRange>()));
+            if unused.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > budget.plan.max(MIN_UNUSED)
+            {
+                scanned.unused.clear();
+            }
             let bits = core::mem::take(&mut scanned.bits);
             let bits = match scanned.kept {
                 0 => Bits::None,

@@ -7,6 +7,7 @@
 //! A header is written only after the memory it stands for is durable, so it never promises what is not there.
 
 use crate::addr::{PageSize, Pfn, PfnRange, to_u64, to_usize};
+use crate::budget::Budget;
 use crate::config::Format;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::places::{ElfPlaces, LimePlaces, Places};
@@ -18,6 +19,10 @@ use crate::sink::Sink;
 use crate::source::Core;
 
 /// Segments that an ELF header counts itself. More stand in a section header (PN_XNUM), which volatility3 and older
+/// Bytes of memory that a run costs while an ELF is written: itself and its segment, in vectors that double.
+const BYTES_PER_RUN: u64 = 128;
+/// Memory that is always taken for runs: 128 Ki of them.
+const MIN_RUN_BYTES: u64 = 16 << 20;
 /// tools do not look at.
 const PLAIN_SEGMENTS: usize = 0xfffe;
 /// Bytes of page data between two syncs. Also bounds the dirty pages in the capture kernel's page cache.
@@ -245,22 +250,42 @@ impl DumpWriter for SegmentWriter<'_> {
     }
 }
 
+/// Whether the segments of an ELF fit in the memory that a plan may take.
+pub(super) fn fits(plan: &Plan<'_>, budget: &Budget, heartbeat: &Heartbeat<'_>) -> bool {
+    let mut count = 0_u64;
+    each_run(plan, heartbeat, |_| count = count.saturating_add(1));
+    let fits = count.saturating_mul(BYTES_PER_RUN) <= budget.plan.max(MIN_RUN_BYTES);
+    if !fits {
+        log::warn!(
+            "{count} runs of pages are too many for ELF in the memory there is: writing kdump instead"
+        );
+    }
+    fits
+}
+
 /// The kept pages as runs.
 fn runs(plan: &Plan<'_>, heartbeat: &Heartbeat<'_>) -> Vec<PfnRange> {
-    let mut runs: Vec<PfnRange> = Vec::new();
+    let mut runs = Vec::new();
+    each_run(plan, heartbeat, |run| runs.push(run));
+    runs
+}
+
+/// Calls `each` with the runs of kept pages, in order; runs that touch are one.
+fn each_run(plan: &Plan<'_>, heartbeat: &Heartbeat<'_>, mut each: impl FnMut(PfnRange)) {
+    let mut open: Option<PfnRange> = None;
     let mut walk = plan.walk();
     while let Some((unit, _, bits)) = walk.next_unit() {
         heartbeat();
         for run in bitmap::runs(&bits.unwrap_or_default(), unit.start()) {
-            match runs.last_mut() {
-                Some(last) if last.end() == run.start() => {
-                    *last = PfnRange::new(last.start(), run.end()).unwrap_or(*last);
-                }
-                _ => runs.push(run),
+            let joined = open.filter(|open| open.end() == run.start());
+            let joined = joined.and_then(|open| PfnRange::new(open.start(), run.end()));
+            if joined.is_none() {
+                open.into_iter().for_each(&mut each);
             }
+            open = joined.or(Some(run));
         }
     }
-    runs
+    open.into_iter().for_each(each);
 }
 
 /// The notes, one after the other. One that cannot be read becomes zeros, which readers take as the end of the notes.

@@ -397,3 +397,22 @@ fn struct_pages_of_pages_that_are_all_dropped_are_dropped() {
     assert_eq!(kept.collect::<Vec<_>>(), (0..PAGES).filter(|&pfn| !dropped(pfn)).collect::<Vec<_>>());
     assert_eq!(written.found.classes.of(crate::filter::PageClass::UnusedVmemmap), 8 + 512 - 64);
 }
+
+#[test]
+fn a_dump_of_a_dump_says_what_its_source_lacks() {
+    let file = sample().write();
+    let core = open(file.path());
+    let mut whole = MemorySink::default();
+    dump(&core, &request(1, Compress::Zstd(1), 1), &mut whole).0.unwrap();
+    let mut cut = MemorySink { room: Some(whole.bytes.len() - 100_000), ..MemorySink::default() };
+    dump(&core, &request(1, Compress::Zstd(1), 1), &mut cut).0.unwrap_err();
+    for (source, incomplete) in [(whole.bytes, false), (cut.bytes, true)] {
+        let source = reopen(&source);
+        let (mut sink, mut written) = (MemorySink::default(), Written::default());
+        let request = request(0, Compress::Zlib, 1);
+        write(&source, None, &request, &mut sink, &|| (), &mut written).unwrap();
+        let again = reopen(&sink.bytes);
+        assert_eq!((again.header().dump_level, again.header().incomplete), (1, incomplete));
+        assert_eq!(written.pages.unreadable > 0, incomplete);
+    }
+}

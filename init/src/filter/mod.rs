@@ -3,7 +3,7 @@
 //! The order of the tests is makedumpfile's, with three differences, each on the side of keeping and of not touching:
 //! poisoned pages are told before anything else, so a poisoned tail of a healthy page is not read; a page is dropped
 //! only if its own struct page agrees (a tail points to its head, a page inside a free block looks free), so that a
-//! damaged head drops no page but its own; and nothing that has a page type is taken for a page of a process or
+//! damaged head drops no page that disagrees; and nothing that has a page type is taken for a page of a process or
 //! a file. `docs/filter.md` has the table.
 //!
 //! Nothing here reads the pages themselves, or knows what becomes of a verdict.
@@ -43,7 +43,7 @@ pub enum PageClass {
     Kernel,
     /// Of the slab allocator.
     Slab,
-    /// Without a struct page that can be used.
+    /// Without a struct page that can be used or believed.
     Unknown,
     /// Page cache without private data of the file system; tmpfs too.
     Cache,

@@ -4,7 +4,8 @@
 use crate::filter::PageClass;
 use crate::kernel::page::{PageInfo, PageLayout};
 
-/// Asked of every page first, tails too: the kernel marks the broken page of a large folio, not its head.
+/// Asked of every page first, tails too: of a large folio the kernel marks the broken page; of a hugetlb page, the head.
+/// A head that is marked therefore stands for all its pages, as makedumpfile has it.
 pub(super) fn class(layout: &PageLayout, page: &PageInfo) -> Option<PageClass> {
     layout.is_poisoned(page).then_some(PageClass::Poisoned)
 }

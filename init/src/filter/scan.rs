@@ -26,7 +26,7 @@ pub struct ScanStats {
     pub bad_sections: Vec<(PfnRange, BadSection)>,
     /// Struct pages that could not be read.
     pub unreadable: u64,
-    /// Heads of compound pages or free blocks with an order that cannot be, or whose tails do not lead back.
+    /// Free blocks with an order that cannot be, or that hold a page in use.
     pub bad_heads: u64,
     /// Tails that lead to no head.
     pub stray_tails: u64,

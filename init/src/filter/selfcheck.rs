@@ -85,7 +85,7 @@ fn check(filter: &PageFilter<'_>, sample: Sample, pages: impl Iterator<Item = Pf
 /// sections are not to be trusted. A page of each.
 pub(super) fn misplaced_sections(filter: &PageFilter<'_>, kernel: &Kernel<'_>) -> Vec<Pfn> {
     let (mut scanner, mut out) = (filter.scanner(), Vec::new());
-    let mut misplaced = Vec::new();
+    let (mut misplaced, mut sections, mut foreign_sections) = (Vec::new(), 0_usize, 0_usize);
     for (pages, section) in filter.memmap.sections() {
         let Section::Online(base) = section else { continue };
         let len = pages.pages().saturating_mul(filter.memmap.struct_size());
@@ -105,7 +105,13 @@ pub(super) fn misplaced_sections(filter: &PageFilter<'_>, kernel: &Kernel<'_>) -
         if foreign.len() > 1 && foreign.len().saturating_mul(8) > of {
             misplaced.push(pages.start());
             misplaced.extend(foreign);
+            foreign_sections = foreign_sections.saturating_add(1);
         }
+        sections = sections.saturating_add(1);
+    }
+    // If they all seem to lie elsewhere, the classes are wrong, which is for the other check to find.
+    if sections > 2 && foreign_sections.saturating_mul(2) > sections {
+        misplaced.clear();
     }
     misplaced
 }

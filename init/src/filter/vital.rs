@@ -27,7 +27,7 @@ const MAX_IMAGE: u64 = 1 << 30;
 /// The pages, as sorted ranges that do not touch.
 pub(super) fn discover(kernel: &Kernel<'_>, memory: &dyn PhysicalMemory, memmap: &Memmap) -> Vec<PfnRange> {
     let size = memory.page_size();
-    let mut found = Collector { kernel, size, ranges: Vec::new(), misses: 0 };
+    let mut found = Collector { kernel, size, ranges: Vec::new() };
     if let Some((text, data)) = image(kernel) {
         for part in read_only_parts(kernel, text) {
             found.add(part);
@@ -95,15 +95,13 @@ struct Collector<'k> {
     kernel: &'k Kernel<'k>,
     size: PageSize,
     ranges: Vec<PfnRange>,
-    /// Pages without memory behind them; a damaged log claims any number of them.
-    misses: u32,
 }
 
 impl Collector<'_> {
     fn add(&mut self, pages: Range<VirtAddr>) {
         let mut at = pages.start;
-        let mut pieces = 0_u32;
-        while at < pages.end && self.misses < MAX_MISSES && pieces < MAX_PIECES {
+        let (mut pieces, mut misses) = (0_u32, 0_u32); // a damaged log claims any number of pages
+        while at < pages.end && misses < MAX_MISSES && pieces < MAX_PIECES {
             pieces = pieces.saturating_add(1);
             let step = if let Ok(mapping) = self.kernel.map(at) {
                 let len = mapping.left.min(pages.end.0.saturating_sub(at.0)).max(1);
@@ -117,7 +115,7 @@ impl Collector<'_> {
                 }
                 len
             } else {
-                self.misses = self.misses.saturating_add(1);
+                misses = misses.saturating_add(1);
                 self.size.bytes()
             };
             let Some(next) = at.checked_add(step) else { return };
@@ -165,7 +163,7 @@ mod tests {
         let start = kernel.loop_page_tables();
         let (_file, core, info) = kernel.core();
         let kernel = Kernel::new(&core, &info, &[]);
-        let mut found = Collector { kernel: &kernel, size: core.page_size(), ranges: Vec::new(), misses: 0 };
+        let mut found = Collector { kernel: &kernel, size: core.page_size(), ranges: Vec::new() };
         found.add(VirtAddr(start)..VirtAddr(start + (1 << 38)));
         assert_eq!(found.ranges.len(), usize::try_from(MAX_PIECES).unwrap());
         assert_eq!(count(&join(found.ranges)), 1);

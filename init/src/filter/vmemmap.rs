@@ -28,7 +28,12 @@ impl PageFilter<'_> {
             let Some(address) = self.memmap.address_of(described.start()) else { continue };
             if let Ok(phys) = kernel.translate(address) {
                 let pfn = page_size.pfn_of(phys);
-                out.extend(PfnRange::new(pfn, pfn.saturating_add(1)));
+                match out.last_mut() {
+                    Some(last) if last.end() == pfn => {
+                        *last = PfnRange::new(last.start(), pfn.saturating_add(1)).unwrap_or(*last);
+                    }
+                    _ => out.extend(PfnRange::new(pfn, pfn.saturating_add(1))),
+                }
             }
         }
     }

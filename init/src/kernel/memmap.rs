@@ -265,8 +265,9 @@ impl Memmap {
 
     /// Takes back the section that holds `pfn`.
     pub fn distrust(&mut self, pfn: Pfn) {
-        let number = pfn.0.checked_div(self.pages_per_section);
-        let section = self.sections.iter_mut().find(|&&mut (known, _)| Some(known) == number);
+        let number = pfn.0.checked_div(self.pages_per_section).unwrap_or(0);
+        let index = self.sections.binary_search_by_key(&number, |&(number, _)| number);
+        let section = index.ok().and_then(|index| self.sections.get_mut(index));
         if let Some((_, section @ Section::Online(_))) = section {
             *section = Section::Bad(BadSection::Address);
         }

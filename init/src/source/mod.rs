@@ -90,6 +90,22 @@ pub trait Core: PhysicalMemory {
 
     /// What the headers claim and the file does not bear out.
     fn anomalies(&self) -> &[Anomaly];
+
+    /// What a dump has left out already.
+    fn left_out(&self) -> LeftOut {
+        LeftOut::default()
+    }
+}
+
+/// What a dump that is read lacks by its own account; a vmcore lacks nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its dump level.
+    pub level: u32,
+    /// Struct pages of pages that are left out.
+    pub vmemmap: bool,
+    /// It ends early.
+    pub incomplete: bool,
 }
 
 /// Reads memory, fast when addresses ascend.

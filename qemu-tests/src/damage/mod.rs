@@ -394,7 +394,7 @@ impl Healthy<'_> {
                 .collect()
         };
         let copy = VmcoreInfo::parse(without_time(self.info).as_bytes());
-        let (settled, origin) = info::settle(note, &copy, core);
+        let (settled, origin) = info::settle(note, &copy, core, &|| ());
         let mut wrong = Vec::new();
         if without_time(&settled) != without_time(self.info) {
             wrong.push(format!("the copy did not help: {origin:?}"));

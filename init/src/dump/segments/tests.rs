@@ -101,7 +101,7 @@ fn every_page_comes_back() {
         assert_eq!(written.bytes, to_u64(one.bytes.len()));
         assert_eq!(check(&expected, &pages(&one.bytes), format), 1762);
         let mut many = MemorySink::default();
-        let more = Request { budget: crate::budget::Budget { workers: 3, plan: 0 }, ..of(format) };
+        let more = Request { budget: Budget { workers: 3, plan: 0 }, ..of(format) };
         dump(&core, &more, &mut many).0.unwrap();
         assert!(one.bytes == many.bytes, "{format}");
     }
@@ -221,4 +221,25 @@ fn more_segments_than_a_header_counts() {
     if let Some(path) = std::env::var_os("AFTERIMAGE_KEEP_XNUM") {
         fs::write(path, &sink.bytes).unwrap();
     }
+}
+
+#[test]
+fn an_elf_of_more_runs_than_fit_becomes_a_kdump() {
+    let mut core = CoreFile::new();
+    for index in 0..140_000_u64 {
+        core = core.segment(0x1_0000 + index * 0x2000, &[5]);
+    }
+    let file = core.write();
+    let core = open(file.path());
+    let request = Request { budget: Budget { workers: 1, plan: 0 }, ..of(Format::Elf) };
+    let mut sink = MemorySink::default();
+    let (result, written) = dump(&core, &request, &mut sink);
+    result.unwrap();
+    assert_eq!((written.format, written.pages.total()), (Format::Kdump, 140_000));
+    assert!(crate::format::kdump::has_signature(&sink.bytes));
+    let roomy = Request { budget: Budget { workers: 1, plan: 1 << 30 }, ..request };
+    let mut sink = MemorySink::default();
+    let (result, written) = dump(&core, &roomy, &mut sink);
+    result.unwrap();
+    assert_eq!((written.format, written.pages.total()), (Format::Elf, 140_000));
 }

@@ -18,7 +18,7 @@ use crate::format::{flattened, vmcoreinfo::VmcoreInfo};
 use crate::source::dumpfile::{DumpFile, ReadAt, read_up_to};
 use crate::source::extents::Anomaly;
 use crate::source::notes::NoteIndex;
-use crate::source::{Core, PageReader, PhysicalMemory, ReadError};
+use crate::source::{Core, LeftOut, PageReader, PhysicalMemory, ReadError};
 
 pub use set::{KdumpFault, KdumpOpenError};
 
@@ -235,5 +235,10 @@ impl Core for Kdump {
 
     fn anomalies(&self) -> &[Anomaly] {
         &self.anomalies
+    }
+
+    fn left_out(&self) -> LeftOut {
+        let &Header { dump_level, excluded_vmemmap, incomplete, .. } = &self.header;
+        LeftOut { level: dump_level, vmemmap: excluded_vmemmap, incomplete }
     }
 }
