@@ -11,6 +11,9 @@ use crate::kernel::KernelError;
 
 /// Largest order of a compound page that is believed: a 1 GiB hugetlb page of 4 KiB pages, 16 GiB of 64 KiB pages.
 const MAX_COMPOUND_ORDER: u32 = 18;
+/// Smallest order of a hugetlb page: 64 KiB of 4 KiB pages, on aarch64. A damaged test for hugetlb mostly hits smaller
+/// pages, which are the kernel's.
+const MIN_HUGETLB_ORDER: u32 = 4;
 /// `NR_PAGE_ORDERS` where VMCOREINFO does not tell it: the default since 2.6.
 const FREE_ORDERS: u64 = 11;
 /// Bits that every page type has set or, since 6.12, a range of values: no mapping count comes near.
@@ -245,7 +248,8 @@ impl PageLayout {
             HugetlbTest::Type(kind) => kind.matches(head.mapcount),
             HugetlbTest::Unknown => false,
         };
-        Compound { order: order.filter(|&order| order <= MAX_COMPOUND_ORDER).unwrap_or(0), hugetlb }
+        let order = order.filter(|&order| order <= MAX_COMPOUND_ORDER).unwrap_or(0);
+        Compound { order, hugetlb: hugetlb && order >= MIN_HUGETLB_ORDER }
     }
 
     /// Whether the page is the first of a compound page.
