@@ -131,6 +131,22 @@ impl PfnRange {
         Self::new(self.start.max(other.start), self.end.min(other.end))
     }
 
+    /// Pages in all `ranges`.
+    #[must_use]
+    pub fn count(ranges: &[Self]) -> u64 {
+        ranges.iter().fold(0, |sum, range| sum.saturating_add(range.pages()))
+    }
+
+    /// Appends `range`; makes one of it and the last of `ranges` if it begins in that one or right behind it.
+    pub fn append(ranges: &mut Vec<Self>, range: Self) {
+        match ranges.last_mut() {
+            Some(last) if last.start <= range.start && range.start <= last.end => {
+                last.end = last.end.max(range.end);
+            }
+            _ => ranges.push(range),
+        }
+    }
+
     /// Whether the range holds `pfn`.
     #[must_use]
     pub fn contains(self, pfn: Pfn) -> bool {
@@ -198,6 +214,21 @@ mod tests {
             prop_assert!(base.0 <= addr && addr - base.0 < size.bytes());
             let end = size.pfn_end_of(PhysAddr(addr));
             prop_assert_eq!(end.0 - pfn.0, u64::from(base.0 != addr));
+        }
+
+        #[test]
+        fn appended_ranges_hold_each_page_once(mut raw in prop::collection::vec((0_u64..60, 1_u64..20), 0..12)) {
+            raw.sort_unstable();
+            let mut ranges = Vec::new();
+            for &(start, pages) in &raw {
+                PfnRange::append(&mut ranges, PfnRange::new(Pfn(start), Pfn(start + pages)).unwrap());
+            }
+            prop_assert!(ranges.windows(2).all(|pair| pair[0].end() < pair[1].start()));
+            let inside = |pfn: &u64| raw.iter().any(|&(start, pages)| start <= *pfn && *pfn < start + pages);
+            prop_assert_eq!(PfnRange::count(&ranges), to_u64((0..80).filter(inside).count()));
+            for pfn in 0..80 {
+                prop_assert_eq!(ranges.iter().any(|range| range.contains(Pfn(pfn))), inside(&pfn));
+            }
         }
 
         #[test]

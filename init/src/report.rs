@@ -278,7 +278,7 @@ impl Summary {
         log::info!("pages: {classes}");
         self.classes = *classes;
         self.not_read = not_read.iter().copied().map(Run::from).collect();
-        let listed = not_read.iter().fold(0_u64, |sum, range| sum.saturating_add(range.pages()));
+        let listed = PfnRange::count(not_read);
         let all = classes.of(PageClass::Poisoned).saturating_add(classes.of(PageClass::Offline));
         self.not_read_unlisted = if listed > 0 { all.saturating_sub(listed) } else { 0 };
         for &(pages, why) in &damage.bad_sections {

@@ -88,10 +88,15 @@ pub fn capture(config: &Config, facts: &Facts, heartbeat: &Heartbeat<'_>, mut su
 /// Opens a vmcore and records what is wrong with it.
 pub fn open_core(path: &Path, summary: &mut Summary) -> Result<Vmcore, VmcoreError> {
     let core = Vmcore::open(path, Access::Mmap)?;
+    record_anomalies(&core, summary);
+    Ok(core)
+}
+
+/// Records what the headers of a vmcore or dump claim and the file does not bear out.
+pub fn record_anomalies(core: &dyn Core, summary: &mut Summary) {
     for anomaly in core.anomalies() {
         summary.degrade(Degradation::Vmcore(anomaly.clone()));
     }
-    Ok(core)
 }
 
 /// The VMCOREINFO to believe, of those that there are.
@@ -207,6 +212,11 @@ fn save_dump(
             if written.pages.in_dump() > 0 { Outcome::Incomplete } else { Outcome::Failed }
         }
     };
+    record(&written, summary);
+}
+
+/// Records what became of a dump.
+pub fn record(written: &Written, summary: &mut Summary) {
     summary.format = written.format.name();
     summary.record_classes(&written.found.classes, &written.found.withheld, &written.found.damage);
     summary.record(&written.pages, written.bytes);

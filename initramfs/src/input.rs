@@ -1,6 +1,8 @@
 //! A vmcore or a dump, whichever the files are.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use capture::kernel::Kernel;
@@ -84,6 +86,12 @@ impl Input {
     pub fn machine(&self) -> &str {
         self.core().machine().unwrap_or("unknown")
     }
+}
+
+/// Whether `path` leads to one of the files in `input`, by whatever name.
+pub(crate) fn is_input(path: &Path, input: &[PathBuf]) -> bool {
+    let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    id(path).is_some_and(|found| input.iter().any(|input| id(input) == Some(found)))
 }
 
 fn is_dump(path: &Path) -> Result<bool, InputError> {

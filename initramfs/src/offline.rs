@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ use capture::sink::{Sink, SinkError};
 use capture::source::Core;
 use capture::target::file::FileSink;
 
-use crate::input::{Input, InputError};
+use crate::input::{Input, InputError, is_input};
 
 /// Why there is no dump, or none that is whole.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +67,8 @@ pub fn dump(input: &[PathBuf], out: &Path, config: &Config, force: bool) -> Resu
         if config.dump.format != Format::Flattened {
             return Err(OfflineError::Stream(config.dump.format));
         }
-        write(input, config, &mut summary, &mut Stream::new(io::stdout().lock()))?
-            .map_err(OfflineError::Ended)?;
+        let mut stdout = Stream::new(io::stdout().lock());
+        write(&Input::open(input)?, config, &mut summary, &mut stdout).map_err(OfflineError::Ended)?;
     } else {
         dump_to_file(input, out, config, force, &mut summary)?;
     }
@@ -91,12 +91,12 @@ fn dump_to_file(
     if out.exists() && !force {
         return Err(OfflineError::Exists(out.to_owned()));
     }
-    Input::open(input)?; // what is wrong with the input is told before there is an output
+    let core = Input::open(input)?; // what is wrong with it is told before there is an output
     let mut temporary = out.as_os_str().to_owned();
     temporary.push("-incomplete");
     let temporary = PathBuf::from(temporary);
     let mut sink = FileSink::new(create(input, &temporary, force)?);
-    let result = write(input, config, summary, &mut sink)?;
+    let result = write(&core, config, summary, &mut sink);
     drop(sink);
     result.map_err(|source| OfflineError::Dump { path: temporary.clone(), source })?;
     fs::rename(&temporary, out).map_err(failed("renaming to", out))?;
@@ -104,23 +104,20 @@ fn dump_to_file(
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("syncing", dir))
 }
 
-/// Writes the dump to `sink`. The outer error is one of the input.
+/// Writes the dump to `sink`.
 fn write(
-    input: &[PathBuf],
+    input: &Input,
     config: &Config,
     summary: &mut Summary,
     sink: &mut dyn Sink,
-) -> Result<Result<(), DumpError>, OfflineError> {
-    let input = Input::open(input)?;
-    Ok(with_request(&input, config, summary, |core, filter, request, summary| {
+) -> Result<(), DumpError> {
+    with_request(input, config, summary, |core, filter, request, summary| {
         summary.workers = request.budget.workers;
         let mut written = Written::default();
         let result = dump::write(core, filter, request, sink, &|| (), &mut written);
-        summary.format = written.format.name();
-        summary.record_classes(&written.found.classes, &written.found.withheld, &written.found.damage);
-        summary.record(&written.pages, written.bytes);
+        run::record(&written, summary);
         result
-    }))
+    })
 }
 
 /// What a dump would hold, by class, and how large it would be; with the bytes of a page.
@@ -140,9 +137,7 @@ pub(crate) fn with_request<T>(
     work: impl FnOnce(&dyn Core, Option<&PageFilter<'_>>, &Request, &mut Summary) -> T,
 ) -> T {
     let core = input.core();
-    for anomaly in core.anomalies() {
-        summary.degrade(Degradation::Vmcore(anomaly.clone()));
-    }
+    run::record_anomalies(core, summary);
     if core.left_out().incomplete {
         summary.degrade(Degradation::IncompleteInput);
     }
@@ -182,10 +177,8 @@ impl<W: Write> Sink for Stream<W> {
 /// Makes the output under its temporary name. What is there under that name goes only with `force`, and never if
 /// it is the input: `vmcore-incomplete` is what a copied vmcore is often called.
 fn create(input: &[PathBuf], path: &Path, force: bool) -> Result<File, OfflineError> {
-    let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-    let same = |path: &Path| input.iter().any(|input| id(input).is_some() && id(input) == id(path));
     if fs::symlink_metadata(path).is_ok() {
-        if !force || same(path) {
+        if !force || is_input(path, input) {
             return Err(OfflineError::Exists(path.to_owned()));
         }
         fs::remove_file(path).map_err(failed("removing", path))?;

@@ -1,8 +1,6 @@
 //! `afterimage inspect --pages`: what the pages of a vmcore or dump are, and which of them a dump holds.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -13,7 +11,7 @@ use capture::report::Summary;
 use capture::source::Kdump;
 
 use crate::image;
-use crate::input::Input;
+use crate::input::{Input, is_input};
 use crate::inspect;
 use crate::map::svg::Caption;
 use crate::map::{Fate, Map, png, svg};
@@ -92,8 +90,7 @@ pub fn write_map(map: &Map, caption: &Caption, path: &Path, input: &[PathBuf]) -
 
 /// Whether a map can be written to `path`; told before all memory is scanned.
 pub fn check_map(path: &Path, input: &[PathBuf]) -> Result<(), SurveyError> {
-    let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-    if input.iter().any(|input| id(input).is_some() && id(input) == id(path)) {
+    if is_input(path, input) {
         return Err(SurveyError::Input(path.to_owned()));
     }
     let is_png = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"));

@@ -8,21 +8,19 @@ use crate::addr::{Pfn, to_u64, to_usize};
 use crate::dump::codec::Codec;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::plan::Plan;
-use crate::dump::{DumpError, DumpWriter, Heartbeat, Request};
+use crate::dump::{DumpError, DumpWriter, Heartbeat, Request, SYNC_EVERY, notes};
 use crate::format::kdump::{Compression, DESC_LEN, Header, Layout, PageDesc};
 use crate::format::note::NoteKind;
 use crate::report::PageCounts;
 use crate::sink::{Sink, SinkError};
 use crate::source::Core;
 
-/// Bytes of page data between two syncs. Also bounds the dirty pages in the capture kernel's page cache.
-const SYNC_EVERY: u64 = 16 << 20;
 /// Bytes of descriptors that wait for a sync: 43,690 pages.
 const PENDING_DESCS: usize = 1 << 20;
 /// Bitmap blocks between two heartbeats: 128 GiB of memory with 4 KiB pages.
 const HEARTBEAT_BLOCKS: u64 = 1024;
-/// Piece in which notes are copied.
-const COPY: u64 = 64 << 10;
+/// Bytes of zeros that are written at a time.
+const ZEROS: u64 = 64 << 10;
 
 /// The dump that is being written.
 pub(super) struct KdumpWriter<'a> {
@@ -85,7 +83,9 @@ impl<'a> KdumpWriter<'a> {
         if writer.sink.is_rewritable() {
             writer.write_headers()?;
         }
-        writer.write_notes(core)?;
+        notes::copy(core, layout.notes_offset(), |at, bytes| {
+            writer.sink.write_at(at, bytes).map_err(failed("the ELF notes"))
+        })?;
         writer.write_bitmaps(plan, heartbeat)?;
         if end > data {
             let zeros = vec![0; layout.page_size.in_memory()];
@@ -148,26 +148,6 @@ impl<'a> KdumpWriter<'a> {
         self.sink.write_at(self.layout.page_size.bytes(), &sub).map_err(failed("the sub header"))
     }
 
-    /// Copies the notes. One that cannot be read becomes zeros, which readers take as the end of the notes.
-    fn write_notes(&mut self, core: &dyn Core) -> Result<(), DumpError> {
-        let mut to = self.layout.notes_offset();
-        for note in &core.notes().notes {
-            let (mut from, end) = (note.offset, note.offset.saturating_add(note.len));
-            while from < end {
-                let len = end.saturating_sub(from).min(COPY);
-                let mut bytes = vec![0; to_usize(len)];
-                if let Err(error) = core.read_note_bytes(from, &mut bytes) {
-                    log::warn!("note at {from:#x} of the vmcore: {error}");
-                    bytes.fill(0);
-                }
-                self.sink.write_at(to, &bytes).map_err(failed("the ELF notes"))?;
-                from = from.saturating_add(len);
-                to = to.saturating_add(len);
-            }
-        }
-        Ok(())
-    }
-
     /// Both bitmaps: which pages exist, which have a descriptor.
     fn write_bitmaps(&mut self, plan: &Plan<'_>, heartbeat: &Heartbeat<'_>) -> Result<(), DumpError> {
         let block_len = self.layout.page_size.in_memory();
@@ -196,10 +176,10 @@ impl<'a> KdumpWriter<'a> {
 
     /// Writes zeros where a sink does not begin with them.
     fn fill_gap(&mut self, from: u64, to: u64) -> Result<(), DumpError> {
-        let block = vec![0; to_usize(COPY)];
+        let block = vec![0; to_usize(ZEROS)];
         let mut at = from;
         while at < to && !self.sink.starts_zeroed() {
-            let len = to.saturating_sub(at).min(COPY);
+            let len = to.saturating_sub(at).min(ZEROS);
             let bytes = block.get(..to_usize(len)).unwrap_or_default();
             self.sink.write_at(at, bytes).map_err(failed("the bitmaps"))?;
             at = at.saturating_add(len);

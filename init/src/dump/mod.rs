@@ -9,12 +9,14 @@ mod codec;
 pub mod estimate;
 mod flattened;
 mod kdump;
+mod notes;
 mod pipeline;
 mod places;
 mod plan;
 mod progress;
 mod segments;
 
+use crate::addr::PfnRange;
 use crate::budget::Budget;
 use crate::config::{Compress, Exclude, Format};
 use crate::filter::PageFilter;
@@ -33,6 +35,9 @@ use pipeline::Batch;
 use plan::{Plan, Rule};
 use progress::Progress;
 use segments::SegmentWriter;
+
+/// Bytes of page data between two syncs. Also bounds the dirty pages in the capture kernel's page cache.
+const SYNC_EVERY: u64 = 16 << 20;
 
 /// What a dump is to be.
 #[derive(Clone, Debug)]
@@ -177,8 +182,7 @@ impl Job<'_> {
 /// Bytes of memory that `memory` holds, in whole pages.
 #[must_use]
 pub fn memory_bytes(memory: &dyn PhysicalMemory) -> u64 {
-    let pages = memory.ranges().iter().fold(0_u64, |sum, range| sum.saturating_add(range.pages()));
-    pages.saturating_mul(memory.page_size().bytes())
+    PfnRange::count(memory.ranges()).saturating_mul(memory.page_size().bytes())
 }
 
 #[cfg(test)]

@@ -12,21 +12,19 @@ use crate::config::Format;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::places::{ElfPlaces, LimePlaces, Places};
 use crate::dump::plan::Plan;
-use crate::dump::{DumpError, DumpWriter, Heartbeat, bitmap};
+use crate::dump::{DumpError, DumpWriter, Heartbeat, SYNC_EVERY, bitmap, notes};
 use crate::format::{elf, lime};
 use crate::report::PageCounts;
 use crate::sink::Sink;
 use crate::source::Core;
 
-/// Segments that an ELF header counts itself. More stand in a section header (PN_XNUM), which volatility3 and older
 /// Bytes of memory that a run costs while an ELF is written: itself and its segment, in vectors that double.
 const BYTES_PER_RUN: u64 = 128;
 /// Memory that is always taken for runs: 128 Ki of them.
 const MIN_RUN_BYTES: u64 = 16 << 20;
+/// Segments that an ELF header counts itself. More stand in a section header (PN_XNUM), which volatility3 and older
 /// tools do not look at.
 const PLAIN_SEGMENTS: usize = 0xfffe;
-/// Bytes of page data between two syncs. Also bounds the dirty pages in the capture kernel's page cache.
-const SYNC_EVERY: u64 = 16 << 20;
 /// Pages between two syncs where most are zeros: bounds the ranges that wait for their headers.
 const SYNC_EVERY_PAGES: u64 = 64 << 10;
 
@@ -68,10 +66,9 @@ impl<'a> SegmentWriter<'a> {
         heartbeat: &Heartbeat<'_>,
     ) -> Result<Self, DumpError> {
         let page_size = core.page_size();
-        let notes = if format == Format::Elf { notes(core) } else { Vec::new() };
         let places = match format {
             Format::Elf => {
-                let (machine, len) = (elf::machine_number(core.machine()), to_u64(notes.len()));
+                let (machine, len) = (elf::machine_number(core.machine()), core.notes().len());
                 let runs = runs(plan, heartbeat);
                 Places::Elf(ElfPlaces::new(page_size, machine, len, &runs, core.mappings()))
             }
@@ -82,12 +79,12 @@ impl<'a> SegmentWriter<'a> {
         let (appended, landed, durable, claimed, saved) = (zero, zero, zero, zero, zero);
         let mut writer =
             Self { sink, page_size, places, appended, landed, durable, claimed, saved, unsynced: 0 };
-        writer.write_elf_head(&notes)?;
+        writer.write_elf_head(core)?;
         Ok(writer)
     }
 
     /// The notes, and headers of a core without memory.
-    fn write_elf_head(&mut self, notes: &[u8]) -> Result<(), DumpError> {
+    fn write_elf_head(&mut self, core: &dyn Core) -> Result<(), DumpError> {
         let Places::Elf(places) = &self.places else { return Ok(()) };
         if places.segments() > PLAIN_SEGMENTS {
             log::warn!(
@@ -99,7 +96,7 @@ impl<'a> SegmentWriter<'a> {
         // A promise of room for the headers: later, they must not fail where memory fitted.
         let reserved = self.sink.reserve(data);
         reserved.map_err(|source| DumpError::Sink { what: "room for the ELF headers", source })?;
-        self.write(notes_at, notes, "the ELF notes")?;
+        notes::copy(core, notes_at, |at, bytes| self.write(at, bytes, "the ELF notes"))?;
         self.appended.end = data;
         (self.landed.end, self.durable.end) = (data, data);
         self.claim()?;
@@ -286,20 +283,6 @@ fn each_run(plan: &Plan<'_>, heartbeat: &Heartbeat<'_>, mut each: impl FnMut(Pfn
         }
     }
     open.into_iter().for_each(each);
-}
-
-/// The notes, one after the other. One that cannot be read becomes zeros, which readers take as the end of the notes.
-fn notes(core: &dyn Core) -> Vec<u8> {
-    let mut all = Vec::new();
-    for note in &core.notes().notes {
-        let mut bytes = vec![0; to_usize(note.len)];
-        if let Err(error) = core.read_note_bytes(note.offset, &mut bytes) {
-            log::warn!("note at {:#x} of the vmcore: {error}", note.offset);
-            bytes.fill(0);
-        }
-        all.extend(bytes);
-    }
-    all
 }
 
 #[cfg(test)]

@@ -168,14 +168,6 @@ impl ClassCounts {
     pub fn iter(&self) -> impl Iterator<Item = (PageClass, u64)> + '_ {
         PageClass::ALL.into_iter().map(|class| (class, self.of(class))).filter(|&(_, pages)| pages > 0)
     }
-
-    /// Pages of all classes that a dump without `exclude` leaves out.
-    #[must_use]
-    pub fn dropped(&self, exclude: Exclude) -> u64 {
-        self.iter()
-            .filter(|(class, _)| class.is_dropped(exclude))
-            .fold(0, |sum, (_, n)| sum.saturating_add(n))
-    }
 }
 
 impl core::fmt::Display for ClassCounts {
@@ -245,12 +237,6 @@ impl<'a> PageFilter<'a> {
     #[must_use]
     pub fn memmap(&self) -> &Memmap {
         &self.memmap
-    }
-
-    /// Bytes of a `struct page`.
-    #[must_use]
-    pub fn page_struct(&self) -> usize {
-        self.layout.size()
     }
 
     /// Pages that are the kernel's and are therefore never dropped: sorted, disjoint.

@@ -129,25 +129,14 @@ pub(super) fn join(mut ranges: Vec<PfnRange>) -> Vec<PfnRange> {
     ranges.sort_unstable_by_key(|range| range.start());
     let mut out: Vec<PfnRange> = Vec::new();
     for range in ranges {
-        match out.last_mut() {
-            Some(last) if range.start() <= last.end() => {
-                let end = last.end().max(range.end());
-                *last = PfnRange::new(last.start(), end).unwrap_or(*last);
-            }
-            _ => out.push(range),
-        }
+        PfnRange::append(&mut out, range);
     }
     out
 }
 
-/// Pages in `ranges`.
-pub(super) fn count(ranges: &[PfnRange]) -> u64 {
-    ranges.iter().fold(0, |sum, range| sum.saturating_add(range.pages()))
-}
-
 /// At most `most` of the pages in `ranges`, evenly spread.
 pub(super) fn sample(ranges: &[PfnRange], most: u64) -> impl Iterator<Item = Pfn> + '_ {
-    let step = count(ranges).div_ceil(most.max(1)).max(1);
+    let step = PfnRange::count(ranges).div_ceil(most.max(1)).max(1);
     let pages = ranges.iter().flat_map(|range| (range.start().0..range.end().0).map(Pfn));
     pages.step_by(to_usize(step)).take(to_usize(most))
 }
@@ -166,6 +155,6 @@ mod tests {
         let mut found = Collector { kernel: &kernel, size: core.page_size(), ranges: Vec::new() };
         found.add(VirtAddr(start)..VirtAddr(start + (1 << 38)));
         assert_eq!(found.ranges.len(), usize::try_from(MAX_PIECES).unwrap());
-        assert_eq!(count(&join(found.ranges)), 1);
+        assert_eq!(PfnRange::count(&join(found.ranges)), 1);
     }
 }

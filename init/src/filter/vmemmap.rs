@@ -2,7 +2,7 @@
 //! most. Whoever asks crash or drgn for such a struct page gets "excluded" for an answer, so this class is left out
 //! on demand only, and the dump's header says so (DUMP_DH_EXCLUDED_VMEMMAP).
 
-use crate::addr::{Pfn, PfnRange, to_u64};
+use crate::addr::{Pfn, PfnRange};
 use crate::filter::PageFilter;
 
 impl PageFilter<'_> {
@@ -10,7 +10,7 @@ impl PageFilter<'_> {
     /// page in it. Appends to `out`.
     pub fn unused_vmemmap(&self, unit: PfnRange, is_kept: impl Fn(Pfn) -> bool, out: &mut Vec<PfnRange>) {
         let page_size = self.memory.page_size();
-        let size = to_u64(self.page_struct());
+        let size = self.memmap.struct_size();
         // Only where struct pages do not straddle pages of memory.
         let (Some(per_page), Some(0)) =
             (page_size.bytes().checked_div(size), page_size.bytes().checked_rem(size))
@@ -28,11 +28,8 @@ impl PageFilter<'_> {
             let Some(address) = self.memmap.address_of(described.start()) else { continue };
             if let Ok(phys) = kernel.translate(address) {
                 let pfn = page_size.pfn_of(phys);
-                match out.last_mut() {
-                    Some(last) if last.end() == pfn => {
-                        *last = PfnRange::new(last.start(), pfn.saturating_add(1)).unwrap_or(*last);
-                    }
-                    _ => out.extend(PfnRange::new(pfn, pfn.saturating_add(1))),
+                if let Some(page) = PfnRange::new(pfn, pfn.saturating_add(1)) {
+                    PfnRange::append(out, page);
                 }
             }
         }

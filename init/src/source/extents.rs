@@ -155,13 +155,8 @@ fn covers(extents: &[Extent], start: PhysAddr, end: PhysAddr) -> bool {
 pub(super) fn to_ranges(extents: &[Extent], size: PageSize) -> Vec<PfnRange> {
     let mut ranges: Vec<PfnRange> = Vec::new();
     for extent in extents {
-        let (start, end) = (size.pfn_of(extent.start), size.pfn_end_of(extent.end));
-        match ranges.last_mut() {
-            Some(last) if start <= last.end() => {
-                let end = last.end().max(end);
-                *last = PfnRange::new(last.start(), end).unwrap_or(*last);
-            }
-            _ => ranges.extend(PfnRange::new(start, end)),
+        if let Some(range) = PfnRange::new(size.pfn_of(extent.start), size.pfn_end_of(extent.end)) {
+            PfnRange::append(&mut ranges, range);
         }
     }
     ranges
