@@ -88,6 +88,22 @@ enum Bits {
     Forgotten(u32),
 }
 
+/// Bytes that may still be taken for bits.
+struct Room(u64);
+
+impl Room {
+    /// The bits themselves while there is room, their check sum from then on.
+    fn hold(&mut self, bits: Vec<u8>) -> Bits {
+        match self.0.checked_sub(to_u64(bits.len())) {
+            Some(left) => {
+                self.0 = left;
+                Bits::Held(bits.into_boxed_slice())
+            }
+            None => Bits::Forgotten(crc32fast::hash(&bits)),
+        }
+    }
+}
+
 /// What the first scan learns of a unit.
 struct Scanned {
     bits: Vec<u8>,
@@ -107,7 +123,7 @@ impl<'f> Plan<'f> {
         heartbeat: &(dyn Fn() + Sync),
     ) -> Self {
         let units = units::of(memory.ranges());
-        let held = Mutex::new(0_u64);
+        let room = Mutex::new(Room(budget.plan));
         let (listed, unused) = (AtomicUsize::new(0), AtomicU64::new(0));
         let each = |unit: PfnRange, classes: &[PageClass]| {
             let mut scanned = rule.decide(memory, unit, classes);
@@ -123,15 +139,7 @@ impl<'f> Plan<'f> {
             let bits = match scanned.kept {
                 0 => Bits::None,
                 all if all == scanned.present => Bits::Present,
-                _ => {
-                    let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-                    if held.saturating_add(to_u64(bits.len())) <= budget.plan {
-                        *held = held.saturating_add(to_u64(bits.len()));
-                        Bits::Held(bits.into_boxed_slice())
-                    } else {
-                        Bits::Forgotten(crc32fast::hash(&bits))
-                    }
-                }
+                _ => room.lock().unwrap_or_else(PoisonError::into_inner).hold(bits),
             };
             (Unit { pages: unit, kept: scanned.kept, bits, changed: AtomicBool::new(false) }, scanned)
         };
@@ -146,11 +154,16 @@ impl<'f> Plan<'f> {
         };
         for (unit, scanned) in scanned {
             plan.found.classes.merge(&scanned.classes);
-            extend(&mut plan.found.withheld, &scanned.withheld, MAX_WITHHELD);
-            extend(&mut plan.unused, &scanned.unused, usize::MAX);
+            for range in scanned.withheld {
+                PfnRange::append(&mut plan.found.withheld, range);
+            }
+            plan.found.withheld.truncate(MAX_WITHHELD);
+            for range in scanned.unused {
+                PfnRange::append(&mut plan.unused, range);
+            }
             plan.units.push(unit);
         }
-        plan.drop_unused_vmemmap();
+        plan.drop_unused_vmemmap(room.into_inner().unwrap_or_else(PoisonError::into_inner));
         plan.kept = plan.units.iter().fold(0, |sum, unit| sum.saturating_add(unit.kept));
         plan
     }
@@ -167,7 +180,7 @@ impl<'f> Plan<'f> {
 
     /// Pages that the source has.
     pub(super) fn present(&self) -> u64 {
-        self.memory.0.ranges().iter().fold(0, |sum, range| sum.saturating_add(range.pages()))
+        PfnRange::count(self.memory.0.ranges())
     }
 
     /// The pages of a unit whose kept pages cannot be told any more: as many, to have them marked as lost.
@@ -190,7 +203,7 @@ impl<'f> Plan<'f> {
     }
 
     /// Struct pages of pages that are not kept lie in other units than these pages: only a second pass can drop them.
-    fn drop_unused_vmemmap(&mut self) {
+    fn drop_unused_vmemmap(&mut self, mut room: Room) {
         if self.unused.is_empty() {
             return;
         }
@@ -208,7 +221,8 @@ impl<'f> Plan<'f> {
             dropped = dropped.saturating_add(unit.kept.saturating_sub(kept));
             let bits = match unit.bits {
                 Bits::Forgotten(_) => Bits::Forgotten(crc32fast::hash(&bits)),
-                _ => Bits::Held(bits.into_boxed_slice()),
+                Bits::Held(_) => Bits::Held(bits.into_boxed_slice()),
+                Bits::Present | Bits::None => room.hold(bits),
             };
             if let Some(unit) = self.units.get_mut(index) {
                 *unit = Unit { pages, kept, bits, changed: AtomicBool::new(false) };
@@ -227,7 +241,9 @@ impl<'f> Plan<'f> {
             Bits::Held(held) => bits.clone_from_slice(held.get(..UNIT_BYTES)?),
             Bits::Forgotten(check) => {
                 let mut classes = Vec::new();
-                self.rule.filter?.scanner().classify(unit.pages, &mut classes);
+                if let Some(filter) = self.rule.filter {
+                    filter.scanner().classify(unit.pages, &mut classes);
+                }
                 bits = self.rule.decide(self.memory.0, unit.pages, &classes).bits;
                 if crc32fast::hash(&bits) != *check {
                     bitmap::clear(&self.unused, unit.pages.start(), &mut bits);
@@ -333,19 +349,6 @@ pub(super) struct Work {
     pub(super) rank: u64,
     /// How many.
     pub(super) pages: u64,
-}
-
-/// Appends `more` to sorted ranges, joining what touches, up to `most` of them.
-fn extend(ranges: &mut Vec<PfnRange>, more: &[PfnRange], most: usize) {
-    for &range in more {
-        match ranges.last_mut() {
-            Some(last) if last.end() == range.start() => {
-                *last = PfnRange::new(last.start(), range.end()).unwrap_or(*last);
-            }
-            _ => ranges.push(range),
-        }
-        ranges.truncate(most);
-    }
 }
 
 /// Whether one of the sorted `ranges` has a page of `pages`.

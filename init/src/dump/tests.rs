@@ -416,3 +416,15 @@ fn a_dump_of_a_dump_says_what_its_source_lacks() {
         assert_eq!(written.pages.unreadable > 0, incomplete);
     }
 }
+
+#[test]
+fn without_page_types_forgotten_bits_lose_no_page() {
+    // A dump that leaves pages out, of a kernel without VMCOREINFO, and no room to remember which.
+    let (bytes, written) = filtered(&with_struct_pages(), DumpLevel::new(31).unwrap().into(), 1 << 20);
+    assert!(written.pages.excluded > 0);
+    let source = reopen(&bytes);
+    let request = Request { budget: Budget { workers: 1, plan: 0 }, ..request(1, Compress::Zstd(1), 1) };
+    let (mut sink, mut again) = (MemorySink::default(), Written::default());
+    write(&source, None, &request, &mut sink, &|| (), &mut again).unwrap();
+    assert_eq!(again.pages, written.pages);
+}
