@@ -107,6 +107,12 @@ impl PfnRange {
         (start < end).then_some(Self { start, end })
     }
 
+    /// The `pages` pages from `start` on; one page if that is 0.
+    #[must_use]
+    pub fn block(start: Pfn, pages: u64) -> Self {
+        Self { start, end: start.saturating_add(pages.max(1)) }
+    }
+
     /// First page.
     #[must_use]
     pub fn start(self) -> Pfn {
@@ -145,6 +151,25 @@ impl PfnRange {
             }
             _ => ranges.push(range),
         }
+    }
+
+    /// Sorts ranges and joins those that touch.
+    pub fn sort_and_join(ranges: &mut Vec<Self>) {
+        ranges.sort_unstable_by_key(|range| range.start);
+        ranges.dedup_by(|next, last| {
+            let touch = next.start <= last.end;
+            if touch {
+                last.end = last.end.max(next.end);
+            }
+            touch
+        });
+    }
+
+    /// Whether one of sorted, disjoint `ranges` has a page of `pages`.
+    #[must_use]
+    pub fn touches(ranges: &[Self], pages: Self) -> bool {
+        let first = ranges.partition_point(|range| range.end <= pages.start);
+        ranges.get(first).is_some_and(|range| range.intersect(pages).is_some())
     }
 
     /// Whether the range holds `pfn`.

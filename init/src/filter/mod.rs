@@ -11,7 +11,9 @@
 mod cache;
 mod free;
 mod offline;
+pub mod order;
 mod poisoned;
+mod reserved;
 mod scan;
 mod selfcheck;
 #[cfg(test)]
@@ -43,6 +45,8 @@ pub enum PageClass {
     Kernel,
     /// Of the slab allocator.
     Slab,
+    /// The kernel's since the machine booted: its image, per-CPU areas, struct pages, large tables.
+    Reserved,
     /// Without a struct page that can be used or believed.
     Unknown,
     /// Page cache without private data of the file system; tmpfs too.
@@ -65,9 +69,10 @@ pub enum PageClass {
 
 impl PageClass {
     /// All classes, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Kernel,
         Self::Slab,
+        Self::Reserved,
         Self::Unknown,
         Self::Cache,
         Self::PrivateCache,
@@ -85,6 +90,7 @@ impl PageClass {
         match self {
             Self::Kernel => "kernel",
             Self::Slab => "slab",
+            Self::Reserved => "reserved",
             Self::Unknown => "unknown",
             Self::Cache => "cache",
             Self::PrivateCache => "private-cache",
@@ -108,7 +114,7 @@ impl PageClass {
     #[must_use]
     pub fn is_dropped(self, exclude: Exclude) -> bool {
         match self {
-            Self::Kernel | Self::Slab | Self::Unknown => false,
+            Self::Kernel | Self::Slab | Self::Reserved | Self::Unknown => false,
             Self::Cache => exclude.cache() || exclude.private_cache(),
             Self::PrivateCache => exclude.private_cache(),
             Self::User | Self::Hugetlb => exclude.user(),
@@ -121,7 +127,7 @@ impl PageClass {
     /// Whether no dump leaves out pages of this class.
     #[must_use]
     pub fn is_kept(self) -> bool {
-        matches!(self, Self::Kernel | Self::Slab | Self::Unknown)
+        matches!(self, Self::Kernel | Self::Slab | Self::Reserved | Self::Unknown)
     }
 
     /// Whether the pages must be kept unless reading them does harm.
@@ -215,9 +221,10 @@ impl<'a> PageFilter<'a> {
         linear: &'a [LinearMap],
         told: &mut dyn FnMut(Contradiction),
     ) -> Result<Self, KernelError> {
-        let layout = PageLayout::discover(info)?;
+        let mut layout = PageLayout::discover(info)?;
         let kernel = Kernel::new(memory, info, linear);
         let memmap = Memmap::discover(&kernel, memory.ranges(), memory.page_size(), layout.size())?;
+        layout.set_reserved(reserved::mask(&kernel, &memmap, &layout));
         let mut filter = Self { memory, info, linear, layout, memmap, vital: Vec::new(), off: Vec::new() };
         // With what sections that are not trusted any more call their struct pages: one of them may be right.
         let vital = vital::discover(&kernel, memory, &filter.memmap);
@@ -266,5 +273,5 @@ fn class_of(layout: &PageLayout, page: &PageInfo, compound: Compound) -> PageCla
         .or_else(|| layout.is_typed(page).then_some(PageClass::Kernel))
         .or_else(|| cache::class(layout, page))
         .or_else(|| user::anonymous(layout, page))
-        .unwrap_or(PageClass::Kernel)
+        .unwrap_or(if layout.is_reserved(page) { PageClass::Reserved } else { PageClass::Kernel })
 }

@@ -34,12 +34,7 @@ pub(super) fn discover(kernel: &Kernel<'_>, memory: &dyn PhysicalMemory, memmap:
         }
         found.add(data);
     }
-    for (pages, section) in memmap.sections() {
-        if let Section::Online(base) = section {
-            let end = base.0.saturating_add(pages.pages().saturating_mul(memmap.struct_size()));
-            found.add(base..VirtAddr(end));
-        }
-    }
+    found.add_memmap(memmap);
     if let Ok(ring) = dmesg::Ring::discover(kernel) {
         for (start, len) in ring.places() {
             found.add(start..VirtAddr(start.0.saturating_add(len)));
@@ -49,7 +44,14 @@ pub(super) fn discover(kernel: &Kernel<'_>, memory: &dyn PhysicalMemory, memmap:
         let pfn = size.pfn_of(table);
         found.ranges.extend(PfnRange::new(pfn, pfn.saturating_add(1)));
     }
-    join(found.ranges)
+    found.joined()
+}
+
+/// The pages that hold struct pages, as sorted ranges that do not touch.
+pub(super) fn struct_pages(kernel: &Kernel<'_>, memmap: &Memmap) -> Vec<PfnRange> {
+    let mut found = Collector { kernel, size: kernel.page_size(), ranges: Vec::new() };
+    found.add_memmap(memmap);
+    found.joined()
 }
 
 /// Where the kernel's text and read-only data begin and where they surely end, and a part of its data.
@@ -98,6 +100,20 @@ struct Collector<'k> {
 }
 
 impl Collector<'_> {
+    fn joined(mut self) -> Vec<PfnRange> {
+        PfnRange::sort_and_join(&mut self.ranges);
+        self.ranges
+    }
+
+    fn add_memmap(&mut self, memmap: &Memmap) {
+        for (pages, section) in memmap.sections() {
+            if let Section::Online(base) = section {
+                let end = base.0.saturating_add(pages.pages().saturating_mul(memmap.struct_size()));
+                self.add(base..VirtAddr(end));
+            }
+        }
+    }
+
     fn add(&mut self, pages: Range<VirtAddr>) {
         let mut at = pages.start;
         let (mut pieces, mut misses) = (0_u32, 0_u32); // a damaged log claims any number of pages
@@ -124,16 +140,6 @@ impl Collector<'_> {
     }
 }
 
-/// Sorts ranges and joins those that touch.
-pub(super) fn join(mut ranges: Vec<PfnRange>) -> Vec<PfnRange> {
-    ranges.sort_unstable_by_key(|range| range.start());
-    let mut out: Vec<PfnRange> = Vec::new();
-    for range in ranges {
-        PfnRange::append(&mut out, range);
-    }
-    out
-}
-
 /// At most `most` of the pages in `ranges`, evenly spread.
 pub(super) fn sample(ranges: &[PfnRange], most: u64) -> impl Iterator<Item = Pfn> + '_ {
     let step = PfnRange::count(ranges).div_ceil(most.max(1)).max(1);
@@ -155,6 +161,6 @@ mod tests {
         let mut found = Collector { kernel: &kernel, size: core.page_size(), ranges: Vec::new() };
         found.add(VirtAddr(start)..VirtAddr(start + (1 << 38)));
         assert_eq!(found.ranges.len(), usize::try_from(MAX_PIECES).unwrap());
-        assert_eq!(PfnRange::count(&join(found.ranges)), 1);
+        assert_eq!(PfnRange::count(&found.joined()), 1);
     }
 }

@@ -14,7 +14,7 @@ pub mod uts;
 
 use std::cell::RefCell;
 
-use crate::addr::{PhysAddr, VirtAddr, to_u64, to_usize};
+use crate::addr::{PageSize, PhysAddr, VirtAddr, to_u64, to_usize};
 use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::source::{PhysicalMemory, ReadError};
 
@@ -75,6 +75,12 @@ impl<'a> Kernel<'a> {
     pub fn new(memory: &'a dyn PhysicalMemory, info: &'a VmcoreInfo, linear: &'a [LinearMap]) -> Self {
         let tables = translate::x86_64::PageTables::discover(info);
         Self { memory, info, tables, linear, cache: RefCell::new([None; 64]) }
+    }
+
+    /// Size of a page.
+    #[must_use]
+    pub fn page_size(&self) -> PageSize {
+        self.memory.page_size()
     }
 
     /// VMCOREINFO.
@@ -154,6 +160,14 @@ impl<'a> Kernel<'a> {
     #[must_use]
     pub fn page_tables(&self) -> Vec<PhysAddr> {
         self.tables.map(|tables| tables.tables(self.memory)).unwrap_or_default()
+    }
+
+    /// Calls `each` with every piece of memory that the kernel's page tables map one page table entry at a time, by virtual
+    /// address: all of its address space but what it maps in huge pages. What they map over and over is told as often.
+    pub fn each_small_mapping(&self, each: &mut dyn FnMut(VirtAddr, PhysAddr)) {
+        if let Some(tables) = &self.tables {
+            tables.each_last_level(self.memory, each);
+        }
     }
 
     /// What `addr` leads to, and how far.

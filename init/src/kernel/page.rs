@@ -46,6 +46,8 @@ struct Bits {
     swapbacked: u64,
     slab: u64,
     hwpoison: u64,
+    /// Not told: found in the memory ([`PageLayout::set_reserved`]).
+    reserved: u64,
 }
 
 /// Tests for page types; `None` for a type that the kernel does not have or tell.
@@ -175,6 +177,7 @@ impl PageLayout {
             swapbacked: flag(info, "PG_swapbacked")?,
             slab: flag(info, "PG_slab")?,
             hwpoison: flag(info, "PG_hwpoison")?,
+            reserved: 0,
         };
         if bits.slab == 0 && types.slab.is_none() {
             // Slab pages use the fields of other pages for their own ends.
@@ -318,6 +321,23 @@ impl PageLayout {
     #[must_use]
     pub fn is_poisoned(&self, page: &PageInfo) -> bool {
         page.flags & self.bits.hwpoison != 0
+    }
+
+    /// Takes `mask` for `PG_reserved`, which VMCOREINFO does not tell.
+    pub fn set_reserved(&mut self, mask: u64) {
+        self.bits.reserved = mask;
+    }
+
+    /// Whether reserved pages can be told from others.
+    #[must_use]
+    pub fn knows_reserved(&self) -> bool {
+        self.bits.reserved != 0
+    }
+
+    /// `PG_reserved`: the page allocator never had it.
+    #[must_use]
+    pub fn is_reserved(&self, page: &PageInfo) -> bool {
+        page.flags & self.bits.reserved != 0
     }
 
     /// Logically offline: in a balloon, unplugged by virtio-mem or Hyper-V; reading it may fail or stop the guest.

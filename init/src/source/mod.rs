@@ -109,7 +109,7 @@ pub struct LeftOut {
 }
 
 /// Reads memory, fast when addresses ascend.
-pub trait PageReader {
+pub trait PageReader: Send {
     /// Fills `out` with the bytes from `addr` on, as [`PhysicalMemory::read_exact_at`] does, but made for large pieces.
     fn read_exact_at(&mut self, addr: PhysAddr, out: &mut [u8]) -> Result<(), ReadError>;
 

@@ -115,6 +115,52 @@ impl PageTables {
         }
         found
     }
+
+    /// Calls `each` with what the entries of the last level map in the kernel's half, by ascending address. As many
+    /// tables are read as [`PageTables::tables`] lists, whatever they say.
+    pub(in crate::kernel) fn each_last_level(
+        &self,
+        memory: &dyn PhysicalMemory,
+        each: &mut dyn FnMut(VirtAddr, PhysAddr),
+    ) {
+        let mut left = MAX_TABLES;
+        self.descend(memory, self.root, self.levels, 0, &mut left, each);
+    }
+
+    /// One table, whose first entry maps address `base`.
+    fn descend(
+        &self,
+        memory: &dyn PhysicalMemory,
+        table: PhysAddr,
+        level: u8,
+        base: u64,
+        left: &mut usize,
+        each: &mut dyn FnMut(VirtAddr, PhysAddr),
+    ) {
+        let mut bytes = vec![0; TABLE_LEN];
+        let Some(fewer) = left.checked_sub(1) else { return };
+        *left = fewer;
+        if memory.read_exact_at(table, &mut bytes).is_err() {
+            return;
+        }
+        let shift = 12_u32.saturating_add(9_u32.saturating_mul(u32::from(level).saturating_sub(1)));
+        // The lower half of the top table is of processes; the upper half's addresses have all upper bits set.
+        let (skip, sign) =
+            if level == self.levels { (256, u64::MAX.wrapping_shl(shift.saturating_add(9))) } else { (0, 0) };
+        let entries = bytes.chunks_exact(8).filter_map(|entry| entry.try_into().ok()).map(u64::from_le_bytes);
+        for (index, entry) in (0_u64..).zip(entries).skip(skip) {
+            let entry = entry & !self.encryption_mask;
+            let at = base | sign | index.wrapping_shl(shift);
+            let next = PhysAddr(entry & ADDRESS);
+            if entry & PRESENT == 0 || (level <= 3 && level > 1 && entry & LARGE != 0) {
+                continue;
+            }
+            match level.checked_sub(1) {
+                Some(below @ 1..) => self.descend(memory, next, below, at, left, each),
+                _ => each(VirtAddr(at), next),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
