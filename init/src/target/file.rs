@@ -1,5 +1,7 @@
 //! A regular file as a sink.
 
+use core::ops::Range;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -7,36 +9,90 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 
-use crate::sink::{Sink, SinkError};
+use nix::libc;
 
-/// A file that is written at positions. Each sync also drops the written pages from the page cache: a capture
-/// kernel has no memory to keep them in.
+use crate::addr::to_u64;
+use crate::sink::{Sink, SinkError};
+use crate::sys::writeback;
+
+/// Bytes that are written to the disk at a time, while the next ones are made.
+const PIECE: u64 = 4 << 20;
+/// Pieces on their way to the disk. With the one that is being filled, this bounds the dirty pages of the capture kernel.
+const PIECES: usize = 2;
+
+/// A file that is written at positions.
+///
+/// A capture kernel has no memory to keep what was written: a dump of a few GiB that piles up in the page cache brings down
+/// a kernel of 256 MiB. So a piece goes to the disk as soon as it is full, the pieces before it are waited for, and their
+/// pages leave the cache. Direct I/O would bound memory, too, but then the one CPU of a capture kernel waits for each write.
 #[derive(Debug)]
 pub struct FileSink {
     file: File,
+    /// Where the piece begins that is being filled, and how far it is.
+    piece: Range<u64>,
+    /// Pieces on their way to the disk, oldest first.
+    under_way: VecDeque<Range<u64>>,
 }
 
 impl FileSink {
     /// A sink over an open file.
     #[must_use]
     pub fn new(file: File) -> Self {
-        Self { file }
+        Self { file, piece: 0..0, under_way: VecDeque::with_capacity(PIECES) }
+    }
+
+    /// Sends off what lies between full pieces. Only what follows on what was written before counts: single bytes
+    /// elsewhere are few, and wait for the next sync.
+    fn send_off(&mut self, start: u64, end: u64) -> io::Result<()> {
+        if start != self.piece.end {
+            if start < self.piece.end {
+                return Ok(());
+            }
+            self.piece = start..start;
+        }
+        self.piece.end = end;
+        let full = end.saturating_sub(end.checked_rem(PIECE).unwrap_or(0));
+        if full <= self.piece.start {
+            return Ok(());
+        }
+        let piece = self.piece.start..full;
+        self.piece.start = full;
+        writeback::start(&self.file, piece.start, piece.end.saturating_sub(piece.start))?;
+        self.under_way.push_back(piece);
+        while self.under_way.len() > PIECES {
+            let Some(oldest) = self.under_way.pop_front() else { break };
+            writeback::finish(&self.file, oldest.start, oldest.end.saturating_sub(oldest.start))?;
+            self.forget(oldest);
+        }
+        Ok(())
+    }
+
+    /// Lets go of pages in the cache. Only advice: where it is not taken, they are clean and can be reclaimed anyway.
+    fn forget(&self, part: Range<u64>) {
+        let signed = |value: u64| i64::try_from(value).unwrap_or(0);
+        let len = signed(part.end.saturating_sub(part.start));
+        let _ = posix_fadvise(&self.file, signed(part.start), len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
 }
 
 impl Sink for FileSink {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
-        self.file.write_all_at(bytes, offset).map_err(|source| SinkError::Write {
-            offset,
-            len: bytes.len(),
-            source,
-        })
+        let failed = |source| SinkError::Write { offset, len: bytes.len(), source };
+        self.file.write_all_at(bytes, offset).map_err(failed)?;
+        match self.send_off(offset, offset.saturating_add(to_u64(bytes.len()))) {
+            // Not a file of a disk: a pipe, a terminal, /dev/null.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESPIPE | libc::EINVAL)) => Ok(()),
+            result => result.map_err(failed),
+        }
     }
 
     fn sync(&mut self) -> Result<(), SinkError> {
-        self.file.sync_data().map_err(SinkError::Sync)?;
-        // Only advice: where it is not taken, the pages are clean and can be reclaimed anyway.
-        let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        self.under_way.clear();
+        match self.file.sync_data() {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()), // nothing that lasts: /dev/null
+            result => result.map_err(SinkError::Sync)?,
+        }
+        self.forget(0..0); // all of it
         Ok(())
     }
 
