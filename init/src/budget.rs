@@ -11,12 +11,16 @@ pub const BATCH_BYTES: u64 = 1 << 20;
 /// writer), a compression context, and page tables for its window.
 const BYTES_PER_WORKER: u64 = 5 << 20;
 
+/// Most that bits are worth: scanning struct pages again takes less time than reading the pages they describe.
+const MOST_FOR_PLAN: u64 = 8 << 20;
+
 /// What a capture may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Threads that read and compress; the writer is another one unless this is 1.
     pub workers: usize,
-    /// Bytes for the bits that say which pages are kept: 32 MiB are enough for 1 TiB.
+    /// Bytes for the bits that say which pages are kept; what does not fit is found again by another scan. 8 MiB are enough
+    /// for 128 GiB.
     pub plan: u64,
 }
 
@@ -32,7 +36,7 @@ impl Budget {
     fn new(cpus: usize, available: Option<u64>) -> Self {
         let room = (available.unwrap_or(0) / 4).checked_div(BYTES_PER_WORKER).unwrap_or(1);
         let workers = usize::try_from(room).unwrap_or(usize::MAX).min(cpus).clamp(1, 64);
-        Self { workers, plan: available.unwrap_or(0) / 8 }
+        Self { workers, plan: (available.unwrap_or(0) / 8).min(MOST_FOR_PLAN) }
     }
 }
 

@@ -220,6 +220,7 @@ pub fn record(written: &Written, summary: &mut Summary) {
     summary.format = written.format.name();
     summary.record_classes(&written.found.classes, &written.found.withheld, &written.found.damage);
     summary.record(&written.pages, written.bytes);
+    summary.vital_bytes = written.vital_bytes;
 }
 
 /// What the dump is to be; the same for a capture and for `afterimage dump`.

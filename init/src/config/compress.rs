@@ -1,4 +1,4 @@
-//! How page data is compressed: `zstd:LEVEL`, `zlib`, `none`.
+//! How page data is compressed: `auto`, `zstd:LEVEL`, `zlib`, `none`.
 
 use core::fmt;
 use core::str::FromStr;
@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Compress {
+    /// zstd at the level that ends soonest: measured while the dump runs.
+    Auto,
     /// zstd at this level, -7 to 22.
     Zstd(i32),
     /// zlib level 1, for readers from before 2021.
@@ -19,7 +21,7 @@ pub enum Compress {
 
 /// A compression that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no compression: use zstd:LEVEL (LEVEL from -7 to 22), zlib or none")]
+#[error("{0:?} is no compression: use auto, zstd:LEVEL (LEVEL from -7 to 22), zlib or none")]
 pub struct CompressError(String);
 
 impl Default for Compress {
@@ -34,6 +36,7 @@ impl FromStr for Compress {
     fn from_str(text: &str) -> Result<Self, CompressError> {
         let error = || CompressError(text.to_owned());
         match text {
+            "auto" => Ok(Self::Auto),
             "zlib" => Ok(Self::Zlib),
             "none" => Ok(Self::None),
             "zstd" => Ok(Self::default()),
@@ -63,6 +66,7 @@ impl From<Compress> for String {
 impl fmt::Display for Compress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Auto => f.write_str("auto"),
             Self::Zstd(level) => write!(f, "zstd:{level}"),
             Self::Zlib => f.write_str("zlib"),
             Self::None => f.write_str("none"),
@@ -76,7 +80,7 @@ mod tests {
 
     #[test]
     fn round_trips_and_refuses() {
-        for text in ["zstd:1", "zstd:-7", "zstd:22", "zlib", "none"] {
+        for text in ["auto", "zstd:1", "zstd:-7", "zstd:22", "zlib", "none"] {
             assert_eq!(text.parse::<Compress>().unwrap().to_string(), text);
         }
         for text in ["", "zstd:23", "zstd:-8", "zstd:x", "lzo", "zlib:9"] {

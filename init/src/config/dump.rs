@@ -57,6 +57,13 @@ impl Format {
         }
     }
 
+    /// Whether pages may be written in any order. A stream's readers sort its records, so they are few and large; the other
+    /// formats grow with the pages.
+    #[must_use]
+    pub fn takes_any_order(self) -> bool {
+        self == Self::Kdump
+    }
+
     /// Whether pages are stored compressed.
     #[must_use]
     pub fn is_compressed(self) -> bool {

@@ -7,7 +7,22 @@ use crate::addr::{Pfn, PfnRange, to_u64, to_usize};
 /// Fills `block`, whose first bit is page `first`, from sorted `ranges`.
 pub(super) fn fill(ranges: &[PfnRange], first: Pfn, block: &mut [u8]) {
     block.fill(0);
+    set(ranges, first, block);
+}
+
+/// Sets the bits of sorted `ranges`.
+pub(super) fn set(ranges: &[PfnRange], first: Pfn, block: &mut [u8]) {
     each(ranges, first, block, |byte, mask| *byte |= mask);
+}
+
+/// Clears the bits that `other` does not have.
+pub(super) fn intersect(block: &mut [u8], other: &[u8]) {
+    block.iter_mut().zip(other).for_each(|(byte, other)| *byte &= other);
+}
+
+/// Clears the bits that `other` has.
+pub(super) fn subtract(block: &mut [u8], other: &[u8]) {
+    block.iter_mut().zip(other).for_each(|(byte, other)| *byte &= !other);
 }
 
 /// Clears the bits of sorted `ranges`.
@@ -18,6 +33,17 @@ pub(super) fn clear(ranges: &[PfnRange], first: Pfn, block: &mut [u8]) {
 /// Number of bits that are set.
 pub(super) fn count(block: &[u8]) -> u64 {
     block.iter().fold(0, |sum, byte| sum.saturating_add(u64::from(byte.count_ones())))
+}
+
+/// Number of bits that are set from bit `from` up to, not including, bit `to`.
+pub(super) fn count_between(block: &[u8], from: u64, to: u64) -> u64 {
+    let (first, last) = (to_usize(from >> 3), to_usize(to >> 3));
+    let below = |byte: usize, bit: u64| {
+        let mask = !0xff_u8.wrapping_shl(low32(bit & 7));
+        block.get(byte).map_or(0, |byte| u64::from((byte & mask).count_ones()))
+    };
+    let whole = block.get(first..last).unwrap_or_default();
+    count(whole).saturating_add(below(last, to)).saturating_sub(below(first, from))
 }
 
 /// Whether the bit of `pfn` is set.
@@ -140,6 +166,10 @@ mod tests {
             };
             prop_assert_eq!(pages(&runs(&block, Pfn(first)).collect::<Vec<_>>()), inside.clone());
             prop_assert_eq!(count(&block), inside.len() as u64);
+            for (from, to) in [(0, 128), (3, 3), (5, 64), (17, 18), (63, 127)] {
+                let expected = inside.iter().filter(|pfn| (first + from..first + to).contains(pfn)).count();
+                prop_assert_eq!(count_between(&block, from, to), expected as u64, "{}..{}", from, to);
+            }
             let (mut at, mut taken) = (0, Vec::new());
             while let Some(pages) = take_runs(&block, Pfn(first), &mut at, 7, &mut taken) {
                 prop_assert!(pages <= 7);

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::addr::to_usize;
 use crate::config::Compress;
+use crate::dump::tuner;
 use crate::format::kdump::Compression;
 
 /// A compressor for pages.
@@ -16,6 +17,7 @@ pub(super) enum Codec {
 impl Codec {
     pub(super) fn new(compress: Compress) -> io::Result<Self> {
         Ok(match compress {
+            Compress::Auto => Self::Zstd(Box::new(zstd::bulk::Compressor::new(tuner::START)?)),
             Compress::Zstd(level) => Self::Zstd(Box::new(zstd::bulk::Compressor::new(level)?)),
             Compress::Zlib => Self::Zlib(Box::new(flate2::Compress::new(flate2::Compression::fast(), true))),
             Compress::None => Self::None,
@@ -25,29 +27,32 @@ impl Codec {
     /// The flag that the header of a dump made with `compress` carries.
     pub(super) fn flag(compress: Compress) -> u32 {
         match compress {
-            Compress::Zstd(_) => Compression::Zstd.flag(),
+            Compress::Auto | Compress::Zstd(_) => Compression::Zstd.flag(),
             Compress::Zlib => Compression::Zlib.flag(),
             Compress::None => Compression::Raw.flag(),
         }
     }
 
-    /// Appends `page` to `out`, compressed if that makes it smaller. Never fails: a page that the compressor
-    /// will not take is stored as it is.
-    pub(super) fn append(&mut self, page: &[u8], out: &mut Vec<u8>) -> Compression {
-        let start = out.len();
-        if !matches!(self, Self::None) {
-            // One byte less than the page: what does not fit is not worth it, and readers take no more than a page.
-            let room = page.len().saturating_sub(1);
-            out.resize(start.saturating_add(room), 0);
-            let place = out.get_mut(start..).unwrap_or_default();
-            if let Some((len, compression)) = self.pack(page, place) {
-                out.truncate(start.saturating_add(len));
-                return compression;
-            }
-            out.truncate(start);
+    /// Puts `page` at the start of `out`, compressed if that makes it smaller, and says how long it is there. Never fails: a
+    /// page that the compressor will not take is stored as it is. `out` has room for a page.
+    pub(super) fn pack_or_copy(&mut self, page: &[u8], out: &mut [u8]) -> (usize, Compression) {
+        // One byte less than the page: what does not fit is not worth it, and readers take no more than a page.
+        let place = out.get_mut(..page.len().saturating_sub(1)).unwrap_or_default();
+        if let Some(packed) = self.pack(page, place) {
+            return packed;
         }
-        out.extend_from_slice(page);
-        Compression::Raw
+        let place = out.get_mut(..page.len()).unwrap_or_default();
+        place.copy_from_slice(page.get(..place.len()).unwrap_or_default());
+        (place.len(), Compression::Raw)
+    }
+
+    /// Changes the level, where there is one to change.
+    pub(super) fn set_level(&mut self, level: i32) {
+        if let Self::Zstd(context) = self
+            && let Err(error) = context.set_compression_level(level)
+        {
+            log::debug!("zstd level {level}: {error}");
+        }
     }
 
     /// Compresses `page` into `place`; `None` if it does not fit.
@@ -91,16 +96,15 @@ mod tests {
         let noise: Vec<u8> = (0..4096).map(|_| next()).collect();
         for compress in [Compress::Zstd(1), Compress::Zstd(-5), Compress::Zlib] {
             let mut codec = Codec::new(compress).unwrap();
-            let mut out = vec![9];
-            assert_eq!(codec.append(&noise, &mut out), Compression::Raw, "{compress}");
-            assert_eq!(out[1..], noise);
-            let before = out.len();
-            assert_eq!(codec.append(&[7; 4096], &mut out).flag(), Codec::flag(compress));
-            assert!(out.len() - before < 100);
+            let mut out = vec![9; 5000];
+            assert_eq!(codec.pack_or_copy(&noise, &mut out), (4096, Compression::Raw), "{compress}");
+            assert_eq!(out[..4096], noise);
+            let (len, compression) = codec.pack_or_copy(&[7; 4096], &mut out);
+            assert_eq!(compression.flag(), Codec::flag(compress));
+            assert!(len < 100);
         }
-        let mut out = Vec::new();
-        assert_eq!(Codec::new(Compress::None).unwrap().append(&[0; 4096], &mut out), Compression::Raw);
-        assert_eq!(out.len(), 4096);
+        let mut codec = Codec::new(Compress::None).unwrap();
+        assert_eq!(codec.pack_or_copy(&[0; 4096], &mut [1; 4096]), (4096, Compression::Raw));
     }
 
     #[test]

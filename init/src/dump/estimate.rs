@@ -123,7 +123,8 @@ fn measure(
     pages: u64,
 ) -> ClassEstimate {
     let mut codec = Codec::new(request.compress()).unwrap_or(Codec::None);
-    let (mut page, mut out) = (vec![0; core.page_size().in_memory()], Vec::new());
+    let page_len = core.page_size().in_memory();
+    let (mut page, mut out) = (vec![0; page_len], vec![0; page_len]);
     let mut estimate = ClassEstimate { class, pages, sampled: 0, zero: 0, packed: 0 };
     let step = sample.len().div_ceil(SAMPLE).max(1);
     for &(pfn, weight) in sample.iter().step_by(step) {
@@ -134,9 +135,8 @@ fn measure(
         if is_zero(&page) {
             estimate.zero = estimate.zero.saturating_add(weight);
         } else {
-            out.clear();
-            codec.append(&page, &mut out);
-            estimate.packed = estimate.packed.saturating_add(to_u64(out.len()).saturating_mul(weight));
+            let (len, _) = codec.pack_or_copy(&page, &mut out);
+            estimate.packed = estimate.packed.saturating_add(to_u64(len).saturating_mul(weight));
         }
     }
     estimate
@@ -144,16 +144,10 @@ fn measure(
 
 /// The file that leaves out `exclude`: headers and bitmaps, a descriptor per page, the pages.
 fn size(core: &dyn Core, classes: &[ClassEstimate], exclude: Exclude, request: &Request) -> DumpSize {
-    let zero_page = vec![0; core.page_size().in_memory()];
-    let mut packed_zero = Vec::new();
-    if !exclude.zero() && request.format.is_compressed() {
-        Codec::new(request.compress()).unwrap_or(Codec::None).append(&zero_page, &mut packed_zero);
-    }
     let kept = classes.iter().filter(|class| !class.class.is_dropped(exclude));
     let (mut pages, mut data) = (0_u64, 0_u64);
     for class in kept {
-        let sampled = class.packed.saturating_add(class.zero.saturating_mul(to_u64(packed_zero.len())));
-        let bytes = u128::from(sampled).saturating_mul(u128::from(class.pages));
+        let bytes = u128::from(class.packed).saturating_mul(u128::from(class.pages));
         let bytes = bytes.checked_div(u128::from(class.sampled)).unwrap_or(0);
         pages = pages.saturating_add(class.pages);
         data = data.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));

@@ -1,26 +1,33 @@
 //! A kdump-compressed dump, on a sink that can be rewritten, or on a stream by way of [`super::flattened`].
 //!
-//! Page data is appended; descriptors go to their ranks. A descriptor is written only after the data it points to
-//! is durable, so what a reader finds after a power cut is true: a page's descriptor is either right or zero,
-//! which readers take as "lost". On a stream nothing is written twice: the header comes last.
+//! Page data is appended in the order in which pages come; descriptors go to their ranks. A descriptor is written only
+//! after the data it points to is durable, so what a reader finds after a power cut is true: a page's descriptor is either
+//! right or zero, which readers take as "lost". All pages of zeros share one block, at every level. On a stream nothing is
+//! written twice: the header comes last.
+
+use std::time::{Duration, Instant};
 
 use crate::addr::{Pfn, to_u64, to_usize};
 use crate::dump::codec::Codec;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::plan::Plan;
-use crate::dump::{DumpError, DumpWriter, Heartbeat, Request, SYNC_EVERY, notes};
+use crate::dump::{DumpError, DumpWriter, Heartbeat, Request, notes};
+use crate::filter::order::Turn;
 use crate::format::kdump::{Compression, DESC_LEN, Header, Layout, PageDesc};
 use crate::format::note::NoteKind;
 use crate::report::PageCounts;
 use crate::sink::{Sink, SinkError};
 use crate::source::Core;
 
-/// Bytes of descriptors that wait for a sync: 43,690 pages.
-const PENDING_DESCS: usize = 1 << 20;
+/// Bytes of descriptors that wait for a sync: 87,381 pages.
+const PENDING_DESCS: usize = 2 << 20;
+/// A sync at the latest after this time: a power cut loses no more than twice this much work.
+const SYNC_EVERY: Duration = Duration::from_secs(2);
 /// Bitmap blocks between two heartbeats: 128 GiB of memory with 4 KiB pages.
 const HEARTBEAT_BLOCKS: u64 = 1024;
 /// Bytes of zeros that are written at a time.
 const ZEROS: u64 = 64 << 10;
+const ZEROS_OF_DESCS: usize = DESC_LEN << 12;
 
 /// The dump that is being written.
 pub(super) struct KdumpWriter<'a> {
@@ -35,10 +42,15 @@ pub(super) struct KdumpWriter<'a> {
     zero: PageDesc,
     /// Where the next page data goes.
     end: u64,
-    unsynced: u64,
-    /// Rank of the first descriptor in `descs`.
-    first_rank: u64,
+    synced: Instant,
     descs: Vec<u8>,
+    /// Where the descriptors in `descs` go: (rank of the first, number).
+    places: Vec<(u64, u64)>,
+    /// Rank after the last one whose descriptor was written.
+    next_rank: u64,
+    /// Whose turn it is, and where the dump ended when the first ones had theirs.
+    turn: Turn,
+    vital_len: Option<u64>,
     /// Pages whose descriptors are in `descs`.
     pending: PageCounts,
     /// Pages whose descriptors have been written since the last sync.
@@ -61,7 +73,7 @@ impl<'a> KdumpWriter<'a> {
         let data = layout.data_offset(plan.kept()).unwrap_or(u64::MAX);
         let size = u32::try_from(layout.page_size.bytes()).unwrap_or(u32::MAX);
         let zero = PageDesc { offset: data, size, flags: Compression::Raw.flag() };
-        let end = if request.finds_zeros() { data.saturating_add(layout.page_size.bytes()) } else { data };
+        let end = data.saturating_add(layout.page_size.bytes());
         let descs = Vec::with_capacity(PENDING_DESCS);
         let mut writer = Self {
             sink,
@@ -71,9 +83,12 @@ impl<'a> KdumpWriter<'a> {
             of_incomplete: core.left_out().incomplete,
             zero,
             end,
-            unsynced: 0,
-            first_rank: 0,
+            synced: Instant::now(),
             descs,
+            places: Vec::new(),
+            next_rank: 0,
+            turn: Turn::Rest,
+            vital_len: None,
             pending: PageCounts::default(),
             saved: PageCounts::default(),
             unconfirmed: PageCounts::default(),
@@ -87,13 +102,8 @@ impl<'a> KdumpWriter<'a> {
             writer.sink.write_at(at, bytes).map_err(failed("the ELF notes"))
         })?;
         writer.write_bitmaps(plan, heartbeat)?;
-        if end > data {
-            let zeros = vec![0; layout.page_size.in_memory()];
-            writer.sink.write_at(data, &zeros).map_err(failed("the zero page"))?;
-        } else if let Some(last) = data.checked_sub(1).filter(|_| writer.sink.is_rewritable()) {
-            // Readers refuse a file that ends before its bitmaps do.
-            writer.sink.write_at(last, &[0]).map_err(failed("room for page data"))?;
-        }
+        let zeros = vec![0; layout.page_size.in_memory()];
+        writer.sink.write_at(data, &zeros).map_err(failed("the zero page"))?;
         writer.sink.sync().map_err(failed("headers and bitmaps"))?;
         Ok(writer)
     }
@@ -101,14 +111,45 @@ impl<'a> KdumpWriter<'a> {
     /// Makes the data durable, then writes its descriptors.
     fn checkpoint(&mut self) -> Result<(), DumpError> {
         self.sync("page data")?;
-        self.unsynced = 0;
-        if let Some(offset) = self.layout.desc_offset(self.first_rank).filter(|_| !self.descs.is_empty()) {
-            let result = self.sink.write_at(offset, &self.descs).map_err(failed("page descriptors"));
-            self.descs.clear();
-            let pages = core::mem::take(&mut self.pending);
-            result?;
-            self.unconfirmed = self.unconfirmed.plus(&pages);
+        self.synced = Instant::now();
+        let result = self.write_descs();
+        self.descs.clear();
+        self.places.clear();
+        let pages = core::mem::take(&mut self.pending);
+        result?;
+        self.unconfirmed = self.unconfirmed.plus(&pages);
+        Ok(())
+    }
+
+    fn write_descs(&mut self) -> Result<(), DumpError> {
+        let mut from = 0_usize;
+        for index in 0..self.places.len() {
+            let Some(&(rank, count)) = self.places.get(index) else { break };
+            if !self.sink.is_rewritable() {
+                self.lose_up_to(rank)?;
+            }
+            let end = from.saturating_add(to_usize(count).saturating_mul(DESC_LEN));
+            let descs = self.descs.get(from..end).unwrap_or_default();
+            let offset = self.layout.desc_offset(rank).unwrap_or(u64::MAX);
+            self.sink.write_at(offset, descs).map_err(failed("page descriptors"))?;
+            self.next_rank = rank.saturating_add(count);
+            from = end;
         }
+        Ok(())
+    }
+
+    /// Ends the turn of the pages that came first: all of it is durable.
+    fn end_turn(&mut self, next: Turn) -> Result<(), DumpError> {
+        if self.turn == Turn::First {
+            self.checkpoint()?;
+            self.sync("the vital part")?;
+            log::info!(
+                "dump: the vital part is saved, {} MiB; a dump cut short from here on opens",
+                self.end >> 20
+            );
+            self.vital_len = Some(self.end);
+        }
+        self.turn = next;
         Ok(())
     }
 
@@ -121,25 +162,29 @@ impl<'a> KdumpWriter<'a> {
             self.saved = self.saved.plus(&pages);
         } else {
             self.descs.clear();
+            self.places.clear();
             self.pending = PageCounts::default();
         }
         result
     }
 
-    /// Ends a stream early: the header, which takes little room, and the descriptors that are missing, as those of
-    /// lost pages.
-    fn end_stream(&mut self) -> Result<(), DumpError> {
-        self.write_headers()?;
-        let mut rank = self.appended().total();
-        let zeros = vec![0; PENDING_DESCS];
-        while rank < self.kept {
-            let pages = self.kept.saturating_sub(rank).min(to_u64(PENDING_DESCS / DESC_LEN));
+    /// Writes descriptors of lost pages up to `rank`, which a stream does not begin with.
+    fn lose_up_to(&mut self, rank: u64) -> Result<(), DumpError> {
+        let zeros = vec![0; ZEROS_OF_DESCS];
+        while self.next_rank < rank {
+            let pages = rank.saturating_sub(self.next_rank).min(to_u64(ZEROS_OF_DESCS / DESC_LEN));
             let bytes = zeros.get(..to_usize(pages).saturating_mul(DESC_LEN)).unwrap_or_default();
-            let offset = self.layout.desc_offset(rank).unwrap_or(u64::MAX);
+            let offset = self.layout.desc_offset(self.next_rank).unwrap_or(u64::MAX);
             self.sink.write_at(offset, bytes).map_err(failed("page descriptors"))?;
-            rank = rank.saturating_add(pages);
+            self.next_rank = self.next_rank.saturating_add(pages);
         }
         Ok(())
+    }
+
+    /// Ends a stream: the header, which takes little room, and the descriptors that are missing, as those of lost pages.
+    fn end_stream(&mut self) -> Result<(), DumpError> {
+        self.write_headers()?;
+        self.lose_up_to(self.kept)
     }
 
     fn write_headers(&mut self) -> Result<(), DumpError> {
@@ -161,16 +206,15 @@ impl<'a> KdumpWriter<'a> {
             let at = self.layout.bitmap1_offset().saturating_add(index.saturating_mul(to_u64(block_len)));
             self.write_bits(at, &block)?;
         }
-        let mut walk = plan.walk();
         let mut written = self.layout.bitmap2_offset();
-        while let Some((unit, kept, unit_bits)) = walk.next_unit() {
+        plan.each_unit(|unit, bits| {
             heartbeat();
-            let unit_bits = unit_bits.unwrap_or_else(|| plan.stand_in(unit, kept));
             let at = self.layout.bitmap2_offset().saturating_add(unit.start().0 >> 3);
             self.fill_gap(written, at)?;
-            self.write_bits(at, &unit_bits)?;
-            written = at.saturating_add(to_u64(unit_bits.len()));
-        }
+            self.write_bits(at, bits)?;
+            written = at.saturating_add(to_u64(bits.len()));
+            Ok::<(), DumpError>(())
+        })?;
         self.fill_gap(written, self.layout.descs_offset())
     }
 
@@ -209,15 +253,20 @@ impl DumpWriter for KdumpWriter<'_> {
         self.end
     }
 
+    fn vital_len(&self) -> Option<u64> {
+        self.vital_len
+    }
+
     fn append(&mut self, batch: &Batch) -> Result<(), DumpError> {
+        if batch.turn != self.turn {
+            self.end_turn(batch.turn)?;
+        }
         let new_descs = batch.bodies.len().saturating_mul(DESC_LEN);
-        if self.unsynced >= SYNC_EVERY || self.descs.len().saturating_add(new_descs) > PENDING_DESCS {
+        let full = self.descs.len().saturating_add(new_descs) > PENDING_DESCS;
+        if full || self.synced.elapsed() >= SYNC_EVERY {
             self.checkpoint()?;
         }
-        if self.descs.is_empty() {
-            self.first_rank = batch.rank;
-        }
-        self.sink.write_at(self.end, &batch.data).map_err(failed("page data"))?;
+        self.sink.write_at(self.end, batch.data()).map_err(failed("page data"))?;
         let mut at = self.end;
         for body in &batch.bodies {
             let desc = match *body {
@@ -237,15 +286,27 @@ impl DumpWriter for KdumpWriter<'_> {
             *counter = counter.saturating_add(1);
             self.descs.extend_from_slice(&desc.emit());
         }
+        for run in &batch.runs {
+            let (rank, count) = (run.rank, run.pages.pages());
+            match self.places.last_mut() {
+                Some((first, so_far)) if first.saturating_add(*so_far) == rank => {
+                    *so_far = so_far.saturating_add(count);
+                }
+                _ => self.places.push((rank, count)),
+            }
+        }
         self.end = at;
-        self.unsynced = self.unsynced.saturating_add(to_u64(batch.data.len()));
         Ok(())
     }
 
     /// The header's INCOMPLETE falls with the last write.
     fn finish(&mut self) -> Result<(), DumpError> {
+        self.end_turn(Turn::Rest)?;
         self.checkpoint()?;
         self.sync("page descriptors")?;
+        if !self.sink.is_rewritable() {
+            self.lose_up_to(self.kept)?;
+        }
         self.header.incomplete = self.of_incomplete;
         self.write_headers()?;
         self.sync("the final header")

@@ -15,13 +15,17 @@ mod places;
 mod plan;
 mod progress;
 mod segments;
+mod tuner;
+mod walk;
 
 use crate::addr::PfnRange;
 use crate::budget::Budget;
 use crate::config::{Compress, Exclude, Format};
 use crate::filter::PageFilter;
+use crate::filter::order::Order;
 use crate::format::kdump::{LayoutError, Utsname};
 use crate::format::vmcoreinfo::VmcoreInfo;
+use crate::kernel::Kernel;
 use crate::report::PageCounts;
 use crate::sink::{Sink, SinkError};
 use crate::source::{Core, PhysicalMemory};
@@ -35,9 +39,6 @@ use pipeline::Batch;
 use plan::{Plan, Rule};
 use progress::Progress;
 use segments::SegmentWriter;
-
-/// Bytes of page data between two syncs. Also bounds the dirty pages in the capture kernel's page cache.
-const SYNC_EVERY: u64 = 16 << 20;
 
 /// What a dump is to be.
 #[derive(Clone, Debug)]
@@ -61,11 +62,6 @@ impl Request {
     fn compress(&self) -> Compress {
         if self.format.is_compressed() { self.compress } else { Compress::None }
     }
-
-    /// Whether pages of zeros are told from others. In a format without compression they become holes of the file.
-    fn finds_zeros(&self) -> bool {
-        self.exclude.zero() || !self.format.is_compressed()
-    }
 }
 
 /// What has been written. Right also when the dump ended early.
@@ -75,6 +71,9 @@ pub struct Written {
     pub pages: PageCounts,
     /// Length of the dump, bytes.
     pub bytes: u64,
+    /// How long the dump was when all that readers need first was durable; `None` if it never came that far, or the format
+    /// has no such order.
+    pub vital_bytes: Option<u64>,
     /// The format: kdump instead of an ELF whose segments do not fit in memory.
     pub format: Format,
     /// What the pages are.
@@ -106,7 +105,11 @@ trait DumpWriter {
     fn appended(&self) -> PageCounts;
     /// Length of the dump so far, bytes.
     fn len(&self) -> u64;
-    /// Appends a batch; batches come in rank order.
+    /// Length of the dump when its vital part was durable.
+    fn vital_len(&self) -> Option<u64> {
+        None
+    }
+    /// Appends a batch.
     fn append(&mut self, batch: &Batch) -> Result<(), DumpError>;
     /// Completes the dump.
     fn finish(&mut self) -> Result<(), DumpError>;
@@ -124,7 +127,9 @@ pub fn write(
     heartbeat: &Heartbeat<'_>,
     written: &mut Written,
 ) -> Result<(), DumpError> {
-    let rule = Rule { filter, exclude: request.exclude };
+    let order = Order::discover(&Kernel::new(core, &request.info, core.mappings()), filter);
+    heartbeat();
+    let rule = Rule { filter, exclude: request.exclude, order: &order };
     let plan = Plan::new(core, rule, &request.budget, heartbeat);
     written.found = plan.found.clone();
     written.pages.excluded = plan.present().saturating_sub(plan.kept());
@@ -173,6 +178,12 @@ impl Job<'_> {
         }
         let excluded = self.written.pages.excluded;
         self.written.pages = PageCounts { excluded, ..writer.saved() };
+        if result.is_ok() {
+            // Pages that nobody could find again were not appended at all.
+            let lost = self.plan.kept().saturating_sub(writer.saved().total());
+            self.written.pages.unreadable = self.written.pages.unreadable.saturating_add(lost);
+        }
+        self.written.vital_bytes = writer.vital_len();
         self.written.bytes = writer.len();
         progress.done(&writer.saved(), writer.len());
         result

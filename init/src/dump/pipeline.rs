@@ -1,18 +1,20 @@
-//! The data pass: read, test for zero, compress, in batches; hand the batches on in PFN order.
+//! The data pass: read, test for zero, compress, in batches; hand the batches on in the order of the walk.
 //!
-//! With one CPU everything happens in the caller's thread. With more, each worker has its own reader and
-//! codec, and the caller's thread writes. Batches come from a fixed pool, so memory is bounded, and leave in
-//! order, so that the dump is the same for any number of workers.
+//! With one CPU everything happens in the caller's thread; the sink goes on writing meanwhile. With more, each worker has
+//! its own reader and codec, and the caller's thread writes. Batches come from a fixed pool, so memory is bounded, and leave
+//! in order, so that the dump is the same for any number of workers (unless the level follows the sink: [`Tuner`]).
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use crate::addr::{Pfn, PfnRange, to_u64, to_usize};
+use crate::addr::{Pfn, to_u64, to_usize};
 use crate::budget::BATCH_BYTES;
 use crate::dump::codec::{Codec, is_zero};
-use crate::dump::plan::{Plan, Work};
+use crate::dump::plan::{Plan, Run, Sequence, Walk};
+use crate::dump::tuner::{Probe, Tuner};
 use crate::dump::{DumpError, Request};
+use crate::filter::order::Turn;
 use crate::format::kdump::Compression;
 use crate::source::{PageReader, PhysicalMemory};
 
@@ -30,17 +32,32 @@ pub(super) enum Body {
     Unreadable,
 }
 
-/// Consecutive kept pages, ready to be written.
+/// Kept pages, ready to be written.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// Rank of the first page.
-    pub(super) rank: u64,
-    /// Which pages; none if that cannot be told any more and the bodies say that they are lost.
-    pub(super) pages: Vec<PfnRange>,
+    /// When the pages' turn is.
+    pub(super) turn: Turn,
+    /// Which pages.
+    pub(super) runs: Vec<Run>,
     /// A body per page.
     pub(super) bodies: Vec<Body>,
+    /// Data of the pages that have some, one after the other. Never grows beyond its first size.
+    room: Vec<u8>,
+    used: usize,
+}
+
+impl Batch {
+    /// A batch for `pages` pages of `page_size` bytes.
+    fn new(pages: u64, page_size: usize) -> Self {
+        let room = vec![0; to_usize(pages).saturating_mul(page_size)];
+        let bodies = Vec::with_capacity(to_usize(pages));
+        Self { bodies, room, ..Self::default() }
+    }
+
     /// Data of the pages that have some, one after the other.
-    pub(super) data: Vec<u8>,
+    pub(super) fn data(&self) -> &[u8] {
+        self.room.get(..self.used).unwrap_or_default()
+    }
 }
 
 /// Runs the data pass and calls `emit` with each batch, in order. Stops at the first error of `emit`.
@@ -50,19 +67,26 @@ pub(super) fn run(
     request: &Request,
     mut emit: impl FnMut(&Batch) -> Result<(), DumpError>,
 ) -> Result<(), DumpError> {
-    let pages = BATCH_BYTES.checked_div(memory.page_size().bytes()).unwrap_or(1);
+    let pages = BATCH_BYTES.checked_div(memory.page_size().bytes()).unwrap_or(1).max(1);
+    let tuner = Tuner::new(request.compress(), request.budget.workers);
     if request.budget.workers > 1
-        && let Some(result) = parallel(memory, plan, request, pages, &mut emit)
+        && let Some(result) = parallel(memory, plan, request, &tuner, pages, &mut emit)
     {
         return result;
     }
-    let mut worker = Worker::new(memory, request);
-    let (mut walk, mut batch) = (plan.walk(), Batch::default());
-    while let Some(work) = walk.next(pages, &mut batch.pages) {
-        worker.fill(work, &mut batch);
-        emit(&batch)?;
+    let mut worker = Worker::new(memory, request, &tuner);
+    let mut walk = Walk::new(plan, sequence(request));
+    let mut batch = Batch::new(pages, memory.page_size().in_memory());
+    while let Some(turn) = walk.next(pages, &mut batch.runs) {
+        worker.fill(turn, &mut batch);
+        tuner.emitting(batch.data().len(), || emit(&batch))?;
     }
+    tuner.log();
     Ok(())
+}
+
+fn sequence(request: &Request) -> Sequence {
+    if request.format.takes_any_order() { Sequence::Vital } else { Sequence::Address }
 }
 
 /// The data pass with threads; `None` if not one could be started, and then nothing has been emitted.
@@ -70,39 +94,42 @@ fn parallel(
     memory: &dyn PhysicalMemory,
     plan: &Plan<'_>,
     request: &Request,
+    tuner: &Tuner,
     pages: u64,
     emit: &mut impl FnMut(&Batch) -> Result<(), DumpError>,
 ) -> Option<Result<(), DumpError>> {
     let workers = request.budget.workers;
     let pool = workers.saturating_mul(BATCHES_PER_WORKER);
-    let walk = Mutex::new((plan.walk(), 0_u64));
+    let walk = Mutex::new((Walk::new(plan, sequence(request)), 0_u64));
     let next = |batch: &mut Batch| {
         let mut walk = walk.lock().unwrap_or_else(PoisonError::into_inner);
-        let (walk, turn) = &mut *walk;
-        let work = walk.next(pages, &mut batch.pages)?;
-        let this = *turn;
-        *turn = this.saturating_add(1);
-        Some((work, this))
+        let (walk, number) = &mut *walk;
+        let turn = walk.next(pages, &mut batch.runs)?;
+        let this = *number;
+        *number = this.saturating_add(1);
+        Some((turn, this))
     };
     let (free_in, free) = sync_channel::<Batch>(pool);
     let (done_in, done) = sync_channel::<(u64, Batch)>(pool); // never full: there are only `pool` batches
     let free = Mutex::new(free);
     for _ in 0..pool {
-        let _ = free_in.send(Batch::default());
+        let _ = free_in.send(Batch::new(pages, memory.page_size().in_memory()));
     }
     thread::scope(|scope| {
         let mut started = 0_usize;
         for _ in 0..workers {
             let (next, free, done_in) = (&next, &free, done_in.clone());
-            let body = move || work_until_done(&mut Worker::new(memory, request), next, free, &done_in);
+            let body =
+                move || work_until_done(&mut Worker::new(memory, request, tuner), next, free, &done_in);
             match thread::Builder::new().spawn_scoped(scope, body) {
                 Ok(_) => started = started.saturating_add(1),
                 Err(error) => log::warn!("worker thread not started: {error}"),
             }
         }
         drop(done_in);
-        let result = (started > 0).then(|| write_in_order(&done, &free_in, pool, emit));
+        let result = (started > 0).then(|| write_in_order(&done, &free_in, tuner, pool, emit));
         drop(free_in); // workers that wait for a batch stop
+        tuner.log();
         result
     })
 }
@@ -110,15 +137,15 @@ fn parallel(
 /// A batch is taken before its work, so that the batch that is next in order always has a worker.
 fn work_until_done(
     worker: &mut Worker<'_>,
-    next: &impl Fn(&mut Batch) -> Option<(Work, u64)>,
+    next: &impl Fn(&mut Batch) -> Option<(Turn, u64)>,
     free: &Mutex<Receiver<Batch>>,
     done: &SyncSender<(u64, Batch)>,
 ) {
     loop {
         let Ok(mut batch) = free.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
-        let Some((work, turn)) = next(&mut batch) else { return };
-        worker.fill(work, &mut batch);
-        if done.send((turn, batch)).is_err() {
+        let Some((turn, number)) = next(&mut batch) else { return };
+        worker.fill(turn, &mut batch);
+        if done.send((number, batch)).is_err() {
             return;
         }
     }
@@ -127,19 +154,20 @@ fn work_until_done(
 fn write_in_order(
     done: &Receiver<(u64, Batch)>,
     free: &SyncSender<Batch>,
+    tuner: &Tuner,
     pool: usize,
     emit: &mut impl FnMut(&Batch) -> Result<(), DumpError>,
 ) -> Result<(), DumpError> {
-    let slot = |turn: u64| to_usize(turn.checked_rem(to_u64(pool)).unwrap_or(0));
+    let slot = |number: u64| to_usize(number.checked_rem(to_u64(pool)).unwrap_or(0));
     let mut waiting: Vec<Option<Batch>> = Vec::new();
     waiting.resize_with(pool, || None);
     let mut next = 0_u64;
-    while let Ok((turn, batch)) = done.recv() {
-        if let Some(place) = waiting.get_mut(slot(turn)) {
+    while let Ok((number, batch)) = tuner.waiting(|| done.recv()) {
+        if let Some(place) = waiting.get_mut(slot(number)) {
             *place = Some(batch);
         }
         while let Some(batch) = waiting.get_mut(slot(next)).and_then(Option::take) {
-            emit(&batch)?;
+            tuner.emitting(batch.data().len(), || emit(&batch))?;
             next = next.saturating_add(1);
             let _ = free.send(batch);
         }
@@ -151,43 +179,46 @@ fn write_in_order(
 struct Worker<'a> {
     reader: Box<dyn PageReader + 'a>,
     codec: Codec,
-    finds_zeros: bool,
+    tuner: &'a Tuner,
+    probe: Probe,
     page: Vec<u8>,
 }
 
 impl<'a> Worker<'a> {
-    fn new(memory: &'a dyn PhysicalMemory, request: &Request) -> Self {
+    fn new(memory: &'a dyn PhysicalMemory, request: &Request, tuner: &'a Tuner) -> Self {
         let compress = request.compress();
         let codec = Codec::new(compress).unwrap_or_else(|error| {
             log::warn!("{compress} is not available ({error}): pages are stored as they are");
             Codec::None
         });
         let page = vec![0; memory.page_size().in_memory()];
-        Self { reader: memory.page_reader(), codec, finds_zeros: request.finds_zeros(), page }
+        Self { reader: memory.page_reader(), codec, tuner, probe: tuner.probe(), page }
     }
 
-    fn fill(&mut self, work: Work, batch: &mut Batch) {
-        batch.rank = work.rank;
+    fn fill(&mut self, turn: Turn, batch: &mut Batch) {
+        batch.turn = turn;
         batch.bodies.clear();
-        batch.data.clear();
-        for pfn in batch.pages.iter().flat_map(|run| run.start().0..run.end().0) {
-            let body = self.body(Pfn(pfn), &mut batch.data);
+        batch.used = 0;
+        self.probe.begin(self.tuner, &mut self.codec);
+        for pfn in batch.runs.iter().flat_map(|run| run.pages.start().0..run.pages.end().0) {
+            let body = self.body(Pfn(pfn), &mut batch.room, &mut batch.used);
             batch.bodies.push(body);
         }
-        batch.bodies.resize(to_usize(work.pages), Body::Unreadable); // a unit whose pages cannot be told any more
+        self.probe.end(self.tuner);
     }
 
-    fn body(&mut self, pfn: Pfn, data: &mut Vec<u8>) -> Body {
+    fn body(&mut self, pfn: Pfn, room: &mut [u8], used: &mut usize) -> Body {
         if let Err(error) = self.reader.read_page(pfn, &mut self.page) {
             log::debug!("page {pfn}: {}", crate::log::chain(&error));
             return Body::Unreadable;
         }
-        if self.finds_zeros && is_zero(&self.page) {
+        if is_zero(&self.page) {
             return Body::Zero;
         }
-        let start = data.len();
-        let compression = self.codec.append(&self.page, data);
-        let size = u32::try_from(data.len().saturating_sub(start)).unwrap_or(u32::MAX);
-        Body::Data { compression, size }
+        self.probe.page(&self.page);
+        let out = room.get_mut(*used..).unwrap_or_default();
+        let (len, compression) = self.codec.pack_or_copy(&self.page, out);
+        *used = used.saturating_add(len);
+        Body::Data { compression, size: u32::try_from(len).unwrap_or(u32::MAX) }
     }
 }

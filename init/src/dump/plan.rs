@@ -1,24 +1,27 @@
-//! Which pages go into the dump, in page order; a page's position among them is its rank, which is the place of its
-//! descriptor.
+//! Which pages go into the dump. A page's position among them, in page order, is its rank: the place of its descriptor.
+//! The order in which they are read is another ([`Walk`]).
 //!
-//! Memory: a bit per page (32 MiB for a TiB), less for units that are kept whole or dropped whole, and never more
-//! than the budget allows: the bits of further units are found again by scanning their struct pages again when
-//! their pages are read. The crashed kernel's memory stands still, so the second scan finds what the first did; where it
-//! does not (a device still writes), the unit's pages are marked as lost rather than put in wrong places.
+//! Memory: two bits per page, never more than the budget allows: the bits of further units are found again by scanning
+//! their struct pages again when their pages are read. The crashed kernel's memory stands still, so the second scan finds
+//! what the first did; where it does not (a device still writes), the unit's pages count as lost rather than be put in
+//! wrong places.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::addr::{Pfn, PfnRange, to_u64, to_usize};
 use crate::budget::Budget;
 use crate::config::Exclude;
 use crate::dump::bitmap;
-use crate::filter::units;
-use crate::filter::{ClassCounts, PageClass, PageFilter, ScanStats};
+use crate::filter::order::Order;
+use crate::filter::units::{self, UNIT_PAGES};
+use crate::filter::{ClassCounts, PageClass, PageFilter, ScanStats, Scanner};
 use crate::source::PhysicalMemory;
 
+pub(super) use crate::dump::walk::{Run, Sequence, Walk};
+
 /// Bytes of a unit's bits.
-const UNIT_BYTES: usize = 4096;
+pub(super) const UNIT_BYTES: usize = 4096;
 /// Bytes that are always taken to list struct pages of pages that are left out.
 const MIN_UNUSED: u64 = 1 << 20;
 /// Poisoned and offline runs that are listed.
@@ -31,6 +34,8 @@ pub(super) struct Rule<'f> {
     pub(super) filter: Option<&'f PageFilter<'f>>,
     /// The classes to drop.
     pub(super) exclude: Exclude,
+    /// Which pages come first.
+    pub(super) order: &'f Order,
 }
 
 /// The kept pages of a dump; made once, then immutable.
@@ -67,25 +72,82 @@ impl core::fmt::Debug for Memory<'_> {
     }
 }
 
-/// [`units::UNIT_PAGES`] pages.
+/// [`UNIT_PAGES`] pages. There is one for each 128 MiB of memory, so it is small.
 #[derive(Debug)]
-struct Unit {
-    pages: PfnRange,
-    kept: u64,
+pub(super) struct Unit {
+    /// The first page, in units.
+    number: u32,
+    /// Pages that are kept.
+    kept: u32,
+    /// Of these, pages that come first.
+    first: u32,
     bits: Bits,
     /// Its struct pages have changed since they were scanned first: which pages are kept cannot be told any more.
     changed: AtomicBool,
 }
 
-/// Which pages of a unit are kept.
+/// Which pages of a unit are kept, and which come first.
 #[derive(Debug)]
 enum Bits {
-    /// All that the source has.
-    Present,
     None,
-    Held(Box<[u8]>),
+    Held(Box<Sets>),
     /// To be found again; with the check sum of the bits.
     Forgotten(u32),
+}
+
+/// Bits of a unit's pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sets {
+    /// Pages that are kept.
+    pub(super) kept: [u8; UNIT_BYTES],
+    /// Of these, pages that come first by their class.
+    pub(super) first: [u8; UNIT_BYTES],
+}
+
+impl Default for Sets {
+    fn default() -> Self {
+        Self { kept: [0; UNIT_BYTES], first: [0; UNIT_BYTES] }
+    }
+}
+
+impl Sets {
+    fn check(&self) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&self.kept);
+        hasher.update(&self.first);
+        hasher.finalize()
+    }
+
+    fn clear(&mut self, ranges: &[PfnRange], unit: PfnRange) {
+        bitmap::clear(ranges, unit.start(), &mut self.kept);
+        bitmap::clear(ranges, unit.start(), &mut self.first);
+    }
+}
+
+impl Unit {
+    fn new(pages: PfnRange, sets: Box<Sets>, room: &mut Room) -> Self {
+        let small = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let (kept, first) = (small(bitmap::count(&sets.kept)), small(bitmap::count(&sets.first)));
+        let bits = if kept == 0 { Bits::None } else { room.hold(sets) };
+        let number = small(pages.start().0 / UNIT_PAGES);
+        Self { number, kept, first, bits, changed: AtomicBool::new(false) }
+    }
+
+    /// Its pages.
+    pub(super) fn pages(&self) -> PfnRange {
+        let start = Pfn(u64::from(self.number).saturating_mul(UNIT_PAGES));
+        PfnRange::block(start, UNIT_PAGES)
+    }
+
+    /// Pages that are kept.
+    pub(super) fn kept(&self) -> u64 {
+        self.kept.into()
+    }
+
+    /// Of these, pages that come first by their class.
+    pub(super) fn first(&self) -> u64 {
+        self.first.into()
+    }
 }
 
 /// Bytes that may still be taken for bits.
@@ -93,22 +155,44 @@ struct Room(u64);
 
 impl Room {
     /// The bits themselves while there is room, their check sum from then on.
-    fn hold(&mut self, bits: Vec<u8>) -> Bits {
-        match self.0.checked_sub(to_u64(bits.len())) {
+    fn hold(&mut self, sets: Box<Sets>) -> Bits {
+        match self.0.checked_sub(to_u64(size_of::<Sets>())) {
             Some(left) => {
                 self.0 = left;
-                Bits::Held(bits.into_boxed_slice())
+                Bits::Held(sets)
             }
-            None => Bits::Forgotten(crc32fast::hash(&bits)),
+            None => Bits::Forgotten(sets.check()),
         }
     }
 }
 
-/// What the first scan learns of a unit.
+/// What the scans of all units bring together.
+struct Gathered {
+    room: Room,
+    found: Found,
+    unused: Vec<PfnRange>,
+    /// Bytes that `unused` may take.
+    unused_room: u64,
+}
+
+impl Gathered {
+    /// Lists of all units together stay within the budget, too: what does not fit is not listed, or kept.
+    fn add(&mut self, scanned: Scanned) -> Box<Sets> {
+        self.found.classes.merge(&scanned.classes);
+        let room = MAX_WITHHELD.saturating_sub(self.found.withheld.len());
+        self.found.withheld.extend(scanned.withheld.into_iter().take(room));
+        let bytes = to_u64(scanned.unused.len().saturating_mul(size_of::<PfnRange>()));
+        if let Some(left) = self.unused_room.checked_sub(bytes) {
+            self.unused_room = left;
+            self.unused.extend(scanned.unused);
+        }
+        scanned.sets
+    }
+}
+
+/// What a scan learns of a unit.
 struct Scanned {
-    bits: Vec<u8>,
-    present: u64,
-    kept: u64,
+    sets: Box<Sets>,
     classes: ClassCounts,
     withheld: Vec<PfnRange>,
     unused: Vec<PfnRange>,
@@ -122,49 +206,28 @@ impl<'f> Plan<'f> {
         budget: &Budget,
         heartbeat: &(dyn Fn() + Sync),
     ) -> Self {
-        let units = units::of(memory.ranges());
-        let room = Mutex::new(Room(budget.plan));
-        let (listed, unused) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let each = |unit: PfnRange, classes: &[PageClass]| {
-            let mut scanned = rule.decide(memory, unit, classes);
-            // Lists of all units together stay within the budget, too: what does not fit is not listed, or kept.
-            scanned.withheld.truncate(MAX_WITHHELD.saturating_sub(listed.load(Ordering::Relaxed)));
-            listed.fetch_add(scanned.withheld.len(), Ordering::Relaxed);
-            let bytes = to_u64(scanned.unused.len().saturating_mul(size_of::<PfnRange>()));
-            if unused.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > budget.plan.max(MIN_UNUSED)
-            {
-                scanned.unused.clear();
-            }
-            let bits = core::mem::take(&mut scanned.bits);
-            let bits = match scanned.kept {
-                0 => Bits::None,
-                all if all == scanned.present => Bits::Present,
-                _ => room.lock().unwrap_or_else(PoisonError::into_inner).hold(bits),
-            };
-            (Unit { pages: unit, kept: scanned.kept, bits, changed: AtomicBool::new(false) }, scanned)
-        };
-        let (scanned, damage) = units::scan(rule.filter, &units, budget.workers, heartbeat, each);
-        let mut plan = Self {
-            rule,
-            memory: Memory(memory),
-            units: Vec::with_capacity(scanned.len()),
-            kept: 0,
+        let gathered = Mutex::new(Gathered {
+            room: Room(budget.plan),
+            found: Found::default(),
             unused: Vec::new(),
-            found: Found { damage, ..Found::default() },
+            unused_room: budget.plan.max(MIN_UNUSED),
+        });
+        let each = |unit: PfnRange, classes: &[PageClass]| {
+            let scanned = rule.decide(memory, unit, classes);
+            let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
+            let sets = gathered.add(scanned);
+            Unit::new(unit, sets, &mut gathered.room)
         };
-        for (unit, scanned) in scanned {
-            plan.found.classes.merge(&scanned.classes);
-            for range in scanned.withheld {
-                PfnRange::append(&mut plan.found.withheld, range);
-            }
-            plan.found.withheld.truncate(MAX_WITHHELD);
-            for range in scanned.unused {
-                PfnRange::append(&mut plan.unused, range);
-            }
-            plan.units.push(unit);
-        }
-        plan.drop_unused_vmemmap(room.into_inner().unwrap_or_else(PoisonError::into_inner));
-        plan.kept = plan.units.iter().fold(0, |sum, unit| sum.saturating_add(unit.kept));
+        let (units, damage) =
+            units::scan(rule.filter, &units::of(memory.ranges()), budget.workers, heartbeat, each);
+        let Gathered { room, mut found, mut unused, .. } =
+            gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
+        found.damage = damage;
+        PfnRange::sort_and_join(&mut found.withheld);
+        PfnRange::sort_and_join(&mut unused);
+        let mut plan = Self { rule, memory: Memory(memory), units, kept: 0, unused, found };
+        plan.drop_unused_vmemmap(room);
+        plan.kept = plan.units.iter().fold(0, |sum, unit| sum.saturating_add(unit.kept()));
         plan
     }
 
@@ -183,13 +246,14 @@ impl<'f> Plan<'f> {
         PfnRange::count(self.memory.0.ranges())
     }
 
-    /// The pages of a unit whose kept pages cannot be told any more: as many, to have them marked as lost.
-    pub(super) fn stand_in(&self, unit: PfnRange, kept: u64) -> Vec<u8> {
-        let (mut bits, mut out) = (vec![0; UNIT_BYTES], Vec::new());
-        bitmap::fill(self.memory.0.ranges(), unit.start(), &mut bits);
-        bitmap::take_runs(&bits, unit.start(), &mut 0, kept, &mut out);
-        bitmap::fill(&out, unit.start(), &mut bits);
-        bits
+    /// What decides.
+    pub(super) fn order(&self) -> &'f Order {
+        self.rule.order
+    }
+
+    /// The units that have memory, in order.
+    pub(super) fn units(&self) -> &[Unit] {
+        &self.units
     }
 
     /// The block of bitmap 1 (exists) whose first bit is page `first`.
@@ -197,9 +261,27 @@ impl<'f> Plan<'f> {
         bitmap::fill(self.memory.0.ranges(), first, block);
     }
 
-    /// A walk over the kept pages, in order.
-    pub(super) fn walk(&self) -> Walk<'_, 'f> {
-        Walk { plan: self, unit: 0, bits: Vec::new(), at: 0, rank: 0 }
+    /// Calls `each` with the units in order: the pages of each and the bits of those that have a descriptor.
+    pub(super) fn each_unit<E>(
+        &self,
+        mut each: impl FnMut(PfnRange, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut loader = Loader::new(self);
+        for unit in &self.units {
+            if !loader.load(unit) {
+                self.stand_in(unit, &mut loader.sets.kept);
+            }
+            each(unit.pages(), &loader.sets.kept)?;
+        }
+        Ok(())
+    }
+
+    /// The bits of a unit whose kept pages cannot be told any more: as many, which will be lost.
+    fn stand_in(&self, unit: &Unit, bits: &mut [u8]) {
+        let (start, mut out) = (unit.pages().start(), Vec::new());
+        bitmap::fill(self.memory.0.ranges(), start, bits);
+        bitmap::take_runs(bits, start, &mut 0, unit.kept(), &mut out);
+        bitmap::fill(&out, start, bits);
     }
 
     /// Struct pages of pages that are not kept lie in other units than these pages: only a second pass can drop them.
@@ -207,67 +289,92 @@ impl<'f> Plan<'f> {
         if self.unused.is_empty() {
             return;
         }
-        self.unused.sort_unstable_by_key(|range| range.start());
         let mut dropped = 0_u64;
         for index in 0..self.units.len() {
             let Some(unit) = self.units.get(index) else { break };
-            let pages = unit.pages;
-            if !touches(&self.unused, pages) || unit.kept == 0 {
+            let pages = unit.pages();
+            if !PfnRange::touches(&self.unused, pages) || unit.kept == 0 {
                 continue;
             }
-            let Some(mut bits) = self.bits_of(unit) else { continue };
-            bitmap::clear(&self.unused, pages.start(), &mut bits);
-            let kept = bitmap::count(&bits);
-            dropped = dropped.saturating_add(unit.kept.saturating_sub(kept));
-            let bits = match unit.bits {
-                Bits::Forgotten(_) => Bits::Forgotten(crc32fast::hash(&bits)),
-                Bits::Held(_) => Bits::Held(bits.into_boxed_slice()),
-                Bits::Present | Bits::None => room.hold(bits),
-            };
+            let mut loader = Loader::new(self);
+            if !loader.load(unit) {
+                continue;
+            }
+            let mut sets = loader.sets;
+            sets.clear(&self.unused, pages);
+            let before = unit.kept();
+            if matches!(unit.bits, Bits::Held(_)) {
+                room.0 = room.0.saturating_add(to_u64(size_of::<Sets>()));
+            }
+            let changed = Unit::new(pages, sets, &mut room);
+            dropped = dropped.saturating_add(before.saturating_sub(changed.kept()));
             if let Some(unit) = self.units.get_mut(index) {
-                *unit = Unit { pages, kept, bits, changed: AtomicBool::new(false) };
+                *unit = changed;
             }
         }
-        // Struct pages are kernel memory by their own struct pages.
-        self.found.classes.reassign(PageClass::Kernel, PageClass::UnusedVmemmap, dropped);
+        // Struct pages are of the boot, or the kernel's where memory was added later.
+        let classes = &mut self.found.classes;
+        let reserved = dropped.min(classes.of(PageClass::Reserved));
+        classes.reassign(PageClass::Reserved, PageClass::UnusedVmemmap, reserved);
+        classes.reassign(PageClass::Kernel, PageClass::UnusedVmemmap, dropped.saturating_sub(reserved));
+    }
+}
+
+/// Finds the bits of units.
+pub(super) struct Loader<'p, 'f> {
+    plan: &'p Plan<'f>,
+    scanner: Option<Scanner<'f>>,
+    classes: Vec<PageClass>,
+    /// Those of the last unit that was loaded.
+    pub(super) sets: Box<Sets>,
+}
+
+impl<'p, 'f> Loader<'p, 'f> {
+    pub(super) fn new(plan: &'p Plan<'f>) -> Self {
+        Self { plan, scanner: None, classes: Vec::new(), sets: Box::default() }
     }
 
-    /// The bits of a unit; `None` if they are not what they were.
-    fn bits_of(&self, unit: &Unit) -> Option<Vec<u8>> {
-        let mut bits = vec![0; UNIT_BYTES];
+    /// Loads the bits of a unit. `false`: they are not what they were, and there are none.
+    pub(super) fn load(&mut self, unit: &Unit) -> bool {
         match &unit.bits {
-            Bits::None => (),
-            Bits::Present => bitmap::fill(self.memory.0.ranges(), unit.pages.start(), &mut bits),
-            Bits::Held(held) => bits.clone_from_slice(held.get(..UNIT_BYTES)?),
+            Bits::None => *self.sets = Sets::default(),
+            Bits::Held(held) => self.sets.clone_from(held),
             Bits::Forgotten(check) => {
-                let mut classes = Vec::new();
-                if let Some(filter) = self.rule.filter {
-                    filter.scanner().classify(unit.pages, &mut classes);
-                }
-                bits = self.rule.decide(self.memory.0, unit.pages, &classes).bits;
-                if crc32fast::hash(&bits) != *check {
-                    bitmap::clear(&self.unused, unit.pages.start(), &mut bits);
-                }
-                if crc32fast::hash(&bits) != *check || unit.changed.load(Ordering::Relaxed) {
+                let again = self.scan_again(unit.pages(), *check);
+                if !again || unit.changed.load(Ordering::Relaxed) {
                     unit.changed.store(true, Ordering::Relaxed);
-                    return None;
+                    *self.sets = Sets::default();
+                    return false;
                 }
             }
         }
-        Some(bits)
+        true
+    }
+
+    fn scan_again(&mut self, pages: PfnRange, check: u32) -> bool {
+        let Plan { rule, memory, unused, .. } = self.plan;
+        self.classes.clear();
+        if let Some(filter) = rule.filter {
+            self.scanner.get_or_insert_with(|| filter.scanner()).classify(pages, &mut self.classes);
+        }
+        self.sets = rule.decide(memory.0, pages, &self.classes).sets;
+        if self.sets.check() != check {
+            self.sets.clear(unused, pages);
+        }
+        self.sets.check() == check
     }
 }
 
 impl Rule<'_> {
     /// The pages of a unit that are kept, and what was found on the way.
     fn decide(&self, memory: &dyn PhysicalMemory, unit: PfnRange, classes: &[PageClass]) -> Scanned {
-        let mut bits = vec![0; UNIT_BYTES];
-        bitmap::fill(memory.ranges(), unit.start(), &mut bits);
-        let present = bitmap::count(&bits);
-        memory.absent(unit, &mut |gone| bitmap::clear(&[gone], unit.start(), &mut bits));
+        let mut sets: Box<Sets> = Box::default();
+        let Sets { kept, first } = &mut *sets;
+        bitmap::fill(memory.ranges(), unit.start(), kept);
+        memory.absent(unit, &mut |gone| bitmap::clear(&[gone], unit.start(), kept));
         let mut counts = ClassCounts::default();
         let mut withheld = Vec::new();
-        for run in bitmap::runs(&bits.clone(), unit.start()) {
+        for run in bitmap::runs(&kept.clone(), unit.start()) {
             let index = |pfn: Pfn| to_usize(pfn.0.saturating_sub(unit.start().0));
             let classes = classes.get(index(run.start())..index(run.end())).unwrap_or_default();
             let mut at = run.start();
@@ -278,81 +385,22 @@ impl Rule<'_> {
                 let (Some(&class), Some(range)) = (same.first(), range) else { continue };
                 counts.add(class, pages);
                 if class.is_dropped(self.exclude) {
-                    bitmap::clear(&[range], unit.start(), &mut bits);
+                    bitmap::clear(&[range], unit.start(), kept);
                     if matches!(class, PageClass::Poisoned | PageClass::Offline) {
                         withheld.push(range);
                     }
+                } else if self.order.is_first(class) {
+                    bitmap::set(&[range], unit.start(), first);
                 }
             }
         }
+        bitmap::set(&self.order.first, unit.start(), first);
+        bitmap::clear(&self.order.memmap, unit.start(), first);
+        bitmap::intersect(first, kept);
         let mut unused = Vec::new();
         if let Some(filter) = self.filter.filter(|_| self.exclude.unused_vmemmap()) {
-            filter.unused_vmemmap(unit, |pfn| bitmap::get(&bits, unit.start(), pfn), &mut unused);
+            filter.unused_vmemmap(unit, |pfn| bitmap::get(kept, unit.start(), pfn), &mut unused);
         }
-        let kept = bitmap::count(&bits);
-        Scanned { bits, present, kept, classes: counts, withheld, unused }
+        Scanned { sets, classes: counts, withheld, unused }
     }
-}
-
-/// Hands out the kept pages.
-#[derive(Debug)]
-pub(super) struct Walk<'p, 'f> {
-    plan: &'p Plan<'f>,
-    unit: usize,
-    /// Bits of the unit before `unit`.
-    bits: Vec<u8>,
-    at: u64,
-    rank: u64,
-}
-
-impl Walk<'_, '_> {
-    /// The bits of the next unit that has memory, with its pages and how many are kept; `None` for bits means that the
-    /// kept pages cannot be told any more.
-    pub(super) fn next_unit(&mut self) -> Option<(PfnRange, u64, Option<Vec<u8>>)> {
-        let unit = self.plan.units.get(self.unit)?;
-        self.unit = self.unit.saturating_add(1);
-        Some((unit.pages, unit.kept, self.plan.bits_of(unit)))
-    }
-
-    /// Puts up to `most` of the next kept pages into `pages`, and says the rank of the first and how many there are.
-    /// With pages that are lost, `pages` is empty.
-    pub(super) fn next(&mut self, most: u64, pages: &mut Vec<PfnRange>) -> Option<Work> {
-        pages.clear();
-        loop {
-            let unit = self.unit.checked_sub(1).and_then(|unit| self.plan.units.get(unit));
-            if let Some(unit) = unit
-                && let Some(count) =
-                    bitmap::take_runs(&self.bits, unit.pages.start(), &mut self.at, most, pages)
-            {
-                let work = Work { rank: self.rank, pages: count };
-                self.rank = self.rank.saturating_add(count);
-                return Some(work);
-            }
-            let (_, kept, bits) = self.next_unit()?;
-            self.at = 0;
-            if let Some(bits) = bits {
-                self.bits = bits;
-            } else {
-                self.bits.clear();
-                let work = Work { rank: self.rank, pages: kept };
-                self.rank = self.rank.saturating_add(kept);
-                return Some(work);
-            }
-        }
-    }
-}
-
-/// Consecutive kept pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Work {
-    /// Rank of the first.
-    pub(super) rank: u64,
-    /// How many.
-    pub(super) pages: u64,
-}
-
-/// Whether one of the sorted `ranges` has a page of `pages`.
-fn touches(ranges: &[PfnRange], pages: PfnRange) -> bool {
-    let first = ranges.partition_point(|range| range.end() <= pages.start());
-    ranges.get(first).is_some_and(|range| range.intersect(pages).is_some())
 }

@@ -12,7 +12,7 @@ use crate::config::Format;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::places::{ElfPlaces, LimePlaces, Places};
 use crate::dump::plan::Plan;
-use crate::dump::{DumpError, DumpWriter, Heartbeat, SYNC_EVERY, bitmap, notes};
+use crate::dump::{DumpError, DumpWriter, Heartbeat, bitmap, notes};
 use crate::format::{elf, lime};
 use crate::report::PageCounts;
 use crate::sink::Sink;
@@ -25,6 +25,8 @@ const MIN_RUN_BYTES: u64 = 16 << 20;
 /// Segments that an ELF header counts itself. More stand in a section header (PN_XNUM), which volatility3 and older
 /// tools do not look at.
 const PLAIN_SEGMENTS: usize = 0xfffe;
+/// Bytes of page data between two syncs.
+const SYNC_EVERY: u64 = 16 << 20;
 /// Pages between two syncs where most are zeros: bounds the ranges that wait for their headers.
 const SYNC_EVERY_PAGES: u64 = 64 << 10;
 
@@ -144,7 +146,7 @@ impl<'a> SegmentWriter<'a> {
     }
 
     fn write_span(&mut self, span: &Span, batch: &Batch) -> Result<(), DumpError> {
-        let bytes = batch.data.get(span.from..span.to).unwrap_or_default();
+        let bytes = batch.data().get(span.from..span.to).unwrap_or_default();
         if !bytes.is_empty() {
             self.write(span.at, bytes, "memory")?;
             self.landed = span.mark;
@@ -197,7 +199,7 @@ impl DumpWriter for SegmentWriter<'_> {
     }
 
     fn append(&mut self, batch: &Batch) -> Result<(), DumpError> {
-        let mut pages = batch.pages.iter().flat_map(|run| run.start().0..run.end().0).map(Pfn);
+        let mut pages = batch.runs.iter().flat_map(|run| run.pages.start().0..run.pages.end().0).map(Pfn);
         let (mut span, mut read) = (Span::default(), 0_usize);
         for &body in &batch.bodies {
             let pfn = pages.next();
@@ -220,7 +222,7 @@ impl DumpWriter for SegmentWriter<'_> {
             (span.to, span.mark) = (read, self.appended);
         }
         self.write_span(&span, batch)?;
-        self.unsynced = self.unsynced.saturating_add(to_u64(batch.data.len()));
+        self.unsynced = self.unsynced.saturating_add(to_u64(batch.data().len()));
         let waiting = self.appended.pages.total().saturating_sub(self.claimed.pages.total());
         if self.unsynced >= SYNC_EVERY || waiting >= SYNC_EVERY_PAGES { self.checkpoint() } else { Ok(()) }
     }
@@ -270,10 +272,9 @@ fn runs(plan: &Plan<'_>, heartbeat: &Heartbeat<'_>) -> Vec<PfnRange> {
 /// Calls `each` with the runs of kept pages, in order; runs that touch are one.
 fn each_run(plan: &Plan<'_>, heartbeat: &Heartbeat<'_>, mut each: impl FnMut(PfnRange)) {
     let mut open: Option<PfnRange> = None;
-    let mut walk = plan.walk();
-    while let Some((unit, _, bits)) = walk.next_unit() {
+    let Ok(()) = plan.each_unit(|unit, bits| {
         heartbeat();
-        for run in bitmap::runs(&bits.unwrap_or_default(), unit.start()) {
+        for run in bitmap::runs(bits, unit.start()) {
             let joined = open.filter(|open| open.end() == run.start());
             let joined = joined.and_then(|open| PfnRange::new(open.start(), run.end()));
             if joined.is_none() {
@@ -281,7 +282,8 @@ fn each_run(plan: &Plan<'_>, heartbeat: &Heartbeat<'_>, mut each: impl FnMut(Pfn
             }
             open = joined.or(Some(run));
         }
-    }
+        Ok::<(), core::convert::Infallible>(())
+    });
     open.into_iter().for_each(each);
 }
 

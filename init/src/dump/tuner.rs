@@ -1,0 +1,356 @@
+//! `compress = "auto"`: which zstd level ends the dump soonest, found while it runs.
+//!
+//! A dump takes as long as the slower of two: the CPUs that compress, and the sink that takes what is left. A higher
+//! level moves work from the sink to the CPUs. Some pages are compressed at all levels of a ladder, so that what each
+//! costs and saves is known for *these* pages on *this* CPU; how fast the sink is shows whenever it is the slower one.
+//! Sinks go on writing while the CPU compresses (page cache, socket buffer), so the two overlap, with one thread as with more.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::addr::to_u64;
+use crate::config::Compress;
+use crate::dump::codec::Codec;
+
+/// The level of the first pages.
+pub(super) const START: i32 = 1;
+/// The levels that there is a choice of; between them lies nothing of use (docs/pipeline.md).
+const LADDER: [i32; 8] = [-5, -3, -1, START, 3, 6, 9, 12];
+/// Of these, the ones that cost several times as much as the others, and are tried on fewer pages.
+const COSTLY: i32 = 6;
+/// One of so many trials has the costly levels.
+const COSTLY_EVERY: u64 = 8;
+/// The first pages of a worker that are tried, one of [`DENSE`] each; later one of [`SPARSE`].
+const EARLY: u64 = 128;
+const DENSE: u64 = 8;
+const SPARSE: u64 = 1024;
+/// Pages after which what was measured counts half: memory is not the same everywhere.
+const MEMORY: f64 = 256.0;
+/// How long the sink is watched before the level is thought over.
+const WINDOW: Duration = Duration::from_millis(50);
+/// A sink that is waited for in more than this part of the time is the slower one; with threads, one that waits less.
+const WAITED_FOR: f64 = 0.05;
+/// A sink that is not the slower one may be faster than it was last seen: its speed is taken to grow by this in a window.
+const GROWTH: f64 = 1.05;
+/// A level must be better by this much to be worth a change.
+const WORTH: f64 = 0.98;
+
+/// What the threads of a dump share.
+pub(super) struct Tuner {
+    level: AtomicI32,
+    threads: f64,
+    /// None unless the level is to be found.
+    state: Option<Mutex<State>>,
+}
+
+/// What was measured.
+struct State {
+    rungs: [Rung; LADDER.len()],
+    /// CPU seconds per page besides compressing it: reading, looking for zeros.
+    overhead: Option<f64>,
+    /// Bytes per second that the sink takes; unknown while it was never the slower one.
+    speed: Option<f64>,
+    window: Watch,
+    /// Batches by level.
+    used: [u64; LADDER.len()],
+}
+
+/// A level, against [`START`] on the same pages.
+#[derive(Clone, Copy, Default)]
+struct Rung {
+    seconds: f64,
+    bytes: f64,
+    start_seconds: f64,
+    start_bytes: f64,
+    pages: f64,
+}
+
+impl Rung {
+    fn add(&mut self, seconds: f64, bytes: f64, start: (f64, f64)) {
+        if self.pages >= MEMORY {
+            for sum in [&mut self.seconds, &mut self.bytes, &mut self.start_seconds, &mut self.start_bytes] {
+                *sum /= 2.0;
+            }
+            self.pages /= 2.0;
+        }
+        self.seconds += seconds;
+        self.bytes += bytes;
+        self.start_seconds += start.0;
+        self.start_bytes += start.1;
+        self.pages += 1.0;
+    }
+}
+
+/// What the writing thread did since `since`.
+struct Watch {
+    since: Instant,
+    bytes: f64,
+    /// In the sink.
+    writing: Duration,
+    /// Of this, on the CPU.
+    cpu: Duration,
+    /// For workers.
+    waiting: Duration,
+    threaded: bool,
+}
+
+impl Watch {
+    fn new() -> Self {
+        let none = Duration::ZERO;
+        Self { since: Instant::now(), bytes: 0.0, writing: none, cpu: none, waiting: none, threaded: false }
+    }
+
+    /// Bytes per second, if the sink was the slower one.
+    fn speed_of_sink(&self, elapsed: Duration) -> Option<f64> {
+        let all = elapsed.as_secs_f64();
+        let slower = if self.threaded {
+            self.waiting.as_secs_f64() < all * WAITED_FOR
+        } else {
+            self.writing.saturating_sub(self.cpu).as_secs_f64() > all * WAITED_FOR
+        };
+        slower.then_some(self.bytes / all)
+    }
+}
+
+impl Tuner {
+    pub(super) fn new(compress: Compress, workers: usize) -> Self {
+        let state = (compress == Compress::Auto).then(|| {
+            Mutex::new(State {
+                rungs: [Rung::default(); LADDER.len()],
+                overhead: None,
+                speed: None,
+                window: Watch::new(),
+                used: [0; LADDER.len()],
+            })
+        });
+        let threads = f64::from(u32::try_from(workers).unwrap_or(u32::MAX).max(1));
+        Self { level: AtomicI32::new(START), threads, state }
+    }
+
+    fn state(&self) -> Option<MutexGuard<'_, State>> {
+        self.state.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A worker's part of it.
+    pub(super) fn probe(&self) -> Probe {
+        let codecs = if self.state.is_some() {
+            LADDER
+                .iter()
+                .filter_map(|&level| Some((level, Codec::new(Compress::Zstd(level)).ok()?)))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        Probe { codecs, ..Probe::default() }
+    }
+
+    /// Watches the sink take `bytes`.
+    pub(super) fn emitting<T>(&self, bytes: usize, emit: impl FnOnce() -> T) -> T {
+        if self.state.is_none() {
+            return emit();
+        }
+        let (start, cpu) = (Instant::now(), cpu_time());
+        let result = emit();
+        let (writing, cpu) = (start.elapsed(), cpu_time().saturating_sub(cpu));
+        if let Some(mut state) = self.state() {
+            let window = &mut state.window;
+            window.bytes += float(bytes);
+            window.writing = window.writing.saturating_add(writing);
+            window.cpu = window.cpu.saturating_add(cpu);
+            let elapsed = window.since.elapsed();
+            if elapsed >= WINDOW {
+                state.look(elapsed);
+                self.choose(&state);
+            }
+        }
+        result
+    }
+
+    /// Watches the writing thread wait for the workers.
+    pub(super) fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        if self.state.is_none() {
+            return wait();
+        }
+        let start = Instant::now();
+        let result = wait();
+        if let Some(mut state) = self.state() {
+            state.window.waiting = state.window.waiting.saturating_add(start.elapsed());
+            state.window.threaded = true;
+        }
+        result
+    }
+
+    fn choose(&self, state: &State) {
+        let now = self.level.load(Ordering::Relaxed);
+        let Some(current) = state.seconds_per_page(now, self.threads) else { return };
+        let times =
+            LADDER.iter().filter_map(|&level| Some((level, state.seconds_per_page(level, self.threads)?)));
+        let Some((best, seconds)) = times.min_by(|a, b| a.1.total_cmp(&b.1)) else { return };
+        if seconds < current * WORTH {
+            log::debug!(
+                "zstd level {now} to {best}: {:.2} to {:.2} us a page, sink {:.0} MB/s",
+                current * 1e6,
+                seconds * 1e6,
+                state.speed.unwrap_or(f64::INFINITY) / 1e6
+            );
+            self.level.store(best, Ordering::Relaxed);
+        }
+    }
+
+    /// Says which levels were used.
+    pub(super) fn log(&self) {
+        let Some(state) = self.state() else { return };
+        let all: u64 = state.used.iter().fold(0, |sum, &used| sum.saturating_add(used));
+        let share = |used: u64| used.saturating_mul(100).checked_div(all).unwrap_or(0);
+        let text: Vec<String> = LADDER
+            .iter()
+            .zip(state.used)
+            .filter(|&(_, used)| used > 0)
+            .map(|(level, used)| format!("{level} for {}%", share(used)))
+            .collect();
+        let speed = state
+            .speed
+            .map_or_else(|| "never the slower one".into(), |speed| format!("{:.0} MB/s", speed / 1e6));
+        log::info!("zstd levels: {}; sink: {speed}", text.join(", "));
+    }
+}
+
+impl State {
+    /// Ends a window.
+    fn look(&mut self, elapsed: Duration) {
+        let window = core::mem::replace(&mut self.window, Watch::new());
+        self.speed = match (window.speed_of_sink(elapsed), self.speed) {
+            (Some(seen), Some(before)) => Some(f64::midpoint(seen, before)),
+            (Some(seen), None) => Some(seen),
+            (None, before) => before.map(|before| before * GROWTH),
+        };
+    }
+
+    /// Seconds that a page takes at a level, with so many threads.
+    fn seconds_per_page(&self, level: i32, threads: f64) -> Option<f64> {
+        let rung = |wanted: i32| {
+            let index = LADDER.iter().position(|&level| level == wanted)?;
+            self.rungs.get(index).filter(|rung| rung.pages > 0.0)
+        };
+        let (start, rung) = (rung(START)?, rung(level)?);
+        let seconds = start.seconds / start.pages * rung.seconds / rung.start_seconds.max(f64::MIN_POSITIVE);
+        let bytes = start.bytes / start.pages * rung.bytes / rung.start_bytes.max(f64::MIN_POSITIVE);
+        let cpu = (self.overhead.unwrap_or(0.0) + seconds) / threads;
+        Some(self.speed.map_or(cpu, |speed| cpu.max(bytes / speed)))
+    }
+}
+
+/// Tries levels on some of a worker's pages.
+#[derive(Default)]
+pub(super) struct Probe {
+    codecs: Vec<(i32, Codec)>,
+    level: i32,
+    /// Pages seen and tried.
+    seen: u64,
+    tried: u64,
+    /// In this batch: when it began and what the trials took, CPU time; pages that were compressed.
+    began: Duration,
+    trials: Duration,
+    compressed: u64,
+    found: Vec<(usize, f64, f64, (f64, f64))>,
+    out: Vec<u8>,
+}
+
+impl Probe {
+    /// Begins a batch: sets the level.
+    pub(super) fn begin(&mut self, tuner: &Tuner, codec: &mut Codec) {
+        if self.codecs.is_empty() {
+            return;
+        }
+        let level = tuner.level.load(Ordering::Relaxed);
+        if level != self.level {
+            self.level = level;
+            codec.set_level(level);
+        }
+        (self.began, self.trials, self.compressed) = (cpu_time(), Duration::ZERO, 0);
+    }
+
+    /// Sees a page that is going to be compressed.
+    pub(super) fn page(&mut self, page: &[u8]) {
+        if self.codecs.is_empty() {
+            return;
+        }
+        self.compressed = self.compressed.saturating_add(1);
+        let every = if self.seen < EARLY { DENSE } else { SPARSE };
+        let due = self.seen.is_multiple_of(every);
+        self.seen = self.seen.saturating_add(1);
+        if due {
+            self.try_levels(page);
+        }
+    }
+
+    fn try_levels(&mut self, page: &[u8]) {
+        let began = cpu_time();
+        let costly = self.tried.is_multiple_of(COSTLY_EVERY);
+        self.tried = self.tried.saturating_add(1);
+        self.out.resize(page.len(), 0);
+        let mut results: Vec<(usize, f64, f64)> = Vec::with_capacity(LADDER.len());
+        let mut start = None;
+        for (index, (level, codec)) in self.codecs.iter_mut().enumerate() {
+            if *level >= COSTLY && !costly {
+                continue;
+            }
+            let before = cpu_time();
+            let (len, _) = codec.pack_or_copy(page, &mut self.out);
+            let seconds = cpu_time().saturating_sub(before).as_secs_f64();
+            results.push((index, seconds, float(len)));
+            if *level == START {
+                start = Some((seconds, float(len)));
+            }
+        }
+        if let Some(start) = start {
+            self.found
+                .extend(results.into_iter().map(|(index, seconds, bytes)| (index, seconds, bytes, start)));
+        }
+        self.trials = self.trials.saturating_add(cpu_time().saturating_sub(began));
+    }
+
+    /// Ends a batch: tells what was found.
+    pub(super) fn end(&mut self, tuner: &Tuner) {
+        let Some(mut state) = tuner.state() else { return };
+        for (index, seconds, bytes, start) in self.found.drain(..) {
+            if let Some(rung) = state.rungs.get_mut(index) {
+                rung.add(seconds, bytes, start);
+            }
+        }
+        if let Some(used) =
+            LADDER.iter().position(|&level| level == self.level).and_then(|at| state.used.get_mut(at))
+        {
+            *used = used.saturating_add(1);
+        }
+        let spent = cpu_time().saturating_sub(self.began).saturating_sub(self.trials).as_secs_f64();
+        let pages = f64::from(u32::try_from(self.compressed).unwrap_or(u32::MAX));
+        if pages > 0.0
+            && let Some(compressing) = state.compressing(self.level)
+        {
+            let overhead = (spent / pages - compressing).max(0.0);
+            state.overhead = Some(state.overhead.map_or(overhead, |before| before * 0.9 + overhead * 0.1));
+        }
+    }
+}
+
+impl State {
+    /// CPU seconds for compressing a page at a level.
+    fn compressing(&self, level: i32) -> Option<f64> {
+        let without =
+            Self { overhead: None, speed: None, window: Watch::new(), used: self.used, rungs: self.rungs };
+        without.seconds_per_page(level, 1.0)
+    }
+}
+
+/// CPU time of this thread.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
+}
+
+fn float(bytes: usize) -> f64 {
+    f64::from(u32::try_from(to_u64(bytes)).unwrap_or(u32::MAX))
+}
