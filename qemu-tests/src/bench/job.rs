@@ -1,0 +1,67 @@
+//! One dump, as the capture makes it.
+
+use anyhow::{Context, Result};
+use capture::budget::Budget;
+use capture::config::{Compress, Config, DumpLevel, Exclude};
+use capture::dump::{self, Written};
+use capture::facts::Facts;
+use capture::kernel::Kernel;
+use capture::report::Summary;
+use capture::run;
+use capture::sink::Sink;
+use capture::source::Core;
+
+use super::args::Args;
+
+/// Bytes for the plan: what a capture kernel with 128 MiB available gives it.
+const PLAN_MIB: u64 = 16;
+
+/// How the dump is to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Job {
+    workers: usize,
+    exclude: Exclude,
+    compress: Compress,
+    plan: u64,
+}
+
+impl Job {
+    /// `--workers`, `--level`, `--compress`, `--plan-mib`.
+    pub fn from_args(args: &mut Args) -> Result<Self> {
+        Ok(Self {
+            workers: args.option("workers", 1)?,
+            exclude: Exclude::from(args.option("level", DumpLevel::new(31)?)?),
+            compress: args.option("compress", Compress::default())?,
+            plan: args.option("plan-mib", PLAN_MIB)?.saturating_mul(1 << 20),
+        })
+    }
+
+    /// Dumps `core` to the sink that `open` makes when the page filter is ready; returns what was written, and what the
+    /// capture would report.
+    pub fn dump<S: Sink>(
+        &self,
+        core: &dyn Core,
+        open: impl FnOnce() -> S,
+    ) -> Result<(S, Written, Vec<String>)> {
+        let mut config = Config::default();
+        config.dump.exclude = self.exclude;
+        config.dump.compress = self.compress;
+        let mut summary = Summary::new(&config);
+        run::record_anomalies(core, &mut summary);
+        let info = run::settle(core, &Facts::default(), &|| (), &mut summary);
+        let kernel = Kernel::new(core, &info, core.mappings());
+        let utsname = run::describe(Some(core), Some(&kernel), &Facts::default(), &mut summary);
+        let filter = run::page_filter(core, &info, &mut summary);
+        let mut request = run::request(utsname, info.clone(), &config);
+        self.limit(&mut request.budget);
+        let (mut sink, mut written) = (open(), Written::default());
+        dump::write(core, filter.as_ref(), &request, &mut sink, &|| (), &mut written).context("dumping")?;
+        run::record(&written, &mut summary);
+        Ok((sink, written, summary.degradations.iter().map(ToString::to_string).collect()))
+    }
+
+    fn limit(&self, budget: &mut Budget) {
+        budget.workers = self.workers;
+        budget.plan = self.plan;
+    }
+}
