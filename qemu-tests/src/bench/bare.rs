@@ -41,8 +41,9 @@ pub fn kept_pages(core: &dyn Core, job: &Job) -> Result<Vec<u8>> {
 
 fn write(core: &dyn Core, job: &Job, path: &Path) -> Result<()> {
     let file = OpenOptions::new().write(true).open(path).context("opening a temporary file")?;
-    let (mut sink, ..) = job.dump(core, || FileSink::new(file))?;
-    sink.sync().context("writing a temporary file")
+    let mut dumped = job.dump(core, || FileSink::new(file));
+    dumped.result.context("dumping to a temporary file")?;
+    dumped.sink.sync().context("writing a temporary file")
 }
 
 /// The parts of `range` that are in none of `gone`, which are sorted.

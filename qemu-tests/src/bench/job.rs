@@ -1,9 +1,9 @@
 //! One dump, as the capture makes it.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use capture::budget::Budget;
 use capture::config::{Compress, Config, DumpLevel, Exclude};
-use capture::dump::{self, Written};
+use capture::dump::{self, DumpError, Written};
 use capture::facts::Facts;
 use capture::kernel::Kernel;
 use capture::report::Summary;
@@ -25,6 +25,19 @@ pub struct Job {
     plan: u64,
 }
 
+/// What became of it.
+#[derive(Debug)]
+pub struct Dumped<S> {
+    /// The sink.
+    pub sink: S,
+    /// What was written.
+    pub written: Written,
+    /// What the capture would report.
+    pub degradations: Vec<String>,
+    /// Whether it is whole.
+    pub result: Result<(), DumpError>,
+}
+
 impl Job {
     /// `--workers`, `--level`, `--compress`, `--plan-mib`.
     pub fn from_args(args: &mut Args) -> Result<Self> {
@@ -36,13 +49,8 @@ impl Job {
         })
     }
 
-    /// Dumps `core` to the sink that `open` makes when the page filter is ready; returns what was written, and what the
-    /// capture would report.
-    pub fn dump<S: Sink>(
-        &self,
-        core: &dyn Core,
-        open: impl FnOnce() -> S,
-    ) -> Result<(S, Written, Vec<String>)> {
+    /// Dumps `core` to the sink that `open` makes when the page filter is ready.
+    pub fn dump<S: Sink>(&self, core: &dyn Core, open: impl FnOnce() -> S) -> Dumped<S> {
         let mut config = Config::default();
         config.dump.exclude = self.exclude;
         config.dump.compress = self.compress;
@@ -55,9 +63,10 @@ impl Job {
         let mut request = run::request(utsname, info.clone(), &config);
         self.limit(&mut request.budget);
         let (mut sink, mut written) = (open(), Written::default());
-        dump::write(core, filter.as_ref(), &request, &mut sink, &|| (), &mut written).context("dumping")?;
+        let result = dump::write(core, filter.as_ref(), &request, &mut sink, &|| (), &mut written);
         run::record(&written, &mut summary);
-        Ok((sink, written, summary.degradations.iter().map(ToString::to_string).collect()))
+        let degradations = summary.degradations.iter().map(ToString::to_string).collect();
+        Dumped { sink, written, degradations, result }
     }
 
     fn limit(&self, budget: &mut Budget) {

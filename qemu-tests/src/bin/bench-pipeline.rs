@@ -1,8 +1,9 @@
 //! Measures the dump engine in this process. Each command prints a line of JSON.
 //!
 //! ```text
-//! synthetic GIB [--text 1] [--same 3]              a made-up machine to a sink that takes everything at once
-//! sink CORE --rate MBps|null [--buffer-mib 8]      a core to a simulated device
+//! synthetic GIB [--text 1] [--same 3] [--until headers|end]
+//!                                                  a made-up machine to a sink that takes everything at once
+//! sink CORE [--rate MBps|null] [--buffer-mib 8]    a core to a simulated device
 //! bare CORE [--workers N] [--level L] [--zstd 1]   nothing but the compression of the kept pages, in memory
 //! ```
 //!
@@ -18,8 +19,8 @@ use capture::source::{Access, Core, Vmcore};
 use qemu_tests::bench::args::Args;
 use qemu_tests::bench::bare;
 use qemu_tests::bench::content::Content;
-use qemu_tests::bench::device::Device;
-use qemu_tests::bench::job::Job;
+use qemu_tests::bench::device::{Device, Kind};
+use qemu_tests::bench::job::{Dumped, Job};
 use qemu_tests::bench::machine::Machine;
 use qemu_tests::bench::meter::{Measured, Meter};
 use serde::Serialize;
@@ -50,37 +51,45 @@ fn synthetic(mut args: Args) -> Result<()> {
     let gib = args.word("GIB")?.parse().context("GIB")?;
     let content = Content::new(args.option("text", 1)?, args.option("same", 3)?);
     let job = Job::from_args(&mut args)?;
+    let ends_with_headers = match args.option("until", "end".to_owned())?.as_str() {
+        "end" => false,
+        "headers" => true,
+        other => bail!("--until {other}: there are headers and end"),
+    };
     args.done()?;
     let machine = Machine::new(gib, content)?;
-    let degradations = dump(&machine, &job, None, 0)?;
+    let degradations = dump(&machine, &job, Kind { ends_with_headers, ..Kind::default() })?;
     ensure!(degradations.is_empty(), "the capture is not content: {}", degradations.join("; "));
     Ok(())
 }
 
 fn sink(mut args: Args) -> Result<()> {
     let core = open(&mut args)?;
-    let rate = match args.option("rate", String::new())?.as_str() {
+    let rate = match args.option("rate", "null".to_owned())?.as_str() {
         "null" => None,
         rate => Some(rate.parse::<NonZeroU64>().context("--rate: MB/s or null")?),
     };
     let buffer = args.option("buffer-mib", 8_u64)?.saturating_mul(1 << 20);
     let job = Job::from_args(&mut args)?;
     args.done()?;
-    for degradation in dump(&core, &job, rate, buffer)? {
+    for degradation in dump(&core, &job, Kind { rate, buffer, ends_with_headers: false })? {
         eprintln!("{degradation}");
     }
     Ok(())
 }
 
 /// Dumps to a device and prints the line; returns what the capture would report.
-fn dump(core: &dyn Core, job: &Job, rate: Option<NonZeroU64>, buffer: u64) -> Result<Vec<String>> {
+fn dump(core: &dyn Core, job: &Job, kind: Kind) -> Result<Vec<String>> {
     let mut meter = Meter::start()?;
-    let (device, written, degradations) = job.dump(core, || {
+    let Dumped { sink, written, degradations, result } = job.dump(core, || {
         meter.lap("filter");
-        Device::new(rate, buffer, &mut meter)
-    })?;
-    let sink_bytes = device.written;
-    meter.lap("data"); // the last sync has waited for the device
+        Device::new(kind, &mut meter)
+    });
+    let sink_bytes = sink.written;
+    if !kind.ends_with_headers {
+        result.context("dumping")?;
+        meter.lap("data"); // the last sync has waited for the device
+    }
     print(&Line { measured: meter.finish(), bytes: written.bytes, sink_bytes, pages: written.pages })?;
     Ok(degradations)
 }
