@@ -7,7 +7,7 @@
 //!
 //! Nothing here interprets a dump: that is left to crash, drgn and makedumpfile, so that the product's own reader is
 //! never its own judge. Of the product only the image builder's parts are used
-//! as a library; everything else goes through its command line. [`bench`] is about time and memory, and calls the dump
+//! as a library; everything else goes through its command line. [`mod@bench`] is about time and memory, and calls the dump
 //! engine itself.
 
 pub mod accel;
