@@ -42,18 +42,46 @@ impl Budget {
 
 /// `MemAvailable` in bytes.
 fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    kib(meminfo, "MemAvailable:")
+}
+
+/// The number behind `key` in a file of `/proc`, in bytes.
+fn kib(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     kib.checked_mul(1024)
+}
+
+/// What the capture costs its kernel, seen from time to time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct MemoryUse {
+    /// Most memory that was this process's alone (RssAnon and RssShmem), bytes.
+    pub peak_own_bytes: u64,
+    /// Least MemAvailable, bytes.
+    pub least_available_bytes: u64,
+}
+
+impl Default for MemoryUse {
+    fn default() -> Self {
+        Self { peak_own_bytes: 0, least_available_bytes: u64::MAX }
+    }
+}
+
+impl MemoryUse {
+    /// Looks at both.
+    pub fn look(&mut self) {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let own = |key| kib(&status, key).unwrap_or(0);
+        self.peak_own_bytes = self.peak_own_bytes.max(own("RssAnon:").saturating_add(own("RssShmem:")));
+        let available = mem_available(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
+        self.least_available_bytes = self.least_available_bytes.min(available.unwrap_or(u64::MAX));
+    }
 }
 
 /// Peak resident memory of this process so far, in bytes (`VmHWM`).
 #[must_use]
 pub fn peak_memory() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    kib.checked_mul(1024)
+    kib(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
 #[cfg(test)]

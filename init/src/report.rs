@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::addr::PfnRange;
+use crate::budget::MemoryUse;
 use crate::config::Config;
 use crate::filter::{ClassCounts, Contradiction, PageClass, ScanStats};
 use crate::kernel::dmesg::DmesgStats;
@@ -255,6 +256,8 @@ pub struct Summary {
     pub workers: usize,
     /// Seconds by phase.
     pub seconds: Phases,
+    /// Memory during the dump.
+    pub memory_use: MemoryUse,
     /// Peak resident memory of the capture process, bytes.
     pub peak_memory_bytes: Option<u64>,
     /// What was made do with.

@@ -221,6 +221,7 @@ pub fn record(written: &Written, summary: &mut Summary) {
     summary.record_classes(&written.found.classes, &written.found.withheld, &written.found.damage);
     summary.record(&written.pages, written.bytes);
     summary.vital_bytes = written.vital_bytes;
+    summary.memory_use = written.memory;
 }
 
 /// What the dump is to be; the same for a capture and for `afterimage dump`.

@@ -3,6 +3,7 @@
 use crate::command::{Run, command};
 use anyhow::{Context, Result};
 use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 /// A disk image file.
@@ -49,6 +50,31 @@ impl Disk {
         let complaints: Vec<_> = said.lines().filter(|line| !line.starts_with("debugfs ")).collect();
         anyhow::ensure!(complaints.is_empty(), "debugfs {request:?}: {}", complaints.join("\n"));
         Ok(())
+    }
+
+    /// Replays the journal, as the next mount would.
+    pub fn replay(&self) -> Result<()> {
+        command("e2fsck").args(["-p", "-E", "journal_only"]).arg(&self.path).run().map(drop)
+    }
+
+    /// Fills the ext4 file system so that `room` bytes are left.
+    pub fn leave(&self, room: u64) -> Result<()> {
+        let output = command("dumpe2fs").arg("-h").arg(&self.path).run()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let number = |key: &str| -> Result<u64> {
+            let line =
+                said.lines().find_map(|line| line.strip_prefix(key)).with_context(|| format!("no {key}"))?;
+            line.trim().parse().with_context(|| format!("{key} {line}"))
+        };
+        let free = number("Free blocks:")?.saturating_mul(number("Block size:")?);
+        let ballast = self.path.with_extension("ballast");
+        let bytes = free.checked_sub(room).context("the disk is smaller than the room it is to have")?;
+        // Not zeros: debugfs makes holes of them.
+        let mut file = File::create(&ballast).context("making the ballast")?;
+        io::copy(&mut io::repeat(0xff).take(bytes), &mut file).context("writing the ballast")?;
+        let request = format!("write {} ballast", ballast.display());
+        command("debugfs").args(["-w", "-R", &request]).arg(&self.path).run()?;
+        fs::remove_file(&ballast).context("removing the ballast")
     }
 
     /// Checks the ext4 file system without changing it; fails when anything is wrong with it.

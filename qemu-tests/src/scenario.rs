@@ -35,6 +35,8 @@ pub const COUNTERS: &str = "counters.txt";
 const DUMPS: &str = "/var/crash";
 /// Room for an uncompressed dump of everything.
 const DISK_SIZE: u64 = 2 << 30;
+/// A disk that is to be full.
+const SMALL_DISK: u64 = 128 << 20;
 /// Emulated, on a loaded machine.
 const BOOT: Duration = Duration::from_mins(4);
 const CAPTURE: Duration = Duration::from_mins(15);
@@ -122,6 +124,10 @@ pub struct Scenario {
     pub shape: Shape,
     /// Words for the kernel command line of production.
     pub append: String,
+    /// The machine loses power when the capture kernel says this.
+    pub power_cut: Option<String>,
+    /// Bytes that the disk has left for dumps.
+    pub room: Option<u64>,
     /// Whether there is a second, write-protected disk with an ext4 file system of [`READ_ONLY_UUID`].
     pub read_only_disk: bool,
 }
@@ -144,6 +150,8 @@ impl Scenario {
             plants: Vec::new(),
             shape: Shape::default(),
             append: String::new(),
+            power_cut: None,
+            room: None,
             read_only_disk: false,
         }
     }
@@ -193,11 +201,20 @@ impl Scenario {
         vm.console.expect("production: loaded", BOOT)?;
         vm.console.expect("production: panicking", BOOT)?;
         let panic = vm.console.expect("Kernel panic", BOOT)?.at;
-        let (end, console) = vm.wait_exit(CAPTURE)?;
+        let (end, console) = match &self.power_cut {
+            None => vm.wait_exit(CAPTURE)?,
+            Some(said) => {
+                let end = vm.console.expect(said, CAPTURE)?.at;
+                (end, vm.cut_power())
+            }
+        };
         let console: Vec<_> = console.into_iter().skip_while(|line| line.at < panic).collect();
 
         let [disk, others @ ..] = disks.as_slice() else { bail!("there is no disk") };
         disk.check().context("the file system that took the dump")?;
+        if self.power_cut.is_some() {
+            disk.replay()?;
+        }
         let crash = dir.join("read-back");
         disk.read_back(DUMPS, &crash)?;
         let dumps = match (self.target, others) {
@@ -268,7 +285,11 @@ impl Scenario {
     /// The production disk first, then what the scenario asks for.
     fn disks(&self, dir: &Path) -> Result<Vec<Disk>> {
         let content = dir.join("content");
-        let mut disks = vec![Disk::ext4(&dir.join("disk.img"), DISK_SIZE, "dump", DISK_UUID, &content)?];
+        let size = if self.room.is_some() { SMALL_DISK } else { DISK_SIZE };
+        let mut disks = vec![Disk::ext4(&dir.join("disk.img"), size, "dump", DISK_UUID, &content)?];
+        if let (Some(room), Some(disk)) = (self.room, disks.first()) {
+            disk.leave(room)?;
+        }
         if self.raw_copy {
             let memory = self.memory_mib.saturating_add(self.shape.hot_add_mib);
             let size = u64::from(memory).saturating_add(64) << 20;

@@ -151,6 +151,14 @@ impl Vm {
         Ok((end, self.console.take_lines()))
     }
 
+    /// Ends the guest at once, whatever it has not written yet; gives all lines of the console.
+    #[must_use]
+    pub fn cut_power(mut self) -> Vec<Line> {
+        let lines = self.console.take_lines();
+        drop(self);
+        lines
+    }
+
     /// Not a plain wait: a process stuck in the KVM driver survives even SIGKILL.
     fn reap(&mut self, timeout: Duration) -> Result<Option<ExitStatus>> {
         let started = Instant::now();

@@ -19,7 +19,7 @@ mod tuner;
 mod walk;
 
 use crate::addr::PfnRange;
-use crate::budget::Budget;
+use crate::budget::{Budget, MemoryUse};
 use crate::config::{Compress, Exclude, Format};
 use crate::filter::PageFilter;
 use crate::filter::order::Order;
@@ -78,6 +78,8 @@ pub struct Written {
     pub format: Format,
     /// What the pages are.
     pub found: Found,
+    /// Memory that the data pass needed.
+    pub memory: MemoryUse,
 }
 
 /// Why a dump ended early. What is on the sink by then is a readable dump that says INCOMPLETE, unless the
@@ -185,7 +187,7 @@ impl Job<'_> {
         }
         self.written.vital_bytes = writer.vital_len();
         self.written.bytes = writer.len();
-        progress.done(&writer.saved(), writer.len());
+        self.written.memory = progress.done(&writer.saved(), writer.len());
         result
     }
 }

@@ -200,20 +200,24 @@ impl<'a> Worker<'a> {
         batch.bodies.clear();
         batch.used = 0;
         self.probe.begin(self.tuner, &mut self.codec);
-        for pfn in batch.runs.iter().flat_map(|run| run.pages.start().0..run.pages.end().0) {
-            let body = self.body(Pfn(pfn), &mut batch.room, &mut batch.used);
+        let mut pages = batch.runs.iter().flat_map(|run| run.pages.start().0..run.pages.end().0).peekable();
+        while let Some(pfn) = pages.next() {
+            let body = self.body(Pfn(pfn), pages.peek().copied().map(Pfn), &mut batch.room, &mut batch.used);
             batch.bodies.push(body);
         }
         self.probe.end(self.tuner);
     }
 
-    fn body(&mut self, pfn: Pfn, room: &mut [u8], used: &mut usize) -> Body {
+    fn body(&mut self, pfn: Pfn, next: Option<Pfn>, room: &mut [u8], used: &mut usize) -> Body {
         if let Err(error) = self.reader.read_page(pfn, &mut self.page) {
             log::debug!("page {pfn}: {}", crate::log::chain(&error));
             return Body::Unreadable;
         }
         if is_zero(&self.page) {
             return Body::Zero;
+        }
+        if let Some(next) = next {
+            self.reader.expect(next);
         }
         self.probe.page(&self.page);
         let out = room.get_mut(*used..).unwrap_or_default();

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::addr::PageSize;
+use crate::budget::MemoryUse;
 use crate::report::PageCounts;
 
 /// Called whenever the capture has come further; PID 1 gives a capture up when this stays away too long.
@@ -17,12 +18,14 @@ pub(super) struct Progress<'a> {
     started: Instant,
     printed: Instant,
     heartbeat: &'a Heartbeat<'a>,
+    memory: MemoryUse,
 }
 
 impl<'a> Progress<'a> {
     pub(super) fn new(total: u64, page_size: PageSize, heartbeat: &'a Heartbeat<'a>) -> Self {
         let now = Instant::now();
-        Self { total, page_size, started: now, printed: now, heartbeat }
+        let memory = MemoryUse::default();
+        Self { total, page_size, started: now, printed: now, heartbeat, memory }
     }
 
     /// Prints a line if the last one is a second old.
@@ -31,13 +34,16 @@ impl<'a> Progress<'a> {
         if now.saturating_duration_since(self.printed) >= INTERVAL {
             self.printed = now;
             (self.heartbeat)();
+            self.memory.look();
             log::info!("dump: {}", self.line(pages.total(), bytes, now));
         }
     }
 
-    /// Prints the last line.
-    pub(super) fn done(&self, pages: &PageCounts, bytes: u64) {
+    /// Prints the last line, and gives the memory that was needed.
+    pub(super) fn done(mut self, pages: &PageCounts, bytes: u64) -> MemoryUse {
+        self.memory.look();
         log::info!("dump: {}", self.line(pages.total(), bytes, Instant::now()));
+        self.memory
     }
 
     fn line(&self, pages: u64, bytes: u64, now: Instant) -> String {

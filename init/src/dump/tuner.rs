@@ -29,8 +29,10 @@ const DENSE: u64 = 8;
 const SPARSE: u64 = 1024;
 /// Pages after which what was measured counts half: memory is not the same everywhere.
 const MEMORY: f64 = 256.0;
-/// How long the sink is watched before the level is thought over.
+/// How long the sink is watched before the level is thought over; less in the beginning.
 const WINDOW: Duration = Duration::from_millis(50);
+const EARLY_WINDOW: Duration = Duration::from_millis(6);
+const EARLY_WINDOWS: u64 = 8;
 /// A sink that is waited for in more than this part of the time is the slower one; with threads, one that waits less.
 const WAITED_FOR: f64 = 0.05;
 /// A sink that is not the slower one may be faster than it was last seen: its speed is taken to grow by this in a window.
@@ -41,7 +43,7 @@ const WORTH: f64 = 0.98;
 /// What the threads of a dump share.
 pub(super) struct Tuner {
     level: AtomicI32,
-    threads: f64,
+    workers: f64,
     /// None unless the level is to be found.
     state: Option<Mutex<State>>,
 }
@@ -53,7 +55,10 @@ struct State {
     overhead: Option<f64>,
     /// Bytes per second that the sink takes; unknown while it was never the slower one.
     speed: Option<f64>,
+    /// Threads' worth of CPU that the workers get: others may want it, too.
+    threads: f64,
     window: Watch,
+    windows: u64,
     /// Batches by level.
     used: [u64; LADDER.len()],
 }
@@ -95,12 +100,22 @@ struct Watch {
     /// For workers.
     waiting: Duration,
     threaded: bool,
+    /// CPU time of the workers.
+    working: Duration,
 }
 
 impl Watch {
     fn new() -> Self {
         let none = Duration::ZERO;
-        Self { since: Instant::now(), bytes: 0.0, writing: none, cpu: none, waiting: none, threaded: false }
+        Self {
+            since: Instant::now(),
+            bytes: 0.0,
+            writing: none,
+            cpu: none,
+            waiting: none,
+            threaded: false,
+            working: none,
+        }
     }
 
     /// Bytes per second, if the sink was the slower one.
@@ -117,17 +132,19 @@ impl Watch {
 
 impl Tuner {
     pub(super) fn new(compress: Compress, workers: usize) -> Self {
+        let workers = f64::from(u32::try_from(workers).unwrap_or(u32::MAX).max(1));
         let state = (compress == Compress::Auto).then(|| {
             Mutex::new(State {
                 rungs: [Rung::default(); LADDER.len()],
                 overhead: None,
                 speed: None,
+                threads: workers,
                 window: Watch::new(),
+                windows: 0,
                 used: [0; LADDER.len()],
             })
         });
-        let threads = f64::from(u32::try_from(workers).unwrap_or(u32::MAX).max(1));
-        Self { level: AtomicI32::new(START), threads, state }
+        Self { level: AtomicI32::new(START), workers, state }
     }
 
     fn state(&self) -> Option<MutexGuard<'_, State>> {
@@ -161,8 +178,9 @@ impl Tuner {
             window.writing = window.writing.saturating_add(writing);
             window.cpu = window.cpu.saturating_add(cpu);
             let elapsed = window.since.elapsed();
-            if elapsed >= WINDOW {
-                state.look(elapsed);
+            let enough = if state.windows < EARLY_WINDOWS { EARLY_WINDOW } else { WINDOW };
+            if elapsed >= enough {
+                state.look(elapsed, self.workers);
                 self.choose(&state);
             }
         }
@@ -185,9 +203,8 @@ impl Tuner {
 
     fn choose(&self, state: &State) {
         let now = self.level.load(Ordering::Relaxed);
-        let Some(current) = state.seconds_per_page(now, self.threads) else { return };
-        let times =
-            LADDER.iter().filter_map(|&level| Some((level, state.seconds_per_page(level, self.threads)?)));
+        let Some(current) = state.seconds_per_page(now) else { return };
+        let times = LADDER.iter().filter_map(|&level| Some((level, state.seconds_per_page(level)?)));
         let Some((best, seconds)) = times.min_by(|a, b| a.1.total_cmp(&b.1)) else { return };
         if seconds < current * WORTH {
             log::debug!(
@@ -220,17 +237,30 @@ impl Tuner {
 
 impl State {
     /// Ends a window.
-    fn look(&mut self, elapsed: Duration) {
+    fn look(&mut self, elapsed: Duration, workers: f64) {
         let window = core::mem::replace(&mut self.window, Watch::new());
-        self.speed = match (window.speed_of_sink(elapsed), self.speed) {
+        self.windows = self.windows.saturating_add(1);
+        let speed = window.speed_of_sink(elapsed);
+        if window.threaded && speed.is_none() {
+            let seen = window.working.as_secs_f64() / elapsed.as_secs_f64();
+            self.threads = f64::midpoint(self.threads, seen.clamp(0.5, workers));
+        }
+        self.speed = match (speed, self.speed) {
             (Some(seen), Some(before)) => Some(f64::midpoint(seen, before)),
             (Some(seen), None) => Some(seen),
             (None, before) => before.map(|before| before * GROWTH),
         };
     }
 
-    /// Seconds that a page takes at a level, with so many threads.
-    fn seconds_per_page(&self, level: i32, threads: f64) -> Option<f64> {
+    /// Seconds that a page takes at a level.
+    fn seconds_per_page(&self, level: i32) -> Option<f64> {
+        let (cpu, bytes) = self.cost(level)?;
+        let cpu = (self.overhead.unwrap_or(0.0) + cpu) / self.threads;
+        Some(self.speed.map_or(cpu, |speed| cpu.max(bytes / speed)))
+    }
+
+    /// CPU seconds for compressing a page at a level, and the bytes it has then.
+    fn cost(&self, level: i32) -> Option<(f64, f64)> {
         let rung = |wanted: i32| {
             let index = LADDER.iter().position(|&level| level == wanted)?;
             self.rungs.get(index).filter(|rung| rung.pages > 0.0)
@@ -238,8 +268,7 @@ impl State {
         let (start, rung) = (rung(START)?, rung(level)?);
         let seconds = start.seconds / start.pages * rung.seconds / rung.start_seconds.max(f64::MIN_POSITIVE);
         let bytes = start.bytes / start.pages * rung.bytes / rung.start_bytes.max(f64::MIN_POSITIVE);
-        let cpu = (self.overhead.unwrap_or(0.0) + seconds) / threads;
-        Some(self.speed.map_or(cpu, |speed| cpu.max(bytes / speed)))
+        Some((seconds, bytes))
     }
 }
 
@@ -326,23 +355,16 @@ impl Probe {
         {
             *used = used.saturating_add(1);
         }
-        let spent = cpu_time().saturating_sub(self.began).saturating_sub(self.trials).as_secs_f64();
+        let all = cpu_time().saturating_sub(self.began);
+        state.window.working = state.window.working.saturating_add(all);
+        let spent = all.saturating_sub(self.trials).as_secs_f64();
         let pages = f64::from(u32::try_from(self.compressed).unwrap_or(u32::MAX));
         if pages > 0.0
-            && let Some(compressing) = state.compressing(self.level)
+            && let Some((compressing, _)) = state.cost(self.level)
         {
             let overhead = (spent / pages - compressing).max(0.0);
             state.overhead = Some(state.overhead.map_or(overhead, |before| before * 0.9 + overhead * 0.1));
         }
-    }
-}
-
-impl State {
-    /// CPU seconds for compressing a page at a level.
-    fn compressing(&self, level: i32) -> Option<f64> {
-        let without =
-            Self { overhead: None, speed: None, window: Watch::new(), used: self.used, rungs: self.rungs };
-        without.seconds_per_page(level, 1.0)
     }
 }
 

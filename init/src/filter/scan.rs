@@ -285,8 +285,7 @@ impl<'f> Scanner<'f> {
         let size = to_u64(self.filter.layout.size());
         let len = chunk.pages.pages().saturating_mul(size);
         let ahead = chunk.pages.start().0.saturating_sub(chunk.section.start().0).saturating_mul(size);
-        self.structs.clear();
-        self.structs.resize(to_usize(len), 0);
+        self.structs.resize(to_usize(len), 0); // holes keep what they had, and are not looked at
         self.holes.clear();
         let Some(start) = chunk.base.checked_add(ahead) else { return self.holes.push(0..u64::MAX) };
         let mut done = 0_u64;

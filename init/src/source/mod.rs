@@ -115,4 +115,7 @@ pub trait PageReader: Send {
 
     /// Fills `page`, which is one page long. Every byte of the source is read at most once.
     fn read_page(&mut self, pfn: Pfn, page: &mut [u8]) -> Result<(), ReadError>;
+
+    /// Says which page is read next, so that it can be on its way to the CPU while another one is compressed.
+    fn expect(&mut self, _pfn: Pfn) {}
 }

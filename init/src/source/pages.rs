@@ -45,6 +45,15 @@ impl PageReader for WindowReader<'_> {
         let addr = self.page_size.addr_of(pfn).ok_or(ReadError::Hole(PhysAddr(u64::MAX)))?;
         self.read_exact_at(addr, page)
     }
+
+    fn expect(&mut self, pfn: Pfn) {
+        let Some(addr) = self.page_size.addr_of(pfn) else { return };
+        let end = addr.checked_add(self.page_size.bytes()).unwrap_or(addr);
+        let place = extents::overlapping(self.extents, addr, end).next();
+        if let (Some(window), Some(place)) = (&self.window, place) {
+            window.prefetch(place.offset, self.page_size.in_memory());
+        }
+    }
 }
 
 impl<'a> WindowReader<'a> {

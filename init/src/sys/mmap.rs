@@ -105,6 +105,21 @@ impl Window {
         if slot.faulted.load(Ordering::Relaxed) { Err(Fault) } else { Ok(()) }
     }
 
+    /// Asks the CPU to fetch bytes that are going to be copied. Never faults: what is not mapped yet stays where it is.
+    pub fn prefetch(&self, offset: u64, len: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(at) = self.place(offset, len) {
+            use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            for line in (at..at.saturating_add(len)).step_by(64) {
+                // SAFETY: `place` has checked that the line lies inside the mapping; a prefetch has no effect that a program
+                // can see.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(self.map.as_ptr().add(line).cast()) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (offset, len);
+    }
+
     fn place(&self, offset: u64, len: usize) -> Option<usize> {
         let at = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
         (at.checked_add(len)? <= self.map.len()).then_some(at)

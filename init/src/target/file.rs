@@ -15,8 +15,9 @@ use crate::addr::to_u64;
 use crate::sink::{Sink, SinkError};
 use crate::sys::writeback;
 
-/// Bytes that are written to the disk at a time, while the next ones are made.
-const PIECE: u64 = 4 << 20;
+/// Bytes that are written to the disk at a time, while the next ones are made. The first pieces are smaller: how fast the disk
+/// is shows sooner.
+const PIECES_OF: core::ops::RangeInclusive<u64> = 1 << 19..=4 << 20;
 /// Pieces on their way to the disk. With the one that is being filled, this bounds the dirty pages of the capture kernel.
 const PIECES: usize = 2;
 
@@ -30,6 +31,8 @@ pub struct FileSink {
     file: File,
     /// Where the piece begins that is being filled, and how far it is.
     piece: Range<u64>,
+    /// Length of a full piece.
+    size: u64,
     /// Pieces on their way to the disk, oldest first.
     under_way: VecDeque<Range<u64>>,
 }
@@ -38,7 +41,7 @@ impl FileSink {
     /// A sink over an open file.
     #[must_use]
     pub fn new(file: File) -> Self {
-        Self { file, piece: 0..0, under_way: VecDeque::with_capacity(PIECES) }
+        Self { file, piece: 0..0, size: *PIECES_OF.start(), under_way: VecDeque::with_capacity(PIECES) }
     }
 
     /// Sends off what lies between full pieces. Only what follows on what was written before counts: single bytes
@@ -51,7 +54,7 @@ impl FileSink {
             self.piece = start..start;
         }
         self.piece.end = end;
-        let full = end.saturating_sub(end.checked_rem(PIECE).unwrap_or(0));
+        let full = end.saturating_sub(end.checked_rem(self.size).unwrap_or(0));
         if full <= self.piece.start {
             return Ok(());
         }
@@ -59,6 +62,7 @@ impl FileSink {
         self.piece.start = full;
         writeback::start(&self.file, piece.start, piece.end.saturating_sub(piece.start))?;
         self.under_way.push_back(piece);
+        self.size = self.size.saturating_mul(2).min(*PIECES_OF.end());
         while self.under_way.len() > PIECES {
             let Some(oldest) = self.under_way.pop_front() else { break };
             writeback::finish(&self.file, oldest.start, oldest.end.saturating_sub(oldest.start))?;

@@ -1,0 +1,138 @@
+//! Dumps that are cut short: by a full disk, a killed process, a guest that loses power. Behind the vital part crash opens
+//! each of them and finds tasks, stacks, modules and the log.
+
+use anyhow::{Context, Result, ensure};
+use qemu_tests::cut::{Cut, Dumper};
+use qemu_tests::kernel::Kernel;
+use qemu_tests::scenario::Scenario;
+use qemu_tests::{raw_core, readers};
+use std::env;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What must work on a dump that was cut short.
+const COMMANDS: [&str; 4] = ["bt", "ps", "log", "mod"];
+const SERIES: &str = "6.1";
+/// What a capture says when the vital part is durable.
+const VITAL: &str = "the vital part is saved";
+
+/// Guests run one at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn full() -> bool {
+    env::var("AFTERIMAGE_FULL").is_ok_and(|full| full == "1")
+}
+
+/// Tasks, stacks and log of a dump that a guest left; the crash itself is in the log.
+fn ensure_opens(kernel: &Kernel, dump: &Path) -> Result<()> {
+    let said = readers::crash(&kernel.vmlinux(), dump, &COMMANDS)?;
+    let [bt, _, log, _] = said.as_slice() else { anyhow::bail!("crash said {} things", said.len()) };
+    ensure!(bt.contains("crash_kexec"), "bt does not lead to the crash:\n{bt}");
+    ensure!(log.contains("Kernel panic"), "the log does not have the panic:\n{log}");
+    Ok(())
+}
+
+#[test]
+fn a_dump_cut_short_by_a_full_disk_or_a_killed_process_opens_behind_its_vital_part() -> Result<()> {
+    let _alone = alone();
+    let kernel = Kernel::with_symbols(SERIES)?;
+    let raw = raw_core::of(SERIES)?;
+    let work = tempfile::tempdir()?;
+    let dumper = Dumper::new(&raw, work.path());
+    let whole = dumper.whole()?;
+    let expected = readers::crash(&kernel.vmlinux(), &whole.path, &COMMANDS)?;
+    let percent = |part: u64| whole.bytes.saturating_mul(part) / 100;
+    eprintln!("the vital part is {} of {} bytes", whole.vital_bytes, whole.bytes);
+    // The first cut behind the vital part: the data, and the descriptors of a sync.
+    let first = whole.vital_bytes.saturating_add(4096);
+    let mut opened = 0;
+    for at in [percent(25), percent(50), first, percent(75), percent(95)] {
+        for cut in [Cut::FullDisk(at), Cut::Killed(at)] {
+            let dump = dumper.cut(&cut)?;
+            if dump.length_at_cut < first {
+                continue;
+            }
+            let said = readers::crash(&kernel.vmlinux(), &dump.path, &COMMANDS);
+            ensure!(
+                said.with_context(|| format!("{cut:?}"))? == expected,
+                "{cut:?}: crash says something else"
+            );
+            opened += 1;
+        }
+    }
+    ensure!(opened >= 4, "only {opened} cuts lay behind the vital part");
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_loses_power_leaves_a_dump_that_opens() -> Result<()> {
+    let _alone = alone();
+    let kernel = Kernel::with_symbols(SERIES)?;
+    let mut cuts = vec![VITAL];
+    if full() {
+        // The later one ends in the middle of the last writes.
+        cuts.push("dump: 100%");
+    }
+    for (index, cut) in cuts.into_iter().enumerate() {
+        let mut scenario = Scenario::new(&format!("power-cut-{index}"), &kernel);
+        scenario.config.level = 31;
+        scenario.power_cut = Some(cut.into());
+        let outcome = scenario.run()?;
+        let dump = outcome.dump()?;
+        ensure!(!dump.file("vmcore").exists(), "the power was cut too late");
+        ensure_opens(&kernel, &dump.file("vmcore-incomplete")).with_context(|| format!("cut at {cut:?}"))?;
+        ensure!(dump.dmesg()?.contains("Kernel panic"), "dmesg.txt was not saved before the dump");
+        outcome.discard()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_full_file_system_in_the_guest_leaves_a_dump_that_opens() -> Result<()> {
+    let _alone = alone();
+    let kernel = Kernel::with_symbols(SERIES)?;
+    // An idle guest's dump has some 17 MiB at level 31, 12 of them vital.
+    let rooms: &[u64] = if full() { &[4, 8, 12, 14, 15, 16] } else { &[15] };
+    let mut opened = 0;
+    for &room in rooms {
+        let mut scenario = Scenario::new(&format!("room-{room}"), &kernel);
+        scenario.config.level = 31;
+        scenario.room = Some(room << 20);
+        let outcome = scenario.run()?;
+        outcome.ensure_final_action("reboot")?;
+        let dump = outcome.dump()?;
+        let result = dump.result()?;
+        ensure!(result.get("outcome").is_some_and(|said| said == "incomplete"), "{room} MiB: {result:#}");
+        ensure!(dump.dmesg()?.contains("Kernel panic"), "dmesg.txt was not saved before the dump");
+        if result.get("vital_bytes").is_some_and(serde_json::Value::is_u64) {
+            ensure_opens(&kernel, &dump.file("vmcore-incomplete")).with_context(|| format!("{room} MiB"))?;
+            opened += 1;
+        }
+        outcome.discard()?;
+    }
+    ensure!(opened > 0, "no cut lay behind the vital part");
+    Ok(())
+}
+
+#[test]
+fn a_capture_needs_little_memory_of_its_own() -> Result<()> {
+    let _alone = alone();
+    let kernel = Kernel::of_series(SERIES)?;
+    let mut scenario = Scenario::new("memory", &kernel);
+    scenario.config.level = 31;
+    scenario.config.compress = "auto".into();
+    scenario.memory_mib = 2048;
+    scenario.crashkernel = "84M".into();
+    let outcome = scenario.run()?;
+    let result = outcome.dump()?.result()?;
+    ensure!(result.get("outcome").is_some_and(|said| said == "complete"), "{result:#}");
+    let figure =
+        |name: &str| result.pointer(name).and_then(serde_json::Value::as_u64).context(name.to_owned());
+    let own = figure("/memory_use/peak_own_bytes")?;
+    eprintln!("own {own} bytes, least available {} bytes", figure("/memory_use/least_available_bytes")?);
+    ensure!(own > 0 && own <= 32 << 20, "the capture took {own} bytes");
+    outcome.discard()
+}
