@@ -17,7 +17,7 @@ pub struct Paint {
 
 /// Every class that a map shows, in the order of tables, legends and cells. The colours are those of Okabe and Ito, which
 /// colour-blind people can tell apart, and greys.
-pub const PAINTS: [Paint; 10] = {
+pub const PAINTS: [Paint; 11] = {
     const fn paint(class: PageClass, letter: char, ansi: (u8, u8), rgb: [u8; 3]) -> Paint {
         Paint { class, letter, ansi, rgb }
     }
@@ -32,6 +32,7 @@ pub const PAINTS: [Paint; 10] = {
         paint(PageClass::Unknown, '?', (244, 237), [0x80, 0x80, 0x80]),
         paint(PageClass::Poisoned, '!', (201, 127), [0x00, 0x00, 0x00]),
         paint(PageClass::Offline, 'o', (175, 96), [0xcc, 0x79, 0xa7]),
+        paint(PageClass::Reserved, 'R', (18, 17), [0x00, 0x3b, 0x6f]),
     ]
 };
 /// The colour of pages that a dump lost, whatever their class: black, with white lines where there is room.
@@ -112,9 +113,9 @@ mod tests {
         let mut colours: Vec<_> = Shade::all().map(Shade::rgb).collect();
         colours.sort_unstable();
         colours.dedup();
-        assert_eq!(colours.len(), 21);
+        assert_eq!(colours.len(), 23);
         let ansi = PAINTS.iter().flat_map(|paint| [paint.ansi.0, paint.ansi.1]).chain([LOST_ANSI]);
-        assert_eq!(ansi.collect::<std::collections::BTreeSet<_>>().len(), 21);
+        assert_eq!(ansi.collect::<std::collections::BTreeSet<_>>().len(), 23);
         assert!((0..).zip(Shade::all()).all(|(place, shade)| shade.place() == place));
     }
 }

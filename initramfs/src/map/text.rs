@@ -184,7 +184,7 @@ small letter, or comma for free: left out of the dump  x lost
             row("all"),
             "all                     10         0           6           1           2           1"
         );
-        assert_eq!(table.lines().count(), 12);
+        assert_eq!(table.lines().count(), 13);
     }
 
     #[test]
