@@ -17,6 +17,7 @@ pub mod bitmap;
 pub mod cache;
 pub mod command;
 pub mod console;
+pub mod crash_copy;
 pub mod cut;
 pub mod damage;
 pub mod disk;
