@@ -19,6 +19,7 @@ mod say;
 mod steps;
 mod swap;
 mod user_memory;
+mod workload;
 mod wrapper;
 
 use crate::cmdline::CommandLine;
@@ -73,6 +74,9 @@ fn production() -> Result<()> {
     say("production: loaded");
     if !plants.is_empty() {
         report::write(&mut plants)?;
+    }
+    if let Ok(device) = line.get("prod.workload") {
+        workload::run(device)?;
     }
     match line.get("prod.panic") {
         Ok(cpu) => steps::panic_on(cpu),
