@@ -157,7 +157,7 @@ mod tests {
     use crate::filter::PageFilter;
     use crate::filter::order::Order;
     use crate::kernel::Kernel;
-    use crate::kernel::testing::{Generation, TestKernel};
+    use crate::kernel::testing::{Generation, PAGES, TestKernel};
     use crate::source::Core;
 
     fn pages(walk: &mut Walk<'_, '_>) -> Vec<(Turn, u64, u64)> {
@@ -197,11 +197,12 @@ mod tests {
             same.sort_unstable();
             assert_eq!(same, by_address.iter().map(|&(_, pfn, rank)| (pfn, rank)).collect::<Vec<_>>());
             let mut classes = Vec::new();
+            filter.scanner().classify(PfnRange::block(Pfn(0), PAGES), &mut classes);
             for &(turn, pfn, _) in &vital {
                 let page = PfnRange::block(Pfn(pfn), 1);
-                filter.scanner().classify(page, &mut classes);
                 let memmap = PfnRange::touches(&order.memmap, page);
-                let first = PfnRange::touches(&order.first, page) || order.is_first(classes[0]);
+                let first = PfnRange::touches(&order.first, page)
+                    || order.is_first(classes[usize::try_from(pfn).unwrap()]);
                 let expected = if memmap {
                     Turn::Memmap
                 } else if first {
