@@ -1,0 +1,1 @@
+"""Parts of scripts/bench: runs (clocks), dumps and engine (what is run), document and chart (what is written)."""
