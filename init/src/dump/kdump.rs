@@ -257,14 +257,16 @@ impl DumpWriter for KdumpWriter<'_> {
         self.vital_len
     }
 
-    fn append(&mut self, batch: &Batch) -> Result<(), DumpError> {
-        if batch.turn != self.turn {
+    fn append(&mut self, batch: &Batch) -> Result<bool, DumpError> {
+        let mut syncs = batch.turn != self.turn;
+        if syncs {
             self.end_turn(batch.turn)?;
         }
         let new_descs = batch.bodies.len().saturating_mul(DESC_LEN);
         let full = self.descs.len().saturating_add(new_descs) > PENDING_DESCS;
         if full || self.synced.elapsed() >= SYNC_EVERY {
             self.checkpoint()?;
+            syncs = true;
         }
         self.sink.write_at(self.end, batch.data()).map_err(failed("page data"))?;
         let mut at = self.end;
@@ -296,7 +298,7 @@ impl DumpWriter for KdumpWriter<'_> {
             }
         }
         self.end = at;
-        Ok(())
+        Ok(syncs)
     }
 
     /// The header's INCOMPLETE falls with the last write.

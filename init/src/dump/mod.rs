@@ -111,8 +111,8 @@ trait DumpWriter {
     fn vital_len(&self) -> Option<u64> {
         None
     }
-    /// Appends a batch.
-    fn append(&mut self, batch: &Batch) -> Result<(), DumpError>;
+    /// Appends a batch, and says whether that took a sync.
+    fn append(&mut self, batch: &Batch) -> Result<bool, DumpError>;
     /// Completes the dump.
     fn finish(&mut self) -> Result<(), DumpError>;
     /// Saves what can still be saved after an error.
@@ -170,9 +170,9 @@ impl Job<'_> {
     fn run(&mut self, writer: &mut dyn DumpWriter) -> Result<(), DumpError> {
         let mut progress = Progress::new(self.plan.kept(), self.core.page_size(), self.heartbeat);
         let result = pipeline::run(self.core, self.plan, self.request, |batch| {
-            writer.append(batch)?;
+            let synced = writer.append(batch)?;
             progress.tick(&writer.appended(), writer.len());
-            Ok(())
+            Ok(synced)
         });
         let result = result.and_then(|()| writer.finish());
         if result.is_err() {

@@ -60,12 +60,12 @@ impl Batch {
     }
 }
 
-/// Runs the data pass and calls `emit` with each batch, in order. Stops at the first error of `emit`.
+/// Runs the data pass and calls `emit` with each batch, in order; it says whether it has synced. Stops at the first error of `emit`.
 pub(super) fn run(
     memory: &dyn PhysicalMemory,
     plan: &Plan<'_>,
     request: &Request,
-    mut emit: impl FnMut(&Batch) -> Result<(), DumpError>,
+    mut emit: impl FnMut(&Batch) -> Result<bool, DumpError>,
 ) -> Result<(), DumpError> {
     let pages = BATCH_BYTES.checked_div(memory.page_size().bytes()).unwrap_or(1).max(1);
     let tuner = Tuner::new(request.compress(), request.budget.workers);
@@ -96,7 +96,7 @@ fn parallel(
     request: &Request,
     tuner: &Tuner,
     pages: u64,
-    emit: &mut impl FnMut(&Batch) -> Result<(), DumpError>,
+    emit: &mut impl FnMut(&Batch) -> Result<bool, DumpError>,
 ) -> Option<Result<(), DumpError>> {
     let workers = request.budget.workers;
     let pool = workers.saturating_mul(BATCHES_PER_WORKER);
@@ -156,7 +156,7 @@ fn write_in_order(
     free: &SyncSender<Batch>,
     tuner: &Tuner,
     pool: usize,
-    emit: &mut impl FnMut(&Batch) -> Result<(), DumpError>,
+    emit: &mut impl FnMut(&Batch) -> Result<bool, DumpError>,
 ) -> Result<(), DumpError> {
     let slot = |number: u64| to_usize(number.checked_rem(to_u64(pool)).unwrap_or(0));
     let mut waiting: Vec<Option<Batch>> = Vec::new();

@@ -198,7 +198,7 @@ impl DumpWriter for SegmentWriter<'_> {
         self.appended.end
     }
 
-    fn append(&mut self, batch: &Batch) -> Result<(), DumpError> {
+    fn append(&mut self, batch: &Batch) -> Result<bool, DumpError> {
         let mut pages = batch.runs.iter().flat_map(|run| run.pages.start().0..run.pages.end().0).map(Pfn);
         let (mut span, mut read) = (Span::default(), 0_usize);
         for &body in &batch.bodies {
@@ -224,7 +224,11 @@ impl DumpWriter for SegmentWriter<'_> {
         self.write_span(&span, batch)?;
         self.unsynced = self.unsynced.saturating_add(to_u64(batch.data().len()));
         let waiting = self.appended.pages.total().saturating_sub(self.claimed.pages.total());
-        if self.unsynced >= SYNC_EVERY || waiting >= SYNC_EVERY_PAGES { self.checkpoint() } else { Ok(()) }
+        let syncs = self.unsynced >= SYNC_EVERY || waiting >= SYNC_EVERY_PAGES;
+        if syncs {
+            self.checkpoint()?;
+        }
+        Ok(syncs)
     }
 
     fn finish(&mut self) -> Result<(), DumpError> {

@@ -26,7 +26,7 @@ const COSTLY_EVERY: u64 = 8;
 /// The first pages of a worker that are tried, one of [`DENSE`] each; later one of [`SPARSE`].
 const EARLY: u64 = 128;
 const DENSE: u64 = 8;
-const SPARSE: u64 = 1024;
+const SPARSE: u64 = 2048;
 /// Pages after which what was measured counts half: memory is not the same everywhere.
 const MEMORY: f64 = 256.0;
 /// How long the sink is watched before the level is thought over; less in the beginning.
@@ -37,8 +37,12 @@ const EARLY_WINDOWS: u64 = 8;
 const WAITED_FOR: f64 = 0.05;
 /// A sink that is not the slower one may be faster than it was last seen: its speed is taken to grow by this in a window.
 const GROWTH: f64 = 1.05;
-/// A level must be better by this much to be worth a change.
-const WORTH: f64 = 0.98;
+/// Until a sink has taken so many bytes, it may still hide that it is the slower one; then no level below [`CAUTIOUS`] is worth its
+/// bytes.
+const UNPROVEN: f64 = 4e6;
+const CAUTIOUS: i32 = -1;
+/// Levels that take as long as the best one but for this are as good: of these, the one that makes the smallest dump.
+const AS_GOOD: f64 = 1.01;
 
 /// What the threads of a dump share.
 pub(super) struct Tuner {
@@ -51,14 +55,19 @@ pub(super) struct Tuner {
 /// What was measured.
 struct State {
     rungs: [Rung; LADDER.len()],
-    /// CPU seconds per page besides compressing it: reading, looking for zeros.
-    overhead: Option<f64>,
+    /// CPU time that workers take for a page, by what compressing it took in a trial: more, for it is read, too, and less, for a
+    /// trial finds nothing in the CPU's caches.
+    scale: Option<f64>,
+    /// CPU seconds per byte that is written.
+    per_byte: f64,
     /// Bytes per second that the sink takes; unknown while it was never the slower one.
     speed: Option<f64>,
     /// Threads' worth of CPU that the workers get: others may want it, too.
     threads: f64,
     window: Watch,
     windows: u64,
+    /// Bytes that the sink took.
+    taken: f64,
     /// Batches by level.
     used: [u64; LADDER.len()],
 }
@@ -100,6 +109,8 @@ struct Watch {
     /// For workers.
     waiting: Duration,
     threaded: bool,
+    /// Everything had to reach the disk: that says nothing about how fast it takes more.
+    synced: bool,
     /// CPU time of the workers.
     working: Duration,
 }
@@ -114,6 +125,7 @@ impl Watch {
             cpu: none,
             waiting: none,
             threaded: false,
+            synced: false,
             working: none,
         }
     }
@@ -136,11 +148,13 @@ impl Tuner {
         let state = (compress == Compress::Auto).then(|| {
             Mutex::new(State {
                 rungs: [Rung::default(); LADDER.len()],
-                overhead: None,
+                scale: None,
+                per_byte: 0.0,
                 speed: None,
                 threads: workers,
                 window: Watch::new(),
                 windows: 0,
+                taken: 0.0,
                 used: [0; LADDER.len()],
             })
         });
@@ -164,17 +178,19 @@ impl Tuner {
         Probe { codecs, ..Probe::default() }
     }
 
-    /// Watches the sink take `bytes`.
-    pub(super) fn emitting<T>(&self, bytes: usize, emit: impl FnOnce() -> T) -> T {
+    /// Watches the sink take `bytes`. `emit` says whether it has synced, too.
+    pub(super) fn emitting<E>(&self, bytes: usize, emit: impl FnOnce() -> Result<bool, E>) -> Result<(), E> {
         if self.state.is_none() {
-            return emit();
+            return emit().map(drop);
         }
         let (start, cpu) = (Instant::now(), cpu_time());
-        let result = emit();
+        let synced = emit()?;
         let (writing, cpu) = (start.elapsed(), cpu_time().saturating_sub(cpu));
         if let Some(mut state) = self.state() {
+            state.taken += float(bytes);
             let window = &mut state.window;
             window.bytes += float(bytes);
+            window.synced |= synced;
             window.writing = window.writing.saturating_add(writing);
             window.cpu = window.cpu.saturating_add(cpu);
             let elapsed = window.since.elapsed();
@@ -184,7 +200,7 @@ impl Tuner {
                 self.choose(&state);
             }
         }
-        result
+        Ok(())
     }
 
     /// Watches the writing thread wait for the workers.
@@ -202,18 +218,22 @@ impl Tuner {
     }
 
     fn choose(&self, state: &State) {
-        let now = self.level.load(Ordering::Relaxed);
-        let Some(current) = state.seconds_per_page(now) else { return };
-        let times = LADDER.iter().filter_map(|&level| Some((level, state.seconds_per_page(level)?)));
-        let Some((best, seconds)) = times.min_by(|a, b| a.1.total_cmp(&b.1)) else { return };
-        if seconds < current * WORTH {
-            log::debug!(
-                "zstd level {now} to {best}: {:.2} to {:.2} us a page, sink {:.0} MB/s",
-                current * 1e6,
-                seconds * 1e6,
-                state.speed.unwrap_or(f64::INFINITY) / 1e6
-            );
-            self.level.store(best, Ordering::Relaxed);
+        let unproven = state.speed.is_none() && state.taken < UNPROVEN;
+        let ladder = LADDER.iter().filter(|&&level| !unproven || level >= CAUTIOUS);
+        let times: Vec<(i32, f64)> =
+            ladder.filter_map(|&level| Some((level, state.seconds_per_page(level)?))).collect();
+        let Some(best) = times.iter().map(|&(_, seconds)| seconds).min_by(f64::total_cmp) else { return };
+        let good = times.iter().filter(|&&(_, seconds)| seconds <= best * AS_GOOD).map(|&(level, _)| level);
+        let size = |level: i32| state.cost(level).map_or(f64::INFINITY, |(_, bytes)| bytes);
+        if let Some(level) = good.min_by(|&a, &b| size(a).total_cmp(&size(b))) {
+            let before = self.level.swap(level, Ordering::Relaxed);
+            if before != level {
+                let speed = state.speed.unwrap_or(f64::INFINITY) / 1e6;
+                log::debug!(
+                    "zstd level {before} to {level}: {:.2} us a page, sink {speed:.0} MB/s",
+                    best * 1e6
+                );
+            }
         }
     }
 
@@ -240,22 +260,29 @@ impl State {
     fn look(&mut self, elapsed: Duration, workers: f64) {
         let window = core::mem::replace(&mut self.window, Watch::new());
         self.windows = self.windows.saturating_add(1);
+        if window.synced {
+            return;
+        }
         let speed = window.speed_of_sink(elapsed);
         if window.threaded && speed.is_none() {
             let seen = window.working.as_secs_f64() / elapsed.as_secs_f64();
             self.threads = f64::midpoint(self.threads, seen.clamp(0.5, workers));
         }
+        if window.bytes > 0.0 {
+            self.per_byte = f64::midpoint(self.per_byte, window.cpu.as_secs_f64() / window.bytes);
+        }
+        let taken = window.bytes / elapsed.as_secs_f64();
         self.speed = match (speed, self.speed) {
             (Some(seen), Some(before)) => Some(f64::midpoint(seen, before)),
             (Some(seen), None) => Some(seen),
-            (None, before) => before.map(|before| before * GROWTH),
+            (None, before) => before.map(|before| taken.max(before * GROWTH)),
         };
     }
 
     /// Seconds that a page takes at a level.
     fn seconds_per_page(&self, level: i32) -> Option<f64> {
         let (cpu, bytes) = self.cost(level)?;
-        let cpu = (self.overhead.unwrap_or(0.0) + cpu) / self.threads;
+        let cpu = (self.scale.unwrap_or(1.0) * cpu + bytes * self.per_byte) / self.threads;
         Some(self.speed.map_or(cpu, |speed| cpu.max(bytes / speed)))
     }
 
@@ -277,6 +304,8 @@ impl State {
 pub(super) struct Probe {
     codecs: Vec<(i32, Codec)>,
     level: i32,
+    /// Whether costly levels are of any use: only a sink that is the slower one wants them.
+    wants_costly: bool,
     /// Pages seen and tried.
     seen: u64,
     tried: u64,
@@ -318,7 +347,7 @@ impl Probe {
 
     fn try_levels(&mut self, page: &[u8]) {
         let began = cpu_time();
-        let costly = self.tried.is_multiple_of(COSTLY_EVERY);
+        let costly = self.wants_costly && self.tried.is_multiple_of(COSTLY_EVERY);
         self.tried = self.tried.saturating_add(1);
         self.out.resize(page.len(), 0);
         let mut results: Vec<(usize, f64, f64)> = Vec::with_capacity(LADDER.len());
@@ -327,6 +356,8 @@ impl Probe {
             if *level >= COSTLY && !costly {
                 continue;
             }
+            // Twice: the second time the level's tables are in the CPU's caches, as they are when all pages have this level.
+            let _ = codec.pack_or_copy(page, &mut self.out);
             let before = cpu_time();
             let (len, _) = codec.pack_or_copy(page, &mut self.out);
             let seconds = cpu_time().saturating_sub(before).as_secs_f64();
@@ -345,6 +376,9 @@ impl Probe {
     /// Ends a batch: tells what was found.
     pub(super) fn end(&mut self, tuner: &Tuner) {
         let Some(mut state) = tuner.state() else { return };
+        if state.speed.is_some() && !self.wants_costly {
+            (self.wants_costly, self.seen, self.tried) = (true, 0, 0);
+        }
         for (index, seconds, bytes, start) in self.found.drain(..) {
             if let Some(rung) = state.rungs.get_mut(index) {
                 rung.add(seconds, bytes, start);
@@ -360,10 +394,13 @@ impl Probe {
         let spent = all.saturating_sub(self.trials).as_secs_f64();
         let pages = f64::from(u32::try_from(self.compressed).unwrap_or(u32::MAX));
         if pages > 0.0
-            && let Some((compressing, _)) = state.cost(self.level)
+            && let Some((compressing, _)) = state.cost(self.level).filter(|&(seconds, _)| seconds > 0.0)
         {
-            let overhead = (spent / pages - compressing).max(0.0);
-            state.overhead = Some(state.overhead.map_or(overhead, |before| before * 0.9 + overhead * 0.1));
+            let scale = spent / pages / compressing;
+            state.scale = Some(state.scale.map_or(scale, |before| before * 0.9 + scale * 0.1));
+        }
+        if state.windows == 0 {
+            tuner.choose(&state); // the first trials are enough to leave the level of the start
         }
     }
 }
