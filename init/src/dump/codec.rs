@@ -17,11 +17,18 @@ pub(super) enum Codec {
 impl Codec {
     pub(super) fn new(compress: Compress) -> io::Result<Self> {
         Ok(match compress {
-            Compress::Auto => Self::Zstd(Box::new(zstd::bulk::Compressor::new(tuner::START)?)),
-            Compress::Zstd(level) => Self::Zstd(Box::new(zstd::bulk::Compressor::new(level)?)),
+            Compress::Auto => Self::zstd(tuner::START)?,
+            Compress::Zstd(level) => Self::zstd(level)?,
             Compress::Zlib => Self::Zlib(Box::new(flate2::Compress::new(flate2::Compression::fast(), true))),
             Compress::None => Self::None,
         })
+    }
+
+    fn zstd(level: i32) -> io::Result<Self> {
+        let mut context = zstd::bulk::Compressor::new(level)?;
+        // Every reader knows how long a page is: a byte less in each.
+        context.include_contentsize(false)?;
+        Ok(Self::Zstd(Box::new(context)))
     }
 
     /// The flag that the header of a dump made with `compress` carries.

@@ -301,11 +301,11 @@ impl DumpWriter for KdumpWriter<'_> {
         Ok(syncs)
     }
 
-    /// The header's INCOMPLETE falls with the last write.
+    /// The header's INCOMPLETE falls with the last write. It goes to the disk with the last descriptors: the file has not got its
+    /// final name yet.
     fn finish(&mut self) -> Result<(), DumpError> {
         self.end_turn(Turn::Rest)?;
         self.checkpoint()?;
-        self.sync("page descriptors")?;
         if !self.sink.is_rewritable() {
             self.lose_up_to(self.kept)?;
         }
@@ -314,9 +314,11 @@ impl DumpWriter for KdumpWriter<'_> {
         self.sync("the final header")
     }
 
-    /// Saves descriptors of the data that is there.
+    /// Saves descriptors of the data that is there. What was to be the last write may have got through: the header says INCOMPLETE again.
     fn give_up(&mut self) {
-        let rest = self.checkpoint().and_then(|()| self.sync("the last page descriptors"));
+        self.header.incomplete = true;
+        let mark = if self.sink.is_rewritable() { self.write_headers() } else { Ok(()) };
+        let rest = mark.and(self.checkpoint()).and_then(|()| self.sync("the last page descriptors"));
         let ended = if self.sink.is_rewritable() { Ok(()) } else { self.end_stream() };
         if let Err(error) = rest.and(ended) {
             log::warn!("closing the incomplete dump: {}", crate::log::chain(&error));
