@@ -27,8 +27,9 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// Sends messages to the kernel log; to stderr if that cannot be opened. The first call wins.
 pub fn init_kmsg(level: LevelFilter) {
-    // Without this the kernel drops all but ten lines in five seconds (Documentation/admin-guide/sysctl/kernel.rst).
-    let _ = std::fs::write("/proc/sys/kernel/printk_devkmsg", "on");
+    // Without this the kernel drops all but ten lines in five seconds (Documentation/admin-guide/sysctl/kernel.rst). It takes no word
+    // without the end of its line (devkmsg_sysctl_set_loglvl()).
+    let _ = std::fs::write("/proc/sys/kernel/printk_devkmsg", "on\n");
     if level >= LevelFilter::Debug {
         let _ = std::fs::write("/proc/sys/kernel/printk", "8"); // consoles drop debug messages otherwise
     }

@@ -50,6 +50,7 @@ pub(super) struct KdumpWriter<'a> {
     next_rank: u64,
     /// Whose turn it is, and where the dump ended when the first ones had theirs.
     turn: Turn,
+    has_vital: bool,
     vital_len: Option<u64>,
     /// Pages whose descriptors are in `descs`.
     pending: PageCounts,
@@ -88,6 +89,7 @@ impl<'a> KdumpWriter<'a> {
             places: Vec::new(),
             next_rank: 0,
             turn: Turn::Rest,
+            has_vital: plan.order().is_complete(),
             vital_len: None,
             pending: PageCounts::default(),
             saved: PageCounts::default(),
@@ -140,7 +142,7 @@ impl<'a> KdumpWriter<'a> {
 
     /// Ends the turn of the pages that came first: all of it is durable.
     fn end_turn(&mut self, next: Turn) -> Result<(), DumpError> {
-        if self.turn == Turn::First {
+        if self.turn == Turn::First && self.has_vital {
             self.checkpoint()?;
             self.sync("the vital part")?;
             log::info!(

@@ -10,7 +10,7 @@ use crate::addr::{PfnRange, PhysAddr, VirtAddr};
 use crate::filter::{PageClass, PageFilter, vital};
 use crate::kernel::Kernel;
 
-/// Ranges of pages that are listed: 1 MiB of them; what does not fit comes later.
+/// Ranges of vmalloc memory that are listed: 1 MiB of them; what does not fit comes later.
 const MAX_RANGES: usize = 1 << 16;
 
 /// When a page's turn comes.
@@ -35,6 +35,7 @@ pub struct Order {
     /// Whether pages of the kernel that have no class of their own come first, too: those of the boot cannot be told
     /// from others.
     all_kernel: bool,
+    by_class: bool,
 }
 
 impl Order {
@@ -66,10 +67,15 @@ impl Order {
         });
         found.append(&mut more);
         PfnRange::sort_and_join(&mut found);
-        found.truncate(MAX_RANGES);
         let memmap = filter.map(|filter| vital::struct_pages(kernel, filter.memmap())).unwrap_or_default();
         let all_kernel = filter.is_some_and(|filter| !filter.layout.knows_reserved());
-        Self { first: found, memmap, all_kernel }
+        Self { first: found, memmap, all_kernel, by_class: filter.is_some() }
+    }
+
+    /// Whether a reader has all that it needs when the first pages had their turn. Without page classes it has not.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.by_class
     }
 
     /// Whether pages of `class` come first.
