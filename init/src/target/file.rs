@@ -35,13 +35,22 @@ pub struct FileSink {
     size: u64,
     /// Pieces on their way to the disk, oldest first.
     under_way: VecDeque<Range<u64>>,
+    /// What went wrong with a piece on its way. The kernel tells that once; the next sync must tell it, too, or somebody would take
+    /// for durable what is not.
+    lost: Option<Errno>,
 }
 
 impl FileSink {
     /// A sink over an open file.
     #[must_use]
     pub fn new(file: File) -> Self {
-        Self { file, piece: 0..0, size: *PIECES_OF.start(), under_way: VecDeque::with_capacity(PIECES) }
+        Self {
+            file,
+            piece: 0..0,
+            size: *PIECES_OF.start(),
+            under_way: VecDeque::with_capacity(PIECES),
+            lost: None,
+        }
     }
 
     /// Sends off what lies between full pieces. Only what follows on what was written before counts: single bytes
@@ -86,13 +95,21 @@ impl Sink for FileSink {
         match self.send_off(offset, offset.saturating_add(to_u64(bytes.len()))) {
             // Not a file of a disk: a pipe, a terminal, /dev/null.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ESPIPE | libc::EINVAL)) => Ok(()),
-            result => result.map_err(failed),
+            Err(error) => {
+                self.lost = Some(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)));
+                Err(failed(error))
+            }
+            Ok(()) => Ok(()),
         }
     }
 
     fn sync(&mut self) -> Result<(), SinkError> {
         self.under_way.clear();
-        match self.file.sync_data() {
+        let synced = self.file.sync_data();
+        if let Some(lost) = self.lost.take() {
+            return Err(SinkError::Sync(lost.into()));
+        }
+        match synced {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()), // nothing that lasts: /dev/null
             result => result.map_err(SinkError::Sync)?,
         }
