@@ -2,10 +2,11 @@
 
 use crate::cache::workspace;
 use crate::command::{Run, command};
+use crate::kernel::Kernel;
 use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Paths of the static release binaries.
@@ -27,6 +28,23 @@ impl Binaries {
             .get_or_init(|| build().map_err(|error| format!("{error:#}")))
             .as_ref()
             .map_err(|error| anyhow!("{error}"))
+    }
+}
+
+impl Binaries {
+    /// Builds a capture image for `kernel` by the configuration at `config`.
+    pub fn build_image(&self, kernel: &Kernel, config: &Path, image: &Path) -> Result<()> {
+        command(&self.afterimage.to_string_lossy())
+            .args(["build", "--kernel", kernel.version(), "--modules-dir"])
+            .arg(kernel.modules())
+            .arg("--config")
+            .arg(config)
+            .arg("--init")
+            .arg(&self.init)
+            .arg("-o")
+            .arg(image)
+            .run()
+            .map(drop)
     }
 }
 

@@ -111,16 +111,7 @@ impl CrashCopy<'_> {
 fn capture_image(dir: &Path, image: &Path, kernel: &Kernel, binaries: &Binaries) -> Result<()> {
     let config = dir.join("config.toml");
     write(&config, CONFIG.as_bytes())?;
-    command(&binaries.afterimage.to_string_lossy())
-        .args(["build", "--kernel", kernel.version(), "--modules-dir"])
-        .arg(kernel.modules())
-        .arg("--config")
-        .arg(&config)
-        .arg("--init")
-        .arg(&binaries.init)
-        .arg("-o")
-        .arg(image)
-        .run()?;
+    binaries.build_image(kernel, &config, image)?;
     write(image, &initramfs::with_wrapper(image, binaries)?)
 }
 

@@ -2,7 +2,6 @@
 
 use crate::accel::Accel;
 use crate::binaries::Binaries;
-use crate::command::{Run, command};
 use crate::console::Line;
 use crate::disk::Disk;
 use crate::initramfs;
@@ -263,17 +262,7 @@ impl Scenario {
         fs::create_dir_all(&boot).context("making the boot directory")?;
         fs::create_dir_all(dir.join(format!("content{DUMPS}"))).context("making the dump directory")?;
         let image = boot.join("afterimage.img");
-        command(&binaries.afterimage.to_string_lossy())
-            .arg("build")
-            .args(["--kernel", self.kernel.version(), "--modules-dir"])
-            .arg(self.kernel.modules())
-            .arg("--config")
-            .arg(&config)
-            .arg("--init")
-            .arg(&binaries.init)
-            .arg("-o")
-            .arg(&image)
-            .run()?;
+        binaries.build_image(&self.kernel, &config, &image)?;
         let size = fs::metadata(&image).context("the image that was built")?.len();
         if self.raw_copy {
             write(&image, &initramfs::with_wrapper(&image, binaries)?)?;

@@ -128,16 +128,7 @@ fn install_ours(kernel: &Kernel, dir: &Path, disk: &Path) -> Result<()> {
     let binaries = Binaries::get()?;
     let (config, image) = (dir.join("config.toml"), dir.join("afterimage.img"));
     fs::write(&config, CONFIG).context("writing the configuration")?;
-    command(&binaries.afterimage.to_string_lossy())
-        .args(["build", "--kernel", kernel.version(), "--modules-dir"])
-        .arg(kernel.modules())
-        .arg("--config")
-        .arg(&config)
-        .arg("--init")
-        .arg(&binaries.init)
-        .arg("-o")
-        .arg(&image)
-        .run()?;
+    binaries.build_image(kernel, &config, &image)?;
     debugfs(disk, &format!("write {} /boot/afterimage.img", image.display()))?;
     debugfs(disk, &format!("write {} /usr/local/sbin/afterimage", binaries.afterimage.display()))?;
     debugfs(disk, "set_inode_field /usr/local/sbin/afterimage mode 0100755")
