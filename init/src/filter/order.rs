@@ -42,27 +42,20 @@ impl Order {
     /// Finds the order. Without a `filter`, only what page tables map comes first.
     #[must_use]
     pub fn discover(kernel: &Kernel<'_>, filter: Option<&PageFilter<'_>>) -> Self {
-        let mut found = Vec::new();
-        if let Some(filter) = filter {
-            found.extend_from_slice(filter.vital());
-        }
         let size = kernel.page_size();
-        for table in kernel.page_tables() {
-            let pfn = size.pfn_of(table);
-            found.extend(PfnRange::new(pfn, pfn.saturating_add(1)));
-        }
+        let page = |addr| PfnRange::block(size.pfn_of(addr), 1);
+        let mut found: Vec<PfnRange> = match filter {
+            Some(filter) => filter.vital().to_vec(), // with the page tables
+            None => kernel.page_tables().into_iter().map(page).collect(),
+        };
         let mut linear = None;
         let mut more: Vec<PfnRange> = Vec::new();
         kernel.each_small_mapping(&mut |at: VirtAddr, to: PhysAddr| {
             // The direct map of all memory has the lowest addresses (Documentation/arch/x86/x86_64/mm.rst). It says nothing
             // about what it maps.
             let distance = at.0.wrapping_sub(to.0);
-            let pfn = size.pfn_of(to);
-            if distance != *linear.get_or_insert(distance)
-                && more.len() < MAX_RANGES
-                && let Some(page) = PfnRange::new(pfn, pfn.saturating_add(1))
-            {
-                PfnRange::append(&mut more, page);
+            if distance != *linear.get_or_insert(distance) && more.len() < MAX_RANGES {
+                PfnRange::append(&mut more, page(to));
             }
         });
         found.append(&mut more);
