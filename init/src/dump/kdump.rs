@@ -25,9 +25,8 @@ const PENDING_DESCS: usize = 2 << 20;
 const SYNC_EVERY: Duration = Duration::from_secs(2);
 /// Bitmap blocks between two heartbeats: 128 GiB of memory with 4 KiB pages.
 const HEARTBEAT_BLOCKS: u64 = 1024;
-/// Bytes of zeros that are written at a time.
-const ZEROS: u64 = 64 << 10;
-const ZEROS_OF_DESCS: usize = DESC_LEN << 12;
+/// Bytes of zeros that are written at a time: a stream's readers want few records.
+const ZEROS: u64 = 1 << 20;
 
 /// The dump that is being written.
 pub(super) struct KdumpWriter<'a> {
@@ -172,13 +171,12 @@ impl<'a> KdumpWriter<'a> {
 
     /// Writes descriptors of lost pages up to `rank`, which a stream does not begin with.
     fn lose_up_to(&mut self, rank: u64) -> Result<(), DumpError> {
-        let zeros = vec![0; ZEROS_OF_DESCS];
-        while self.next_rank < rank {
-            let pages = rank.saturating_sub(self.next_rank).min(to_u64(ZEROS_OF_DESCS / DESC_LEN));
-            let bytes = zeros.get(..to_usize(pages).saturating_mul(DESC_LEN)).unwrap_or_default();
-            let offset = self.layout.desc_offset(self.next_rank).unwrap_or(u64::MAX);
-            self.sink.write_at(offset, bytes).map_err(failed("page descriptors"))?;
-            self.next_rank = self.next_rank.saturating_add(pages);
+        if let (Some(from), Some(to)) =
+            (self.layout.desc_offset(self.next_rank), self.layout.desc_offset(rank))
+            && from < to
+        {
+            self.write_zeros(from, to, "page descriptors")?;
+            self.next_rank = rank;
         }
         Ok(())
     }
@@ -222,12 +220,16 @@ impl<'a> KdumpWriter<'a> {
 
     /// Writes zeros where a sink does not begin with them.
     fn fill_gap(&mut self, from: u64, to: u64) -> Result<(), DumpError> {
-        let block = vec![0; to_usize(ZEROS)];
+        if self.sink.starts_zeroed() { Ok(()) } else { self.write_zeros(from, to, "the bitmaps") }
+    }
+
+    fn write_zeros(&mut self, from: u64, to: u64, what: &'static str) -> Result<(), DumpError> {
+        let zeros = vec![0; to_usize(to.saturating_sub(from).min(ZEROS))];
         let mut at = from;
-        while at < to && !self.sink.starts_zeroed() {
+        while at < to {
             let len = to.saturating_sub(at).min(ZEROS);
-            let bytes = block.get(..to_usize(len)).unwrap_or_default();
-            self.sink.write_at(at, bytes).map_err(failed("the bitmaps"))?;
+            let bytes = zeros.get(..to_usize(len)).unwrap_or_default();
+            self.sink.write_at(at, bytes).map_err(failed(what))?;
             at = at.saturating_add(len);
         }
         Ok(())
