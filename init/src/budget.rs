@@ -53,18 +53,12 @@ fn kib(text: &str, key: &str) -> Option<u64> {
 }
 
 /// What the capture costs its kernel, seen from time to time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct MemoryUse {
     /// Most memory that was this process's alone (RssAnon and RssShmem), bytes.
     pub peak_own_bytes: u64,
-    /// Least MemAvailable, bytes.
-    pub least_available_bytes: u64,
-}
-
-impl Default for MemoryUse {
-    fn default() -> Self {
-        Self { peak_own_bytes: 0, least_available_bytes: u64::MAX }
-    }
+    /// Least MemAvailable, bytes; `None` if nobody looked, or the kernel does not tell.
+    pub least_available_bytes: Option<u64>,
 }
 
 impl MemoryUse {
@@ -74,7 +68,7 @@ impl MemoryUse {
         let own = |key| kib(&status, key).unwrap_or(0);
         self.peak_own_bytes = self.peak_own_bytes.max(own("RssAnon:").saturating_add(own("RssShmem:")));
         let available = mem_available(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
-        self.least_available_bytes = self.least_available_bytes.min(available.unwrap_or(u64::MAX));
+        self.least_available_bytes = self.least_available_bytes.into_iter().chain(available).min();
     }
 }
 
