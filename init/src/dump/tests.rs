@@ -112,9 +112,16 @@ fn every_page_comes_back_at_every_level_and_compression() {
     let file = sample().write();
     let core = open(file.path());
     for level in [0, 1] {
-        for compress in [Compress::Zstd(1), Compress::Zstd(-3), Compress::Zlib, Compress::None] {
+        for (compress, workers) in [
+            (Compress::Zstd(1), 1),
+            (Compress::Zstd(-3), 1),
+            (Compress::Zlib, 1),
+            (Compress::None, 1),
+            (Compress::Auto, 1),
+            (Compress::Auto, 2),
+        ] {
             let mut sink = MemorySink::default();
-            let (result, written) = dump(&core, &request(level, compress, 1), &mut sink);
+            let (result, written) = dump(&core, &request(level, compress, workers), &mut sink);
             result.unwrap();
             let back = reopen(&sink.bytes);
             assert_same_pages(&core, &back);
