@@ -66,7 +66,7 @@ enum Command {
         /// Read broken memory (PG_hwpoison) and offline pages after all: of a copy, where reading them does no harm
         #[arg(long)]
         read_poisoned_and_offline_pages: bool,
-        /// zstd:LEVEL, zlib or none
+        /// zstd:LEVEL, zlib, none, or auto: the zstd level that ends soonest, measured while it runs
         #[arg(long, default_value_t)]
         compress: Compress,
         /// kdump, flattened, elf, lime or raw
