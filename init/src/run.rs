@@ -58,8 +58,17 @@ pub fn capture(config: &Config, facts: &Facts, heartbeat: &Heartbeat<'_>, mut su
     let kernel = core.as_ref().map(|core| Kernel::new(core, &info, core.mappings()));
     let utsname =
         describe(core.as_ref().map(|core| -> &dyn Core { core }), kernel.as_ref(), facts, &mut summary);
-    let directory = directory_name(&info, &summary);
-    let target = target::open_first(&config.target, &directory, heartbeat, &mut |what| summary.degrade(what));
+    let name = capture_name(&info, &summary);
+    let target = open_first(
+        config,
+        target::Capture {
+            name: &name,
+            time: crash_time(&info),
+            crash_loop: config.capture.crash_loop,
+            heartbeat,
+        },
+        &mut summary,
+    );
     summary.seconds.open = lap.lap();
     let Some(mut target) = target else {
         log::error!("no target can be used: nothing is saved; the end of the old kernel's log follows");
@@ -155,12 +164,31 @@ pub fn describe(
     utsname
 }
 
-/// A capture's directory is named by the time of the crash; by the capture kernel's clock if that is unknown.
-fn directory_name(info: &VmcoreInfo, summary: &Summary) -> String {
+/// When the kernel crashed; the capture kernel's clock if it does not tell.
+fn crash_time(info: &VmcoreInfo) -> u64 {
     let now = || std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-    let time = info.crash_time().unwrap_or_else(now);
+    info.crash_time().unwrap_or_else(now)
+}
+
+fn capture_name(info: &VmcoreInfo, summary: &Summary) -> String {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    name::directory(time, &text(&summary.host), &text(&summary.boot_id))
+    name::directory(crash_time(info), &text(&summary.host), &text(&summary.boot_id))
+}
+
+/// Opens the first target that can be used, and records why the others cannot.
+fn open_first(
+    config: &Config,
+    capture: target::Capture<'_>,
+    summary: &mut Summary,
+) -> Option<Box<dyn Target>> {
+    config.target.iter().find_map(|target| {
+        target::open(target, capture)
+            .map_err(|error| {
+                let cause = crate::log::chain(&error);
+                summary.degrade(Degradation::Target { target: target.to_string(), cause });
+            })
+            .ok()
+    })
 }
 
 fn save_dmesg(kernel: &Kernel<'_>, target: &mut dyn Target, summary: &mut Summary) {

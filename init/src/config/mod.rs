@@ -10,6 +10,7 @@ mod device;
 mod dump;
 mod level;
 mod overrides;
+mod target;
 
 use core::fmt;
 
@@ -20,6 +21,7 @@ pub use device::{DeviceId, DeviceIdError};
 pub use dump::{Dump, Format, FormatError};
 pub use level::{DumpLevel, Exclude, LevelError};
 pub use overrides::load;
+pub use target::{Size, Target, TargetKind, WhenFull};
 
 /// Where the configuration lies in the image.
 pub const PATH: &str = "/etc/afterimage/config.toml";
@@ -44,34 +46,6 @@ pub struct Config {
     pub finish: Finish,
     /// What goes into the image.
     pub image: Image,
-}
-
-/// `[[target]]`: a directory in a file system on a block device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Target {
-    /// What kind of target it is; other kinds will have other keys.
-    #[serde(rename = "type")]
-    pub kind: TargetKind,
-    /// The device.
-    pub device: DeviceId,
-    /// Directory on it, absolute; made if missing.
-    #[serde(default = "default_path", deserialize_with = "checked::path")]
-    pub path: String,
-    /// File system type; read from the superblock if not given.
-    #[serde(default)]
-    pub fstype: Option<FsType>,
-    /// Seconds to wait for the device to appear.
-    #[serde(default = "default_wait")]
-    pub wait: u64,
-}
-
-/// `type` of a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TargetKind {
-    /// A directory in a file system.
-    Filesystem,
 }
 
 /// A file system that a dump can be written to.
@@ -100,6 +74,8 @@ pub struct Capture {
     pub stall_timeout: u64,
     /// Seconds after which the capture is given up in any case; 0 is no limit.
     pub deadline: u64,
+    /// From how many crashes on only the log and the notes are saved.
+    pub crash_loop: CrashLoop,
     /// Least severe messages that are printed.
     pub log: LogLevel,
     /// Added to the capture kernel's command line.
@@ -107,6 +83,16 @@ pub struct Capture {
     pub cmdline_append: String,
     /// Parameters taken out of it, by name.
     pub cmdline_remove: Vec<String>,
+}
+
+/// `crash_loop`: a machine that crashes again and again must not fill its disk with dumps of the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CrashLoop {
+    /// Crashes that make a loop; 0: never.
+    pub crashes: u32,
+    /// Seconds in which they happen.
+    pub within: u64,
 }
 
 /// Severity of messages.
@@ -184,17 +170,20 @@ pub enum Strip {
     Never,
 }
 
-/// Why a configuration is refused: TOML syntax, an unknown key, a value that cannot be; names line and reason.
+/// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", .0.to_string().trim_end())]
-pub struct ConfigError(Box<toml::de::Error>);
-
-fn default_path() -> String {
-    "/var/crash".to_owned()
-}
-
-fn default_wait() -> u64 {
-    30
+pub enum ConfigError {
+    /// TOML syntax, an unknown key, a value that cannot be; names line and reason.
+    #[error("{}", .0.to_string().trim_end())]
+    Toml(Box<toml::de::Error>),
+    /// Keys that do not go together.
+    #[error("[[target]] number {number}: {reason}")]
+    Target {
+        /// Which, from 1.
+        number: usize,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl Default for Capture {
@@ -203,6 +192,7 @@ impl Default for Capture {
             cpus: 1,
             stall_timeout: 300,
             deadline: 0,
+            crash_loop: CrashLoop { crashes: 10, within: 3600 },
             log: LogLevel::default(),
             cmdline_append: String::new(),
             cmdline_remove: Vec::new(),
@@ -213,7 +203,11 @@ impl Default for Capture {
 impl Config {
     /// Parses and checks a configuration file.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError(Box::new(error)))
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Toml(Box::new(error)))?;
+        for (number, target) in (1..).zip(&config.target) {
+            target.check().map_err(|reason| ConfigError::Target { number, reason })?;
+        }
+        Ok(config)
     }
 
     /// The configuration as TOML.
@@ -297,6 +291,27 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_another_kind_of_target_are_refused() {
+        let target = |kind: &str, key: &str| {
+            format!("[[target]]\ntype = \"{kind}\"\ndevice = \"PARTUUID=x\"\n{key}\n")
+        };
+        for (kind, key) in [
+            ("raw", "path = \"/x\""),
+            ("raw", "fstype = \"xfs\""),
+            ("raw", "keep = 1"),
+            ("raw", "reserve = \"1M\""),
+            ("filesystem", "overwrite = [\"uncollected\"]"),
+        ] {
+            let error = Config::parse(&target(kind, key)).unwrap_err().to_string();
+            let name = key.split(' ').next().unwrap();
+            assert_eq!(error, format!("[[target]] number 1: {name} means nothing for a {kind} target"));
+        }
+        let raw =
+            Config::parse(&target("raw", "overwrite = [\"uncollected\"]\nwhen_full = \"log\"")).unwrap();
+        assert_eq!(Config::parse(&raw.to_toml()).unwrap(), raw);
+    }
+
+    #[test]
     fn errors_name_line_and_reason() {
         let target = "[[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=x\"\n";
         let cases = [
@@ -315,6 +330,8 @@ mod tests {
             ("[capture]\n\n\nstall_timeout = 0\n".to_owned(), 4, "at least 1 second"),
             ("[finish]\naction = \"explode\"\n".to_owned(), 2, "explode"),
             ("[dump\n".to_owned(), 1, "TOML parse error"),
+            (format!("{target}reserve = \"much\"\n"), 4, "no size"),
+            (format!("{target}keep = 0\n"), 4, "at least 1"),
         ];
         for (text, line, reason) in cases {
             let error = Config::parse(&text).unwrap_err().to_string();

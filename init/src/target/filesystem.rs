@@ -10,7 +10,7 @@ use crate::config;
 use crate::setup::block;
 use crate::sink::Sink;
 use crate::target::directory::Directory;
-use crate::target::{Artifact, Target, TargetError};
+use crate::target::{Artifact, Capture, Ledger, Target, TargetError};
 
 /// Where the target's file system is mounted in the image.
 const MOUNT_POINT: &str = "/target";
@@ -20,15 +20,12 @@ const MOUNT_POINT: &str = "/target";
 pub(super) struct Filesystem {
     directory: Directory,
     device: String,
+    ledger: Ledger,
 }
 
 impl Filesystem {
-    pub(super) fn open(
-        config: &config::Target,
-        name: &str,
-        heartbeat: &dyn Fn(),
-    ) -> Result<Self, TargetError> {
-        let found = block::find(&config.device, Duration::from_secs(config.wait), heartbeat)?;
+    pub(super) fn open(config: &config::Target, capture: Capture<'_>) -> Result<Self, TargetError> {
+        let found = block::find(&config.device, Duration::from_secs(config.wait), capture.heartbeat)?;
         let device = found.node.display().to_string();
         if found.read_only {
             return Err(TargetError::ReadOnly(device));
@@ -40,8 +37,8 @@ impl Filesystem {
         mount(Some(&found.node), MOUNT_POINT, Some(fstype), flags, None::<&str>)
             .map_err(|errno| TargetError::Mount { device: device.clone(), fstype, source: errno.into() })?;
         log::info!("target {} is {device} ({fstype})", config.device);
-        match Directory::create(Path::new(MOUNT_POINT), &config.path, name) {
-            Ok(directory) => Ok(Self { directory, device }),
+        match Directory::create(Path::new(MOUNT_POINT), config.path(), capture.name) {
+            Ok(directory) => Ok(Self { directory, device, ledger: Ledger::default() }),
             Err(error) => {
                 unmount()?;
                 Err(error)
@@ -53,6 +50,14 @@ impl Filesystem {
 impl Target for Filesystem {
     fn location(&self) -> String {
         format!("{}:{}", self.device, self.directory.path().display())
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    fn room(&self) -> Option<u64> {
+        None
     }
 
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {

@@ -4,14 +4,16 @@
 pub mod directory;
 pub mod file;
 mod filesystem;
+pub mod ledger;
 pub mod name;
 
 use std::io;
 
 use crate::config::{self, TargetKind};
-use crate::report::Degradation;
 use crate::setup::block::NotFound;
 use crate::sink::{Sink, SinkError};
+
+pub use ledger::Ledger;
 
 /// What a capture saves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,10 +88,30 @@ pub enum TargetError {
     },
 }
 
+/// The capture that wants a target.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "it holds a closure")]
+pub struct Capture<'a> {
+    /// Its name: time, host and boot, see [`name::directory`]. The same for every attempt at it.
+    pub name: &'a str,
+    /// When the production kernel crashed, seconds since 1970.
+    pub time: u64,
+    /// When crashes are a loop.
+    pub crash_loop: config::CrashLoop,
+    /// Called while a device is waited for.
+    pub heartbeat: &'a dyn Fn(),
+}
+
 /// A place that holds the artifacts of one capture.
 pub trait Target {
     /// Where that is, for people: device and directory.
     fn location(&self) -> String;
+
+    /// What the place remembers of captures, this one included; durable since the target was opened.
+    fn ledger(&self) -> &Ledger;
+
+    /// Bytes that artifacts may still take; `None` if that is not known.
+    fn room(&self) -> Option<u64>;
 
     /// Starts an artifact under its temporary name.
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError>;
@@ -97,28 +119,19 @@ pub trait Target {
     /// Gives a finished artifact, whose sink has been synced and dropped, its final name, durably.
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError>;
 
+    /// Makes room for captures to come: this one is safe. Only what is beyond what was asked to be kept, and only what is ours.
+    fn retire(&mut self) -> Result<(), TargetError> {
+        Ok(())
+    }
+
     /// Lets go of the device, so that nothing is left to write when the machine goes down.
     fn close(self: Box<Self>) -> Result<(), TargetError>;
 }
 
-/// Opens the first target that can be used. The others' causes are reported through `degrade`.
-pub fn open_first(
-    targets: &[config::Target],
-    name: &str,
-    heartbeat: &dyn Fn(),
-    degrade: &mut dyn FnMut(Degradation),
-) -> Option<Box<dyn Target>> {
-    for config in targets {
-        let opened = match config.kind {
-            TargetKind::Filesystem => filesystem::Filesystem::open(config, name, heartbeat),
-        };
-        match opened {
-            Ok(target) => return Some(Box::new(target)),
-            Err(error) => {
-                let cause = crate::log::chain(&error);
-                degrade(Degradation::Target { target: format!("{}:{}", config.device, config.path), cause });
-            }
-        }
+/// Opens a target. The error says why it cannot be used.
+pub fn open(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn Target>, TargetError> {
+    match config.kind {
+        TargetKind::Filesystem => Ok(Box::new(filesystem::Filesystem::open(config, capture)?)),
+        TargetKind::Raw => Err(TargetError::NoFilesystem("raw".into())),
     }
-    None
 }
