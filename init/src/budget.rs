@@ -14,6 +14,9 @@ const BYTES_PER_WORKER: u64 = 5 << 20;
 /// Most that bits are worth: scanning struct pages again takes less time than reading the pages they describe.
 const MOST_FOR_PLAN: u64 = 8 << 20;
 
+/// What they are worth after an attempt that took too much.
+const LITTLE_PLAN: u64 = 256 << 10;
+
 /// What a capture may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -31,6 +34,12 @@ impl Budget {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         Self::new(cpus, mem_available(&meminfo))
+    }
+
+    /// The least that a capture can do with: after an attempt that took too much.
+    #[must_use]
+    pub fn smallest(self) -> Self {
+        Self { workers: 1, plan: self.plan.min(LITTLE_PLAN) }
     }
 
     fn new(cpus: usize, available: Option<u64>) -> Self {

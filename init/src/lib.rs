@@ -12,7 +12,7 @@
 //!
 //! A module may use only what stands left of it; a test checks the `use crate::` lines:
 //! `addr → sys → format → sink → source → kernel → filter → dump → setup → target → run → pid1`.
-//! `log config report budget facts` may be used by all.
+//! `log config report budget facts beat attempt` may be used by all.
 //!
 //! The old kernel's memory is hostile input: every parser is total, every loop bounded by the format.
 #![cfg_attr(
@@ -21,6 +21,8 @@
 )]
 
 pub mod addr;
+pub mod attempt;
+pub mod beat;
 pub mod budget;
 pub mod config;
 pub mod dump;

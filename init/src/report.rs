@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::addr::PfnRange;
+use crate::attempt::{Earlier, Rung};
 use crate::budget::MemoryUse;
 use crate::config::Config;
 use crate::filter::{ClassCounts, Contradiction, PageClass, ScanStats};
@@ -14,17 +15,19 @@ use crate::kernel::info::Origin;
 use crate::kernel::memmap::BadSection;
 use crate::source::Anomaly;
 
-/// How a capture ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// How a capture ended, from worst to best.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// Every page that was to be saved is in the dump or listed as unreadable.
-    Complete,
-    /// The dump ends early; its header says INCOMPLETE and it is called `vmcore-incomplete`.
-    Incomplete,
-    /// There is no dump.
+    /// Nothing is saved but what the console shows.
     #[default]
     Failed,
+    /// The kernel log is saved, and there is no dump.
+    LogOnly,
+    /// The dump ends early; its header says INCOMPLETE and it is called `vmcore-incomplete`.
+    Incomplete,
+    /// Every page that was to be saved is in the dump or listed as unreadable.
+    Complete,
 }
 
 impl Outcome {
@@ -35,13 +38,14 @@ impl Outcome {
             Self::Complete => 0,
             Self::Incomplete => 3,
             Self::Failed => 4,
+            Self::LogOnly => 5,
         }
     }
 
     /// The outcome with this exit code.
     #[must_use]
     pub fn from_exit_code(code: i32) -> Option<Self> {
-        [Self::Complete, Self::Incomplete, Self::Failed]
+        [Self::Complete, Self::Incomplete, Self::LogOnly, Self::Failed]
             .into_iter()
             .find(|o| i32::from(o.exit_code()) == code)
     }
@@ -52,6 +56,7 @@ impl fmt::Display for Outcome {
         f.write_str(match self {
             Self::Complete => "complete",
             Self::Incomplete => "incomplete",
+            Self::LogOnly => "log-only",
             Self::Failed => "failed",
         })
     }
@@ -113,6 +118,41 @@ pub enum Degradation {
     Target {
         /// Which.
         target: String,
+        /// Cause.
+        cause: String,
+    },
+    /// A target is too small for all that was to be saved.
+    NoRoom {
+        /// Bytes that it would take.
+        needed: u64,
+        /// Bytes that there are.
+        room: u64,
+        /// What is saved instead.
+        instead: &'static str,
+    },
+    /// The machine crashes again and again: there is no dump until an operator has seen to it.
+    CrashLoop {
+        /// The target that has counted the crashes.
+        target: String,
+        /// How many it remembers.
+        crashes: usize,
+    },
+    /// Older captures could not be removed.
+    Retire {
+        /// Cause.
+        cause: String,
+    },
+    /// A hook failed.
+    Hook {
+        /// Its program.
+        path: String,
+        /// How.
+        cause: String,
+    },
+    /// An attempt at the capture came to a bad end.
+    Attempt(Earlier),
+    /// The notes could not be saved.
+    Notes {
         /// Cause.
         cause: String,
     },
@@ -195,7 +235,9 @@ impl From<PfnRange> for Run {
 pub struct Phases {
     /// Loading modules.
     pub modules: f64,
-    /// Opening the core and the target.
+    /// Opening the vmcore, and finding out what is in it.
+    pub vmcore: f64,
+    /// Opening the target.
     pub open: f64,
     /// Saving the log.
     pub dmesg: f64,
@@ -234,6 +276,10 @@ pub struct Summary {
     pub compress: String,
     /// Whether the loader's copy of VMCOREINFO was there, for a vmcore whose own is damaged.
     pub vmcoreinfo_copy: bool,
+    /// How much this attempt dared.
+    pub rung: Rung,
+    /// Number of the capture on its target.
+    pub sequence: u64,
     /// CPUs whose registers are in the dump.
     pub cpus: u32,
     /// Pages by fate.
@@ -352,6 +398,18 @@ impl fmt::Display for Degradation {
             Self::Utsname { cause } => write!(f, "kernel name not read: {cause}"),
             Self::Dmesg { cause } => write!(f, "kernel log not saved: {cause}"),
             Self::Target { target, cause } => write!(f, "target {target} not usable: {cause}"),
+            Self::NoRoom { needed, room, instead } => {
+                write!(f, "the dump takes about {needed} bytes and there are {room}: {instead} instead")
+            }
+            Self::CrashLoop { target, crashes } => write!(
+                f,
+                "CRASH LOOP: {target} remembers {crashes} crashes, too many in too short a time: only the log and the notes are \
+                 saved until an operator runs `afterimage reset` on it"
+            ),
+            Self::Retire { cause } => write!(f, "older captures not removed: {cause}"),
+            Self::Hook { path, cause } => write!(f, "hook {path} {cause}"),
+            Self::Attempt(earlier) => write!(f, "{earlier}"),
+            Self::Notes { cause } => write!(f, "notes not saved: {cause}"),
             Self::Dump { cause } => write!(f, "the dump ends early: {cause}"),
             Self::IncompleteInput => f.write_str("the input is a dump that ends early: so does this one"),
             Self::UnreadablePages { pages } => {
@@ -402,7 +460,7 @@ mod tests {
 
     #[test]
     fn outcomes_survive_an_exit_code() {
-        for outcome in [Outcome::Complete, Outcome::Incomplete, Outcome::Failed] {
+        for outcome in [Outcome::Complete, Outcome::Incomplete, Outcome::LogOnly, Outcome::Failed] {
             assert_eq!(Outcome::from_exit_code(i32::from(outcome.exit_code())), Some(outcome));
         }
         assert_eq!(Outcome::from_exit_code(101), None);

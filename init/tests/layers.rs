@@ -13,6 +13,8 @@ const LEAVES: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("budget", &[]),
     ("facts", &[]),
+    ("beat", &["addr"]),
+    ("attempt", &[]),
     ("report", &["addr", "kernel", "source", "filter"]), // the figures that result.json shows
 ];
 

@@ -51,6 +51,9 @@ pub enum ImageError {
     /// Drivers.
     #[error(transparent)]
     Drivers(#[from] DriversError),
+    /// A hook is no program for a bare image.
+    #[error("hook {0} is no static x86_64 executable: the image has no libraries")]
+    Hook(String),
     /// The compressor failed.
     #[error("compressing the image")]
     Compress(#[source] io::Error),
@@ -137,6 +140,13 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     let mut entries = skeleton();
     entries.push(Entry::file("init", 0o755, init));
     entries.push(Entry::file(config::PATH, 0o600, text.into_bytes()));
+    for (index, hook) in config.hook.iter().enumerate() {
+        let program = fs::read(&hook.path).map_err(read(Path::new(&hook.path)))?;
+        if !is_static_executable(&program) {
+            return Err(ImageError::Hook(hook.path.clone()));
+        }
+        entries.push(Entry::file(&format!("{}/{index}", config::HOOKS_PATH), 0o755, program));
+    }
     let mut list = String::new();
     for module in &modules {
         let bytes = tree.load(module)?;
@@ -236,8 +246,18 @@ fn skeleton() -> Vec<Entry> {
     };
     let directory = |path: &str| Entry { path: path.to_owned(), mode: 0o755, kind: Kind::Directory };
     let mut entries = vec![device("dev/console", 5, 1), device("dev/null", 1, 3)];
-    entries.extend(["proc", "sys", "target"].map(directory));
+    entries.extend(["proc", "sys", "target", "hooks"].map(directory));
     entries
+}
+
+/// Whether a program runs without an interpreter and libraries.
+fn is_static_executable(program: &[u8]) -> bool {
+    use object::read::elf::{FileHeader as _, ProgramHeader as _};
+    let Ok(header) = object::elf::FileHeader64::<object::Endianness>::parse(program) else { return false };
+    let Ok(endian) = header.endian() else { return false };
+    let segments = header.program_headers(endian, program);
+    header.e_machine(endian) == object::elf::EM_X86_64
+        && segments.is_ok_and(|all| all.iter().all(|one| one.p_type(endian) != object::elf::PT_INTERP))
 }
 
 fn read(path: &Path) -> impl FnOnce(io::Error) -> ImageError + '_ {

@@ -125,7 +125,7 @@ pub fn dry_run(input: &[PathBuf], config: &Config) -> Result<(Estimate, u64), Of
     let input = Input::open(input)?;
     let mut summary = Summary::new(config);
     Ok(with_request(&input, config, &mut summary, |core, filter, request, _| {
-        (estimate(core, filter, request), core.page_size().bytes())
+        (estimate(core, filter, request, &|| ()), core.page_size().bytes())
     }))
 }
 

@@ -17,6 +17,10 @@ pub(super) fn path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>,
     checked(from, |path| absolute_path(path).map(Some))
 }
 
+pub(super) fn program<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    checked(from, absolute_path)
+}
+
 pub(super) fn keep<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     checked(from, |keep: u32| (keep > 0).then_some(Some(keep)).ok_or_else(|| "must be at least 1".to_owned()))
 }

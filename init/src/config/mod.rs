@@ -8,6 +8,7 @@ mod checked;
 mod compress;
 mod device;
 mod dump;
+mod hook;
 mod level;
 mod overrides;
 mod target;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use compress::{Compress, CompressError};
 pub use device::{DeviceId, DeviceIdError};
 pub use dump::{Dump, Format, FormatError};
+pub use hook::{Hook, When};
 pub use level::{DumpLevel, Exclude, LevelError};
 pub use overrides::load;
 pub use target::{Size, Target, TargetKind, WhenFull};
@@ -29,6 +31,8 @@ pub const PATH: &str = "/etc/afterimage/config.toml";
 pub const FACTS_PATH: &str = "/etc/afterimage/facts.toml";
 /// Where the ordered module list lies in the image: a path per line.
 pub const MODULES_PATH: &str = "/etc/afterimage/modules";
+/// Directory of the hooks in the image, each under its index in the configuration.
+pub const HOOKS_PATH: &str = "/hooks";
 /// What the image was built for; read by `afterimage load`.
 pub const MANIFEST_PATH: &str = "/etc/afterimage/manifest.toml";
 
@@ -40,6 +44,8 @@ pub struct Config {
     pub dump: Dump,
     /// Where it is saved, in the order of preference.
     pub target: Vec<Target>,
+    /// Programs of the user's that run before and after.
+    pub hook: Vec<Hook>,
     /// How the capture kernel runs.
     pub capture: Capture,
     /// What happens afterwards.
@@ -69,11 +75,17 @@ pub struct Capture {
     /// CPUs that the capture kernel starts; each costs some hundred KiB.
     #[serde(deserialize_with = "checked::cpus")]
     pub cpus: u32,
-    /// Seconds without any progress after which the capture is given up.
+    /// Seconds without any progress after which an attempt at the capture is given up.
     #[serde(deserialize_with = "checked::stall_timeout")]
     pub stall_timeout: u64,
+    /// Seconds that each step but the dump itself may take: loading modules, opening a target (beside its `wait`), saving the
+    /// log, closing.
+    #[serde(deserialize_with = "checked::stall_timeout")]
+    pub step_timeout: u64,
     /// Seconds after which the capture is given up in any case; 0 is no limit.
     pub deadline: u64,
+    /// Seconds after which the hardware watchdog resets a machine in which not even PID 1 runs; 0: it is left alone.
+    pub watchdog: u32,
     /// From how many crashes on only the log and the notes are saved.
     pub crash_loop: CrashLoop,
     /// Least severe messages that are printed.
@@ -191,7 +203,9 @@ impl Default for Capture {
         Self {
             cpus: 1,
             stall_timeout: 300,
+            step_timeout: 120,
             deadline: 0,
+            watchdog: 60,
             crash_loop: CrashLoop { crashes: 10, within: 3600 },
             log: LogLevel::default(),
             cmdline_append: String::new(),

@@ -59,6 +59,8 @@ pub enum WhenFull {
     /// A dump of level 31 if that fits; otherwise the log and the notes.
     #[default]
     Stricter,
+    /// As much of the dump as fits, marked INCOMPLETE: what readers need first comes first.
+    Part,
     /// The log and the notes.
     Log,
     /// Nothing: the next target has to hold it.

@@ -6,14 +6,16 @@ use crate::addr::{Pfn, PfnRange, to_u64, to_usize};
 use crate::config::{DumpLevel, Exclude};
 use crate::dump::codec::{Codec, is_zero};
 use crate::dump::plan::Found;
-use crate::dump::{Request, bitmap};
+use crate::dump::{Heartbeat, Request, bitmap};
 use crate::filter::units;
 use crate::filter::{ClassCounts, PageClass, PageFilter};
 use crate::format::kdump::{DESC_LEN, Layout};
 use crate::source::{Core, PageReader, PhysicalMemory};
 
-/// Pages of each class that are compressed, of each unit of 32,768 pages and of all.
+/// Pages of each class that are remembered, of each unit of 32,768 pages and, roughly, of all: a capture kernel has little memory.
 const PER_UNIT: u64 = 128;
+const REMEMBERED: u64 = 1 << 16;
+/// Pages of each class that are compressed.
 const SAMPLE: usize = 4096;
 /// The levels that are estimated besides the one that was asked for.
 const LEVELS: [u32; 7] = [0, 1, 2, 4, 8, 16, 31];
@@ -62,10 +64,16 @@ struct UnitSample {
 
 /// Scans the struct pages of all memory, reads a sample of each class and extrapolates.
 #[must_use]
-pub fn estimate(core: &dyn Core, filter: Option<&PageFilter<'_>>, request: &Request) -> Estimate {
+pub fn estimate(
+    core: &dyn Core,
+    filter: Option<&PageFilter<'_>>,
+    request: &Request,
+    heartbeat: &Heartbeat<'_>,
+) -> Estimate {
     let units = units::of(core.ranges());
-    let each = |unit: PfnRange, classes: &[PageClass]| sample_unit(core, unit, classes);
-    let (samples, damage) = units::scan(filter, &units, request.budget.workers, &|| (), each);
+    let most = REMEMBERED.checked_div(to_u64(units.len())).unwrap_or(PER_UNIT).clamp(1, PER_UNIT);
+    let each = |unit: PfnRange, classes: &[PageClass]| sample_unit(core, unit, classes, most);
+    let (samples, damage) = units::scan(filter, &units, request.budget.workers, heartbeat, each);
     let mut all = UnitSample::default();
     for sample in samples {
         all.counts.merge(&sample.counts);
@@ -77,6 +85,7 @@ pub fn estimate(core: &dyn Core, filter: Option<&PageFilter<'_>>, request: &Requ
     let measure = |(class, pages): (PageClass, u64)| {
         let sample = all.pages.get(&class.index()).map_or(&[][..], Vec::as_slice);
         let readable = !class.is_dropped(Exclude::from(DumpLevel::default()));
+        heartbeat();
         measure(reader.as_mut(), core, request, if readable { sample } else { &[] }, class, pages)
     };
     let classes: Vec<ClassEstimate> = all.counts.iter().map(measure).collect();
@@ -92,7 +101,7 @@ pub fn estimate(core: &dyn Core, filter: Option<&PageFilter<'_>>, request: &Requ
 
 /// Counts the pages of a unit that are there, and takes some of each class: one of every so many, not at equal
 /// distances, for the allocator's blocks have such, too.
-fn sample_unit(memory: &dyn PhysicalMemory, unit: PfnRange, classes: &[PageClass]) -> UnitSample {
+fn sample_unit(memory: &dyn PhysicalMemory, unit: PfnRange, classes: &[PageClass], most: u64) -> UnitSample {
     let mut bits = vec![0; to_usize(unit.pages() / 8)];
     bitmap::fill(memory.ranges(), unit.start(), &mut bits);
     memory.absent(unit, &mut |gone| bitmap::clear(&[gone], unit.start(), &mut bits));
@@ -103,7 +112,7 @@ fn sample_unit(memory: &dyn PhysicalMemory, unit: PfnRange, classes: &[PageClass
     let mut seen = ClassCounts::default();
     for pfn in present() {
         let Some(class) = class_of(pfn) else { continue };
-        let step = sample.counts.of(class).div_ceil(PER_UNIT).max(1);
+        let step = sample.counts.of(class).div_ceil(most).max(1);
         let round = seen.of(class).checked_div(step).unwrap_or(0);
         let pick = round.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_shr(32).checked_rem(step);
         if seen.of(class).checked_rem(step) == pick {

@@ -9,7 +9,7 @@ mod codec;
 pub mod estimate;
 mod flattened;
 mod kdump;
-mod notes;
+pub mod notes;
 mod pipeline;
 mod places;
 mod plan;
@@ -55,6 +55,8 @@ pub struct Request {
     pub info: VmcoreInfo,
     /// Threads and buffers.
     pub budget: Budget,
+    /// Pages that are not to be read, in order: an earlier attempt came to its end there.
+    pub skip: Vec<PfnRange>,
 }
 
 impl Request {

@@ -1,11 +1,26 @@
-//! The ELF notes of a core, copied into a dump piece by piece: device dumps make them tens of MiB long.
+//! The ELF notes of a core (registers of each CPU, VMCOREINFO), copied into a dump piece by piece: device dumps make them tens
+//! of MiB long.
 
-use crate::addr::to_usize;
+use crate::addr::{to_u64, to_usize};
 use crate::dump::DumpError;
+use crate::format::elf;
+use crate::sink::Sink;
 use crate::source::Core;
 
 /// Bytes that are copied at a time.
 const PIECE: u64 = 64 << 10;
+
+/// Writes an ELF core file that has the notes and no memory.
+pub fn write(core: &dyn Core, sink: &mut dyn Sink) -> Result<(), DumpError> {
+    let failed = |source| DumpError::Sink { what: "the notes", source };
+    let mut head = elf::emit_header(elf::machine_number(core.machine()), 1, 1);
+    let at = to_u64(elf::head_len(1));
+    head.extend(elf::emit_note_segment(at, core.notes().len()));
+    head.resize(elf::head_len(1), 0);
+    sink.write_at(0, &head).map_err(failed)?;
+    copy(core, at, |to, bytes| sink.write_at(to, bytes).map_err(failed))?;
+    sink.sync().map_err(failed)
+}
 
 /// Hands the notes to `write`, one after the other from offset `to` on. A piece that cannot be read becomes zeros, which
 /// readers take as the end of the notes.

@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use crate::addr::{Pfn, to_u64, to_usize};
+use crate::addr::{Pfn, PfnRange, to_u64, to_usize};
+use crate::beat::{self, Beat};
 use crate::budget::BATCH_BYTES;
 use crate::dump::codec::{Codec, is_zero};
 use crate::dump::plan::{Plan, Run, Sequence, Walk};
@@ -74,7 +75,7 @@ pub(super) fn run(
     {
         return result;
     }
-    let mut worker = Worker::new(memory, request, &tuner);
+    let mut worker = Worker::new(0, memory, request, &tuner);
     let mut walk = Walk::new(plan, sequence(request));
     let mut batch = Batch::new(pages, memory.page_size().in_memory());
     while let Some(turn) = walk.next(pages, &mut batch.runs) {
@@ -117,10 +118,12 @@ fn parallel(
     }
     thread::scope(|scope| {
         let mut started = 0_usize;
-        for _ in 0..workers {
+        for number in 0..workers {
             let (next, free, done_in) = (&next, &free, done_in.clone());
-            let body =
-                move || work_until_done(&mut Worker::new(memory, request, tuner), next, free, &done_in);
+            let body = move || {
+                let mut worker = Worker::new(number, memory, request, tuner);
+                work_until_done(&mut worker, next, free, &done_in);
+            };
             match thread::Builder::new().spawn_scoped(scope, body) {
                 Ok(_) => started = started.saturating_add(1),
                 Err(error) => log::warn!("worker thread not started: {error}"),
@@ -177,6 +180,8 @@ fn write_in_order(
 
 /// Reads and compresses pages.
 struct Worker<'a> {
+    number: usize,
+    skip: &'a [PfnRange],
     reader: Box<dyn PageReader + 'a>,
     codec: Codec,
     tuner: &'a Tuner,
@@ -185,14 +190,15 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(memory: &'a dyn PhysicalMemory, request: &Request, tuner: &'a Tuner) -> Self {
+    fn new(number: usize, memory: &'a dyn PhysicalMemory, request: &'a Request, tuner: &'a Tuner) -> Self {
         let compress = request.compress();
         let codec = Codec::new(compress).unwrap_or_else(|error| {
             log::warn!("{compress} is not available ({error}): pages are stored as they are");
             Codec::None
         });
         let page = vec![0; memory.page_size().in_memory()];
-        Self { reader: memory.page_reader(), codec, tuner, probe: tuner.probe(), page }
+        let skip = &request.skip;
+        Self { number, skip, reader: memory.page_reader(), codec, tuner, probe: tuner.probe(), page }
     }
 
     fn fill(&mut self, turn: Turn, batch: &mut Batch) {
@@ -200,15 +206,24 @@ impl<'a> Worker<'a> {
         batch.bodies.clear();
         batch.used = 0;
         self.probe.begin(self.tuner, &mut self.codec);
+        if let (Some(first), Some(last)) = (batch.runs.first(), batch.runs.last())
+            && let Some(pages) = PfnRange::new(first.pages.start(), last.pages.end())
+        {
+            beat::tell(&Beat::Reading(self.number, pages));
+        }
         let mut pages = batch.runs.iter().flat_map(|run| run.pages.start().0..run.pages.end().0).peekable();
         while let Some(pfn) = pages.next() {
             let body = self.body(Pfn(pfn), pages.peek().copied().map(Pfn), &mut batch.room, &mut batch.used);
             batch.bodies.push(body);
         }
+        beat::tell(&Beat::Read(self.number));
         self.probe.end(self.tuner);
     }
 
     fn body(&mut self, pfn: Pfn, next: Option<Pfn>, room: &mut [u8], used: &mut usize) -> Body {
+        if self.is_skipped(pfn) {
+            return Body::Unreadable;
+        }
         if let Err(error) = self.reader.read_page(pfn, &mut self.page) {
             log::debug!("page {pfn}: {}", crate::log::chain(&error));
             return Body::Unreadable;
@@ -224,5 +239,11 @@ impl<'a> Worker<'a> {
         let (len, compression) = self.codec.pack_or_copy(&self.page, out);
         *used = used.saturating_add(len);
         Body::Data { compression, size: u32::try_from(len).unwrap_or(u32::MAX) }
+    }
+
+    /// Whether the page is one of those at which an earlier attempt came to its end.
+    fn is_skipped(&self, pfn: Pfn) -> bool {
+        let after = self.skip.partition_point(|range| range.end() <= pfn);
+        self.skip.get(after).is_some_and(|range| range.start() <= pfn)
     }
 }

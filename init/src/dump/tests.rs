@@ -65,6 +65,7 @@ pub(super) fn sample() -> CoreFile {
 pub(super) fn request(level: u32, compress: Compress, workers: usize) -> Request {
     let utsname = Utsname { machine: "x86_64".into(), ..Utsname::default() };
     Request {
+        skip: Vec::new(),
         exclude: DumpLevel::new(level).unwrap().into(),
         format: Format::Kdump,
         compress,

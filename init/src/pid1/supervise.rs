@@ -1,6 +1,6 @@
-//! Waiting for the capture child under deadlines.
+//! Attempts at the capture: a child each, waited for under deadlines.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::panic;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -12,26 +12,21 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::attempt::Attempt;
 use crate::config::{self, Capture, FinalAction};
+use crate::pid1::ladder::{End, Ladder};
+use crate::pid1::watchdog::Watchdog;
+use crate::pid1::witness::Witness;
 use crate::pid1::{finish, mounts};
 use crate::report::Outcome;
 
 /// How long a killed child may take to die. One that is still there hangs in a driver.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
-/// How often deadlines are looked at; heartbeats and the child's end wake PID 1 earlier.
+/// How often deadlines are looked at and the watchdog is thought of; beats and the child's end wake PID 1 earlier.
 const TICK: Duration = Duration::from_millis(500);
 
 /// How often the child is looked for when its pipe is closed: it is about to end.
 const REAP_TICK: Duration = Duration::from_millis(10);
-
-/// How the child came to its end.
-#[derive(Debug, PartialEq, Eq)]
-enum End {
-    /// It exited or was killed; the text says how.
-    Gone(String),
-    /// It did not die: it hangs in the kernel.
-    Stuck,
-}
 
 /// PID 1's main function.
 pub fn supervise() -> ! {
@@ -45,78 +40,134 @@ pub fn supervise() -> ! {
     crate::log::init_kmsg(config.capture.log.into());
     log::info!("version {}, final action will be {}", env!("CARGO_PKG_VERSION"), config.finish.action);
     mount_errors.iter().chain(&complaints).for_each(|text| log::warn!("{text}"));
-    match spawn() {
-        Ok((child, heartbeats)) => match wait(&child, heartbeats, &config.capture) {
-            End::Gone(how) => log::info!("capture {how}"),
-            End::Stuck => {
-                // A device hangs under it: an orderly shutdown would hang in the same place.
-                log::error!("the capture hangs in the kernel and cannot be killed");
-                finish::forced(config.finish.action);
-            }
-        },
-        Err(error) => log::error!("starting the capture: {error}"),
+    let mut watchdog = Watchdog::new(config.capture.watchdog);
+    let mut ladder = Ladder::new(config.target.len());
+    let limits = Limits::new(&config.capture);
+    loop {
+        let mut seen = Witness::default();
+        let end = attempt(ladder.attempt(), &limits, &mut watchdog, &mut seen);
+        log::info!("capture {end}");
+        if !ladder.ended(end, &seen) {
+            break;
+        }
+        log::warn!("another attempt, {}", ladder.attempt().rung);
     }
-    finish::finish(config.finish.action)
+    let action = config.finish.action;
+    if action == FinalAction::Halt {
+        watchdog.release();
+    } else {
+        watchdog.last_meal();
+    }
+    if ladder.stuck {
+        // A device hangs under a child: an orderly shutdown would hang in the same place.
+        finish::forced(action)
+    }
+    finish::finish(action)
 }
 
-fn spawn() -> std::io::Result<(Child, ChildStdout)> {
+/// How long things may take.
+#[derive(Debug)]
+struct Limits {
+    stall: Duration,
+    /// When all attempts must be over.
+    end: Option<Instant>,
+}
+
+impl Limits {
+    fn new(capture: &Capture) -> Self {
+        let deadline = Some(Duration::from_secs(capture.deadline)).filter(|deadline| !deadline.is_zero());
+        let end = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
+        Self { stall: Duration::from_secs(capture.stall_timeout), end }
+    }
+
+    fn is_late(&self) -> bool {
+        self.end.is_some_and(|end| Instant::now() >= end)
+    }
+}
+
+/// Runs one attempt to its end.
+fn attempt(attempt: &Attempt, limits: &Limits, watchdog: &mut Watchdog, seen: &mut Witness) -> End {
+    match spawn(attempt) {
+        Ok((child, beats)) => wait(&child, beats, limits, watchdog, seen),
+        Err(error) => End::Died(format!("did not start: {error}")),
+    }
+}
+
+fn spawn(attempt: &Attempt) -> std::io::Result<(Child, ChildStdout)> {
     let command =
-        |path: &str| Command::new(path).arg("capture").stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        |path: &str| Command::new(path).arg("capture").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = command("/proc/self/exe").or_else(|_| command("/init"))?;
-    let heartbeats = child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
-    Ok((child, heartbeats))
+    let beats = child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // Less than a pipe holds, so that this does not wait; a child that is dead already shows below.
+        let _ = stdin.write_all(attempt.to_json().as_bytes());
+    }
+    Ok((child, beats))
 }
 
 /// Waits for the child and reaps everything that ends meanwhile. Each byte on the pipe is a sign of progress.
-fn wait(child: &Child, mut heartbeats: ChildStdout, limits: &Capture) -> End {
+fn wait(
+    child: &Child,
+    mut beats: ChildStdout,
+    limits: &Limits,
+    watchdog: &mut Watchdog,
+    seen: &mut Witness,
+) -> End {
     let Ok(pid) = i32::try_from(child.id()).map(Pid::from_raw) else {
-        return End::Gone("has no pid".to_owned());
+        return End::Died("has no pid".to_owned());
     };
-    let start = Instant::now();
-    let mut progress = start;
     let mut open = true;
     loop {
-        if let Some(how) = reap(pid) {
-            return End::Gone(how);
-        }
-        let stalled = progress.elapsed() >= Duration::from_secs(limits.stall_timeout);
-        let late = limits.deadline > 0 && start.elapsed() >= Duration::from_secs(limits.deadline);
-        if stalled || late {
-            let why = if late { "reached its deadline" } else { "made no progress" };
-            log::error!("the capture {why} for {} s: killing it", progress.elapsed().as_secs());
-            return kill_child(pid);
-        }
-        if !open {
+        watchdog.feed();
+        let ended = reap(pid);
+        if open && (ended.is_some() || readable(&beats)) {
+            open = hear(&mut beats, seen, ended.is_some());
+        } else if ended.is_none() {
             std::thread::sleep(REAP_TICK);
-        } else if readable(&heartbeats) {
-            let mut bytes = [0; 256];
-            match heartbeats.read(&mut bytes) {
-                Ok(0) | Err(_) => open = false, // it is about to exit
-                Ok(_) => progress = Instant::now(),
-            }
+        }
+        if let Some(end) = ended {
+            return end;
+        }
+        let stalled = seen.progress.elapsed() >= limits.stall;
+        if stalled || limits.is_late() || seen.is_step_late() {
+            return give_up(pid, limits, watchdog, seen);
         }
     }
 }
 
-/// Waits up to a tick for a heartbeat or the end of the pipe.
+/// Reads what the child has said: once, or to the end if it has ended.
+fn hear(beats: &mut ChildStdout, seen: &mut Witness, to_the_end: bool) -> bool {
+    let mut bytes = [0; 4096];
+    loop {
+        match beats.read(&mut bytes) {
+            Ok(0) | Err(_) => return false, // it is about to exit
+            Ok(len) => seen.listen(bytes.get(..len).unwrap_or_default()),
+        }
+        if !to_the_end {
+            return true;
+        }
+    }
+}
+
+/// Waits up to a tick for a beat or the end of the pipe.
 fn readable(pipe: &ChildStdout) -> bool {
     let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO);
     poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|ready| ready > 0)
 }
 
 /// Reaps what has ended; says how `child` did if it was among it.
-fn reap(child: Pid) -> Option<String> {
+fn reap(child: Pid) -> Option<End> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, code)) if pid == child => {
-                let outcome = Outcome::from_exit_code(code).map(|outcome| outcome.to_string());
-                return Some(outcome.unwrap_or_else(|| format!("exited with code {code}")));
+                let outcome = Outcome::from_exit_code(code).map(|outcome| End::Done(outcome.to_string()));
+                return Some(outcome.unwrap_or_else(|| End::Died(format!("exited with code {code}"))));
             }
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
-                return Some(format!("was killed by {signal}"));
+                return Some(End::Died(format!("was killed by {signal}")));
             }
             Ok(WaitStatus::StillAlive) => return None,
-            Err(Errno::ECHILD) => return Some("is gone".to_owned()),
+            Err(Errno::ECHILD) => return Some(End::Died("is gone".to_owned())),
             Err(Errno::EINTR) | Ok(_) => (),
             Err(errno) => {
                 log::warn!("waitpid: {}", errno.desc());
@@ -126,62 +177,85 @@ fn reap(child: Pid) -> Option<String> {
     }
 }
 
-fn kill_child(pid: Pid) -> End {
+/// Kills a child that came no further, or has used up the time.
+fn give_up(pid: Pid, limits: &Limits, watchdog: &mut Watchdog, seen: &Witness) -> End {
+    let late = limits.is_late();
+    let why = match () {
+        () if late => "reached the deadline".to_owned(),
+        () if seen.is_step_late() => "took too long".to_owned(),
+        () => format!("made no progress for {} s", limits.stall.as_secs()),
+    };
+    let why = format!("{why} {}", seen.place());
+    log::error!("the capture {why}: killing it");
     if let Err(errno) = kill(pid, Signal::SIGKILL) {
         log::warn!("killing the capture: {}", errno.desc());
     }
     let start = Instant::now();
-    while start.elapsed() < KILL_PATIENCE {
-        if let Some(how) = reap(pid) {
-            return End::Gone(how);
-        }
-        std::thread::sleep(Duration::from_millis(50));
+    let mut stuck = true;
+    while stuck && start.elapsed() < KILL_PATIENCE {
+        watchdog.feed();
+        stuck = reap(pid).is_none();
+        std::thread::sleep(REAP_TICK);
     }
-    End::Stuck
+    match (late, stuck) {
+        (true, stuck) => End::Late { stuck },
+        (false, true) => End::Stuck(format!("{why} and cannot be killed")),
+        (false, false) => End::Stalled(why),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::beat::Step;
     use std::sync::{Mutex, PoisonError};
 
     /// `reap` takes any child of the process, so these tests run one at a time.
     static ONE: Mutex<()> = Mutex::new(());
 
-    fn run(script: &str, limits: &Capture) -> (End, Duration) {
+    fn run(script: &str, stall_timeout: u64, deadline: u64) -> (End, Witness, Duration) {
         let _guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         #[expect(clippy::zombie_processes, reason = "`wait` under test reaps it")]
         let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
-        let heartbeats = child.stdout.take().unwrap();
+        let beats = child.stdout.take().unwrap();
         let start = Instant::now();
-        (wait(&child, heartbeats, limits), start.elapsed())
-    }
-
-    fn limits(stall_timeout: u64, deadline: u64) -> Capture {
-        Capture { stall_timeout, deadline, ..Capture::default() }
+        let limits = Limits::new(&Capture { stall_timeout, deadline, ..Capture::default() });
+        let mut seen = Witness::default();
+        let end = wait(&child, beats, &limits, &mut Watchdog::new(0), &mut seen);
+        (end, seen, start.elapsed())
     }
 
     #[test]
     fn the_childs_end_is_named() {
-        assert_eq!(run("exit 0", &limits(9, 0)).0, End::Gone("complete".into()));
-        assert_eq!(run("exit 3", &limits(9, 0)).0, End::Gone("incomplete".into()));
-        assert_eq!(run("exit 77", &limits(9, 0)).0, End::Gone("exited with code 77".into()));
-        assert_eq!(run("kill -ABRT $$", &limits(9, 0)).0, End::Gone("was killed by SIGABRT".into()));
+        assert_eq!(run("exit 0", 9, 0).0, End::Done("complete".into()));
+        assert_eq!(run("exit 3", 9, 0).0, End::Done("incomplete".into()));
+        assert_eq!(run("exit 77", 9, 0).0, End::Died("exited with code 77".into()));
+        assert_eq!(run("kill -ABRT $$", 9, 0).0, End::Died("was killed by SIGABRT".into()));
+    }
+
+    #[test]
+    fn the_last_words_of_a_child_are_heard() {
+        let (end, seen, _) = run("echo target 1; echo step dump 0; echo reading 0 5 9; kill -BUS $$", 9, 0);
+        assert_eq!(end, End::Died("was killed by SIGBUS".into()));
+        assert_eq!((seen.step, seen.target), (Some(Step::Dump), Some(1)));
+        assert_eq!(seen.reading().collect::<Vec<_>>(), [(5, 9)]);
     }
 
     #[test]
     fn a_silent_child_is_killed_and_a_busy_one_is_not() {
-        let (end, took) = run("exec sleep 60", &limits(1, 0));
-        assert_eq!(end, End::Gone("was killed by SIGKILL".into()));
+        let (end, _, took) = run("echo step dump 0; exec sleep 60", 1, 0);
+        assert_eq!(end, End::Stalled("made no progress for 1 s in step dump".into()));
         assert!(took < Duration::from_secs(10), "{took:?}");
-        let (end, took) = run("for i in 1 2 3 4 5; do sleep 0.5; echo .; done", &limits(2, 0));
-        assert_eq!(end, End::Gone("complete".into()));
+        let (end, _, took) = run("for i in 1 2 3 4 5; do sleep 0.5; echo .; done", 2, 0);
+        assert_eq!(end, End::Done("complete".into()));
         assert!(took >= Duration::from_secs(2), "{took:?}");
     }
 
     #[test]
-    fn a_busy_child_is_killed_at_the_deadline() {
-        let (end, _) = run("while :; do echo .; sleep 0.1; done", &limits(60, 2));
-        assert_eq!(end, End::Gone("was killed by SIGKILL".into()));
+    fn a_busy_child_is_killed_at_the_end_of_its_step_or_of_all() {
+        let busy = "while :; do echo .; sleep 0.1; done";
+        let (end, ..) = run(&format!("echo step open 1; {busy}"), 60, 0);
+        assert_eq!(end, End::Stalled("took too long in step open".into()));
+        assert_eq!(run(busy, 60, 2).0, End::Late { stuck: false });
     }
 }

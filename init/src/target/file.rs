@@ -29,6 +29,8 @@ const PIECES: usize = 2;
 #[derive(Debug)]
 pub struct FileSink {
     file: File,
+    /// What would lie behind this byte does not fit.
+    limit: u64,
     /// Where the piece begins that is being filled, and how far it is.
     piece: Range<u64>,
     /// Length of a full piece.
@@ -46,11 +48,19 @@ impl FileSink {
     pub fn new(file: File) -> Self {
         Self {
             file,
+            limit: u64::MAX,
             piece: 0..0,
             size: *PIECES_OF.start(),
             under_way: VecDeque::with_capacity(PIECES),
             lost: None,
         }
+    }
+
+    /// Keeps the file from growing beyond `limit` bytes: what is left of the target belongs to others, or the file system holds no
+    /// longer file.
+    #[must_use]
+    pub fn limited(self, limit: u64) -> Self {
+        Self { limit, ..self }
     }
 
     /// Sends off what lies between full pieces. Only what follows on what was written before counts: single bytes
@@ -80,6 +90,10 @@ impl FileSink {
         Ok(())
     }
 
+    fn beyond_limit(&self) -> io::Error {
+        io::Error::new(io::ErrorKind::StorageFull, format!("the target has {} bytes for it", self.limit))
+    }
+
     /// Lets go of pages in the cache. Only advice: where it is not taken, they are clean and can be reclaimed anyway.
     fn forget(&self, part: Range<u64>) {
         let signed = |value: u64| i64::try_from(value).unwrap_or(0);
@@ -91,6 +105,9 @@ impl FileSink {
 impl Sink for FileSink {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
         let failed = |source| SinkError::Write { offset, len: bytes.len(), source };
+        if offset.saturating_add(to_u64(bytes.len())) > self.limit {
+            return Err(failed(self.beyond_limit()));
+        }
         self.file.write_all_at(bytes, offset).map_err(failed)?;
         match self.send_off(offset, offset.saturating_add(to_u64(bytes.len()))) {
             // Not a file of a disk: a pipe, a terminal, /dev/null.
@@ -122,6 +139,10 @@ impl Sink for FileSink {
     }
 
     fn reserve(&mut self, len: u64) -> Result<(), SinkError> {
+        if len > self.limit {
+            let len = crate::addr::to_usize(len);
+            return Err(SinkError::Write { offset: 0, len, source: self.beyond_limit() });
+        }
         let Ok(bytes) = i64::try_from(len) else { return Ok(()) };
         match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes) {
             Err(errno @ (Errno::ENOSPC | Errno::EFBIG | Errno::EDQUOT)) => {

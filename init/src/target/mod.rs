@@ -1,6 +1,7 @@
 //! Where a dump goes. A target makes artifacts under a temporary name and publishes them by rename, so that a
 //! name without `-incomplete` always means a whole file.
 
+pub mod captures;
 pub mod directory;
 pub mod file;
 mod filesystem;
@@ -8,6 +9,7 @@ pub mod ledger;
 pub mod name;
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::config::{self, TargetKind};
 use crate::setup::block::NotFound;
@@ -20,6 +22,8 @@ pub use ledger::Ledger;
 pub enum Artifact {
     /// The kernel log, saved first.
     Dmesg,
+    /// Registers and VMCOREINFO, where there is no dump: an ELF core without memory.
+    Notes,
     /// The dump.
     Vmcore,
     /// What became of it all.
@@ -32,9 +36,16 @@ impl Artifact {
     pub fn name(self) -> &'static str {
         match self {
             Self::Dmesg => "dmesg.txt",
+            Self::Notes => "notes.elf",
             Self::Vmcore => "vmcore",
             Self::Result => "result.json",
         }
+    }
+
+    /// File name until it is whole.
+    #[must_use]
+    pub fn temporary(self) -> String {
+        format!("{}-incomplete", self.name())
     }
 }
 
@@ -92,6 +103,8 @@ pub enum TargetError {
 #[derive(Clone, Copy)]
 #[expect(missing_debug_implementations, reason = "it holds a closure")]
 pub struct Capture<'a> {
+    /// Index of the target in the configuration.
+    pub index: usize,
     /// Its name: time, host and boot, see [`name::directory`]. The same for every attempt at it.
     pub name: &'a str,
     /// When the production kernel crashed, seconds since 1970.
@@ -106,6 +119,11 @@ pub struct Capture<'a> {
 pub trait Target {
     /// Where that is, for people: device and directory.
     fn location(&self) -> String;
+
+    /// Where its artifacts are files while the target is open, for hooks; `None` where they are not.
+    fn directory(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// What the place remembers of captures, this one included; durable since the target was opened.
     fn ledger(&self) -> &Ledger;

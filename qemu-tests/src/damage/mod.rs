@@ -324,6 +324,7 @@ impl Healthy<'_> {
             }
         }
         let request = Request {
+            skip: Vec::new(),
             exclude: self.level,
             format: Format::Kdump,
             compress: Compress::None,

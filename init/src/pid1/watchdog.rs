@@ -1,0 +1,76 @@
+//! The hardware watchdog: what brings the machine back when not even PID 1 gets to run.
+//!
+//! It is taken over as soon as its driver is there, and fed while the capture comes further. It is never switched off on the way to
+//! a reboot: a machine that hangs in its shutdown comes back, too.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use crate::sys::watchdog;
+
+const DEVICE: &str = "/dev/watchdog";
+/// Any byte but the "V" below.
+const MEAL: &[u8] = b"\0";
+/// Meals in the time that the watchdog waits for one.
+const MEALS: u32 = 4;
+
+/// The watchdog, there or not yet there.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    wanted: u32,
+    device: Option<File>,
+    every: Duration,
+    fed: Instant,
+}
+
+impl Watchdog {
+    /// A watchdog that is to wait for so many seconds; 0: none is wanted.
+    pub(super) fn new(seconds: u32) -> Self {
+        Self { wanted: seconds, device: None, every: Duration::from_secs(1), fed: Instant::now() }
+    }
+
+    /// Feeds it when it is time. Looks for it as long as it is not there: its driver is a module that the child loads.
+    pub(super) fn feed(&mut self) {
+        if self.wanted == 0 {
+            return;
+        }
+        let Some(device) = &mut self.device else { return self.take_over() };
+        if self.fed.elapsed() >= self.every {
+            if let Err(error) = device.write_all(MEAL) {
+                log::warn!("feeding the watchdog: {error}");
+            }
+            self.fed = Instant::now();
+        }
+    }
+
+    fn take_over(&mut self) {
+        // Opening starts it, or takes over one that runs.
+        let Ok(device) = OpenOptions::new().write(true).open(DEVICE) else { return };
+        // Some hardware has one timeout only, and says which.
+        let set = watchdog::set_timeout(&device, self.wanted).or_else(|_| watchdog::timeout(&device));
+        let seconds = set.unwrap_or(self.wanted).max(1);
+        log::info!("the hardware watchdog is taken over: it resets the machine after {seconds} s without us");
+        let pause = Duration::from_secs(seconds.into()).checked_div(MEALS);
+        self.every = pause.unwrap_or_default();
+        self.fed = Instant::now();
+        self.device = Some(device);
+    }
+
+    /// Switches it off, where the hardware and its driver allow that: for a machine that is to stand still.
+    pub(super) fn release(self) {
+        let Some(mut device) = self.device else { return };
+        // The "magic close" (Documentation/watchdog/watchdog-api.rst).
+        if let Err(error) = device.write_all(b"V") {
+            log::warn!("the watchdog cannot be switched off and will reset the machine: {error}");
+        }
+    }
+
+    /// Gives it its last meal and keeps it open: from here on it is the way back.
+    pub(super) fn last_meal(self) {
+        if let Some(mut device) = self.device {
+            let _ = device.write_all(MEAL);
+            core::mem::forget(device); // closing without the magic would only make the driver complain
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What is saved on one target, in this order: the log, then the dump or what stands for it, then `result.json`.
+
+use std::io::{BufWriter, Write};
+
+use crate::attempt::Rung;
+use crate::beat::{self, Beat, Step};
+use crate::budget;
+use crate::config::{self, When};
+use crate::dump::{self, Request, Written};
+use crate::kernel::dmesg;
+use crate::report::{Degradation, Lap, Outcome, Summary};
+use crate::run::fit::{Fit, fit};
+use crate::run::{Job, hooks, record, told};
+use crate::sink::{Append, Sink};
+use crate::target::{self, Artifact, Target, TargetError};
+
+/// Bytes that are kept free for `result.json`: some hundred degradations.
+const RESULT_ROOM: u64 = 64 << 10;
+
+/// How a target did.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Saved {
+    /// What it holds.
+    pub(super) outcome: Outcome,
+    /// Whether that is all that was to be saved, so that no other target is needed.
+    pub(super) settled: bool,
+}
+
+/// Saves to one target. Each thing that fails is recorded; `None` if the target cannot be used at all.
+pub(super) fn save_to(
+    job: &Job<'_>,
+    config: &config::Target,
+    capture: target::Capture<'_>,
+    summary: &mut Summary,
+) -> Option<Saved> {
+    let mut lap = Lap::start();
+    let failed = |cause| Degradation::Target { target: config.to_string(), cause };
+    beat::tell(&Beat::Target(capture.index));
+    job.step(Step::Open, config.wait);
+    let opened = target::open(config, capture).map_err(|error| failed(crate::log::chain(&error)));
+    let mut target = opened.map_err(|degradation| summary.degrade(degradation)).ok()?;
+    let location = target.location();
+    log::info!("saving to {location}");
+    beat::tell(&Beat::Location(location.clone()));
+    (summary.target, summary.sequence) = (Some(location), target.ledger().sequence);
+    (summary.dmesg, summary.outcome) = (None, Outcome::Failed);
+    summary.seconds.open = lap.lap();
+
+    job.step(Step::Log, 0);
+    if job.kernel.is_some() {
+        save_dmesg(job, target.as_mut(), summary);
+        summary.seconds.dmesg = lap.lap();
+    }
+    let result = reserve_result(target.as_mut());
+    let settled = save_dump_or_notes(job, config, target.as_mut(), summary);
+    summary.seconds.dump = lap.lap();
+    if summary.outcome == Outcome::Complete
+        && let Err(error) = target.retire()
+    {
+        summary.degrade(Degradation::Retire { cause: crate::log::chain(&error) });
+    }
+    if summary.outcome == Outcome::Incomplete {
+        summary.degrade(failed("the dump there is incomplete".to_owned()));
+    }
+    finish(job, target, result, summary);
+    Some(Saved { outcome: summary.outcome, settled: settled || summary.outcome == Outcome::Complete })
+}
+
+/// Says whether no dump was wanted.
+fn save_dump_or_notes(
+    job: &Job<'_>,
+    config: &config::Target,
+    target: &mut dyn Target,
+    summary: &mut Summary,
+) -> bool {
+    if summary.dmesg.is_some() {
+        summary.outcome = Outcome::LogOnly;
+    }
+    let Some(core) = job.core else { return false };
+    let ledger = target.ledger();
+    if ledger.looping {
+        let (target, crashes) = (target.location(), ledger.crashes.len());
+        summary.degrade(Degradation::CrashLoop { target, crashes });
+    }
+    if target.ledger().looping || job.rung == Rung::LogOnly {
+        save_notes(job, target, summary);
+        return summary.outcome == Outcome::LogOnly;
+    }
+    let request = job.request();
+    job.step(Step::Dump, 0);
+    let filter = job.filter(summary);
+    (job.heartbeat)();
+    match fit(core, filter, &request, target.room(), config.when_full, job.heartbeat) {
+        Fit::Whole => save_dump(job, &request, target, summary),
+        Fit::Stricter(exclude, why) => {
+            summary.degrade(why);
+            save_dump(job, &Request { exclude, ..request }, target, summary);
+        }
+        Fit::LogOnly(why) => {
+            summary.degrade(why);
+            save_notes(job, target, summary);
+        }
+        Fit::Nothing(why) => summary.degrade(why),
+    }
+    false
+}
+
+fn save_dmesg(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
+    let Some(kernel) = &job.kernel else { return };
+    let artifact = Artifact::Dmesg;
+    let mut save = || -> Result<_, Box<dyn core::error::Error>> {
+        let ring = dmesg::Ring::discover(kernel)?;
+        let mut sink = target.create(artifact)?;
+        let mut out = BufWriter::with_capacity(64 << 10, Append::new(sink.as_mut()));
+        let stats = ring.write(&mut out)?;
+        out.flush()?;
+        drop(out);
+        sink.sync()?;
+        drop(sink);
+        target.publish(artifact)?;
+        Ok(stats)
+    };
+    match save() {
+        Ok(stats) => {
+            log::info!("kernel log saved: {} records, {} damaged", stats.records, stats.damaged);
+            summary.dmesg = Some(stats);
+        }
+        Err(error) => summary.degrade(Degradation::Dmesg { cause: crate::log::chain(error.as_ref()) }),
+    }
+}
+
+/// Registers and VMCOREINFO, where the dump that would have them is not made.
+fn save_notes(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
+    let Some(core) = job.core else { return };
+    let mut save = || -> Result<(), Box<dyn core::error::Error>> {
+        let mut sink = target.create(Artifact::Notes)?;
+        dump::notes::write(core, sink.as_mut())?;
+        drop(sink);
+        Ok(target.publish(Artifact::Notes)?)
+    };
+    if let Err(error) = save() {
+        summary.degrade(Degradation::Notes { cause: crate::log::chain(error.as_ref()) });
+    }
+}
+
+fn save_dump(job: &Job<'_>, request: &Request, target: &mut dyn Target, summary: &mut Summary) {
+    let Some(core) = job.core else { return };
+    summary.workers = request.budget.workers;
+    (summary.level, summary.exclude) = (request.exclude.level().into(), request.exclude.names());
+    let mut written = Written::default();
+    let mut save = || -> Result<_, Box<dyn core::error::Error>> {
+        let mut sink = target.create(Artifact::Vmcore)?;
+        dump::write(core, job.filter(summary), request, sink.as_mut(), job.heartbeat, &mut written)?;
+        drop(sink);
+        target.publish(Artifact::Vmcore)?;
+        Ok(())
+    };
+    let result = save();
+    match result {
+        Ok(()) => summary.outcome = Outcome::Complete,
+        Err(error) => {
+            summary.degrade(Degradation::Dump { cause: crate::log::chain(error.as_ref()) });
+            if written.pages.in_dump() > 0 {
+                summary.outcome = Outcome::Incomplete;
+            }
+        }
+    }
+    record(&written, summary);
+}
+
+/// Takes room for `result.json` before the dump takes all there is: what went wrong must be told on a full disk too.
+fn reserve_result(target: &mut dyn Target) -> Result<Box<dyn Sink>, TargetError> {
+    let mut sink = target.create(Artifact::Result)?;
+    if let Err(error) = sink.reserve(RESULT_ROOM) {
+        log::warn!("no room for result.json: {}", crate::log::chain(&error));
+    }
+    Ok(sink)
+}
+
+/// Writes `result.json`, runs the hooks, and lets go of the target. The outcome stands, whatever happens here.
+fn finish(
+    job: &Job<'_>,
+    mut target: Box<dyn Target>,
+    result: Result<Box<dyn Sink>, TargetError>,
+    summary: &mut Summary,
+) {
+    job.step(Step::Close, 0);
+    summary.seconds.total = told(job.start);
+    summary.peak_memory_bytes = budget::peak_memory();
+    let write = |sink: &mut dyn Sink, summary: &Summary| {
+        let json = summary.to_json();
+        let written = sink.write_at(0, json.as_bytes()).and_then(|()| sink.sync());
+        written.map_err(|source| TargetError::Sink { name: Artifact::Result.name(), source })
+    };
+    let saved = result.and_then(|mut sink| {
+        write(sink.as_mut(), summary)?;
+        if job.config.hook.iter().any(|hook| hook.when == When::After) {
+            hooks::run(&job.config.hook, When::After, target.directory().as_deref(), summary);
+            job.step(Step::Close, 0);
+            write(sink.as_mut(), summary)?; // it only grows
+        }
+        Ok(())
+    });
+    if let Err(error) = saved.and_then(|()| target.publish(Artifact::Result)) {
+        log::error!("result.json not saved: {}", crate::log::chain(&error));
+    }
+    if let Err(error) = target.close() {
+        log::warn!("{}", crate::log::chain(&error));
+    }
+}
