@@ -12,6 +12,8 @@ use crate::kernel::testing::{Generation, LRU, PAGES, TestKernel};
 use crate::source::testing::CoreFile;
 use crate::source::{Access, Kdump, ReadError, Vmcore};
 
+mod faults;
+
 /// A sink in memory with room for so many bytes. As on a disk, of what does not fit a part is written.
 #[derive(Default)]
 pub(super) struct MemorySink {
