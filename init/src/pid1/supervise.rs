@@ -120,9 +120,9 @@ fn wait(
     loop {
         watchdog.feed();
         let ended = reap(pid);
-        if open && (ended.is_some() || readable(&beats)) {
-            open = hear(&mut beats, seen, ended.is_some());
-        } else if ended.is_none() {
+        if open && (ended.is_some() || readable(&beats, TICK)) {
+            open = hear(&mut beats, seen);
+        } else if !open {
             std::thread::sleep(REAP_TICK);
         }
         if let Some(end) = ended {
@@ -135,23 +135,21 @@ fn wait(
     }
 }
 
-/// Reads what the child has said: once, or to the end if it has ended.
-fn hear(beats: &mut ChildStdout, seen: &mut Witness, to_the_end: bool) -> bool {
+/// Reads what the child has said; says whether there may be more. Never waits: whoever else holds the other end must not hold PID 1.
+fn hear(beats: &mut ChildStdout, seen: &mut Witness) -> bool {
     let mut bytes = [0; 4096];
-    loop {
+    while readable(beats, Duration::ZERO) {
         match beats.read(&mut bytes) {
             Ok(0) | Err(_) => return false, // it is about to exit
             Ok(len) => seen.listen(bytes.get(..len).unwrap_or_default()),
         }
-        if !to_the_end {
-            return true;
-        }
     }
+    true
 }
 
-/// Waits up to a tick for a beat or the end of the pipe.
-fn readable(pipe: &ChildStdout) -> bool {
-    let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO);
+/// Waits up to `timeout` for a beat or the end of the pipe.
+fn readable(pipe: &ChildStdout, timeout: Duration) -> bool {
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
     poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|ready| ready > 0)
 }
 

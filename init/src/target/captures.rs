@@ -53,6 +53,18 @@ pub fn write_ledger(parent: &OwnedFd, ledger: &Ledger) -> io::Result<()> {
     Ok(fsync(parent)?)
 }
 
+/// Forgets the crashes that the directory at `path` remembers: an operator has seen to them. Says how many there were.
+pub fn reset(path: &Path) -> io::Result<usize> {
+    let parent = OwnedFd::from(File::open(path)?);
+    // Not made by a mistyped name.
+    open(&parent, LEDGER)?;
+    let mut ledger = read_ledger(&parent, path);
+    let crashes = ledger.crashes.len();
+    ledger.reset();
+    write_ledger(&parent, &ledger)?;
+    Ok(crashes)
+}
+
 /// Removes captures of ours until `keep` complete ones are left, the oldest first, with what came before them. `sequence` is the new
 /// one, which is safe.
 pub(super) fn retire(parent: &OwnedFd, path: &Path, keep: u32, sequence: u64) -> io::Result<()> {
@@ -188,6 +200,13 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_without_captures_is_not_reset() {
+        let (root, _) = captures(&[]);
+        assert_eq!(reset(root.path()).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(left(&root), Vec::<String>::new());
+    }
+
+    #[test]
     fn a_lost_ledger_gives_no_number_twice() {
         let (root, fd) = captures(&[("a", 7, true)]);
         assert_eq!(read_ledger(&fd, root.path()).sequence, 7);
@@ -195,6 +214,9 @@ mod tests {
         write_ledger(&fd, &ledger).unwrap();
         write_ledger(&fd, &ledger).unwrap();
         assert_eq!(read_ledger(&fd, root.path()), ledger);
+        assert_eq!(reset(root.path()).unwrap(), 2);
+        let after = read_ledger(&fd, root.path());
+        assert_eq!((after.sequence, after.looping, after.crashes.len()), (9, false, 0));
         fs::write(root.path().join(LEDGER), b"\xff rubbish").unwrap();
         assert_eq!(read_ledger(&fd, root.path()), Ledger { sequence: 7, ..Ledger::default() });
     }
