@@ -19,7 +19,7 @@ const COPY: Duration = Duration::from_mins(15);
 
 /// No target appears, so the capture ends soon after the copy.
 const CONFIG: &str = "[[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=absent\"\npath = \"/\"\n\
-    fstype = \"ext4\"\nwait = 1\n\n[capture]\ncpus = 1\ncmdline_append = \"rdinit=/wrapper\"\n\
+    fstype = \"ext4\"\nwait = 1\n\n[capture]\ncpus = 1\ncmdline_append = \"rdinit=/wrapper wrap.copy=vmcore\"\n\
     cmdline_remove = []\n\n[image]\ncompress = \"gzip\"\nmodules = [\"virtio_pci\", \"virtio_blk\"]\n";
 
 /// A system to be crashed.
@@ -73,7 +73,7 @@ impl CrashCopy<'_> {
         if let Some(workload) = &self.workload {
             let path = dir.join("workload.img");
             command("cp").arg("--sparse=always").args([workload, &path]).run()?;
-            disks.push(Disk { path, read_only: false });
+            disks.push(Disk::existing(&path));
             append.push_str(" prod.workload=/dev/vdc");
         }
 

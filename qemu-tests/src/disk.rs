@@ -1,6 +1,7 @@
 //! Disk images, made and read back without root, mounts or loop devices.
 
 use crate::command::{Run, command};
+use crate::fault::Fault;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -13,6 +14,10 @@ pub struct Disk {
     pub path: PathBuf,
     /// Whether the guest is kept from writing to it.
     pub read_only: bool,
+    /// Names QEMU's nodes and devices of a disk with faults; a healthy disk needs no name.
+    pub name: Option<String>,
+    /// What is wrong with it.
+    pub faults: Vec<Fault>,
 }
 
 impl Disk {
@@ -20,7 +25,13 @@ impl Disk {
     pub fn raw(path: &Path, size: u64) -> Result<Self> {
         let context = || format!("making the disk {}", path.display());
         File::create(path).and_then(|file| file.set_len(size)).with_context(context)?;
-        Ok(Self { path: path.to_owned(), read_only: false })
+        Ok(Self::existing(path))
+    }
+
+    /// The disk whose image is there already.
+    #[must_use]
+    pub fn existing(path: &Path) -> Self {
+        Self { path: path.to_owned(), read_only: false, name: None, faults: Vec::new() }
     }
 
     /// An ext4 file system of `size` bytes that holds a copy of the directory `content`.

@@ -1,8 +1,10 @@
 //! What a crash left behind: the console, the dumps, the raw copy, and checks on them that every test shares.
 
 use crate::console::Line;
+use crate::extra_disk::DiskLeft;
 use crate::page_flags::PageFlags;
 use crate::planted::Planted;
+use crate::qmp::Ending;
 use crate::scenario::{COUNTERS, PAGE_FLAGS, PLANTED};
 use crate::workdir::WorkDir;
 use anyhow::{Context, Result, bail, ensure};
@@ -28,6 +30,14 @@ pub struct Outcome {
     pub raw: Option<PathBuf>,
     /// What the crashed kernel said about its memory.
     pub report: Option<Report>,
+    /// How the guest ended.
+    pub ending: Ending,
+    /// QEMU's events.
+    pub events: Vec<Value>,
+    /// The extra disks, in their order.
+    pub extra: Vec<DiskLeft>,
+    /// Which crash of the machine it was, from 1.
+    pub run: u32,
     pub(crate) work: WorkDir,
 }
 
@@ -48,6 +58,18 @@ impl Outcome {
     /// The report of a scenario with plants.
     pub fn report(&self) -> Result<&Report> {
         self.report.as_ref().context("the scenario plants nothing")
+    }
+
+    /// The extra disk with this name.
+    pub fn disk(&self, name: &str) -> Result<&DiskLeft> {
+        self.extra.iter().find(|disk| disk.name == name).with_context(|| format!("there is no disk {name:?}"))
+    }
+
+    /// Fails when the panic lies further back than `limit` at the end of the guest.
+    pub fn ensure_in_time(&self, limit: Duration) -> Result<()> {
+        let took = self.panic_to_exit;
+        ensure!(took <= limit, "panic to exit took {took:?}, more than {limit:?}:\n{}", self.text());
+        Ok(())
     }
 
     /// A place for files made from the outcome.
@@ -136,7 +158,17 @@ impl Dump {
     pub(crate) fn all_in(directory: &Path) -> Result<Vec<Self>> {
         let entries = fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))?;
         let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-        Ok(paths.into_iter().filter(|path| path.is_dir()).map(|path| Self { path }).collect())
+        let mut dumps: Vec<_> =
+            paths.into_iter().filter(|path| path.is_dir()).map(|path| Self { path }).collect();
+        dumps.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(dumps)
+    }
+
+    /// What became of the capture, as `result.json` has it: `complete`, `incomplete`, `failed`.
+    pub fn said_outcome(&self) -> Result<String> {
+        let result = self.result()?;
+        let said = result.get("outcome").and_then(Value::as_str).with_context(|| format!("{result:#}"))?;
+        Ok(said.to_owned())
     }
 
     /// The copy of a file in it.
@@ -159,7 +191,8 @@ impl Dump {
     }
 
     /// File names with their sizes.
-    pub(crate) fn sizes(&self) -> Vec<(String, u64)> {
+    #[must_use]
+    pub fn files(&self) -> Vec<(String, u64)> {
         let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
         entries
             .map(|entry| {

@@ -2,19 +2,25 @@
 
 use crate::accel::Accel;
 use crate::binaries::Binaries;
+use crate::capture_config::DUMPS;
 use crate::console::Line;
 use crate::disk::Disk;
+use crate::extra_disk::ExtraDisk;
+use crate::fault::Action;
 use crate::initramfs;
 use crate::kernel::Kernel;
 use crate::outcome::{Dump, Outcome, Report};
 use crate::planted::Plant;
+use crate::qmp::Ending;
 use crate::target_disk::Format;
-use crate::vm::{Machine, Shape, Vm};
+use crate::vm::{Ended, Machine, Shape, Vm};
 use crate::workdir::WorkDir;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use crate::capture_config::{Config, Target};
 
 /// UUID of the production disk.
 pub const DISK_UUID: &str = "5a17c0de-0000-4000-8000-00000000d15c";
@@ -30,8 +36,6 @@ pub const PLANTED: &str = "planted.txt";
 pub const PAGE_FLAGS: &str = "kpageflags";
 /// In it: `/proc/meminfo`, `/proc/vmstat` and others, each behind a line with its name.
 pub const COUNTERS: &str = "counters.txt";
-/// Where dumps go below the root of the target's file system.
-const DUMPS: &str = "/var/crash";
 /// Room for an uncompressed dump of everything.
 const DISK_SIZE: u64 = 2 << 30;
 /// A disk that is to be full.
@@ -39,60 +43,6 @@ const SMALL_DISK: u64 = 128 << 20;
 /// Emulated, on a loaded machine.
 const BOOT: Duration = Duration::from_mins(4);
 const CAPTURE: Duration = Duration::from_mins(15);
-
-/// config.toml of the capture, as far as tests vary it.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// `[dump] level`.
-    pub level: u8,
-    /// `[dump] compress`.
-    pub compress: String,
-    /// `[[target]] device`.
-    pub device: String,
-    /// `[[target]] fstype`.
-    pub fstype: String,
-    /// `[[target]] wait`, in seconds.
-    pub wait: u32,
-    /// `[capture] cpus`.
-    pub cpus: u32,
-    /// `[capture] stall_timeout`, in seconds.
-    pub stall_timeout: u32,
-    /// `[finish] action`.
-    pub action: String,
-    /// `[image] compress`.
-    pub image_compress: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            level: 1,
-            compress: "zstd:1".into(),
-            device: "LABEL=dump".into(),
-            fstype: "ext4".into(),
-            wait: 30,
-            cpus: 1,
-            stall_timeout: 300,
-            action: "reboot".into(),
-            image_compress: "gzip".into(),
-        }
-    }
-}
-
-impl Config {
-    fn toml(&self, append: &str) -> String {
-        let Self { level, compress, device, fstype, wait, cpus, stall_timeout, action, image_compress } =
-            self;
-        format!(
-            "[dump]\nlevel = {level}\ncompress = {compress:?}\n\n\
-             [[target]]\ntype = \"filesystem\"\ndevice = {device:?}\npath = {DUMPS:?}\nfstype = {fstype:?}\n\
-             wait = {wait}\n\n\
-             [capture]\ncpus = {cpus}\nstall_timeout = {stall_timeout}\ncmdline_append = {append:?}\ncmdline_remove = []\n\n\
-             [finish]\naction = {action:?}\n\n\
-             [image]\ncompress = {image_compress:?}\nmodules = [\"virtio_pci\", \"virtio_blk\"]\n"
-        )
-    }
-}
 
 /// A crash to be made.
 #[derive(Clone, Debug)]
@@ -129,6 +79,14 @@ pub struct Scenario {
     pub room: Option<u64>,
     /// Whether there is a second, write-protected disk with an ext4 file system of [`READ_ONLY_UUID`].
     pub read_only_disk: bool,
+    /// More disks, behind all others.
+    pub extra: Vec<ExtraDisk>,
+    /// What is done to disks when the capture kernel says this, one after the other.
+    pub actions: Vec<(String, Action)>,
+    /// Jobs of the wrapper in the capture kernel, see `production-init/jobs.rs`: `wrap.kill=KILL@dump:_50%`.
+    pub wrap: Vec<String>,
+    /// How long the capture may take before the run is a failure.
+    pub patience: Duration,
 }
 
 impl Scenario {
@@ -152,6 +110,10 @@ impl Scenario {
             power_cut: None,
             room: None,
             read_only_disk: false,
+            extra: Vec::new(),
+            actions: Vec::new(),
+            wrap: Vec::new(),
+            patience: CAPTURE,
         }
     }
 
@@ -166,10 +128,23 @@ impl Scenario {
 
     /// Runs the crash to the end of the guest.
     pub fn run(&self) -> Result<Outcome> {
-        let work = WorkDir::new(&self.name)?;
+        self.run_in(WorkDir::new(&self.name)?, 1)
+    }
+
+    /// Boots the machine of an earlier run of this scenario once more, and crashes it again: with the disks as it left them.
+    /// The capture image is on the production disk, so it and its configuration stay as they were.
+    pub fn run_again(&self, before: Outcome) -> Result<Outcome> {
+        let run = before.run.saturating_add(1);
+        self.run_in(before.work, run)
+    }
+
+    fn run_in(&self, work: WorkDir, run: u32) -> Result<Outcome> {
         let binaries = Binaries::get()?;
         let dir = work.path();
-        let image_size = self.capture_image(dir, binaries)?;
+        if run == 1 {
+            self.capture_image(dir, binaries)?;
+        }
+        let image_size = fs::metadata(dir.join("afterimage.img")).context("the image that was built")?.len();
         let disks = self.disks(dir)?;
         let initrd = dir.join("production.cpio");
         let mut image = initramfs::production(&self.kernel, binaries)?;
@@ -178,7 +153,7 @@ impl Scenario {
         }
         write(&initrd, &image)?;
         // Unknown to everything but this run; see `marker`.
-        let seed = work.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let seed = format!("{}-{run}", work.path().file_name().unwrap_or_default().to_string_lossy());
         let machine = Machine {
             accel: Accel::detect(&self.kernel),
             kernel: self.kernel.vmlinuz(),
@@ -188,7 +163,7 @@ impl Scenario {
             cpus: self.cpus,
             shape: self.shape.clone(),
             disks: disks.clone(),
-            log: dir.join("console.log"),
+            log: dir.join(format!("console-{run}.log")),
         };
         let mut vm = Vm::start(&machine)?;
         if self.shape.hot_add_mib > 0 {
@@ -200,24 +175,29 @@ impl Scenario {
         vm.console.expect("production: loaded", BOOT)?;
         vm.console.expect("production: panicking", BOOT)?;
         let panic = vm.console.expect("Kernel panic", BOOT)?.at;
-        let (end, console) = match &self.power_cut {
-            None => vm.wait_exit(CAPTURE)?,
+        for (said, action) in &self.actions {
+            vm.console.expect(said, self.patience)?;
+            vm.act(action)?;
+        }
+        let ended = match &self.power_cut {
+            None => vm.wait_exit(self.patience)?,
             Some(said) => {
-                let end = vm.console.expect(said, CAPTURE)?.at;
-                (end, vm.cut_power())
+                let at = vm.console.expect(said, self.patience)?.at;
+                Ended { at, console: vm.cut_power(), events: Vec::new() }
             }
         };
-        let console: Vec<_> = console.into_iter().skip_while(|line| line.at < panic).collect();
+        let console: Vec<_> = ended.console.into_iter().skip_while(|line| line.at < panic).collect();
 
         let [disk, others @ ..] = disks.as_slice() else { bail!("there is no disk") };
         disk.check().context("the file system that took the dump")?;
-        if self.power_cut.is_some() {
-            disk.replay()?;
-        }
-        let crash = dir.join("read-back");
+        // A capture that was killed or lost power leaves a journal for the next mount.
+        disk.replay()?;
+        let crash = dir.join(format!("read-back-{run}"));
         disk.read_back(DUMPS, &crash)?;
+        let plain = others.len().saturating_sub(self.extra.len());
+        let others = others.get(..plain).unwrap_or_default();
         let dumps = match (self.target, others) {
-            (Some(format), [.., target]) => format.read_back(target, &dir.join("read-back-target"))?,
+            (Some(format), [.., target]) => format.read_back(target, &crash.join("target"))?,
             _ => Some(Dump::all_in(&crash.join("crash"))?),
         };
         let report = if self.plants.is_empty() {
@@ -230,10 +210,16 @@ impl Scenario {
             [raw, ..] if self.raw_copy => Some(trim_raw(raw, &console)?),
             _ => None,
         };
+        let look = |extra: &ExtraDisk| extra.look(dir, &crash.join(&extra.name));
+        let extra = self.extra.iter().map(look).collect::<Result<Vec<_>>>()?;
         let outcome = Outcome {
             boot_id: boot_id.rsplit(' ').next().unwrap_or_default().into(),
             seed,
-            panic_to_exit: end.saturating_duration_since(panic),
+            panic_to_exit: ended.at.saturating_duration_since(panic),
+            ending: Ending::of(&ended.events),
+            events: ended.events,
+            extra,
+            run,
             console,
             dumps: dumps.unwrap_or_default(),
             raw,
@@ -248,35 +234,54 @@ impl Scenario {
             self.config.compress,
             outcome.panic_to_exit.as_secs_f64(),
             image_size >> 10,
-            outcome.dumps.iter().map(Dump::sizes).collect::<Vec<_>>(),
+            outcome.dumps.iter().map(Dump::files).collect::<Vec<_>>(),
         );
         Ok(outcome)
     }
 
-    /// Builds `boot/afterimage.img`, what the production system will load; gives its size without the wrapper.
-    fn capture_image(&self, dir: &Path, binaries: &Binaries) -> Result<u64> {
+    /// Builds `boot/afterimage.img`, what the production system will load; and keeps one without the wrapper.
+    fn capture_image(&self, dir: &Path, binaries: &Binaries) -> Result<()> {
         let config = dir.join("config.toml");
-        let append = if self.raw_copy { "rdinit=/wrapper" } else { "" };
-        write(&config, self.config.toml(append).as_bytes())?;
+        write(&config, self.config.toml(&self.wrapper_words()).as_bytes())?;
         let boot = dir.join("content/boot");
         fs::create_dir_all(&boot).context("making the boot directory")?;
         fs::create_dir_all(dir.join(format!("content{DUMPS}"))).context("making the dump directory")?;
-        let image = boot.join("afterimage.img");
-        binaries.build_image(&self.kernel, &config, &image)?;
-        let size = fs::metadata(&image).context("the image that was built")?.len();
-        if self.raw_copy {
-            write(&image, &initramfs::with_wrapper(&image, binaries)?)?;
+        let (built, image) = (dir.join("afterimage.img"), boot.join("afterimage.img"));
+        binaries.build_image(&self.kernel, &config, &built)?;
+        if self.wrapper_words().is_empty() {
+            fs::copy(&built, &image).context("copying the image")?;
+        } else {
+            write(&image, &initramfs::with_wrapper(&built, binaries)?)?;
         }
         fs::copy(self.kernel.vmlinuz(), boot.join("vmlinuz")).context("copying the kernel")?;
-        Ok(size)
+        Ok(())
+    }
+
+    /// What the capture's command line says to have the wrapper run, and to tell it what to do.
+    fn wrapper_words(&self) -> String {
+        let copy = self.raw_copy.then(|| "wrap.copy=vmcore".to_owned());
+        let mut words: Vec<_> = copy.into_iter().chain(self.wrap.iter().cloned()).collect();
+        if !words.is_empty() {
+            words.insert(0, "rdinit=/wrapper".into());
+        }
+        words.join(" ")
     }
 
     /// The production disk first, then what the scenario asks for.
     fn disks(&self, dir: &Path) -> Result<Vec<Disk>> {
         let content = dir.join("content");
         let size = if self.room.is_some() { SMALL_DISK } else { DISK_SIZE };
-        let mut disks = vec![Disk::ext4(&dir.join("disk.img"), size, "dump", DISK_UUID, &content)?];
-        if let (Some(room), Some(disk)) = (self.room, disks.first()) {
+        let path = dir.join("disk.img");
+        let again = path.exists();
+        let disk =
+            if again { Disk::existing(&path) } else { Disk::ext4(&path, size, "dump", DISK_UUID, &content)? };
+        let mut disks = vec![disk];
+        if again {
+            ensure!(
+                self.target.is_none() && !self.read_only_disk,
+                "only extra disks are kept for a second run"
+            );
+        } else if let (Some(room), Some(disk)) = (self.room, disks.first()) {
             disk.leave(room)?;
         }
         if self.raw_copy {
@@ -291,6 +296,9 @@ impl Scenario {
             let empty = tempfile::tempdir()?;
             let path = dir.join("read-only.img");
             disks.push(Disk::ext4(&path, DISK_SIZE, "sealed", READ_ONLY_UUID, empty.path())?.read_only());
+        }
+        for extra in &self.extra {
+            disks.push(extra.disk(dir)?);
         }
         Ok(disks)
     }

@@ -4,7 +4,10 @@ use crate::accel::Accel;
 use crate::command::command;
 use crate::console::{Console, Line};
 use crate::disk::Disk;
+use crate::fault::{self, Action};
+use crate::qmp::Qmp;
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -22,6 +25,8 @@ pub struct Shape {
     pub hot_add_mib: u32,
     /// Features of the processor to add to the model or to take from it: `la57=off`.
     pub cpu: String,
+    /// Whether there is a hardware watchdog, an Intel 6300ESB, which resets the machine.
+    pub watchdog: bool,
 }
 
 /// What to boot and on what.
@@ -78,6 +83,18 @@ pub struct Vm {
     pub console: Console,
     messages: PathBuf,
     monitor: PathBuf,
+    qmp: Option<Qmp>,
+}
+
+/// What is left of a guest.
+#[derive(Debug)]
+pub struct Ended {
+    /// When it ended.
+    pub at: Instant,
+    /// All lines of the console.
+    pub console: Vec<Line>,
+    /// QEMU's events.
+    pub events: Vec<Value>,
 }
 
 impl Vm {
@@ -99,10 +116,35 @@ impl Vm {
             qemu.arg("-initrd").arg(initrd);
         }
         let monitor = machine.log.with_extension("monitor");
+        // Not beside the log: the path of a socket has at most 107 bytes (unix(7)).
+        let sockets = tempfile::tempdir().context("making a directory for sockets")?;
+        let qmp = sockets.path().join("qmp");
+        qemu.args(["-qmp", &format!("unix:{},server=on,wait=off", qmp.display())]);
+        if machine.shape.watchdog {
+            qemu.args(["-device", "i6300esb,addr=0x1e", "-action", "watchdog=reset"]);
+        }
         if machine.shape.hot_add_mib > 0 {
             qemu.args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())]);
         }
-        for disk in &machine.disks {
+        for (index, disk) in machine.disks.iter().enumerate() {
+            if let Some(name) = &disk.name {
+                // Behind the slots that QEMU gives to healthy disks, which so keep their names.
+                let slot = index.saturating_add(0x10);
+                let port = json!({
+                    "driver": "pcie-root-port", "id": format!("port-{name}"), "chassis": slot, "slot": slot,
+                    "addr": format!("{slot:#x}"),
+                });
+                // Errors go to the guest: QEMU would stop the machine when there is no space.
+                let device = json!({
+                    "driver": "virtio-blk-pci", "id": format!("disk-{name}"), "bus": format!("port-{name}"),
+                    "drive": format!("node-{name}"), "werror": "report", "rerror": "report",
+                });
+                let node = fault::blockdev(name, &disk.path, disk.read_only, &disk.faults);
+                qemu.args(["-object", &fault::throttle_group(name).to_string()])
+                    .args(["-blockdev", &node.to_string()])
+                    .args(["-device", &port.to_string(), "-device", &device.to_string()]);
+                continue;
+            }
             let read_only = if disk.read_only { ",readonly=on" } else { "" };
             // Flushes to the host's disk would only cost time: QEMU itself is not crashed.
             // A copy of mostly empty memory stays sparse.
@@ -115,7 +157,10 @@ impl Vm {
         let mut child = qemu.spawn().context("starting qemu-system-x86_64")?;
         let serial = child.stdout.take().context("QEMU has no standard output")?;
         let console = Console::follow(serial, &machine.log)?;
-        Ok(Self { child, console, messages, monitor })
+        let mut vm = Self { child, console, messages, monitor, qmp: None };
+        // Dropped with `vm` when the connection fails.
+        vm.qmp = Some(Qmp::connect(&qmp).with_context(|| vm.complaints())?);
+        Ok(vm)
     }
 
     /// Plugs a module of `mib` MiB of memory into the running machine.
@@ -141,14 +186,29 @@ impl Vm {
         Ok(())
     }
 
-    /// Waits until the guest has rebooted or powered off; gives the time of it and all lines of the console.
-    pub fn wait_exit(mut self, timeout: Duration) -> Result<(Instant, Vec<Line>)> {
-        let end = self.console.wait_end(timeout)?;
+    /// Does something to a disk with faults.
+    pub fn act(&mut self, action: &Action) -> Result<()> {
+        let qmp = self.qmp.as_mut().context("there is no connection to QEMU")?;
+        let limits = |name: &str, stalled| {
+            let (path, value) = (format!("/objects/group-{name}"), fault::limits(stalled));
+            json!({ "path": path, "property": "limits", "value": value })
+        };
+        match action {
+            Action::Stall(name) => qmp.execute("qom-set", &limits(name, true)),
+            Action::Resume(name) => qmp.execute("qom-set", &limits(name, false)),
+            Action::Unplug(name) => qmp.execute("device_del", &json!({ "id": format!("disk-{name}") })),
+        }?;
+        Ok(())
+    }
+
+    /// Waits until the guest has rebooted or powered off.
+    pub fn wait_exit(mut self, timeout: Duration) -> Result<Ended> {
+        let at = self.console.wait_end(timeout)?;
         let status =
             self.reap(Duration::from_secs(10))?.context("QEMU closed its console but does not exit")?;
-        let messages = fs::read_to_string(&self.messages).unwrap_or_default();
-        ensure!(status.success(), "QEMU: {status}\n{messages}");
-        Ok((end, self.console.take_lines()))
+        ensure!(status.success(), "QEMU: {status}\n{}", self.complaints());
+        let events = self.qmp.take().map(Qmp::all_events).unwrap_or_default();
+        Ok(Ended { at, console: self.console.take_lines(), events })
     }
 
     /// Ends the guest at once, whatever it has not written yet; gives all lines of the console.
@@ -157,6 +217,11 @@ impl Vm {
         let lines = self.console.take_lines();
         drop(self);
         lines
+    }
+
+    /// What QEMU said to its user.
+    fn complaints(&self) -> String {
+        fs::read_to_string(&self.messages).unwrap_or_default()
     }
 
     /// Not a plain wait: a process stuck in the KVM driver survives even SIGKILL.

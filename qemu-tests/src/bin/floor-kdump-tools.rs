@@ -93,10 +93,10 @@ fn row(kernel: &Kernel, ready: &Path, capture: Capture, mib: u32) -> Result<()> 
     }
     let panic = vm.console.expect("Kernel panic", BOOT)?.at;
     let took = match vm.wait_exit(HANGS) {
-        Ok((end, _)) => format!("{:.1} s", end.saturating_duration_since(panic).as_secs_f64()),
+        Ok(ended) => format!("{:.1} s", ended.at.saturating_duration_since(panic).as_secs_f64()),
         Err(_) => format!("none within {} s", HANGS.as_secs()),
     };
-    let left = dumps(work.path(), disk)?;
+    let left = dumps(work.path(), &disk)?;
     let said = if left.is_empty() { "none".into() } else { left.join("; ") };
     println!("| {name} | {mib}M | {took} | {said} |");
     // Without a dump the console says why.
@@ -118,7 +118,7 @@ fn machine(kernel: &Kernel, dir: &Path, disk: &Path, mib: u32, more: &str) -> Re
         memory_mib: MEMORY_MIB,
         cpus: 1,
         shape: Shape::default(),
-        disks: vec![Disk { path: disk.to_owned(), read_only: false }],
+        disks: vec![Disk::existing(disk)],
         log: dir.join("console.log"),
     })
 }
@@ -135,11 +135,11 @@ fn install_ours(kernel: &Kernel, dir: &Path, disk: &Path) -> Result<()> {
 }
 
 /// What lies in /var/crash: files of a MiB and more, with their sizes and what our reader says of their state.
-fn dumps(dir: &Path, disk: PathBuf) -> Result<Vec<String>> {
+fn dumps(dir: &Path, disk: &Path) -> Result<Vec<String>> {
     let back = dir.join("back");
     // A system that was cut off leaves a journal to be replayed.
     command("e2fsck").args(["-p", "-E", "journal_only"]).arg(&disk).run()?;
-    Disk { path: disk, read_only: false }.read_back("/var/crash", &back)?;
+    Disk::existing(disk).read_back("/var/crash", &back)?;
     let mut found = Vec::new();
     let mut directories = vec![back];
     while let Some(directory) = directories.pop() {

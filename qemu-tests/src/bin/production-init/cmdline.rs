@@ -21,6 +21,11 @@ impl CommandLine {
         Ok(value)
     }
 
+    /// The words that start with `prefix`, whole.
+    pub(crate) fn words<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.split_whitespace().filter(move |word| word.starts_with(prefix))
+    }
+
     /// The members of `key=a,b,c`; none without the key.
     pub(crate) fn list(&self, key: &str) -> impl Iterator<Item = &str> {
         self.get(key).unwrap_or_default().split(',').filter(|member| !member.is_empty())

@@ -2,7 +2,8 @@
 //!
 //! - `init`: sets up a small system, plants markers in memory, arms the capture and panics on request.
 //! - `witness-sleeper`: a process for `ps` in a dump to show.
-//! - `wrapper`: in the capture kernel, copies `/proc/vmcore` to a disk and then becomes the real `/init`.
+//! - `wrapper`: in the capture kernel, copies `/proc/vmcore` to a disk, starts copies of itself that kill or starve the
+//!   capture, and then becomes the real `/init`.
 //!
 //! All it does shows on the console in lines with `production:` or `wrapper:`; a failure is a line with
 //! `FAILED` and ends in a power-off, so that the harness need not wait for a timeout.
@@ -10,6 +11,7 @@
 mod cmdline;
 mod early;
 mod hotplug;
+mod jobs;
 mod kernel_memory;
 mod pagemap;
 mod plant;
@@ -38,7 +40,11 @@ fn main() {
         Some(SLEEPER) => loop {
             sleep(Duration::MAX);
         },
-        Some("wrapper") => ("wrapper", wrapper::run()),
+        Some("wrapper") => match std::env::args().nth(1) {
+            // Not PID 1: its end is the end of nothing else.
+            Some(word) => return jobs::run(&word),
+            None => ("wrapper", wrapper::run()),
+        },
         _ => ("production", production()),
     };
     // A PID 1 that returns would be a panic of its own, and that would start a capture.

@@ -1,6 +1,9 @@
-//! Runs in the capture kernel before the real `/init`: copies `/proc/vmcore`, byte for byte, to the second disk.
+//! Runs in the capture kernel before the real `/init`: copies `/proc/vmcore`, byte for byte, to the second disk, and starts
+//! the [`jobs`] that make life hard for the capture.
 
+use crate::cmdline::CommandLine;
 use crate::early;
+use crate::jobs;
 use crate::say::say;
 use anyhow::{Context, Result};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -16,14 +19,20 @@ const MODULES: &str = "/etc/afterimage/modules";
 const DISK: &str = "/dev/vdb";
 const PIECE: usize = 4 << 20;
 
-/// Copies, then becomes `/init`; returns only on failure.
+/// Does what the `wrap.` words of the command line say, then becomes `/init`; returns only on failure.
 pub(crate) fn run() -> Result<()> {
     early::kernel_mounts()?;
-    early::modules(MODULES)?;
-    early::wait_for(Path::new(DISK))?;
-    say(format!("wrapper: copied {} bytes of /proc/vmcore to {DISK}", copy()?));
-    // The real init finds the kernel as it would without us, except that the modules are loaded. Lazily: the console
-    // may have been opened below /dev.
+    let line = CommandLine::read()?;
+    if line.get("wrap.copy").is_ok() {
+        early::modules(MODULES)?;
+        early::wait_for(Path::new(DISK))?;
+        say(format!("wrapper: copied {} bytes of /proc/vmcore to {DISK}", copy()?));
+    }
+    for word in line.words("wrap.").filter(|word| !word.starts_with("wrap.copy=")) {
+        jobs::start(word)?;
+    }
+    // The real init finds the kernel as it would without us, except that the modules of a copy are loaded. Lazily: the
+    // console may have been opened below /dev.
     for directory in ["/dev", "/sys", "/proc"] {
         umount2(directory, MntFlags::MNT_DETACH).with_context(|| format!("unmounting {directory}"))?;
     }

@@ -1,0 +1,86 @@
+//! Disks that answer with errors, or that are full.
+
+use crate::{alone, ensure_back, ensure_complete, ensure_log, ensure_part, full, only, scenario};
+use anyhow::{Context, Result, ensure};
+use qemu_tests::extra_disk::ExtraDisk;
+use qemu_tests::fault::{EIO, Fault};
+use qemu_tests::outcome::Dump;
+
+/// A crash that is saved to one extra disk.
+fn saved_to(name: &str, disk: ExtraDisk) -> Result<qemu_tests::outcome::Outcome> {
+    let mut scenario = scenario(name)?;
+    scenario.config.targets = vec![disk.target()];
+    scenario.extra = vec![disk];
+    let outcome = scenario.run()?;
+    ensure_back(&outcome)?;
+    ensure!(outcome.dumps.is_empty(), "a dump on a disk that is no target: {:?}", outcome.dumps);
+    Ok(outcome)
+}
+
+#[test]
+fn a_disk_that_errs_in_the_middle_of_the_data_leaves_the_log_and_a_marked_part() -> Result<()> {
+    let _alone = alone();
+    // Small files stand in the first block group; behind 64 MiB nothing but the dump is.
+    let disk = ExtraDisk::ext4("target", 512).with(Fault::writes_between(64 << 20, 512 << 20, 256 << 10));
+    let outcome = saved_to("errors-data", disk)?;
+    let dump = only(&outcome.disk("target")?.dumps)?;
+    ensure_log(dump)?;
+    ensure_part(dump)?;
+    ensure!(dump.said_outcome()? == "incomplete", "{:#}", dump.result()?);
+    outcome.ensure_said("I/O error")?;
+    outcome.discard()
+}
+
+#[test]
+fn a_disk_that_errs_everywhere_from_some_write_on_does_not_keep_the_machine_down() -> Result<()> {
+    let _alone = alone();
+    // From the first write that the mount makes to the middle of the data.
+    let counts: &[u32] = if full() { &[0, 1, 2, 4, 8, 16, 32, 64, 128] } else { &[0, 40] };
+    for &after in counts {
+        let disk = ExtraDisk::ext4("target", 512).with(Fault::all_writes(after, EIO));
+        let outcome = saved_to(&format!("errors-from-{after}"), disk)?;
+        let disk = outcome.disk("target")?;
+        // Whatever is there under a final name is whole; how much that is varies with what ext4 writes first.
+        for dump in &disk.dumps {
+            ensure!(!dump.file("vmcore").exists(), "a whole dump on a broken disk: {:?}", dump.files());
+            if dump.file("dmesg.txt").exists() {
+                ensure_log(dump).with_context(|| format!("after {after} writes"))?;
+            }
+        }
+        eprintln!("after {after} writes: {:?}", disk.dumps.iter().map(Dump::files).collect::<Vec<_>>());
+        outcome.discard()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_holds_the_log_and_a_marked_part() -> Result<()> {
+    let _alone = alone();
+    // A dump of level 1 has 80 MiB.
+    let whole: u64 = 80 << 20;
+    let percents: &[u64] = if full() { &[5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 200] } else { &[40] };
+    for percent in percents {
+        let mut disk = ExtraDisk::ext4("target", 256);
+        disk.room = Some(whole.saturating_mul(*percent) / 100);
+        let mut scenario = scenario(&format!("full-{percent}"))?;
+        scenario.config.level = 1;
+        scenario.config.targets = vec![disk.target()];
+        scenario.extra = vec![disk];
+        let outcome = scenario.run()?;
+        ensure_back(&outcome)?;
+        let left = outcome.disk("target")?;
+        ensure!(left.complaint.is_none(), "{:?}", left.complaint);
+        let dump = only(&left.dumps)?;
+        ensure_log(dump)?;
+        if *percent >= 200 {
+            ensure_complete(dump)?;
+        } else {
+            let said = dump.said_outcome()?;
+            // A stricter dump may fit; what is there must say what it is.
+            if said == "complete" { ensure_complete(dump)? } else { ensure_part(dump)? }
+        }
+        eprintln!("{percent} % of the room: {:?}", dump.files());
+        outcome.discard()?;
+    }
+    Ok(())
+}

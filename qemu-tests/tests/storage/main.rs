@@ -1,0 +1,76 @@
+//! Storage that fails while a crash is saved: what is saved all the same, and how soon the machine is back.
+//!
+//! One case of each kind by default; `AFTERIMAGE_FULL=1` (scripts/test --full) runs the matrices.
+
+mod faults;
+mod order;
+
+use anyhow::{Result, ensure};
+use qemu_tests::kernel::Kernel;
+use qemu_tests::outcome::{Dump, Outcome};
+use qemu_tests::qmp::Ending;
+use qemu_tests::scenario::Scenario;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+const SERIES: &str = "6.1";
+/// From the panic to the end of the guest when nothing has to be waited for; a loaded machine that emulates takes a
+/// third of it.
+const SOON: Duration = Duration::from_secs(90);
+/// A run that takes longer hangs.
+const PATIENCE: Duration = Duration::from_mins(4);
+
+/// Guests run one at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn full() -> bool {
+    std::env::var("AFTERIMAGE_FULL").is_ok_and(|full| full == "1")
+}
+
+/// A crash whose dump is small and quickly made.
+fn scenario(name: &str) -> Result<Scenario> {
+    let mut scenario = Scenario::new(name, &Kernel::of_series(SERIES)?);
+    scenario.config.level = 31;
+    scenario.patience = PATIENCE;
+    Ok(scenario)
+}
+
+/// The machine reboots by itself, and soon.
+fn ensure_back(outcome: &Outcome) -> Result<()> {
+    ensure!(outcome.ending == Ending::Reset, "it ended by {:?}: {:?}", outcome.ending, outcome.events);
+    outcome.ensure_in_time(SOON)
+}
+
+/// The only dump of a disk.
+fn only(dumps: &[Dump]) -> Result<&Dump> {
+    match dumps {
+        [dump] => Ok(dump),
+        _ => anyhow::bail!("{} dumps instead of one: {dumps:?}", dumps.len()),
+    }
+}
+
+/// There is a whole dump, and nothing that looks like a part of one.
+fn ensure_complete(dump: &Dump) -> Result<()> {
+    let said = dump.said_outcome()?;
+    ensure!(said == "complete", "{:#}", dump.result()?);
+    ensure_log(dump)?;
+    let whole = dump.file("vmcore").exists() && !dump.file("vmcore-incomplete").exists();
+    ensure!(whole, "complete, but the files are {:?}", dump.files());
+    Ok(())
+}
+
+/// The part of a dump is marked as a part.
+fn ensure_part(dump: &Dump) -> Result<()> {
+    let said = dump.file("vmcore-incomplete").exists() && !dump.file("vmcore").exists();
+    ensure!(said, "not a part of a dump: {:?}", dump.files());
+    Ok(())
+}
+
+fn ensure_log(dump: &Dump) -> Result<()> {
+    let log = dump.dmesg()?;
+    ensure!(log.contains("Kernel panic"), "dmesg.txt does not reach the panic:\n{log}");
+    Ok(())
+}
