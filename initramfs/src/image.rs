@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::compress;
 use crate::cpio::{self, Entry, Kind, NotAnArchive};
 use crate::drivers::{self, DriversError};
+use crate::fingerprint::Fingerprint;
 use crate::host;
 use crate::modules::{ModuleTree, ModulesError};
 use crate::strip::strip;
@@ -110,6 +111,14 @@ pub struct Manifest {
     pub modules: Vec<String>,
     /// Whether the modules have lost their signatures.
     pub stripped: bool,
+    /// Where the modules came from.
+    pub modules_dir: PathBuf,
+    /// The configuration file that it was built from.
+    pub config: Fingerprint,
+    /// The init that it was built from.
+    pub init: Fingerprint,
+    /// The module files, in load order; paths are relative to `modules_dir`.
+    pub module_files: Vec<Fingerprint>,
 }
 
 /// A built image.
@@ -123,7 +132,7 @@ pub struct Image {
     pub manifest: Manifest,
 }
 
-/// Builds an image. The same sources give the same bytes.
+/// Builds an image. The same sources at the same paths give the same bytes.
 pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     let text = fs::read_to_string(&sources.config).map_err(read(&sources.config))?;
     let config =
@@ -137,6 +146,9 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
         Strip::Never => false,
         Strip::Auto => !host::enforces_module_signatures(),
     };
+    let config_file = Fingerprint::of(&absolute(&sources.config)?, text.as_bytes());
+    let init_file = Fingerprint::of(&absolute(&sources.init)?, &init);
+    let mut module_files = Vec::new();
     let mut entries = skeleton();
     entries.push(Entry::file("init", 0o755, init));
     entries.push(Entry::file(config::PATH, 0o600, text.into_bytes()));
@@ -149,7 +161,8 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     }
     let mut list = String::new();
     for module in &modules {
-        let bytes = tree.load(module)?;
+        let (bytes, file) = tree.load(module)?;
+        module_files.push(file);
         let bytes = if stripping { strip(&bytes) } else { bytes };
         let path = format!("/lib/modules/{}.ko", module.name);
         list.extend([if module.optional { "-" } else { "" }, &path, "\n"]);
@@ -160,6 +173,10 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
         kernel: sources.kernel.clone(),
         modules: modules.into_iter().map(|module| module.name).collect(),
         stripped: stripping,
+        modules_dir: absolute(&sources.modules_dir)?,
+        config: config_file,
+        init: init_file,
+        module_files,
     };
     entries.push(Entry::file(config::MODULES_PATH, 0o644, list.into_bytes()));
     entries.push(Entry::file(
@@ -260,6 +277,11 @@ fn is_static_executable(program: &[u8]) -> bool {
         && segments.is_ok_and(|all| all.iter().all(|one| one.p_type(endian) != object::elf::PT_INTERP))
 }
 
+/// The path as it is from every working directory.
+fn absolute(path: &Path) -> Result<PathBuf, ImageError> {
+    std::path::absolute(path).map_err(read(path))
+}
+
 fn read(path: &Path) -> impl FnOnce(io::Error) -> ImageError + '_ {
     move |source| ImageError::Read { path: path.to_owned(), source }
 }
@@ -310,6 +332,14 @@ mod tests {
             let contents = read_contents(&fs::read(&path).unwrap(), &path).unwrap();
             assert_eq!(contents.manifest, image.manifest);
             assert_eq!(contents.manifest.modules, ["virtio", "virtio_blk"]);
+            let module = fs::read(dir.path().join("modules/kernel/virtio_blk.ko.xz")).unwrap();
+            let file = Fingerprint::of(Path::new("kernel/virtio_blk.ko.xz"), &module);
+            assert_eq!(
+                contents.manifest.module_files[1], file,
+                "the file on the host, not what is in the image"
+            );
+            assert_eq!(contents.manifest.config, Fingerprint::of(&sources.config, config.as_bytes()));
+            assert_eq!(contents.manifest.init, Fingerprint::of(&sources.init, b"static init"));
             assert_eq!(contents.config, Config::parse(&config).unwrap());
             let archive = compress::decompress(&image.bytes).unwrap();
             let files = cpio::read_files(&archive).unwrap();

@@ -4,6 +4,7 @@
 //! | module | idea |
 //! |---|---|
 //! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`image`] | what goes into an image, and its bytes |
+//! | [`fingerprint`], [`check`] | whether a crash now would be saved |
 //! | [`bzimage`], [`cmdline`], [`crashkernel`], [`host`], [`loader`] | arming the panic kernel |
 //! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
@@ -12,12 +13,14 @@
 )]
 
 pub mod bzimage;
+pub mod check;
 pub mod cmdline;
 mod compress;
 pub mod cpio;
 pub mod crashkernel;
 pub mod drivers;
 pub mod estimate;
+pub mod fingerprint;
 pub mod host;
 pub mod image;
 pub mod input;

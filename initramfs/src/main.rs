@@ -4,6 +4,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use afterimage::check;
 use afterimage::crashkernel::mib;
 use afterimage::image::{self, Sources};
 use afterimage::input::Input;
@@ -56,6 +57,23 @@ enum Command {
     Unload,
     /// Say whether a panic would be captured; exit code 0 if so
     Status,
+    /// Look at this host and say whether a crash now would be saved, what is wrong, and what to do
+    ///
+    /// Exit code 0: it would be saved, perhaps with warnings; 1: it would not; 2: the check could not be made.
+    Check {
+        /// The capture image [default: the one that is loaded, or /boot/afterimage.img]
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+        /// The capture kernel [default: the one that is loaded, or /boot/vmlinuz-VERSION of the running kernel]
+        #[arg(long, value_name = "FILE")]
+        kernel_image: Option<PathBuf>,
+        /// Configuration file [default: the one that the image was built from]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON: a verdict (ok, warning or failure) and findings, each with id, level, found and remedy
+        #[arg(long)]
+        json: bool,
+    },
     /// Dump a vmcore that is a file, or a dump again: filter, compress, convert it
     #[command(
         override_usage = "afterimage dump [OPTIONS] VMCORE... OUT\n       afterimage dump --dry-run [OPTIONS] VMCORE..."
@@ -165,6 +183,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Status => Ok(status()),
+        Command::Check { image, kernel_image, config, json } => {
+            Ok(check(&check::Options { image, kernel_image, config }, json))
+        }
         Command::Dump { pages, read_poisoned_and_offline_pages, compress, format, force, dry_run, files } => {
             let exclude = pages.exclude()?.reading_poisoned(read_poisoned_and_offline_pages);
             let dump = Dump { exclude, compress, format };
@@ -248,6 +269,22 @@ fn status() -> ExitCode {
         None => (),
     }
     if loaded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn check(options: &check::Options, json: bool) -> ExitCode {
+    let report = check::Host::observe(options).map(|host| check::Report::of(&host));
+    let said = report.map_err(Failure::from).and_then(|report| {
+        let text = if json { report.to_json() } else { report.to_text() };
+        match io::stdout().lock().write_all(text.as_bytes()) {
+            // Who read enough and left still gets the verdict.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(report.exit_code()),
+        }
+    });
+    said.unwrap_or_else(|error| {
+        eprintln!("afterimage: {}", capture::log::chain(error.as_ref()));
+        ExitCode::from(2)
+    })
 }
 
 /// The init that was built or installed together with this program.

@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use crate::fingerprint::Fingerprint;
+
 /// Why the modules of a kernel could not be worked out.
 #[derive(Debug, thiserror::Error)]
 pub enum ModulesError {
@@ -126,10 +128,11 @@ impl ModuleTree {
         self.files.contains_key(&name) || self.builtin.contains(&name)
     }
 
-    /// The module's bytes, unpacked.
-    pub fn load(&self, module: &Module) -> Result<Vec<u8>, ModulesError> {
+    /// The module's bytes, unpacked, and its file as it is; that one's path is relative to the modules directory.
+    pub fn load(&self, module: &Module) -> Result<(Vec<u8>, Fingerprint), ModulesError> {
         let path = self.dir.join(&module.path);
         let bytes = fs::read(&path).map_err(|source| ModulesError::Read { path: path.clone(), source })?;
+        let file = Fingerprint::of(&module.path, &bytes);
         let unpacked = match path.extension().and_then(|extension| extension.to_str()) {
             Some("ko") => Ok(bytes),
             Some("xz") => read_all(liblzma::read::XzDecoder::new(bytes.as_slice())),
@@ -137,7 +140,8 @@ impl ModuleTree {
             Some("zst") => zstd::stream::decode_all(bytes.as_slice()),
             _ => return Err(ModulesError::Compression(path)),
         };
-        unpacked.map_err(|source| ModulesError::Read { path, source })
+        let unpacked = unpacked.map_err(|source| ModulesError::Read { path, source })?;
+        Ok((unpacked, file))
     }
 }
 

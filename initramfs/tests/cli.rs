@@ -186,6 +186,35 @@ fn a_flattened_dump_is_inspected_and_files_of_no_set_are_refused() {
     refused(&["dmesg", &out, &input], "is no part of a split dump");
 }
 
+#[test]
+fn a_host_with_nothing_loaded_would_save_nothing() {
+    let absent = "/no/such/image";
+    let output = afterimage(&["check", "--json", "--image", absent, "--config", absent]);
+    if !nix::unistd::geteuid().is_root() {
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("needs root"));
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["verdict"], "failure");
+    let findings = report["findings"].as_array().unwrap();
+    let finding = |id: &str| findings.iter().find(|finding| finding["id"] == id).unwrap();
+    for id in ["image", "targets"] {
+        let found = finding(id)["found"].as_str().unwrap();
+        assert!(found.contains(absent) && found.contains("No such file"), "{found}");
+    }
+    for finding in findings {
+        assert_eq!(finding["remedy"].is_null(), finding["level"] == "ok", "{finding}");
+    }
+
+    let text = afterimage(&["check", "--image", absent, "--config", absent]);
+    assert_eq!(text.status.code(), Some(1));
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.lines().last().unwrap().starts_with("a crash now would NOT be saved; failures: "), "{text}");
+    assert_eq!(afterimage(&["check", "--no-such"]).status.code(), Some(2));
+}
+
 /// The numbers behind the first word of the line that begins with `name`.
 fn numbers(table: &str, name: &str) -> Vec<u64> {
     let line = table.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();

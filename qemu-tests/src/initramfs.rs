@@ -45,7 +45,7 @@ pub fn production(kernel: &Kernel, binaries: &Binaries) -> Result<Vec<u8>> {
             // A module that stands in both lists is packed twice, which costs less than telling.
             let path = format!("/modules/{list}-{}.ko", module.name);
             order.extend([if module.optional { "-" } else { "" }, &path, "\n"]);
-            entries.push(Entry::file(&path, 0o644, tree.load(&module)?));
+            entries.push(Entry::file(&path, 0o644, tree.load(&module)?.0));
         }
         entries.push(Entry::file(&format!("modules/{list}"), 0o644, order.into_bytes()));
     }

@@ -1,0 +1,312 @@
+//! Findings about the running kernel: what is loaded, where it has room, and what decides whether a crash reaches it.
+
+use crate::check::Finding;
+use crate::check::host::{Host, Watchdog};
+use crate::crashkernel::{self, mib};
+
+pub(super) fn findings(host: &Host) -> Vec<Finding> {
+    let mut findings = vec![loaded(host)];
+    findings.extend(loaded_image(host));
+    findings.extend(loaded_kernel(host));
+    findings.extend([reservation(host), kexec(host), on_oops(host), on_panic(host), watchdog(host)]);
+    findings
+}
+
+fn load(host: &Host) -> String {
+    format!("afterimage load --image {}", host.image_file.display())
+}
+
+fn loaded(host: &Host) -> Finding {
+    match &host.recorded {
+        _ if !host.is_loaded => Finding::failure("loaded", "no panic kernel is loaded", load(host)),
+        None => Finding::failure(
+            "loaded",
+            "a panic kernel is loaded, but not by afterimage: what it would do is not known",
+            load(host),
+        ),
+        Some(record) => {
+            Finding::ok("loaded", format!("kernel {} with {}", record.kernel, record.image_file.display()))
+        }
+    }
+}
+
+fn loaded_image(host: &Host) -> Option<Finding> {
+    let (record, image) = (host.recorded.as_ref()?, host.image.as_ref().ok()?);
+    let path = host.image_file.display();
+    Some(if host.has_loaded_the_image() {
+        Finding::ok("loaded-image", format!("it is {path} as it is on disk (crc32 {})", image.crc32))
+    } else {
+        let found = format!(
+            "it is not {path}: crc32 {} is loaded, {} is on disk, and what is said of targets is of the latter",
+            record.image_crc32, image.crc32
+        );
+        Finding::warning("loaded-image", found, load(host))
+    })
+}
+
+fn loaded_kernel(host: &Host) -> Option<Finding> {
+    let (record, kernel) = (host.recorded.as_ref()?, host.kernel.as_ref().ok()?);
+    let found = format!(
+        "kernel {} is loaded, {} is {} now",
+        record.kernel,
+        host.kernel_file.display(),
+        kernel.release
+    );
+    (record.kernel != kernel.release).then(|| Finding::warning("loaded-kernel", found, load(host)))
+}
+
+fn reservation(host: &Host) -> Finding {
+    let id = "reservation";
+    let have = mib(host.reservation);
+    let asked = host.cmdline.split_ascii_whitespace().filter(|word| word.starts_with("crashkernel="));
+    let asked = match asked.collect::<Vec<_>>().join(" ") {
+        none if none.is_empty() => "no crashkernel= on the command line".to_owned(),
+        words => words,
+    };
+    let need = host.image.as_ref().ok().zip(host.kernel.as_ref().ok());
+    let need =
+        need.map(|(image, kernel)| crashkernel::need(kernel.init_size, image.bytes, image.contents.unpacked));
+    let boot = |mib: u64| format!("boot with crashkernel={mib}M");
+    match need {
+        None if have == 0 => {
+            Finding::failure(id, format!("no memory is reserved ({asked})"), "boot with crashkernel=256M")
+        }
+        None => Finding::warning(
+            id,
+            format!(
+                "{have} MiB ({asked}); whether that is enough depends on an image and a kernel that cannot be read"
+            ),
+            "see the findings about them",
+        ),
+        Some(need) => {
+            let (minimum, recommended) = (mib(need.minimum), mib(need.recommended));
+            let found = format!(
+                "{have} MiB ({asked}), at least {minimum} MiB are needed, {recommended} MiB are recommended"
+            );
+            match host.reservation {
+                have if have < need.minimum => Finding::failure(id, found, boot(recommended)),
+                have if have < need.recommended => Finding::warning(id, found, boot(recommended)),
+                _ => Finding::ok(id, found),
+            }
+        }
+    }
+}
+
+/// Whether an image can be loaded; one that is loaded stays.
+fn kexec(host: &Host) -> Finding {
+    let id = "kexec";
+    let lockdown = format!("lockdown mode: {}", host.lockdown);
+    match (host.kexec_load_disabled.as_str(), host.is_loaded) {
+        ("1", false) => Finding::failure(
+            id,
+            format!("nothing is loaded and kernel.kexec_load_disabled is 1; {lockdown}"),
+            "reboot, and load before whatever sets this sysctl, usually a hardening profile",
+        ),
+        ("1", true) => Finding::ok(
+            id,
+            format!("kernel.kexec_load_disabled is 1: what is loaded stays until the next boot; {lockdown}"),
+        ),
+        ("", false) => Finding::failure(
+            id,
+            "there is no kernel.kexec_load_disabled: this kernel has no kexec",
+            "boot a kernel with CONFIG_KEXEC_FILE and CONFIG_CRASH_DUMP",
+        ),
+        _ if host.lockdown != "none" && !host.is_loaded => Finding::warning(
+            id,
+            lockdown,
+            "only a kernel with a signature that this one trusts can be loaded: use the distribution's own",
+        ),
+        _ => Finding::ok(
+            id,
+            format!(
+                "kernel.kexec_load_disabled is {disabled}; {lockdown}",
+                disabled = host.kexec_load_disabled
+            ),
+        ),
+    }
+}
+
+fn on_oops(host: &Host) -> Finding {
+    let id = "panic_on_oops";
+    match host.panic_on_oops.as_str() {
+        "0" => Finding::warning(
+            id,
+            "kernel.panic_on_oops is 0: an oops kills a process, the kernel goes on damaged, and nothing is saved",
+            "sysctl -w kernel.panic_on_oops=1, and the same in /etc/sysctl.d",
+        ),
+        "" => Finding::warning(id, "kernel.panic_on_oops cannot be read", "is /proc/sys mounted?"),
+        value => Finding::ok(id, format!("kernel.panic_on_oops is {value}: an oops is saved like a panic")),
+    }
+}
+
+fn on_panic(host: &Host) -> Finding {
+    let id = "panic";
+    match host.panic.as_str() {
+        value if host.is_loaded => Finding::ok(
+            id,
+            format!("kernel.panic is {value}, which does not matter while a panic kernel is loaded"),
+        ),
+        "0" => Finding::warning(
+            id,
+            "kernel.panic is 0 and no panic kernel is loaded: after a panic the machine hangs",
+            "load one; sysctl -w kernel.panic=10 restarts the machine where none is loaded",
+        ),
+        value => {
+            Finding::ok(id, format!("kernel.panic is {value}: without a panic kernel the machine restarts"))
+        }
+    }
+}
+
+fn watchdog(host: &Host) -> Finding {
+    let id = "watchdog";
+    let hardware: Vec<&Watchdog> = host.watchdogs.iter().filter(|watchdog| watchdog.is_hardware).collect();
+    let Some(first) = hardware.first() else {
+        let found = match host.watchdogs.first() {
+            Some(soft) => format!("only {} ({}), which ends with its kernel", soft.name, soft.identity),
+            None => "none".to_owned(),
+        };
+        let remedy = "a capture kernel that hangs before its first program stays so: load the driver of the machine's \
+                      watchdog, if it has one";
+        return Finding::warning(id, found, remedy);
+    };
+    let name = |watchdog: &Watchdog| {
+        let module = watchdog.module.as_deref().unwrap_or("built in");
+        format!("{} ({}, driver {module})", watchdog.name, watchdog.identity)
+    };
+    let Ok(image) = &host.image else {
+        return Finding::ok(id, name(first));
+    };
+    let modules = &image.contents.manifest.modules;
+    let is_covered =
+        |watchdog: &&&Watchdog| watchdog.module.as_ref().is_none_or(|module| modules.contains(module));
+    match hardware.iter().find(is_covered) {
+        Some(covered) => Finding::ok(id, format!("{}, which the image can drive", name(covered))),
+        None => Finding::warning(
+            id,
+            format!("{}, whose driver is not in the image", name(first)),
+            format!(
+                "add {} to image.modules and build the image again",
+                first.module.as_deref().unwrap_or_default()
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Level;
+    use crate::check::host::testing::healthy;
+
+    fn spoiled(id: &str, spoil: impl FnOnce(&mut Host)) -> Finding {
+        let mut host = healthy();
+        spoil(&mut host);
+        findings(&host).into_iter().find(|finding| finding.id == id).unwrap()
+    }
+
+    fn unload(host: &mut Host) {
+        (host.is_loaded, host.recorded) = (false, None);
+    }
+
+    #[test]
+    fn only_what_we_loaded_counts() {
+        let none = spoiled("loaded", unload);
+        assert_eq!((none.level, none.found.as_str()), (Level::Failure, "no panic kernel is loaded"));
+        assert_eq!(none.remedy.as_deref(), Some("afterimage load --image /boot/afterimage.img"));
+        let foreign = spoiled("loaded", |host| host.recorded = None);
+        assert!(
+            foreign.level == Level::Failure && foreign.found.contains("not by afterimage"),
+            "{foreign:?}"
+        );
+    }
+
+    #[test]
+    fn a_newer_image_or_kernel_on_disk_is_seen() {
+        let image = spoiled("loaded-image", |host| host.image.as_mut().unwrap().crc32 = "12345678".into());
+        assert_eq!(image.level, Level::Warning);
+        assert!(image.found.contains("00c0ffee is loaded, 12345678 is on disk"), "{image:?}");
+        let kernel = spoiled("loaded-kernel", |host| host.kernel.as_mut().unwrap().release = "6.1.1".into());
+        assert_eq!(kernel.found, "kernel 6.1.0 is loaded, /boot/vmlinuz-6.1.0 is 6.1.1 now");
+    }
+
+    #[test]
+    fn reservations_have_three_sizes() {
+        let level = |bytes: u64| spoiled("reservation", |host| host.reservation = bytes).level;
+        // 60 MiB of kernel, 2 of image, 4 unpacked; 12 for the boot and a quarter more.
+        assert_eq!([level(0), level((66 << 20) - 1)], [Level::Failure; 2]);
+        assert_eq!([level(66 << 20), level(97 << 20)], [Level::Warning; 2]);
+        assert_eq!(level(98 << 20), Level::Ok);
+        let none = spoiled("reservation", |host| {
+            host.reservation = 0;
+            host.cmdline = "quiet nocrashkernel=1".into();
+        });
+        assert!(none.found.contains("0 MiB (no crashkernel= on the command line)"), "{none:?}");
+        assert_eq!(none.remedy.as_deref(), Some("boot with crashkernel=98M"));
+        let unknown = |bytes| {
+            spoiled("reservation", |host| {
+                host.image = Err("gone".into());
+                host.reservation = bytes;
+            })
+        };
+        assert_eq!([unknown(0).level, unknown(1 << 30).level], [Level::Failure, Level::Warning]);
+    }
+
+    #[test]
+    fn a_locked_kexec_matters_only_where_nothing_is_loaded() {
+        let disabled = |host: &mut Host| host.kexec_load_disabled = "1".into();
+        assert_eq!(spoiled("kexec", disabled).level, Level::Ok);
+        let unloaded = spoiled("kexec", |host| {
+            disabled(host);
+            unload(host);
+        });
+        assert!(unloaded.level == Level::Failure && unloaded.remedy.unwrap().starts_with("reboot"));
+        let absent = spoiled("kexec", |host| {
+            host.kexec_load_disabled.clear();
+            unload(host);
+        });
+        assert!(absent.level == Level::Failure && absent.found.contains("no kexec"), "{absent:?}");
+        let lockdown = |host: &mut Host| host.lockdown = "integrity".into();
+        assert!(spoiled("kexec", lockdown).found.contains("lockdown mode: integrity"));
+        let unloaded = spoiled("kexec", |host| {
+            lockdown(host);
+            unload(host);
+        });
+        assert_eq!(unloaded.level, Level::Warning);
+    }
+
+    #[test]
+    fn sysctls_of_panics() {
+        let oops = |value: &str| spoiled("panic_on_oops", |host| host.panic_on_oops = value.into()).level;
+        assert_eq!([oops("1"), oops("0"), oops("")], [Level::Ok, Level::Warning, Level::Warning]);
+        let zero = |host: &mut Host| host.panic = "0".into();
+        let loaded = spoiled("panic", zero);
+        assert!(loaded.level == Level::Ok && loaded.found.contains("does not matter"), "{loaded:?}");
+        let unloaded = spoiled("panic", |host| {
+            zero(host);
+            unload(host);
+        });
+        assert!(unloaded.level == Level::Warning && unloaded.found.contains("hangs"), "{unloaded:?}");
+        assert_eq!(spoiled("panic", unload).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_watchdog_is_hardware_that_the_image_can_drive() {
+        assert_eq!(spoiled("watchdog", |host| host.watchdogs.clear()).found, "none");
+        let soft = spoiled("watchdog", |host| {
+            host.watchdogs[0].is_hardware = false;
+            host.watchdogs[0].identity = "Software Watchdog".into();
+        });
+        assert!(soft.level == Level::Warning && soft.found.contains("Software Watchdog"), "{soft:?}");
+        let absent = spoiled("watchdog", |host| host.watchdogs[0].module = Some("wdat_wdt".into()));
+        assert!(
+            absent.level == Level::Warning
+                && absent.remedy.unwrap().contains("add wdat_wdt to image.modules")
+        );
+        let second = spoiled("watchdog", |host| {
+            let first = host.watchdogs[0].clone();
+            host.watchdogs.insert(0, Watchdog { module: Some("wdat_wdt".into()), ..first });
+        });
+        assert_eq!(second.level, Level::Ok);
+        assert_eq!(spoiled("watchdog", |host| host.watchdogs[0].module = None).level, Level::Ok);
+    }
+}

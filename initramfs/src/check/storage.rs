@@ -1,0 +1,245 @@
+//! What a target is on this host: its device, how much room is on it, and the modules that reach it. Writes nothing and mounts
+//! nothing.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use capture::addr::to_u64;
+use capture::config::{FsType, Target, TargetKind};
+use capture::format::fields::Fields;
+use capture::format::superblock::PROBE_LEN;
+use capture::setup::block;
+use nix::sys::statvfs::statvfs;
+
+use crate::drivers::{self, DriversError};
+use crate::modules::ModuleTree;
+
+/// A target on this host.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    /// The target.
+    pub target: Target,
+    /// Its device, or what is there instead.
+    pub device: Result<Device, String>,
+}
+
+/// A target's device.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its node.
+    pub node: PathBuf,
+    /// Name of the file system on it, of those that we know.
+    pub filesystem: Option<String>,
+    /// Whether it takes no writes.
+    pub read_only: bool,
+    /// Its size.
+    pub bytes: u64,
+    /// Room on it.
+    pub room: Room,
+    /// What it stands on, if it is no disk or partition.
+    pub stack: Option<String>,
+    /// Modules that it needs, with what they depend on, built-in ones left out; or why that is not known.
+    pub modules: Result<Vec<String>, Unknown>,
+}
+
+/// Room for a dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Bytes that are free.
+    Free(u64),
+    /// The file system is not mounted and its superblock does not tell.
+    Unknown,
+}
+
+/// Why the modules of a device are not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// The capture kernel cannot set up such a device.
+    Stacked(String),
+    /// Anything else.
+    Other(String),
+}
+
+/// Looks at the device of a target; `tree` has the modules of the image's kernel.
+#[must_use]
+pub fn look(target: &Target, tree: Result<&ModuleTree, &String>) -> Storage {
+    let device = block::find(&target.device, Duration::ZERO, &|| ()).map_err(|error| error.to_string());
+    let device = device.map(|found| device_of(&found, target, tree));
+    Storage { target: target.clone(), device }
+}
+
+fn device_of(found: &block::Device, target: &Target, tree: Result<&ModuleTree, &String>) -> Device {
+    let sysfs = Path::new("/sys/class/block").join(found.node.file_name().unwrap_or_default());
+    let sectors: u64 = read(&sysfs.join("size")).parse().unwrap_or(0);
+    let bytes = sectors.saturating_mul(512); // of 512 bytes on every device
+    let kind = target.fstype.or(found.filesystem.as_ref().map(|fs| fs.kind));
+    let room = match target.kind {
+        TargetKind::Raw => Room::Free(bytes),
+        TargetKind::Filesystem => {
+            let mounted =
+                mount_point(&read(Path::new("/proc/self/mountinfo")), &read(&sysfs.join("dev")), &found.node);
+            let free =
+                mounted.and_then(|path| free_mounted(&path)).or_else(|| free_unmounted(&found.node, kind?));
+            free.map_or(Room::Unknown, Room::Free)
+        }
+    };
+    Device {
+        node: found.node.clone(),
+        filesystem: kind.map(|kind| kind.name().to_owned()),
+        read_only: found.read_only,
+        bytes,
+        room,
+        stack: stack(&sysfs),
+        modules: tree.map_err(|error| Unknown::Other(error.clone())).and_then(|tree| modules(target, tree)),
+    }
+}
+
+fn modules(target: &Target, tree: &ModuleTree) -> Result<Vec<String>, Unknown> {
+    let other = |error: &dyn core::error::Error| Unknown::Other(capture::log::chain(error));
+    let found = drivers::discover(&target.device, target.fstype, tree).map_err(|error| match error {
+        DriversError::Stacked(..) => Unknown::Stacked(error.to_string()),
+        error => other(&error),
+    })?;
+    let roots: Vec<String> =
+        found.modules.into_iter().chain(drivers::filesystem_modules(found.fstype, tree)).collect();
+    let closure = tree.closure(&roots).map_err(|error| other(&error))?;
+    Ok(closure.into_iter().filter(|module| !module.optional).map(|module| module.name).collect())
+}
+
+/// Where the device with this number or node is mounted (Documentation/filesystems/proc.rst, 3.5). btrfs has a number of its own
+/// there, so the node counts as well.
+fn mount_point(mountinfo: &str, number: &str, node: &Path) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let mut mount = mount.split(' ').skip(2);
+        let is_device = mount.next()? == number || Path::new(filesystem.split(' ').nth(1)?) == node;
+        is_device.then_some(PathBuf::from(unescape(mount.nth(1)?)))
+    })
+}
+
+/// Space, tab, newline and backslash stand there as octal numbers.
+fn unescape(text: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .into_iter()
+        .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
+}
+
+/// What the file system leaves to everyone. The capture, as root, may find a few percent more, which another program may have used
+/// up by then.
+fn free_mounted(path: &Path) -> Option<u64> {
+    let stat = statvfs(path).ok()?;
+    stat.blocks_available().checked_mul(stat.fragment_size())
+}
+
+fn free_unmounted(node: &Path, kind: FsType) -> Option<u64> {
+    let mut head = Vec::new();
+    File::open(node).ok()?.take(to_u64(PROBE_LEN)).read_to_end(&mut head).ok()?;
+    free_in_superblock(kind, &head)
+}
+
+/// The same from what the superblock counts; exact if it was unmounted cleanly.
+fn free_in_superblock(kind: FsType, head: &[u8]) -> Option<u64> {
+    match kind {
+        // ext4_super_block, fs/ext4/ext4.h
+        FsType::Ext4 => {
+            let sb = Fields(head.get(1024..)?);
+            let block = 1024_u64.checked_shl(sb.u32(0x18)?).filter(|&size| (1024..=65536).contains(&size))?; // s_log_block_size
+            let is_64bit = sb.u32(0x60)? & 0x80 != 0; // s_feature_incompat, EXT4_FEATURE_INCOMPAT_64BIT
+            let count = |low, high| {
+                let high = if is_64bit { u64::from(sb.u32(high)?) } else { 0 };
+                Some(high << 32 | u64::from(sb.u32(low)?))
+            };
+            let (free, reserved) = (count(0x0c, 0x158)?, count(0x08, 0x154)?); // s_free_blocks_count, s_r_blocks_count
+            free.saturating_sub(reserved).checked_mul(block)
+        }
+        // struct xfs_dsb, fs/xfs/libxfs/xfs_format.h
+        FsType::Xfs => {
+            let sb = Fields(head);
+            sb.u64_be(144)?.checked_mul(u64::from(sb.u32_be(4)?)) // sb_fdblocks, sb_blocksize
+        }
+        FsType::Btrfs | FsType::Vfat => None,
+    }
+}
+
+/// What sysfs tells of a device on other devices: names, the layer's own identifier, what it stands on.
+fn stack(sysfs: &Path) -> Option<String> {
+    let below: Vec<String> = fs::read_dir(sysfs.join("slaves"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let named =
+        [("name", "dm/name"), ("uuid", "dm/uuid"), ("level", "md/level"), ("file", "loop/backing_file")];
+    let mut words: Vec<String> = named
+        .into_iter()
+        .map(|(key, file)| (key, read(&sysfs.join(file))))
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| format!("{key} {value}"))
+        .collect();
+    if !below.is_empty() {
+        words.push(format!("on {}", below.join(", ")));
+    }
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTINFO: &str = "\
+22 27 0:20 / /proc rw,nosuid shared:5 - proc proc rw
+27 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro
+31 27 254:16 / /srv/crash\\040dumps ro - ext4 /dev/vdb ro
+40 27 0:44 /@ /home rw - btrfs /dev/vdc1 rw,subvol=/@
+";
+
+    #[test]
+    fn mounts_are_found_by_number_or_node() {
+        let at = |number, node: &str| mount_point(MOUNTINFO, number, Path::new(node));
+        assert_eq!(at("254:1", "/dev/root"), Some("/".into()));
+        assert_eq!(at("254:16", "/dev/vdb"), Some("/srv/crash dumps".into()));
+        assert_eq!(at("254:33", "/dev/vdc1"), Some("/home".into()));
+        assert_eq!(at("254:3", "/dev/vda3"), None);
+        assert_eq!(mount_point("1 2 254:3\n - \n", "254:3", Path::new("/dev/x")), None);
+    }
+
+    #[test]
+    fn superblocks_tell_free_blocks() {
+        let mut head = vec![0; PROBE_LEN];
+        head[1024 + 0x18] = 2; // 4 KiB
+        head[1024 + 0x0c..1024 + 0x10].copy_from_slice(&1000_u32.to_le_bytes());
+        head[1024 + 0x08] = 50;
+        head[1024 + 0x158] = 1; // means nothing without the feature
+        assert_eq!(free_in_superblock(FsType::Ext4, &head), Some(950 << 12));
+        head[1024 + 0x60] = 0x80;
+        assert_eq!(free_in_superblock(FsType::Ext4, &head), Some(((1 << 32) + 950) << 12));
+        head[1024 + 0x18] = 40;
+        assert_eq!(free_in_superblock(FsType::Ext4, &head), None);
+        head[4..8].copy_from_slice(&4096_u32.to_be_bytes());
+        head[144..152].copy_from_slice(&77_u64.to_be_bytes());
+        assert_eq!(free_in_superblock(FsType::Xfs, &head), Some(77 << 12));
+        assert_eq!(free_in_superblock(FsType::Btrfs, &head), None);
+        for cut in [0, 5, 145, 1025, 1100, 1300] {
+            let _ = free_in_superblock(FsType::Ext4, &head[..cut]); // total on any prefix
+            let _ = free_in_superblock(FsType::Xfs, &head[..cut]);
+        }
+    }
+
+    #[test]
+    fn a_device_on_others_says_what_sysfs_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(stack(dir.path()), None);
+        fs::create_dir_all(dir.path().join("dm")).unwrap();
+        fs::create_dir_all(dir.path().join("slaves/vda3")).unwrap();
+        fs::write(dir.path().join("dm/name"), "vg-crash\n").unwrap();
+        fs::write(dir.path().join("dm/uuid"), "LVM-abc\n").unwrap();
+        assert_eq!(stack(dir.path()).as_deref(), Some("name vg-crash, uuid LVM-abc, on vda3"));
+    }
+}
