@@ -157,6 +157,7 @@ fn room(host: &Host, storage: &Storage, device: &Device) -> Option<Obstacle> {
             WhenFull::Stricter => {
                 "free some space; otherwise a dump that does not fit becomes one of level 31, or the log only"
             }
+            WhenFull::Part => "free some space; otherwise a dump that does not fit ends where the room ends",
             WhenFull::Log => "free some space; otherwise of a dump that does not fit the log is saved only",
             WhenFull::Nothing => {
                 "free some space; otherwise a dump that does not fit goes to the next target"
