@@ -7,6 +7,7 @@
 
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
 
 /// EIO of asm-generic/errno-base.h: what a medium error becomes.
 pub const EIO: u32 = 5;
@@ -25,7 +26,8 @@ pub enum Fault {
         /// Which sector.
         sector: u64,
     },
-    /// All requests of this kind fail, from the `after`-th write on.
+    /// All requests of this kind fail, from the `after`-th write on. One number for all such faults of a disk, and none at
+    /// single sectors beside them: blkdebug forgets those at the first event.
     From {
         /// Which kind.
         kind: Kind,
@@ -54,8 +56,8 @@ pub enum Kind {
 pub enum Action {
     /// No request of the disk with this name is answered any more.
     Stall(String),
-    /// They are again.
-    Resume(String),
+    /// None is for so long; the console is not read meanwhile.
+    Pause(String, Duration),
     /// The disk with this name is pulled out.
     Unplug(String),
 }
@@ -85,6 +87,15 @@ impl Kind {
             Self::Flush => "flush",
         }
     }
+
+    /// What happens right before (`BlkdebugEvent` of the same).
+    fn event(self) -> &'static str {
+        match self {
+            Self::Read => "read_aio",
+            Self::Write => "pwritev",
+            Self::Flush => "flush_to_disk",
+        }
+    }
 }
 
 /// The `-object` that [`Action::Stall`] acts on.
@@ -99,45 +110,15 @@ pub(crate) fn limits(stalled: bool) -> Value {
     json!({ "bps-total": rate, "iops-total": 0 })
 }
 
-/// The `-blockdev`, called `name`, over the file `image`.
-pub(crate) fn blockdev(name: &str, image: &Path, read_only: bool, faults: &[Fault]) -> Value {
-    let mut errors = Vec::new();
-    let mut states = Vec::new();
-    for fault in faults {
-        match fault {
-            Fault::At { kind, sector } => errors.push(json!({
-                "event": "none", "iotype": kind.name(), "errno": EIO, "sector": sector, "once": false,
-            })),
-            Fault::From { kind, after, errno } => {
-                // blkdebug starts in state 1. A rule without an event holds in any state, so the requests count up states by
-                // themselves: a write is `pwritev`, a flush comes by `flush_to_disk`.
-                let last = after.saturating_add(1);
-                for state in 1..last {
-                    let next = state.saturating_add(1);
-                    let rule = json!({ "event": "pwritev", "state": state, "new_state": next });
-                    if !states.contains(&rule) {
-                        states.push(rule);
-                    }
-                }
-                let event = match kind {
-                    Kind::Read => "read_aio",
-                    Kind::Write => "pwritev",
-                    Kind::Flush => "flush_to_disk",
-                };
-                errors.push(json!({
-                    "event": event, "state": last, "iotype": kind.name(), "errno": errno, "once": false,
-                }));
-            }
-            Fault::None => {}
-        }
-    }
+/// The `-blockdev` over the file `image`; blkdebug finds its rules in the file `rules`.
+pub(crate) fn blockdev(name: &str, image: &Path, read_only: bool, rules: &Path) -> Value {
     json!({
         "driver": "throttle", "node-name": format!("node-{name}"), "throttle-group": format!("group-{name}"),
         "read-only": read_only,
         "file": {
             "driver": "raw", "read-only": read_only,
             "file": {
-                "driver": "blkdebug", "inject-error": errors, "set-state": states, "read-only": read_only,
+                "driver": "blkdebug", "config": rules, "read-only": read_only,
                 // Flushes to the host's disk would only cost time.
                 "image": {
                     "driver": "file", "filename": image, "cache": { "no-flush": true }, "read-only": read_only,
@@ -145,6 +126,38 @@ pub(crate) fn blockdev(name: &str, image: &Path, read_only: bool, faults: &[Faul
             },
         },
     })
+}
+
+/// The rules, in the format of QEMU's docs/devel/blkdebug.txt: as an argument they could be too long.
+pub(crate) fn rules(faults: &[Fault]) -> String {
+    let mut rules = Vec::new();
+    let mut error = |event: &str, state: u32, kind: Kind, errno: u32, more: &str| {
+        let kind = kind.name();
+        rules.push(format!(
+            "[inject-error]\nevent = \"{event}\"\nstate = \"{state}\"\niotype = \"{kind}\"\n\
+             errno = \"{errno}\"\nonce = \"off\"\n{more}\n"
+        ));
+    };
+    // blkdebug starts in state 1, which each write counts up as long as there is a next one.
+    let mut states = 1;
+    for fault in faults {
+        match *fault {
+            // State 0 is any; without an event the rule holds from the start.
+            Fault::At { kind, sector } => error("none", 0, kind, EIO, &format!("sector = \"{sector}\"\n")),
+            Fault::From { kind, after, errno } => {
+                states = after.saturating_add(1);
+                error(kind.event(), states, kind, errno, "");
+            }
+            Fault::None => {}
+        }
+    }
+    for state in 1..states {
+        let next = state.saturating_add(1);
+        rules.push(format!(
+            "[set-state]\nevent = \"pwritev\"\nstate = \"{state}\"\nnew_state = \"{next}\"\n\n"
+        ));
+    }
+    rules.concat()
 }
 
 #[cfg(test)]
@@ -160,10 +173,8 @@ mod tests {
 
     #[test]
     fn rules_count_writes() {
-        let node = blockdev("x", Path::new("/x"), false, &Fault::all_writes(2, ENOSPC));
-        let debug = node.pointer("/file/file").unwrap();
-        assert_eq!(debug["set-state"].as_array().unwrap().len(), 2);
-        assert_eq!(debug["inject-error"][0]["state"], 3);
-        assert_eq!(debug["inject-error"][1]["iotype"], "flush");
+        let rules = rules(&Fault::all_writes(2, ENOSPC));
+        assert_eq!((rules.matches("[set-state]").count(), rules.matches("[inject-error]").count()), (2, 2));
+        assert!(rules.contains("state = \"3\"\niotype = \"flush\"\nerrno = \"28\""), "{rules}");
     }
 }

@@ -52,13 +52,13 @@ impl Ending {
 }
 
 impl Qmp {
-    /// Connects to the socket of a machine that is just starting.
-    pub fn connect(socket: &Path) -> Result<Self> {
+    /// Connects to the socket of a machine that is just starting, as long as it is `alive`.
+    pub fn connect(socket: &Path, mut alive: impl FnMut() -> bool) -> Result<Self> {
         let started = Instant::now();
         let stream = loop {
             match UnixStream::connect(socket) {
                 Ok(stream) => break stream,
-                Err(error) if started.elapsed() > ANSWER => {
+                Err(error) if started.elapsed() > ANSWER || !alive() => {
                     return Err(error).with_context(|| format!("connecting to {}", socket.display()));
                 }
                 Err(_) => thread::sleep(Duration::from_millis(20)),

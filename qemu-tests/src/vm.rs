@@ -139,7 +139,10 @@ impl Vm {
                     "driver": "virtio-blk-pci", "id": format!("disk-{name}"), "bus": format!("port-{name}"),
                     "drive": format!("node-{name}"), "werror": "report", "rerror": "report",
                 });
-                let node = fault::blockdev(name, &disk.path, disk.read_only, &disk.faults);
+                let rules = disk.path.with_extension("blkdebug");
+                fs::write(&rules, fault::rules(&disk.faults))
+                    .with_context(|| format!("writing {}", rules.display()))?;
+                let node = fault::blockdev(name, &disk.path, disk.read_only, &rules);
                 qemu.args(["-object", &fault::throttle_group(name).to_string()])
                     .args(["-blockdev", &node.to_string()])
                     .args(["-device", &port.to_string(), "-device", &device.to_string()]);
@@ -159,7 +162,8 @@ impl Vm {
         let console = Console::follow(serial, &machine.log)?;
         let mut vm = Self { child, console, messages, monitor, qmp: None };
         // Dropped with `vm` when the connection fails.
-        vm.qmp = Some(Qmp::connect(&qmp).with_context(|| vm.complaints())?);
+        let connected = Qmp::connect(&qmp, || vm.child.try_wait().is_ok_and(|status| status.is_none()));
+        vm.qmp = Some(connected.with_context(|| vm.complaints())?);
         Ok(vm)
     }
 
@@ -195,7 +199,11 @@ impl Vm {
         };
         match action {
             Action::Stall(name) => qmp.execute("qom-set", &limits(name, true)),
-            Action::Resume(name) => qmp.execute("qom-set", &limits(name, false)),
+            Action::Pause(name, time) => {
+                qmp.execute("qom-set", &limits(name, true))?;
+                sleep(*time);
+                qmp.execute("qom-set", &limits(name, false))
+            }
             Action::Unplug(name) => qmp.execute("device_del", &json!({ "id": format!("disk-{name}") })),
         }?;
         Ok(())

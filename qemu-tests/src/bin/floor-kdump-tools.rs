@@ -138,7 +138,7 @@ fn install_ours(kernel: &Kernel, dir: &Path, disk: &Path) -> Result<()> {
 fn dumps(dir: &Path, disk: &Path) -> Result<Vec<String>> {
     let back = dir.join("back");
     // A system that was cut off leaves a journal to be replayed.
-    command("e2fsck").args(["-p", "-E", "journal_only"]).arg(&disk).run()?;
+    command("e2fsck").args(["-p", "-E", "journal_only"]).arg(disk).run()?;
     Disk::existing(disk).read_back("/var/crash", &back)?;
     let mut found = Vec::new();
     let mut directories = vec![back];

@@ -3,6 +3,7 @@
 //! One case of each kind by default; `AFTERIMAGE_FULL=1` (scripts/test --full) runs the matrices.
 
 mod faults;
+mod hangs;
 mod order;
 
 use anyhow::{Result, ensure};

@@ -1,0 +1,103 @@
+//! Captures that end before their time: a disk that never answers, one that is pulled out, a process that is killed or
+//! starved. The machine comes back each time.
+
+use crate::{alone, ensure_back, ensure_log, only, scenario};
+use anyhow::{Result, ensure};
+use qemu_tests::extra_disk::ExtraDisk;
+use qemu_tests::fault::{Action, Fault};
+use qemu_tests::outcome::Outcome;
+use qemu_tests::scenario::Scenario;
+use std::time::Duration;
+
+/// What a capture says when the log of the old kernel is durable.
+const LOG: &str = "kernel log saved";
+/// What it says in the middle of the dump.
+const VITAL: &str = "the vital part is saved";
+
+/// Longer than the whole capture takes on a healthy disk.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// One extra disk as the only target; dumps of level 1 take some seconds.
+fn to_one_disk(name: &str) -> Result<Scenario> {
+    let disk = ExtraDisk::ext4("target", 512).with([Fault::None]);
+    let mut scenario = scenario(name)?;
+    scenario.config.level = 1;
+    scenario.config.stall_timeout = 8;
+    scenario.config.targets = vec![disk.target()];
+    scenario.extra = vec![disk];
+    Ok(scenario)
+}
+
+/// The log was saved, and no dump looks whole that is not.
+fn ensure_log_only(outcome: &Outcome) -> Result<()> {
+    let dump = only(&outcome.disk("target")?.dumps)?;
+    ensure_log(dump)?;
+    ensure!(!dump.file("vmcore").exists(), "a whole dump: {:?}", dump.files());
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_stops_answering_does_not_keep_the_machine_down() -> Result<()> {
+    let _alone = alone();
+    let mut scenario = to_one_disk("stall")?;
+    scenario.actions = vec![(LOG.into(), Action::Stall("target".into()))];
+    let outcome = scenario.run()?;
+    ensure_back(&outcome)?;
+    // The stall is real: no error came, and the capture had to be given up.
+    outcome.ensure_said("made no progress")?;
+    ensure!(!outcome.text().contains("I/O error"), "the disk answered:\n{}", outcome.text());
+    ensure_log_only(&outcome)?;
+    outcome.discard()
+}
+
+#[test]
+fn a_disk_that_answers_again_in_time_gets_the_whole_dump() -> Result<()> {
+    let _alone = alone();
+    let mut scenario = to_one_disk("pause")?;
+    scenario.config.stall_timeout = 30;
+    scenario.actions = vec![(LOG.into(), Action::Pause("target".into(), PAUSE))];
+    let outcome = scenario.run()?;
+    ensure_back(&outcome)?;
+    ensure!(outcome.panic_to_exit > PAUSE, "nothing had to wait: {:?}", outcome.panic_to_exit);
+    crate::ensure_complete(only(&outcome.disk("target")?.dumps)?)?;
+    outcome.discard()
+}
+
+#[test]
+fn a_disk_that_is_pulled_out_does_not_keep_the_machine_down() -> Result<()> {
+    let _alone = alone();
+    let mut scenario = to_one_disk("unplug")?;
+    scenario.actions = vec![(LOG.into(), Action::Unplug("target".into()))];
+    let outcome = scenario.run()?;
+    ensure_back(&outcome)?;
+    ensure_log_only(&outcome)?;
+    let gone = outcome.events.iter().any(|event| event.get("event").is_some_and(|it| it == "DEVICE_DELETED"));
+    ensure!(gone, "the disk was not pulled out: {:?}", outcome.events);
+    outcome.discard()
+}
+
+#[test]
+fn a_capture_that_is_killed_does_not_keep_the_machine_down() -> Result<()> {
+    let _alone = alone();
+    let mut scenario = to_one_disk("killed")?;
+    scenario.wrap = vec![format!("wrap.kill=KILL@{}", VITAL.replace(' ', "_"))];
+    let outcome = scenario.run()?;
+    ensure_back(&outcome)?;
+    outcome.ensure_said("wrapper: sent SIGKILL")?;
+    outcome.ensure_said("killed by SIGKILL")?;
+    ensure_log(only(&outcome.disk("target")?.dumps)?)?;
+    outcome.discard()
+}
+
+#[test]
+fn a_capture_without_memory_does_not_keep_the_machine_down() -> Result<()> {
+    let _alone = alone();
+    let mut scenario = to_one_disk("starved")?;
+    scenario.wrap = vec![format!("wrap.eat=0@{}", LOG.replace(' ', "_"))];
+    let outcome = scenario.run()?;
+    ensure_back(&outcome)?;
+    outcome.ensure_said("wrapper: took")?;
+    outcome.ensure_said("Out of memory: Killed process")?;
+    ensure_log(only(&outcome.disk("target")?.dumps)?)?;
+    outcome.discard()
+}

@@ -1,0 +1,136 @@
+//! What the retries of PID 1 and the watchdog are to achieve. Not part of `main.rs` before they are there.
+
+use crate::{PATIENCE, SOON, alone, ensure_back, ensure_complete, ensure_log, only, scenario};
+use anyhow::{Result, ensure};
+use qemu_tests::extra_disk::ExtraDisk;
+use qemu_tests::fault::{Action, Fault};
+use qemu_tests::kernel::Kernel;
+use qemu_tests::qmp::Ending;
+use qemu_tests::scenario::Scenario;
+
+const LOG: &str = "kernel log saved";
+const VITAL: &str = "the vital part is saved";
+
+/// A first disk with something wrong with it, and a second, healthy one.
+fn two_disks(name: &str, faults: Vec<Fault>) -> Result<Scenario> {
+    let disks = [ExtraDisk::ext4("first", 512).with(faults), ExtraDisk::ext4("second", 512)];
+    let mut scenario = scenario(name)?;
+    scenario.config.level = 1;
+    scenario.config.stall_timeout = 8;
+    scenario.config.targets = disks.iter().map(ExtraDisk::target).collect();
+    scenario.extra = disks.into();
+    Ok(scenario)
+}
+
+/// A killed child, a hang or a broken disk sends the capture on to the second disk.
+fn second_holds(scenario: &Scenario) -> Result<()> {
+    let outcome = scenario.run()?;
+    ensure_back(&outcome)?;
+    ensure_complete(only(&outcome.disk("second")?.dumps)?)?;
+    for dump in &outcome.disk("first")?.dumps {
+        ensure!(!dump.file("vmcore").exists(), "two whole dumps: {:?}", dump.files());
+    }
+    outcome.discard()
+}
+
+#[test]
+fn the_second_target_holds_the_dump_when_the_first_stalls() -> Result<()> {
+    let _alone = alone();
+    let mut scenario = two_disks("next-stall", vec![Fault::None])?;
+    scenario.actions = vec![(LOG.into(), Action::Stall("first".into()))];
+    second_holds(&scenario)
+}
+
+#[test]
+fn the_second_target_holds_the_dump_when_the_first_errs() -> Result<()> {
+    let _alone = alone();
+    let faults = Fault::writes_between(15 << 20, 512 << 20, 4 << 20);
+    second_holds(&two_disks("next-errors", faults)?)
+}
+
+#[test]
+fn the_second_target_holds_the_dump_when_the_first_is_pulled_out() -> Result<()> {
+    let _alone = alone();
+    let mut scenario = two_disks("next-unplug", vec![Fault::None])?;
+    scenario.actions = vec![(LOG.into(), Action::Unplug("first".into()))];
+    second_holds(&scenario)
+}
+
+/// One disk, and a job of the wrapper that ends the first attempt; the next one saves everything.
+fn retried(name: &str, wrap: &str, said: &str) -> Result<()> {
+    let disk = ExtraDisk::ext4("target", 512);
+    let mut scenario = scenario(name)?;
+    scenario.config.level = 1;
+    scenario.config.stall_timeout = 8;
+    scenario.config.targets = vec![disk.target()];
+    scenario.extra = vec![disk];
+    scenario.wrap = vec![wrap.replace(' ', "_")];
+    let outcome = scenario.run()?;
+    ensure_back(&outcome)?;
+    outcome.ensure_said(said)?;
+    let dumps = &outcome.disk("target")?.dumps;
+    let complete: Vec<_> = dumps.iter().filter(|dump| dump.file("vmcore").exists()).collect();
+    ensure!(complete.len() == 1, "{dumps:?}\n{}", outcome.text());
+    complete.into_iter().try_for_each(ensure_complete)?;
+    outcome.discard()
+}
+
+#[test]
+fn a_capture_that_is_killed_is_tried_again() -> Result<()> {
+    let _alone = alone();
+    retried("retry-killed", &format!("wrap.kill=KILL@{VITAL}"), "killed by SIGKILL")
+}
+
+#[test]
+fn a_capture_that_aborts_twice_is_tried_a_third_time() -> Result<()> {
+    let _alone = alone();
+    retried("retry-aborted", &format!("wrap.kill=ABRT@{VITAL},2"), "killed by SIGABRT")
+}
+
+#[test]
+fn a_capture_that_hangs_is_tried_again() -> Result<()> {
+    let _alone = alone();
+    retried("retry-stopped", &format!("wrap.stop={VITAL}"), "made no progress")
+}
+
+#[test]
+fn a_capture_that_is_out_of_memory_is_tried_again_with_less() -> Result<()> {
+    let _alone = alone();
+    retried("retry-starved", &format!("wrap.eat=0@{LOG}"), "Out of memory: Killed process")
+}
+
+#[test]
+fn the_watchdog_ends_a_capture_kernel_that_hangs() -> Result<()> {
+    let _alone = alone();
+    for series in ["6.12", "6.1-generic"] {
+        let disk = ExtraDisk::ext4("target", 512);
+        let mut scenario = Scenario::new(&format!("watchdog-{series}"), &Kernel::of_series(series)?);
+        scenario.patience = PATIENCE;
+        scenario.shape.watchdog = true;
+        scenario.config.modules.push("i6300esb".into());
+        scenario.config.append = "panic=0".into();
+        scenario.config.targets = vec![disk.target()];
+        scenario.extra = vec![disk];
+        scenario.wrap = vec![format!("wrap.panic={}", VITAL.replace(' ', "_"))];
+        let outcome = scenario.run()?;
+        ensure!(outcome.ending == Ending::Watchdog, "it ended by {:?}: {:?}", outcome.ending, outcome.events);
+        // The watchdog's own time comes on top.
+        outcome.ensure_in_time(SOON.saturating_add(SOON))?;
+        ensure_log(only(&outcome.disk("target")?.dumps)?)?;
+        outcome.discard()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_armed_watchdog_does_not_disturb_a_capture_that_works() -> Result<()> {
+    let _alone = alone();
+    let mut scenario = Scenario::new("watchdog-quiet", &Kernel::of_series("6.12")?);
+    scenario.patience = PATIENCE;
+    scenario.shape.watchdog = true;
+    scenario.config.modules.push("i6300esb".into());
+    let outcome = scenario.run()?;
+    ensure_back(&outcome)?;
+    ensure_complete(outcome.dump()?)?;
+    outcome.discard()
+}
