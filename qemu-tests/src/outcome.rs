@@ -171,6 +171,12 @@ impl Dump {
         Ok(said.to_owned())
     }
 
+    /// Its name: time, host and boot.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// The copy of a file in it.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {

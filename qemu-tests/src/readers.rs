@@ -208,6 +208,13 @@ pub fn makedumpfile() -> Result<PathBuf> {
     Ok(path.trim_end().into())
 }
 
+/// What readelf says about the notes of an ELF file.
+pub fn elf_notes(file: &Path) -> Result<String> {
+    let said = command("readelf").args(["--wide", "--notes"]).arg(file).run()?;
+    ensure!(said.stderr.is_empty(), "readelf: {}", String::from_utf8_lossy(&said.stderr));
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+}
+
 /// Runs commands in crash and gives what each printed. Fails when one did not run or complained.
 pub fn crash(vmlinux: &Path, dump: &Path, commands: &[&str]) -> Result<Vec<String>> {
     let work = tempfile::tempdir()?;

@@ -4,7 +4,10 @@
 
 mod faults;
 mod hangs;
+mod ladder;
 mod order;
+
+mod space;
 
 use anyhow::{Result, ensure};
 use qemu_tests::kernel::Kernel;
