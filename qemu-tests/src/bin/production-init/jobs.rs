@@ -17,8 +17,10 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// Taken at a time.
-const MEAL: usize = 1 << 20;
+/// Taken at a time: less than the end of the child gives back, or the one who takes would be next.
+const MEAL: usize = 64 << 10;
+/// Meals that are given back when the child is gone, for the next one: 24 MiB.
+const GIVEN_BACK: usize = 384;
 /// How long a child is looked for that has just written to the console.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(50);
@@ -106,14 +108,18 @@ fn carry_out(order: &Order) -> Result<()> {
 fn eat(left: u64) -> Result<()> {
     let child = child()?;
     fs::write("/proc/self/oom_score_adj", "-1000").context("hiding from the OOM killer")?;
-    let mut taken: u32 = 0;
+    let mut taken = Vec::new();
     while available()? > left << 10 && is_child(child) {
         let mut memory = MmapMut::map_anon(MEAL).context("mapping memory")?;
         memory.fill(0xa5);
-        std::mem::forget(memory);
-        taken = taken.saturating_add(1);
+        taken.push(memory);
     }
-    say(format!("wrapper: took {taken} MiB of memory"));
+    let meals = taken.len();
+    if !is_child(child) {
+        taken.truncate(meals.saturating_sub(GIVEN_BACK));
+    }
+    say(format!("wrapper: took {} KiB of memory", meals.saturating_mul(MEAL / 1024)));
+    std::mem::forget(taken);
     Ok(())
 }
 
