@@ -15,6 +15,7 @@ use crate::fingerprint::Fingerprint;
 use crate::host;
 use crate::modules::{ModuleTree, ModulesError};
 use crate::strip::strip;
+use crate::watchdog::{self, Watchdog};
 
 /// Why an image could not be built or read.
 #[derive(Debug, thiserror::Error)]
@@ -232,12 +233,13 @@ pub fn read_contents(image: &[u8], path: &Path) -> Result<Contents, ImageError> 
     Ok(Contents { config, manifest, unpacked: capture::addr::to_u64(archive.len()) })
 }
 
-/// Roots of the module closure: the way to each target's device and its file system.
+/// Roots of the module closure: the watchdogs, the way to each target's device, and its file system.
 fn wanted_modules(config: &Config, tree: &ModuleTree, path: &Path) -> Result<Vec<String>, ImageError> {
     if config.target.is_empty() {
         return Err(ImageError::NoTarget(path.to_owned()));
     }
-    let mut wanted = config.image.modules.clone().unwrap_or_default();
+    let mut wanted =
+        config.image.modules.clone().unwrap_or_else(|| watchdog_modules(&watchdog::list(), tree));
     for target in &config.target {
         let fstype = match (&config.image.modules, target.fstype) {
             (Some(_), Some(fstype)) => fstype,
@@ -252,6 +254,13 @@ fn wanted_modules(config: &Config, tree: &ModuleTree, path: &Path) -> Result<Vec
         wanted.extend(drivers::filesystem_modules(fstype, tree));
     }
     Ok(wanted)
+}
+
+/// Modules of the watchdogs that go on through a panic, first in load order: a device that hangs while its driver loads is what they
+/// are for. Another kernel may have renamed a driver; then there is none.
+fn watchdog_modules(watchdogs: &[Watchdog], tree: &ModuleTree) -> Vec<String> {
+    let hardware = watchdogs.iter().filter(|watchdog| watchdog.is_hardware);
+    hardware.flat_map(|watchdog| &watchdog.modules).filter(|name| tree.has(name)).cloned().collect()
 }
 
 /// Mount points, and the devices without which a process has no stdio before /dev is mounted.
@@ -351,6 +360,21 @@ mod tests {
             );
             assert_eq!(file("init"), b"static init");
         }
+    }
+
+    #[test]
+    fn watchdogs_that_are_hardware_go_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = ModuleTree::read(&sources(dir.path(), CONFIG).modules_dir).unwrap();
+        let watchdog = |module: &str, is_hardware| Watchdog {
+            name: "watchdog0".into(),
+            identity: String::new(),
+            modules: vec![module.into(), "renamed".into()],
+            is_hardware,
+            is_active: false,
+        };
+        let wanted = watchdog_modules(&[watchdog("virtio_blk", false), watchdog("virtio", true)], &tree);
+        assert_eq!(wanted, ["virtio"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`image`] | what goes into an image, and its bytes |
+//! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`watchdog`], [`image`] | what goes into an image, and its bytes |
 //! | [`fingerprint`], [`check`] | whether a crash now would be saved |
 //! | [`bzimage`], [`cmdline`], [`crashkernel`], [`host`], [`loader`] | arming the panic kernel |
 //! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`] | looking into cores and dumps, dumping a core that is a file |
@@ -31,3 +31,4 @@ pub mod modules;
 pub mod offline;
 pub mod strip;
 pub mod survey;
+pub mod watchdog;

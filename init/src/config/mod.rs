@@ -149,8 +149,8 @@ pub enum FinalAction {
 pub struct Image {
     /// Compression of the image.
     pub compress: ImageCompress,
-    /// Modules to load besides those of the file system, by name; not given: those of the target device on
-    /// this host.
+    /// Modules to load besides those of the file system, by name; not given: those of the target device and of the hardware
+    /// watchdogs on this host.
     pub modules: Option<Vec<String>>,
     /// Whether modules lose their signature and debug sections.
     pub strip: Strip,

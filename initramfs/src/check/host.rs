@@ -14,6 +14,7 @@ use crate::host;
 use crate::image::{self, Contents, Manifest};
 use crate::loader::{self, Loaded};
 use crate::modules::ModuleTree;
+use crate::watchdog::{self, Watchdog};
 
 /// Where the image lies if nobody says otherwise.
 const IMAGE: &str = "/boot/afterimage.img";
@@ -118,19 +119,6 @@ pub enum Part {
     Module,
 }
 
-/// A watchdog of the running kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watchdog {
-    /// Name in /sys/class/watchdog.
-    pub name: String,
-    /// What the driver calls it.
-    pub identity: String,
-    /// Module of its driver; `None` if that is built in.
-    pub module: Option<String>,
-    /// Whether there is a device behind it. softdog has none: it dies with its kernel.
-    pub is_hardware: bool,
-}
-
 impl Host {
     /// Looks at this host.
     pub fn observe(options: &Options) -> Result<Self, CheckError> {
@@ -147,7 +135,7 @@ impl Host {
         let image_file = options.image.clone().or_else(|| of_record(|record| &record.image_file));
         let image_file = image_file.unwrap_or_else(|| IMAGE.into());
         let kernel_file = options.kernel_image.clone().or_else(|| of_record(|record| &record.kernel_file));
-        let kernel_file = kernel_file.unwrap_or_else(|| format!("/boot/vmlinuz-{release}").into());
+        let kernel_file = kernel_file.unwrap_or_else(|| default_kernel(&release));
 
         let image = read_image(&image_file, options.config.as_deref());
         let config = match &image {
@@ -169,7 +157,7 @@ impl Host {
             panic_on_oops: host::read("/proc/sys/kernel/panic_on_oops"),
             lockdown: host::lockdown(),
             enforces_signatures: host::enforces_module_signatures(),
-            watchdogs: watchdogs(),
+            watchdogs: watchdog::list(),
             kernel: read_kernel(&kernel_file),
             release,
             is_loaded,
@@ -183,12 +171,27 @@ impl Host {
         })
     }
 
+    /// The command that loads the image on disk.
+    #[must_use]
+    pub fn load_command(&self) -> String {
+        let command = format!("afterimage load --image {}", self.image_file.display());
+        if self.kernel_file == default_kernel(&self.release) {
+            return command;
+        }
+        format!("{command} --kernel-image {}", self.kernel_file.display())
+    }
+
     /// Whether the image that lies on disk is the one that a panic would start.
     #[must_use]
     pub fn has_loaded_the_image(&self) -> bool {
         let loaded = self.recorded.as_ref().map(|record| &record.image_crc32);
         self.image.as_ref().is_ok_and(|image| Some(&image.crc32) == loaded)
     }
+}
+
+/// As `afterimage load` has it.
+fn default_kernel(release: &str) -> PathBuf {
+    format!("/boot/vmlinuz-{release}").into()
 }
 
 fn read_image(path: &Path, config: Option<&Path>) -> Result<Image, String> {
@@ -219,25 +222,6 @@ fn read_config(path: &Path) -> Result<Config, String> {
 fn read_kernel(path: &Path) -> Result<BzImage, String> {
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
     bzimage::parse(&bytes).ok_or_else(|| "not an x86 bzImage".to_owned())
-}
-
-/// Documentation/ABI/testing/sysfs-class-watchdog.
-fn watchdogs() -> Vec<Watchdog> {
-    let entries = fs::read_dir("/sys/class/watchdog").into_iter().flatten().flatten();
-    let mut found: Vec<Watchdog> = entries.map(|entry| watchdog(&entry.path())).collect();
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    found
-}
-
-fn watchdog(dir: &Path) -> Watchdog {
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let module = fs::canonicalize(dir.join("device/driver/module"));
-    Watchdog {
-        name: name(dir),
-        identity: fs::read_to_string(dir.join("identity")).unwrap_or_default().trim().to_owned(),
-        module: module.ok().map(|path| name(&path)),
-        is_hardware: dir.join("device").exists(),
-    }
 }
 
 #[cfg(test)]
@@ -285,8 +269,9 @@ pub(super) mod testing {
             watchdogs: vec![Watchdog {
                 name: "watchdog0".into(),
                 identity: "iTCO_wdt".into(),
-                module: Some("iTCO_wdt".into()),
+                modules: vec!["iTCO_wdt".into()],
                 is_hardware: true,
+                is_active: true,
             }],
             memory: Memory { ram: 8 << 30, free: 4 << 30, cache: 2 << 30, anonymous: 1 << 30 },
             image_file: IMAGE.into(),

@@ -46,7 +46,7 @@ fn rebuild(host: &Host) -> String {
     let config = sources.iter().find(|source| source.part == Part::Config);
     let config = config.map(|source| format!(" --config {}", source.path.display())).unwrap_or_default();
     let path = host.image_file.display();
-    format!("afterimage build --kernel {kernel}{config} -o {path}; afterimage load --image {path}")
+    format!("afterimage build --kernel {kernel}{config} -o {path}; {}", host.load_command())
 }
 
 fn version(host: &Host, image: &Image) -> Finding {

@@ -1,8 +1,9 @@
 //! Findings about the running kernel: what is loaded, where it has room, and what decides whether a crash reaches it.
 
 use crate::check::Finding;
-use crate::check::host::{Host, Watchdog};
+use crate::check::host::Host;
 use crate::crashkernel::{self, mib};
+use crate::watchdog::Watchdog;
 
 pub(super) fn findings(host: &Host) -> Vec<Finding> {
     let mut findings = vec![loaded(host)];
@@ -12,17 +13,13 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
     findings
 }
 
-fn load(host: &Host) -> String {
-    format!("afterimage load --image {}", host.image_file.display())
-}
-
 fn loaded(host: &Host) -> Finding {
     match &host.recorded {
-        _ if !host.is_loaded => Finding::failure("loaded", "no panic kernel is loaded", load(host)),
+        _ if !host.is_loaded => Finding::failure("loaded", "no panic kernel is loaded", host.load_command()),
         None => Finding::failure(
             "loaded",
             "a panic kernel is loaded, but not by afterimage: what it would do is not known",
-            load(host),
+            host.load_command(),
         ),
         Some(record) => {
             Finding::ok("loaded", format!("kernel {} with {}", record.kernel, record.image_file.display()))
@@ -40,7 +37,7 @@ fn loaded_image(host: &Host) -> Option<Finding> {
             "it is not {path}: crc32 {} is loaded, {} is on disk, and what is said of targets is of the latter",
             record.image_crc32, image.crc32
         );
-        Finding::warning("loaded-image", found, load(host))
+        Finding::warning("loaded-image", found, host.load_command())
     })
 }
 
@@ -52,7 +49,7 @@ fn loaded_kernel(host: &Host) -> Option<Finding> {
         host.kernel_file.display(),
         kernel.release
     );
-    (record.kernel != kernel.release).then(|| Finding::warning("loaded-kernel", found, load(host)))
+    (record.kernel != kernel.release).then(|| Finding::warning("loaded-kernel", found, host.load_command()))
 }
 
 fn reservation(host: &Host) -> Finding {
@@ -170,25 +167,34 @@ fn watchdog(host: &Host) -> Finding {
         return Finding::warning(id, found, remedy);
     };
     let name = |watchdog: &Watchdog| {
-        let module = watchdog.module.as_deref().unwrap_or("built in");
-        format!("{} ({}, driver {module})", watchdog.name, watchdog.identity)
+        let state = if watchdog.is_active { "running" } else { "not running" };
+        format!("{} ({}, {state})", watchdog.name, watchdog.identity)
     };
     let Ok(image) = &host.image else {
         return Finding::ok(id, name(first));
     };
-    let modules = &image.contents.manifest.modules;
-    let is_covered =
-        |watchdog: &&&Watchdog| watchdog.module.as_ref().is_none_or(|module| modules.contains(module));
-    match hardware.iter().find(is_covered) {
-        Some(covered) => Finding::ok(id, format!("{}, which the image can drive", name(covered))),
-        None => Finding::warning(
-            id,
-            format!("{}, whose driver is not in the image", name(first)),
-            format!(
-                "add {} to image.modules and build the image again",
-                first.module.as_deref().unwrap_or_default()
-            ),
-        ),
+    let missing = |watchdog: &Watchdog| -> Vec<String> {
+        let modules = &image.contents.manifest.modules;
+        watchdog.modules.iter().filter(|module| !modules.contains(module)).cloned().collect()
+    };
+    // One that runs and is not fed resets the machine, whatever becomes of the others.
+    let undriven = hardware.iter().find(|watchdog| watchdog.is_active && !missing(watchdog).is_empty());
+    let undriven = undriven.or_else(|| hardware.iter().find(|watchdog| !missing(watchdog).is_empty()));
+    let driven = hardware.iter().find(|watchdog| missing(watchdog).is_empty());
+    match (driven, undriven) {
+        (driven, Some(undriven)) if undriven.is_active || driven.is_none() => {
+            let modules = missing(undriven).join(" ");
+            let effect =
+                if undriven.is_active { ": it would reset the machine during a long capture" } else { "" };
+            Finding::warning(
+                id,
+                format!("{}, of whose drivers the image lacks {modules}{effect}", name(undriven)),
+                format!("add {modules} to image.modules, or leave that key out, and build the image again"),
+            )
+        }
+        (driven, _) => {
+            Finding::ok(id, format!("{}, which the image can drive", name(driven.unwrap_or(first))))
+        }
     }
 }
 
@@ -213,6 +219,12 @@ mod tests {
         let none = spoiled("loaded", unload);
         assert_eq!((none.level, none.found.as_str()), (Level::Failure, "no panic kernel is loaded"));
         assert_eq!(none.remedy.as_deref(), Some("afterimage load --image /boot/afterimage.img"));
+        let other = spoiled("loaded", |host| {
+            unload(host);
+            host.kernel_file = "/boot/capture".into();
+        });
+        let command = "afterimage load --image /boot/afterimage.img --kernel-image /boot/capture";
+        assert_eq!(other.remedy.as_deref(), Some(command));
         let foreign = spoiled("loaded", |host| host.recorded = None);
         assert!(
             foreign.level == Level::Failure && foreign.found.contains("not by afterimage"),
@@ -297,16 +309,27 @@ mod tests {
             host.watchdogs[0].identity = "Software Watchdog".into();
         });
         assert!(soft.level == Level::Warning && soft.found.contains("Software Watchdog"), "{soft:?}");
-        let absent = spoiled("watchdog", |host| host.watchdogs[0].module = Some("wdat_wdt".into()));
+        let other = |watchdog: &mut Watchdog| watchdog.modules = vec!["wdat_wdt".into()];
+        let absent = spoiled("watchdog", |host| other(&mut host.watchdogs[0]));
         assert!(
-            absent.level == Level::Warning
-                && absent.remedy.unwrap().contains("add wdat_wdt to image.modules")
+            absent.level == Level::Warning && absent.found.contains("would reset the machine"),
+            "{absent:?}"
         );
-        let second = spoiled("watchdog", |host| {
-            let first = host.watchdogs[0].clone();
-            host.watchdogs.insert(0, Watchdog { module: Some("wdat_wdt".into()), ..first });
+        assert!(absent.remedy.unwrap().starts_with("add wdat_wdt to image.modules"));
+        let idle = |is_first_active: bool| {
+            spoiled("watchdog", |host| {
+                let mut first = host.watchdogs[0].clone();
+                other(&mut first);
+                first.is_active = is_first_active;
+                host.watchdogs.insert(0, first);
+            })
+        };
+        assert_eq!([idle(false).level, idle(true).level], [Level::Ok, Level::Warning]);
+        let off = spoiled("watchdog", |host| {
+            other(&mut host.watchdogs[0]);
+            host.watchdogs[0].is_active = false;
         });
-        assert_eq!(second.level, Level::Ok);
-        assert_eq!(spoiled("watchdog", |host| host.watchdogs[0].module = None).level, Level::Ok);
+        assert!(off.level == Level::Warning && !off.found.contains("reset"), "{off:?}");
+        assert_eq!(spoiled("watchdog", |host| host.watchdogs[0].modules.clear()).level, Level::Ok);
     }
 }
