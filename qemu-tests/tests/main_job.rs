@@ -248,7 +248,7 @@ fn poweroff_is_a_final_action_and_an_image_can_be_loaded_again() -> Result<()> {
     let _alone = alone();
     let mut scenario = Scenario::new("poweroff", &Kernel::of_series("6.1")?);
     scenario.config.action = "poweroff".into();
-    scenario.run = "unload,load,status".into();
+    scenario.run = "unload,load,status,check".into(); // each must succeed
     let outcome = scenario.run()?;
     outcome.ensure_final_action("poweroff")?;
     ensure_named_and_private(&outcome, outcome.dump()?)?;
