@@ -193,17 +193,12 @@ impl Vm {
     /// Does something to a disk with faults.
     pub fn act(&mut self, action: &Action) -> Result<()> {
         let qmp = self.qmp.as_mut().context("there is no connection to QEMU")?;
-        let limits = |name: &str, stalled| {
-            let (path, value) = (format!("/objects/group-{name}"), fault::limits(stalled));
+        let limits = |name: &str| {
+            let (path, value) = (format!("/objects/group-{name}"), fault::limits());
             json!({ "path": path, "property": "limits", "value": value })
         };
         match action {
-            Action::Stall(name) => qmp.execute("qom-set", &limits(name, true)),
-            Action::Pause(name, time) => {
-                qmp.execute("qom-set", &limits(name, true))?;
-                sleep(*time);
-                qmp.execute("qom-set", &limits(name, false))
-            }
+            Action::Stall(name) => qmp.execute("qom-set", &limits(name)),
             Action::Unplug(name) => qmp.execute("device_del", &json!({ "id": format!("disk-{name}") })),
         }?;
         Ok(())
