@@ -4,7 +4,11 @@
 //! memory is too damaged to tell, and later steps know the machine's whole memory map. They travel in a small
 //! cpio that `afterimage load` appends to the image in memory.
 
+pub mod stack;
+
 use serde::{Deserialize, Serialize};
+
+pub use stack::Stack;
 
 /// Facts about the production kernel. Unknown keys are ignored: an image may be loaded by a newer `afterimage`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +32,8 @@ pub struct Facts {
     pub vmcoreinfo: String,
     /// `/proc/iomem`'s top level: the machine's physical memory map.
     pub memory_map: Vec<MemoryRange>,
+    /// What stands between targets and disks. Holds the keys of LUKS devices: wipe the text that it is written to.
+    pub stacks: Vec<Stack>,
 }
 
 /// A line of `/proc/iomem`.

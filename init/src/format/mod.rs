@@ -7,6 +7,8 @@ pub mod flattened;
 pub mod gpt;
 pub mod kdump;
 pub mod lime;
+pub mod luks;
+pub mod lvm;
 pub mod note;
 pub mod superblock;
 pub mod vmcoreinfo;

@@ -72,9 +72,15 @@ pub fn inspect(node: &Path) -> Device {
     Device { node: node.to_owned(), filesystem, partition: partition_of(&sysfs), read_only }
 }
 
-/// Every block device with a size.
+/// Every block device with a size, and what stands on it.
 #[must_use]
 pub fn list() -> Vec<Device> {
+    nodes().iter().map(|node| inspect(node)).collect()
+}
+
+/// The nodes of every block device with a size, by name.
+#[must_use]
+pub fn nodes() -> Vec<PathBuf> {
     let entries = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
     names.sort();
@@ -82,7 +88,7 @@ pub fn list() -> Vec<Device> {
         let size = fs::read_to_string(Path::new("/sys/class/block").join(name).join("size"));
         size.is_ok_and(|size| size.trim() != "0") && !name.to_string_lossy().starts_with("fd")
     });
-    present.map(|name| inspect(&Path::new("/dev").join(name))).collect()
+    present.map(|name| Path::new("/dev").join(name)).collect()
 }
 
 impl Device {

@@ -5,9 +5,11 @@
 //! | [`mmap`] | memory that another party may change or take away while it is read; a SIGBUS handler |
 //! | [`writeback`] | `sync_file_range(2)` has no wrapper in nix |
 //! | [`watchdog`] | the hardware watchdog's ioctls have no wrapper in nix |
+//! | [`dm`] | the ioctls of the device mapper have no wrapper in nix |
 //! | [`kexec`] | `kexec_file_load(2)` has no wrapper in nix |
 #![expect(unsafe_code, reason = "this is the room for it; each file says what it relies on")]
 
+pub mod dm;
 pub mod kexec;
 pub mod mmap;
 pub mod watchdog;
