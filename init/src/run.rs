@@ -85,7 +85,8 @@ fn capture(config: &Config, facts: &Facts, attempt: &Attempt, mut summary: Summa
             continue;
         }
         let crash_loop = config.capture.crash_loop;
-        let capture = target::Capture { index, name: &name, time, crash_loop, heartbeat: &heartbeat };
+        let stacks = &facts.stacks;
+        let capture = target::Capture { index, name: &name, time, crash_loop, stacks, heartbeat: &heartbeat };
         let Some(saved) = save_to(&job, target, capture, &mut summary) else { continue };
         best = best.max(saved.outcome);
         if saved.settled {

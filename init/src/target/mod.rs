@@ -7,12 +7,15 @@ pub mod file;
 mod filesystem;
 pub mod ledger;
 pub mod name;
+mod stacked;
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::config::{self, TargetKind};
+use crate::facts::Stack;
 use crate::setup::block::NotFound;
+use crate::setup::stack::StackError;
 use crate::sink::{Sink, SinkError};
 
 pub use ledger::Ledger;
@@ -55,6 +58,9 @@ pub enum TargetError {
     /// The device is not there.
     #[error(transparent)]
     Device(#[from] NotFound),
+    /// What the device stands on cannot be set up.
+    #[error(transparent)]
+    Stack(#[from] StackError),
     /// No file system that we know on the device.
     #[error("{0} holds no ext4, xfs, btrfs or vfat file system")]
     NoFilesystem(String),
@@ -111,6 +117,8 @@ pub struct Capture<'a> {
     pub time: u64,
     /// When crashes are a loop.
     pub crash_loop: config::CrashLoop,
+    /// What the loader found between targets and disks.
+    pub stacks: &'a [Stack],
     /// Called while a device is waited for.
     pub heartbeat: &'a dyn Fn(),
 }
@@ -148,6 +156,14 @@ pub trait Target {
 
 /// Opens a target. The error says why it cannot be used.
 pub fn open(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn Target>, TargetError> {
+    let device = config.device.to_string();
+    match capture.stacks.iter().find(|stack| stack.target == device) {
+        Some(stack) => Ok(Box::new(stacked::Stacked::open(config, capture, stack)?)),
+        None => open_plain(config, capture),
+    }
+}
+
+fn open_plain(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn Target>, TargetError> {
     match config.kind {
         TargetKind::Filesystem => Ok(Box::new(filesystem::Filesystem::open(config, capture)?)),
         TargetKind::Raw => Err(TargetError::NoFilesystem("raw".into())),

@@ -1,0 +1,65 @@
+//! A target on LVM or LUKS: what it stands on is set up first, and taken down last.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config;
+use crate::facts::Stack;
+use crate::setup::stack::{self, Active};
+use crate::sink::Sink;
+use crate::target::{Artifact, Capture, Ledger, Target, TargetError};
+
+/// A target and the devices under it. The order of the fields is that in which they are dropped.
+pub(super) struct Stacked {
+    target: Box<dyn Target>,
+    active: Active,
+}
+
+impl Stacked {
+    /// Sets up `stack` and opens the target on it.
+    pub(super) fn open(
+        config: &config::Target,
+        capture: Capture<'_>,
+        stack: &Stack,
+    ) -> Result<Self, TargetError> {
+        let active = stack::activate(stack, Duration::from_secs(config.wait), capture.heartbeat)?;
+        Ok(Self { target: super::open_plain(config, capture)?, active })
+    }
+}
+
+impl Target for Stacked {
+    fn location(&self) -> String {
+        self.target.location()
+    }
+
+    fn directory(&self) -> Option<PathBuf> {
+        self.target.directory()
+    }
+
+    fn ledger(&self) -> &Ledger {
+        self.target.ledger()
+    }
+
+    fn room(&self) -> Option<u64> {
+        self.target.room()
+    }
+
+    fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
+        self.target.create(artifact)
+    }
+
+    fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
+        self.target.publish(artifact)
+    }
+
+    fn retire(&mut self) -> Result<(), TargetError> {
+        self.target.retire()
+    }
+
+    fn close(self: Box<Self>) -> Result<(), TargetError> {
+        let Self { target, active } = *self;
+        let closed = target.close();
+        drop(active); // what is still mounted stays set up, with a warning
+        closed
+    }
+}
