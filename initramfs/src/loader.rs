@@ -283,6 +283,7 @@ fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
         reservation: host::reservation(),
         vmcoreinfo: host::vmcoreinfo(),
         memory_map: parse_iomem(&host::read("/proc/iomem")),
+        stacks: Vec::new(),
     }
 }
 

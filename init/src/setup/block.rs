@@ -12,6 +12,7 @@ use crate::addr::to_usize;
 use crate::config::DeviceId;
 use crate::format::gpt::{self, Partition};
 use crate::format::superblock::{self, FileSystem};
+use crate::setup::patience;
 use crate::source::read_up_to;
 
 const POLL: Duration = Duration::from_millis(100);
@@ -29,6 +30,8 @@ pub struct Device {
     pub partition: Option<Partition>,
     /// Whether the device takes no writes.
     pub read_only: bool,
+    /// Whether it can be read at all: a hung disk never says.
+    pub answers: bool,
 }
 
 /// No device matches. Lists what is there, since a wrong UUID is the usual cause.
@@ -62,14 +65,24 @@ pub fn find(wanted: &DeviceId, wait: Duration, heartbeat: &dyn Fn()) -> Result<D
     }
 }
 
-/// The device of a path, with what stands on it.
+/// The device of a path, with what stands on it. Of one that does not answer nothing is known but its name.
 #[must_use]
 pub fn inspect(node: &Path) -> Device {
+    patience::ask(node, look).unwrap_or_else(|| Device {
+        node: node.to_owned(),
+        filesystem: None,
+        partition: None,
+        read_only: false,
+        answers: false,
+    })
+}
+
+fn look(node: &Path) -> Device {
     let filesystem =
         File::open(node).ok().and_then(|file| superblock::probe(&read_head(&file, superblock::PROBE_LEN)));
     let sysfs = Path::new("/sys/class/block").join(node.file_name().unwrap_or_default());
     let read_only = fs::read_to_string(sysfs.join("ro")).is_ok_and(|ro| ro.trim() == "1");
-    Device { node: node.to_owned(), filesystem, partition: partition_of(&sysfs), read_only }
+    Device { node: node.to_owned(), filesystem, partition: partition_of(&sysfs), read_only, answers: true }
 }
 
 /// Every block device with a size, and what stands on it.
@@ -134,6 +147,9 @@ fn describe(devices: &[Device]) -> String {
     let mut text = String::new();
     for device in devices {
         let _ = write!(text, "{}{}", if text.is_empty() { "" } else { ", " }, device.node.display());
+        if !device.answers {
+            let _ = write!(text, " (does not answer)");
+        }
         if let Some(fs) = &device.filesystem {
             let _ = write!(text, " ({} UUID={} LABEL={})", fs.kind.name(), fs.uuid, fs.label);
         }
@@ -159,6 +175,7 @@ mod tests {
             }),
             partition: Some(Partition { number: 1, uuid: "cd-2".into(), label: "crash".into() }),
             read_only: false,
+            answers: true,
         };
         for text in ["UUID=AB-1", "LABEL=dump", "PARTUUID=CD-2", "PARTLABEL=crash", "/dev/vda1"] {
             assert!(device.matches(&text.parse().unwrap()), "{text}");

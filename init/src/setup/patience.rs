@@ -71,7 +71,7 @@ mod tests {
         let start = Instant::now();
         assert_eq!(ask_within(within, node, move |_| hold.recv().is_ok()), None);
         assert_eq!(ask_within(within, node, |_| true), None, "it is not asked a second time");
-        assert_eq!(ask_within(within, other, |node| node.to_owned()), Some(other.to_owned()));
+        assert_eq!(ask_within(within, other, Path::to_owned), Some(other.to_owned()));
         assert!(start.elapsed() < Duration::from_secs(3));
         release.send(()).unwrap();
         while silent().contains(node) {

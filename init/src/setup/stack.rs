@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 
 use crate::facts::stack::{Encrypted, Layer, LogicalVolume, LuksHeader, Stack};
 use crate::format::lvm::LvmError;
-use crate::setup::block;
 use crate::setup::metadata::{self, MetadataError};
+use crate::setup::{block, patience};
 use crate::sys::dm::{self, Control, Target};
 
 const POLL: Duration = Duration::from_millis(100);
@@ -212,12 +212,14 @@ fn find(layer: &Layer, wait: Duration, heartbeat: &dyn Fn()) -> Result<Vec<Found
 
 /// The device if it holds one of the IDs.
 fn look(layer: &Layer, node: &Path, wanted: &[&str]) -> Option<Found> {
-    let file = File::open(node).ok()?;
-    let id = match layer {
-        Layer::Lvm(_) => metadata::label(&file)?.id,
+    let is_volume = matches!(layer, Layer::Lvm(_));
+    let read = move |node: &Path| {
+        let file = File::open(node).ok()?;
         // A header that cannot be used is an error of this layer only if it is the one: see `check`.
-        Layer::Luks(_) => metadata::luks_uuid(&file)?,
+        let id = if is_volume { metadata::label(&file)?.id } else { metadata::luks_uuid(&file)? };
+        Some((id, file))
     };
+    let (id, file) = patience::ask(node, read)??;
     wanted.contains(&id.as_str()).then(|| Found { id, node: node.to_owned(), file })
 }
 
