@@ -1,6 +1,6 @@
-//! What the retries of PID 1 and the watchdog are to achieve. Not part of `main.rs` before they are there.
+//! The next target, the next attempt, the watchdog: what PID 1 does when a capture does not come to its end.
 
-use crate::{PATIENCE, SOON, alone, ensure_back, ensure_complete, ensure_log, only, scenario};
+use crate::{PATIENCE, SOON, alone, ensure_back, ensure_complete, ensure_log, full, only, scenario};
 use anyhow::{Result, ensure};
 use qemu_tests::extra_disk::ExtraDisk;
 use qemu_tests::fault::{Action, Fault};
@@ -76,9 +76,70 @@ fn retried(name: &str, wrap: &str, said: &str) -> Result<()> {
 }
 
 #[test]
-fn a_capture_that_is_killed_is_tried_again() -> Result<()> {
+fn a_capture_that_is_killed_at_any_point_is_tried_again() -> Result<()> {
     let _alone = alone();
-    retried("retry-killed", &format!("wrap.kill=KILL@{VITAL}"), "killed by SIGKILL")
+    let mut points = vec!["saving to", VITAL];
+    if full() {
+        points.extend([
+            "target LABEL",
+            LOG,
+            "dump: 10%",
+            "dump: 30%",
+            "dump: 50%",
+            "dump: 70%",
+            "dump: 90%",
+            "dump: 100%",
+        ]);
+    }
+    for (index, point) in points.into_iter().enumerate() {
+        let wrap = format!("wrap.kill=KILL@{point}");
+        retried(&format!("retry-killed-{index}"), &wrap, "killed by SIGKILL")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_capture_that_is_killed_each_time_leaves_the_log() -> Result<()> {
+    let _alone = alone();
+    let disk = ExtraDisk::ext4("target", 512);
+    let mut scenario = scenario("retry-never")?;
+    scenario.config.targets = vec![disk.target()];
+    scenario.extra = vec![disk];
+    // Each of the attempts that make a dump says so; the last one saves the log only.
+    scenario.wrap =
+        vec![format!("wrap.kill=BUS@{VITAL},2").replace(' ', "_"), "wrap.kill=ABRT@dump:_,1".into()];
+    let outcome = scenario.run()?;
+    ensure_back(&outcome)?;
+    outcome.ensure_said("killed by SIGABRT")?;
+    let dumps = &outcome.disk("target")?.dumps;
+    ensure!(dumps.len() > 1, "{dumps:?}");
+    for dump in dumps {
+        ensure_log(dump)?;
+    }
+    outcome.discard()
+}
+
+#[test]
+fn a_power_cut_in_the_middle_leaves_the_next_capture_its_place() -> Result<()> {
+    let _alone = alone();
+    let disk = ExtraDisk::ext4("target", 512);
+    let mut scenario = scenario("power-cut-twice")?;
+    scenario.config.targets = vec![disk.target().key("keep", 1)];
+    scenario.extra = vec![disk];
+    scenario.power_cut = Some(VITAL.into());
+    let first = scenario.run()?;
+    let cut = only(&first.disk("target")?.dumps)?.clone();
+    ensure_log(&cut)?;
+    ensure!(cut.file("vmcore-incomplete").exists() && !cut.file("vmcore").exists(), "{:?}", cut.files());
+    scenario.power_cut = None;
+    let second = scenario.run_again(first)?;
+    ensure_back(&second)?;
+    // The new dump is safe; keep = 1 lets go of what came before it.
+    let dump = only(&second.disk("target")?.dumps)?;
+    ensure_complete(dump)?;
+    ensure!(dump.name() != cut.name(), "the same capture twice");
+    ensure!(dump.result()?.get("sequence").is_some_and(|it| it == 2), "{:#}", dump.result()?);
+    second.discard()
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod faults;
 mod hangs;
+mod hooks;
 mod ladder;
 mod order;
 

@@ -10,6 +10,7 @@
 
 mod cmdline;
 mod early;
+mod hook;
 mod hotplug;
 mod jobs;
 mod kernel_memory;
@@ -35,6 +36,13 @@ use std::thread::sleep;
 use std::time::Duration;
 
 fn main() {
+    if std::env::var_os("AFTERIMAGE_WHEN").is_some() {
+        if let Err(error) = hook::run() {
+            println!("hook: FAILED: {error:#}");
+            std::process::exit(7);
+        }
+        return;
+    }
     let program = std::env::args().next().unwrap_or_default();
     let (who, result) = match program.rsplit('/').next() {
         Some(SLEEPER) => loop {
