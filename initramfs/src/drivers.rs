@@ -10,6 +10,7 @@ use capture::config::{DeviceId, FsType};
 use capture::setup::block;
 
 use crate::modules::ModuleTree;
+use crate::stack::{self, StackError};
 
 /// Why the drivers could not be found out.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,9 @@ pub enum DriversError {
          use a file system on a partition or a whole disk"
     )]
     Stacked(PathBuf, &'static str),
+    /// LVM or LUKS that the capture could not set up.
+    #[error(transparent)]
+    Stack(#[from] StackError),
     /// No file system that we know.
     #[error("{0} holds no ext4, xfs, btrfs or vfat file system, and target.fstype does not name one")]
     NoFilesystem(PathBuf),
@@ -46,15 +50,32 @@ pub fn discover(
     tree: &ModuleTree,
 ) -> Result<Drivers, DriversError> {
     let found = block::find(device, Duration::ZERO, &|| ())?;
-    let name = found.node.file_name().unwrap_or_default();
-    let sysfs = fs::canonicalize(Path::new("/sys/class/block").join(name)).unwrap_or_default();
-    let links = physical(&sysfs).map_err(|kind| DriversError::Stacked(found.node.clone(), kind))?;
+    let name = found.node.file_name().unwrap_or_default().to_string_lossy();
+    let under = if stack::is_stacked(&name) {
+        Under { disks: stack::bottom(&name), modules: stack::modules(&stack::discover(&name)?) }
+    } else {
+        Under { disks: vec![name.into_owned()], modules: Vec::new() }
+    };
+    let mut links = Vec::new();
+    for disk in &under.disks {
+        let sysfs = fs::canonicalize(Path::new("/sys/class/block").join(disk)).unwrap_or_default();
+        links.extend(
+            physical(&sysfs).map_err(|kind| DriversError::Stacked(Path::new("/dev").join(disk), kind))?,
+        );
+    }
     let fstype = fstype.or(found.filesystem.map(|fs| fs.kind));
     let fstype = fstype.ok_or_else(|| DriversError::NoFilesystem(found.node.clone()))?;
     let mut modules: Vec<String> = links.iter().flat_map(|link| modules_on_the_way(link, tree)).collect();
+    modules.extend(under.modules);
     let mut seen = BTreeSet::new();
     modules.retain(|name| seen.insert(name.clone()));
     Ok(Drivers { modules, fstype })
+}
+
+/// What a target stands on.
+struct Under {
+    disks: Vec<String>,
+    modules: Vec<String>,
 }
 
 /// The devices on buses that a block device in sysfs stands on: itself, or the controllers of an NVMe subsystem.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`watchdog`], [`image`] | what goes into an image, and its bytes |
 //! | [`fingerprint`], [`check`] | whether a crash now would be saved |
+//! | [`stack`], [`volume_key`] | what a target stands on: LVM and LUKS |
 //! | [`bzimage`], [`cmdline`], [`crashkernel`], [`host`], [`loader`] | arming the panic kernel |
 //! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
@@ -29,6 +30,8 @@ pub mod loader;
 pub mod map;
 pub mod modules;
 pub mod offline;
+pub mod stack;
 pub mod strip;
 pub mod survey;
+pub mod volume_key;
 pub mod watchdog;

@@ -2,17 +2,21 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use capture::addr::to_u64;
-use capture::config;
-use capture::facts::{Facts, parse_iomem};
+use capture::addr::{to_u64, to_usize};
+use capture::config::{self, Config, DeviceId};
+use capture::facts::stack::{Encrypted, Layer};
+use capture::facts::{Facts, Stack, parse_iomem};
+use capture::setup::block;
 use capture::sys::kexec;
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::bzimage;
 use crate::cmdline::{self, Changes, TooLong};
@@ -20,6 +24,8 @@ use crate::cpio::{self, Entry};
 use crate::crashkernel::{Need, mib, need};
 use crate::host;
 use crate::image::{self, ImageError};
+use crate::stack::{self, Found, StackError};
+use crate::volume_key::{self, KeyError};
 
 /// What was loaded, for `status`; gone with the next boot, like the panic kernel itself.
 const RECORD: &str = "/run/afterimage/loaded.toml";
@@ -125,6 +131,12 @@ pub enum LoadError {
     /// The image could not be put together in memory.
     #[error("putting the image together in memory")]
     Memory(#[source] io::Error),
+    /// What a target stands on.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    /// The key to it.
+    #[error(transparent)]
+    Key(#[from] KeyError),
 }
 
 /// What was loaded.
@@ -146,10 +158,14 @@ pub struct Loaded {
     pub recommended: u64,
     /// The capture kernel's command line.
     pub cmdline: String,
+    /// Whether volume keys went with the image.
+    #[serde(default)]
+    pub keys_in_image: bool,
 }
 
-/// Loads `kernel_file` with the image in `image_file` as the panic kernel.
-pub fn load(image_file: &Path, kernel_file: &Path) -> Result<Loaded, LoadError> {
+/// Loads `kernel_file` with the image in `image_file` as the panic kernel. `key_file` opens the LUKS devices under targets;
+/// none for what the configuration names.
+pub fn load(image_file: &Path, kernel_file: &Path, key_file: Option<&Path>) -> Result<Loaded, LoadError> {
     let image = read(image_file)?;
     let kernel = read(kernel_file)?;
     let bz = bzimage::parse(&kernel).ok_or_else(|| LoadError::NotAKernel(kernel_file.to_owned()))?;
@@ -175,6 +191,7 @@ pub fn load(image_file: &Path, kernel_file: &Path) -> Result<Loaded, LoadError> 
         append: &capture.cmdline_append,
     };
     let cmdline = cmdline::build(&host::read("/proc/cmdline"), changes)?;
+    let stacks = stacks(&contents.config, key_file)?;
     let loaded = Loaded {
         boot_id: host::read("/proc/sys/kernel/random/boot_id"),
         at: now(),
@@ -184,12 +201,18 @@ pub fn load(image_file: &Path, kernel_file: &Path) -> Result<Loaded, LoadError> 
         image_crc32: format!("{:08x}", crc32fast::hash(&image)),
         recommended: need.recommended,
         cmdline,
+        keys_in_image: stacks.iter().any(Stack::has_key),
     };
-    let initrd = with_facts(image, &facts(&loaded, &kernel)).map_err(LoadError::Memory)?;
+    let facts = Facts { stacks, ..facts(&loaded, &kernel) };
+    let mut initrd = with_facts(image, &facts).map_err(LoadError::Memory)?;
     let kernel = File::open(kernel_file).map_err(failed_to_read(kernel_file))?;
     let cmdline = CString::new(loaded.cmdline.as_str()).map_err(|_| LoadError::Nul)?;
     let was_armed = host::is_loaded();
-    kexec::load_panic_kernel(kernel.as_fd(), initrd.as_fd(), &cmdline).map_err(|error| {
+    let result = kexec::load_panic_kernel(kernel.as_fd(), initrd.as_fd(), &cmdline);
+    if loaded.keys_in_image {
+        wipe(&mut initrd).map_err(LoadError::Memory)?;
+    }
+    result.map_err(|error| {
         // The kernel lets go of the old panic kernel before it looks at the new one.
         if was_armed && !host::is_loaded() {
             log::warn!("the panic kernel that was loaded before is gone: a panic will not be captured");
@@ -287,13 +310,72 @@ fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
     }
 }
 
-/// The image with the facts behind it, in memory only.
+/// What the targets stand on, with the keys.
+fn stacks(config: &Config, key_file: Option<&Path>) -> Result<Vec<Stack>, LoadError> {
+    let mut stacks = Vec::new();
+    for target in &config.target {
+        let Ok(device) = block::find(&target.device, Duration::ZERO, &|| ()) else {
+            log::warn!(
+                "target {} is not on this host now; if it stands on LVM or LUKS, a capture cannot use it",
+                target.device
+            );
+            continue;
+        };
+        let name = device.node.file_name().unwrap_or_default().to_string_lossy();
+        if !stack::is_stacked(&name) {
+            continue;
+        }
+        if matches!(target.device, DeviceId::Path(_)) {
+            return Err(StackError::Number(target.device.to_string()).into());
+        }
+        let found = stack::discover(&name)?;
+        let mut secret = None;
+        let mut layers = Vec::new();
+        for device in found {
+            layers.push(match device {
+                Found::Lvm(volume) => Layer::Lvm(volume),
+                Found::Luks { header, node } => {
+                    if secret.is_none() {
+                        volume_key::protect_process();
+                        let file = key_file.or(target.key_file.as_deref().map(Path::new));
+                        secret = Some(volume_key::secret(file, &target.device.to_string())?);
+                    }
+                    let secret = secret.as_ref().map(|secret| secret.as_slice()).unwrap_or_default();
+                    let key = volume_key::volume_key(&node, &header, secret)?;
+                    Layer::Luks(Encrypted { header, key })
+                }
+            });
+        }
+        stacks.push(Stack { target: target.device.to_string(), layers });
+    }
+    Ok(stacks)
+}
+
+/// The image with the facts behind it, in memory only. What copies there are of it in this process are wiped.
 fn with_facts(mut image: Vec<u8>, facts: &Facts) -> io::Result<File> {
     cpio::pad(&mut image);
-    image.extend(cpio::write(&[Entry::file(config::FACTS_PATH, 0o600, facts.to_toml().into_bytes())]));
+    let mut entry = Entry::file(config::FACTS_PATH, 0o600, facts.to_toml().into_bytes());
+    let archive = Zeroizing::new(cpio::write(std::slice::from_ref(&entry)));
+    if let cpio::Kind::File(bytes) = &mut entry.kind {
+        bytes.zeroize();
+    }
     let mut file = File::from(memfd_create(c"afterimage", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(&image)?;
+    file.write_all(&archive)?;
     Ok(file)
+}
+
+/// Writes zeros over a file in memory: its pages go back to the kernel, which clears them only when it hands them out again.
+fn wipe(file: &mut File) -> io::Result<()> {
+    let zeros = vec![0; 1 << 16];
+    let mut left = file.seek(SeekFrom::End(0))?;
+    file.rewind()?;
+    while left > 0 {
+        let piece = zeros.get(..to_usize(left)).unwrap_or(&zeros);
+        file.write_all(piece)?;
+        left = left.saturating_sub(to_u64(piece.len()));
+    }
+    Ok(())
 }
 
 fn record(loaded: &Loaded) -> io::Result<()> {
@@ -337,11 +419,24 @@ mod tests {
     fn files_that_are_missing_or_wrong_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let (image, kernel) = (dir.path().join("image"), dir.path().join("vmlinuz"));
-        assert!(load(&image, &kernel).unwrap_err().to_string().contains("image"));
+        assert!(load(&image, &kernel, None).unwrap_err().to_string().contains("image"));
         fs::write(&image, b"x").unwrap();
-        assert!(load(&image, &kernel).unwrap_err().to_string().contains("vmlinuz"));
+        assert!(load(&image, &kernel, None).unwrap_err().to_string().contains("vmlinuz"));
         fs::write(&kernel, b"x").unwrap();
-        assert!(load(&image, &kernel).unwrap_err().to_string().contains("not an x86 bzImage"));
+        assert!(load(&image, &kernel, None).unwrap_err().to_string().contains("not an x86 bzImage"));
+    }
+
+    #[test]
+    fn a_wiped_file_is_all_zeros() {
+        use std::io::Read;
+        let mut file = with_facts(vec![7; 100_000], &Facts::default()).unwrap();
+        let len = file.metadata().unwrap().len();
+        wipe(&mut file).unwrap();
+        file.rewind().unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        assert_eq!(to_u64(bytes.len()), len);
+        assert!(bytes.iter().all(|&byte| byte == 0));
     }
 
     #[test]

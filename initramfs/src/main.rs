@@ -52,6 +52,9 @@ enum Command {
         /// The kernel to run it with [default: /boot/vmlinuz-VERSION of the running kernel]
         #[arg(long, value_name = "FILE")]
         kernel_image: Option<PathBuf>,
+        /// Key file or pass phrase (- is standard input) of the LUKS devices under targets [default: target.key_file]
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
     /// Unload the panic kernel
     Unload,
@@ -170,10 +173,11 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let init = init.map_or_else(default_init, Ok)?;
             build(&Sources { kernel, modules_dir, config, init }, &output)
         }
-        Command::Load { image, kernel_image } => {
+        Command::Load { image, kernel_image, key_file } => {
             let running =
                 || PathBuf::from(format!("/boot/vmlinuz-{}", host::read("/proc/sys/kernel/osrelease")));
-            let loaded = loader::load(&image, &kernel_image.unwrap_or_else(running))?;
+            let kernel = kernel_image.unwrap_or_else(running);
+            let loaded = loader::load(&image, &kernel, key_file.as_deref())?;
             println!("loaded {} with kernel {}: a panic will be captured", image.display(), loaded.kernel);
             Ok(ExitCode::SUCCESS)
         }
@@ -264,6 +268,12 @@ fn status() -> ExitCode {
             row("loaded at", utc(record.at).as_deref().unwrap_or("unknown"));
             row("recommended", &format!("crashkernel={}M", mib(record.recommended)));
             row("command line", &record.cmdline);
+            if record.keys_in_image {
+                row(
+                    "volume keys",
+                    "went with the image; kexec_file_load leaves a copy of it in freed kernel memory until that is used again",
+                );
+            }
         }
         None if loaded => row("image", "unknown: not loaded by afterimage"),
         None => (),

@@ -100,11 +100,12 @@ impl ModuleTree {
     }
 
     /// The modules that `roots` need, each after what it depends on. A root is a module's name or an alias
-    /// (`pci:v00001AF4…`); a built-in one needs nothing.
+    /// (`pci:v00001AF4…`); a built-in one needs nothing. With a `-` before it, it may be missing and may refuse to load.
     pub fn closure(&self, roots: &[String]) -> Result<Vec<Module>, ModulesError> {
         let mut order = Order { tree: self, modules: Vec::new(), open: BTreeSet::new() };
         for root in roots {
-            if !order.add(root, false) {
+            let (name, optional) = root.strip_prefix('-').map_or((root.as_str(), false), |name| (name, true));
+            if !order.add(name, optional) && !optional {
                 return Err(ModulesError::Missing(root.clone()));
             }
         }
@@ -248,6 +249,7 @@ mod tests {
     #[test]
     fn built_in_needs_nothing_and_missing_is_named() {
         assert_eq!(names(&["xfs"]), Vec::<String>::new());
+        assert_eq!(names(&["-nvme", "-mbcache"]), ["-mbcache"]);
         let error = tree().closure(&["nvme".into()]).unwrap_err();
         assert_eq!(error.to_string(), "this kernel has no module nvme, and it is not built in either");
     }
