@@ -10,5 +10,6 @@ pub mod lime;
 pub mod luks;
 pub mod lvm;
 pub mod note;
+pub mod rawdump;
 pub mod superblock;
 pub mod vmcoreinfo;

@@ -28,6 +28,57 @@ pub fn probe(head: &[u8]) -> Option<FileSystem> {
     ext(head).or_else(|| xfs(head)).or_else(|| btrfs(head)).or_else(|| vfat(head))
 }
 
+/// Something on a device that a raw target must not write over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// What it is, as blkid calls it where it does.
+    pub what: &'static str,
+    /// Its UUID, in lower case; empty if it has none, or none that is read here.
+    pub uuid: String,
+}
+
+/// What somebody else has put on the device whose first bytes are `head`: a file system, swap, an encrypted device, a
+/// part of a volume group or of an array, a partition table.
+#[must_use]
+pub fn foreign(head: &[u8]) -> Option<Foreign> {
+    if let Some(fs) = probe(head) {
+        return Some(Foreign { what: fs.kind.name(), uuid: fs.uuid });
+    }
+    if let Some(uuid) = swap(head) {
+        return Some(Foreign { what: "swap", uuid });
+    }
+    let fields = Fields(head);
+    let has = |offset: usize, magic: &[u8]| fields.bytes(offset, magic.len()) == Some(magic);
+    // struct luks_phdr and the LUKS2 binary header: magic, and uuid[40] at 168 in both.
+    if has(0, b"LUKS\xba\xbe") {
+        return Some(Foreign { what: "LUKS", uuid: fields.text(168, 40).unwrap_or_default().to_lowercase() });
+    }
+    // struct label_header of LVM2, in one of the first four sectors.
+    let lvm = [0_usize, 512, 1024, 1536].iter().any(|&sector| has(sector, b"LABELONE"));
+    let what = match () {
+        () if lvm => "an LVM2 physical volume",
+        // mdp_superblock_1 (include/uapi/linux/raid/md_p.h) of version 1.1 or 1.2
+        () if has(0, b"\xfc\x4e\x2b\xa9") || has(4096, b"\xfc\x4e\x2b\xa9") => "an MD RAID member",
+        () if has(512, b"EFI PART") || has(4096, b"EFI PART") || has(510, b"\x55\xaa") => {
+            "a partition table or boot sector"
+        }
+        () => return None,
+    };
+    Some(Foreign { what, uuid: String::new() })
+}
+
+/// The UUID of a swap area (union swap_header, include/linux/swap.h), whose signature ends its first page.
+#[must_use]
+pub fn swap(head: &[u8]) -> Option<String> {
+    let pages = [4096_usize, 16 << 10, 64 << 10];
+    let signed = |page: &usize| {
+        let at = page.saturating_sub(10);
+        matches!(Fields(head).bytes(at, 10), Some(b"SWAPSPACE2" | b"S1SUSPEND\0"))
+    };
+    pages.iter().find(|page| signed(page))?;
+    Some(Uuid(Fields(head).bytes(1024 + 12, 16)?).to_string()) // info.sws_uuid
+}
+
 fn ext(head: &[u8]) -> Option<FileSystem> {
     let sb = Fields(head.get(EXT_SUPER..)?);
     (sb.u16(0x38)? == 0xef53).then_some(())?; // s_magic
@@ -127,6 +178,26 @@ mod tests {
                 let _ = probe(&bytes[..cut]); // total on any prefix
             }
         }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_named() {
+        let cases = [
+            (image(&[(4086, b"SWAPSPACE2"), (1036, UUID)]), "swap", TEXT),
+            (image(&[(65526, b"SWAPSPACE2"), (1036, UUID)]), "swap", TEXT),
+            (image(&[(0, b"LUKS\xba\xbe"), (168, TEXT.to_uppercase().as_bytes())]), "LUKS", TEXT),
+            (image(&[(512, b"LABELONE")]), "an LVM2 physical volume", ""),
+            (image(&[(4096, b"\xfc\x4e\x2b\xa9")]), "an MD RAID member", ""),
+            (image(&[(510, b"\x55\xaa")]), "a partition table or boot sector", ""),
+            (image(&[(0, b"XFSB"), (32, UUID)]), "xfs", TEXT),
+        ];
+        for (bytes, what, uuid) in cases {
+            assert_eq!(foreign(&bytes), Some(Foreign { what, uuid: uuid.into() }));
+            for cut in [0, 511, 4090, 65_530] {
+                let _ = foreign(&bytes[..cut]); // total on any prefix
+            }
+        }
+        assert_eq!(foreign(&image(&[])), None);
     }
 
     #[test]

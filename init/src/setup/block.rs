@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::addr::to_usize;
 use crate::config::DeviceId;
 use crate::format::gpt::{self, Partition};
+use crate::format::rawdump;
 use crate::format::superblock::{self, FileSystem};
 use crate::setup::patience;
 use crate::source::read_up_to;
@@ -26,6 +27,8 @@ pub struct Device {
     pub node: PathBuf,
     /// What its superblock says, if it has one that we know.
     pub filesystem: Option<FileSystem>,
+    /// UUID by which a raw target is named: of our format, or of the swap area that may give way to it.
+    pub raw_uuid: Option<String>,
     /// What its partition table says of it, if it is a partition.
     pub partition: Option<Partition>,
     /// Whether the device takes no writes.
@@ -71,6 +74,7 @@ pub fn inspect(node: &Path) -> Device {
     patience::ask(node, look).unwrap_or_else(|| Device {
         node: node.to_owned(),
         filesystem: None,
+        raw_uuid: None,
         partition: None,
         read_only: false,
         answers: false,
@@ -78,11 +82,13 @@ pub fn inspect(node: &Path) -> Device {
 }
 
 fn look(node: &Path) -> Device {
-    let filesystem =
-        File::open(node).ok().and_then(|file| superblock::probe(&read_head(&file, superblock::PROBE_LEN)));
+    let head = File::open(node).map(|file| read_head(&file, superblock::PROBE_LEN)).unwrap_or_default();
+    let filesystem = superblock::probe(&head);
+    let raw_uuid = rawdump::latest(&head).map(|ours| ours.uuid).or_else(|| superblock::swap(&head));
     let sysfs = Path::new("/sys/class/block").join(node.file_name().unwrap_or_default());
     let read_only = fs::read_to_string(sysfs.join("ro")).is_ok_and(|ro| ro.trim() == "1");
-    Device { node: node.to_owned(), filesystem, partition: partition_of(&sysfs), read_only, answers: true }
+    let partition = partition_of(&sysfs);
+    Device { node: node.to_owned(), filesystem, raw_uuid, partition, read_only, answers: true }
 }
 
 /// Every block device with a size, and what stands on it.
@@ -109,7 +115,9 @@ impl Device {
         let fs = self.filesystem.as_ref();
         let part = self.partition.as_ref();
         match wanted {
-            DeviceId::Uuid(uuid) => fs.is_some_and(|fs| fs.uuid == *uuid),
+            DeviceId::Uuid(uuid) => {
+                fs.is_some_and(|fs| fs.uuid == *uuid) || self.raw_uuid.as_ref() == Some(uuid)
+            }
             DeviceId::Label(label) => fs.is_some_and(|fs| fs.label == *label),
             DeviceId::PartUuid(uuid) => part.is_some_and(|part| part.uuid == *uuid),
             DeviceId::PartLabel(label) => part.is_some_and(|part| part.label == *label),
@@ -153,6 +161,9 @@ fn describe(devices: &[Device]) -> String {
         if let Some(fs) = &device.filesystem {
             let _ = write!(text, " ({} UUID={} LABEL={})", fs.kind.name(), fs.uuid, fs.label);
         }
+        if let Some(uuid) = &device.raw_uuid {
+            let _ = write!(text, " (UUID={uuid})");
+        }
         if let Some(part) = &device.partition {
             let _ = write!(text, " (PARTUUID={} PARTLABEL={})", part.uuid, part.label);
         }
@@ -173,11 +184,13 @@ mod tests {
                 label: "dump".into(),
                 uuid: "ab-1".into(),
             }),
+            raw_uuid: Some("ef-3".into()),
             partition: Some(Partition { number: 1, uuid: "cd-2".into(), label: "crash".into() }),
             read_only: false,
             answers: true,
         };
-        for text in ["UUID=AB-1", "LABEL=dump", "PARTUUID=CD-2", "PARTLABEL=crash", "/dev/vda1"] {
+        for text in ["UUID=AB-1", "UUID=EF-3", "LABEL=dump", "PARTUUID=CD-2", "PARTLABEL=crash", "/dev/vda1"]
+        {
             assert!(device.matches(&text.parse().unwrap()), "{text}");
         }
         for text in ["UUID=ab-2", "LABEL=Dump", "PARTUUID=ab-1", "PARTLABEL=dump", "/dev/vda"] {

@@ -7,6 +7,7 @@ pub mod file;
 mod filesystem;
 pub mod ledger;
 pub mod name;
+pub mod raw;
 mod stacked;
 
 use std::io;
@@ -67,6 +68,9 @@ pub enum TargetError {
     /// The device takes no writes.
     #[error("{0} is read-only")]
     ReadOnly(String),
+    /// The device is no raw target, or stopped to be one.
+    #[error(transparent)]
+    Raw(#[from] raw::RawError),
     /// The file system does not mount.
     #[error("mounting {device} as {fstype}")]
     Mount {
@@ -166,6 +170,6 @@ pub fn open(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn Tar
 fn open_plain(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn Target>, TargetError> {
     match config.kind {
         TargetKind::Filesystem => Ok(Box::new(filesystem::Filesystem::open(config, capture)?)),
-        TargetKind::Raw => Err(TargetError::NoFilesystem("raw".into())),
+        TargetKind::Raw => Ok(Box::new(raw::Raw::open(config, capture)?)),
     }
 }
