@@ -7,6 +7,7 @@
 //! | [`fingerprint`], [`check`] | whether a crash now would be saved |
 //! | [`stack`], [`volume_key`] | what a target stands on: LVM and LUKS |
 //! | [`bzimage`], [`cmdline`], [`crashkernel`], [`host`], [`loader`] | arming the panic kernel |
+//! | [`raw`] | raw devices: making one a target, copying a capture off it |
 //! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
     test,
@@ -30,6 +31,7 @@ pub mod loader;
 pub mod map;
 pub mod modules;
 pub mod offline;
+pub mod raw;
 pub mod stack;
 pub mod strip;
 pub mod survey;

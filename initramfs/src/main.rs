@@ -10,7 +10,7 @@ use afterimage::image::{self, Sources};
 use afterimage::input::Input;
 use afterimage::map::text;
 use afterimage::offline::OfflineError;
-use afterimage::{estimate, host, inspect, loader, offline, survey};
+use afterimage::{estimate, host, inspect, loader, offline, raw, survey};
 use capture::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use capture::kernel::dmesg;
 use capture::report::utc;
@@ -103,6 +103,29 @@ enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Make a device a raw target, empty, and print its UUID. What it held is lost
+    Prepare {
+        /// Give up a file system, other data, or a capture that was not collected; a device in use is refused all the same
+        #[arg(long)]
+        force: bool,
+        /// The partition, disk or volume
+        device: PathBuf,
+    },
+    /// Copy a capture off a raw device, verifying it, and mark it collected; exit code 3 if a part of it is lost
+    Recover {
+        /// Leave the capture marked as it is: the device takes no other one
+        #[arg(long)]
+        keep_uncollected: bool,
+        /// The device, or an image of it
+        device: PathBuf,
+        /// Where the capture's directory is made
+        dir: PathBuf,
+    },
+    /// Forget the crashes that a raw device remembers, once their cause is seen to
+    Reset {
+        /// The device
+        device: PathBuf,
+    },
     /// Print the kernel log in a vmcore or dump
     Dmesg {
         /// The vmcore or dump; of a split dump all files
@@ -150,6 +173,9 @@ impl Pages {
         }
     }
 }
+
+/// Exit code of a recovery that has lost something.
+const EXIT_DAMAGED: u8 = 3;
 
 type Failure = Box<dyn core::error::Error>;
 
@@ -208,6 +234,20 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             } else {
                 write!(io::stdout().lock(), "{summary}")?;
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Prepare { force, device } => {
+            println!("UUID={}", raw::prepare(&device, force)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Recover { keep_uncollected, device, dir } => {
+            let recovered = raw::recover(&device, &dir, keep_uncollected)?;
+            recovered.iter().for_each(|one| println!("{}", one.text()));
+            let whole = recovered.iter().all(|one| one.whole);
+            Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) })
+        }
+        Command::Reset { device } => {
+            raw::reset(&device)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Dmesg { files } => {

@@ -46,7 +46,7 @@ fn device(image: &NamedTempFile, left: &Rc<Cell<u64>>) -> Device {
 fn start(image: &NamedTempFile, name: &str, overwrite: &[&str]) -> Result<Box<Raw>, RawError> {
     let overwrite: Vec<_> = overwrite.iter().map(|&word| word.to_owned()).collect();
     let crash_loop = CrashLoop { crashes: 3, within: 100 };
-    let capture = Capture { name, time: 5, crash_loop, heartbeat: &|| () };
+    let capture = Capture { name, time: 5, crash_loop, heartbeat: &|| (), index: 0, stacks: &[] };
     Raw::start(Device::open(image.path())?, &overwrite, &capture).map(Box::new)
 }
 
@@ -153,7 +153,7 @@ fn a_device_that_fails_anywhere_leaves_what_was_durable() {
         let image = image();
         let left = Rc::new(Cell::new(budget));
         let crash_loop = CrashLoop { crashes: 3, within: 100 };
-        let capture = Capture { name: "one", time: 5, crash_loop, heartbeat: &|| () };
+        let capture = Capture { name: "one", time: 5, crash_loop, heartbeat: &|| (), index: 0, stacks: &[] };
         let Ok(mut target) = Raw::start(device(&image, &left), &[], &capture) else {
             assert!(budget < 8192, "{budget}");
             continue;

@@ -1,0 +1,171 @@
+//! A dump on a raw device that was cut off or damaged: what `recover` gives is the original, or says that it is not.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails panics")]
+#![expect(clippy::arithmetic_side_effects, reason = "likewise")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use afterimage::raw::{self, RecoverError};
+use capture::addr::Pfn;
+use capture::budget::Budget;
+use capture::config::{Compress, CrashLoop, DumpLevel, Format};
+use capture::dump::{self, Request, Written};
+use capture::format::kdump::Utsname;
+use capture::format::vmcoreinfo::VmcoreInfo;
+use capture::source::testing::CoreFile;
+use capture::source::{Access, Kdump, PhysicalMemory, Vmcore};
+use capture::target::raw::{Device, Raw};
+use capture::target::{Artifact, Capture, Target};
+
+const LOG: usize = 1 << 20;
+const TEXT: &[u8] = b"<0>Kernel panic\n";
+
+fn core() -> CoreFile {
+    CoreFile::new().memory(0x1000, 30, 1).memory(0x10_0000, 10, 2).note("CORE", 1, &[0; 336])
+}
+
+/// The image of a device with a capture of [`core`], sealed or not.
+fn image(sealed: bool) -> Vec<u8> {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(2 << 20).unwrap();
+    raw::prepare(image.path(), false).unwrap();
+    let crash_loop = CrashLoop { crashes: 3, within: 100 };
+    let capture = Capture { name: "one", time: 5, crash_loop, heartbeat: &|| () };
+    let device = Device::open(image.path()).unwrap();
+    let mut target: Box<dyn Target> = Box::new(Raw::start(device, &[], &capture).unwrap());
+    let mut sink = target.create(Artifact::Dmesg).unwrap();
+    sink.write_at(0, TEXT).unwrap();
+    sink.sync().unwrap();
+    drop(sink);
+    target.publish(Artifact::Dmesg).unwrap();
+    let file = core().write();
+    let vmcore = Vmcore::open(file.path(), Access::Mmap).unwrap();
+    let request = Request {
+        exclude: DumpLevel::new(0).unwrap().into(),
+        format: Format::Kdump,
+        compress: Compress::Zstd(1),
+        utsname: Utsname { machine: "x86_64".into(), ..Utsname::default() },
+        info: VmcoreInfo::default(),
+        budget: Budget { workers: 1, plan: 1 << 20 },
+    };
+    let mut sink = target.create(Artifact::Vmcore).unwrap();
+    dump::write(&vmcore, None, &request, sink.as_mut(), &|| (), &mut Written::default()).unwrap();
+    drop(sink);
+    target.publish(Artifact::Vmcore).unwrap();
+    if sealed {
+        target.close().unwrap();
+    }
+    fs::read(image.path()).unwrap()
+}
+
+/// Recovers an image and checks every page that the dump still gives. Gives how many there are, of 40.
+fn check(bytes: &[u8], what: &str) -> usize {
+    let dir = tempfile::tempdir().unwrap();
+    let device = dir.path().join("image");
+    fs::write(&device, bytes).unwrap();
+    let out = dir.path().join("out");
+    let recovered = match raw::recover(&device, &out, false) {
+        Ok(recovered) => recovered,
+        Err(RecoverError::Nothing(_)) => return 0,
+        Err(error) => panic!("{what}: {error}"),
+    };
+    for one in &recovered {
+        assert_eq!(fs::metadata(&one.path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(one.whole, !one.path.to_str().unwrap().ends_with("-incomplete"), "{what}");
+        if one.whole && one.path.ends_with("dmesg.txt") {
+            assert_eq!(fs::read(&one.path).unwrap(), TEXT, "{what}");
+        }
+    }
+    let Some(one) = recovered.iter().find(|one| one.path.to_str().unwrap().contains("/vmcore")) else {
+        return 0;
+    };
+    let pages = read_back(&one.path, what);
+    if one.whole {
+        assert_eq!(pages, Some((40, false)), "{what}");
+    }
+    if let Some((pages, incomplete)) = pages.filter(|_| !one.whole) {
+        assert!(incomplete || one.lost_records == 0 || pages == 0, "{what}: {one:?}");
+    }
+    pages.map_or(0, |(pages, _)| pages)
+}
+
+/// Pages that a dump gives, each of which must be right, and whether it calls itself incomplete.
+fn read_back(path: &Path, what: &str) -> Option<(usize, bool)> {
+    let dump = Kdump::open(path).ok()?;
+    let mut reader = dump.page_reader();
+    let mut page = vec![0; 4096];
+    let pages = (1..31).chain(0x100..0x10a);
+    let right = pages.filter(|&pfn| {
+        let read = reader.read_page(Pfn(pfn), &mut page).is_ok();
+        assert!(!read || page == core().page(pfn), "{what}: page {pfn:#x} is another one");
+        read
+    });
+    Some((right.count(), dump.header().incomplete))
+}
+
+fn end_of_log(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1
+}
+
+#[test]
+fn a_log_that_ends_anywhere_is_true_as_far_as_it_goes() {
+    let bytes = image(false);
+    let end = end_of_log(&bytes);
+    let mut best = 0;
+    for cut in (LOG..=end + 512).step_by(512) {
+        let mut bytes = bytes.clone();
+        bytes[cut..].fill(0);
+        best = check(&bytes, &format!("cut at {cut}"));
+    }
+    assert_eq!(best, 40, "nothing was cut off at last");
+}
+
+#[test]
+fn a_lost_sector_loses_pages_and_changes_none() {
+    let bytes = image(true);
+    let mut partly = 0;
+    for at in (LOG..end_of_log(&bytes)).step_by(512) {
+        let mut bytes = bytes.clone();
+        bytes[at..at + 512].fill(0);
+        partly += usize::from((1..40).contains(&check(&bytes, &format!("sector at {at}"))));
+    }
+    assert!(partly > 0, "some losses leave the other pages");
+}
+
+#[test]
+fn wrong_bits_change_no_page() {
+    let bytes = image(true);
+    let end = end_of_log(&bytes);
+    let mut x = 0x9e37_79b9_7f4a_7c15_u64;
+    for turn in 0..300 {
+        let mut bytes = bytes.clone();
+        for _ in 0..=turn % 4 {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            let at = LOG + usize::try_from(x >> 8).unwrap() % (end - LOG);
+            bytes[at] ^= 1 << (x & 7);
+        }
+        check(&bytes, &format!("turn {turn}"));
+    }
+}
+
+#[test]
+fn a_capture_is_collected_once_all_is_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = dir.path().join("image");
+    fs::write(&device, image(true)).unwrap();
+    let out = dir.path().join("out");
+    assert!(raw::prepare(&device, false).is_err(), "not collected");
+    assert!(raw::recover(&device, &out, true).unwrap().iter().all(|one| one.whole));
+    assert!(raw::prepare(&device, false).is_err(), "kept uncollected");
+    let again = raw::recover(&device, &out, false).unwrap();
+    assert!(again.iter().all(|one| one.whole && one.path.starts_with(out.join("one-2"))), "{again:?}");
+    raw::reset(&device).unwrap();
+    raw::prepare(&device, false).unwrap();
+    assert!(matches!(raw::recover(&device, &out, false), Err(RecoverError::Nothing(_))));
+    fs::write(&device, vec![1; 4 << 20]).unwrap();
+    assert!(raw::prepare(&device, false).is_err(), "unknown content");
+    raw::prepare(&device, true).unwrap();
+}
