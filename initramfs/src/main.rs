@@ -242,7 +242,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Recover { keep_uncollected, device, dir } => {
             let recovered = raw::recover(&device, &dir, keep_uncollected)?;
-            recovered.iter().for_each(|one| println!("{}", one.text()));
+            for one in &recovered {
+                println!("{}", one.text());
+            }
             let whole = recovered.iter().all(|one| one.whole);
             Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) })
         }

@@ -68,14 +68,14 @@ fn save(target: &mut Raw, bytes: &[u8]) {
 fn a_capture_is_sealed_and_not_written_over() {
     let image = image();
     let mut target = start(&image, "one", &[]).unwrap();
-    save(&mut target, &[7; 100_000]);
+    save(&mut target, &vec![7; 100_000]);
     assert!(target.create(Artifact::Dmesg).is_err());
     target.close().unwrap();
     let (superblock, found) = log_of(&image);
     assert_eq!((superblock.state, superblock.records), (State::Sealed, 4));
     assert_eq!(found.iter().map(|found| found.header.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
     let data: Vec<u8> = found.iter().flat_map(|found| found.payload.clone().unwrap()).collect();
-    assert_eq!(data, [7; 100_000]);
+    assert_eq!(data, vec![7; 100_000]);
     assert!(matches!(start(&image, "two", &["UUID=1"]), Err(RawError::Uncollected { .. })));
     let target = start(&image, "two", &["uncollected"]).unwrap();
     assert_eq!(target.ledger().sequence, 2);
@@ -130,14 +130,14 @@ fn a_full_device_says_so_and_keeps_what_was_promised() {
     assert!(room < LEN - LOG_START && room > LEN / 2, "{room}");
     let mut at = 0;
     let error = loop {
-        match sink.write_at(at, &[3; 50_000]) {
+        match sink.write_at(at, &vec![3; 50_000]) {
             Ok(()) => at += 50_000,
             Err(error) => break error,
         }
     };
     assert!(error.is_full() && at > LEN / 2, "{error:?}");
     drop(sink);
-    result.write_at(0, &[4; 64 << 10]).unwrap();
+    result.write_at(0, &vec![4; 64 << 10]).unwrap();
     result.sync().unwrap();
     drop(result);
     target.publish(Artifact::Result).unwrap();
