@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use capture::config::{DeviceId, FsType};
+use capture::config::{FsType, Target, TargetKind};
 use capture::setup::block;
 
 use crate::modules::ModuleTree;
@@ -39,17 +39,13 @@ pub enum DriversError {
 pub struct Drivers {
     /// Modules by name, for the capture kernel.
     pub modules: Vec<String>,
-    /// The file system on it.
-    pub fstype: FsType,
+    /// The file system on it; a raw target has none.
+    pub fstype: Option<FsType>,
 }
 
-/// Finds the drivers of a device on this host.
-pub fn discover(
-    device: &DeviceId,
-    fstype: Option<FsType>,
-    tree: &ModuleTree,
-) -> Result<Drivers, DriversError> {
-    let found = block::find(device, Duration::ZERO, &|| ())?;
+/// Finds the drivers of a target's device on this host.
+pub fn discover(target: &Target, tree: &ModuleTree) -> Result<Drivers, DriversError> {
+    let found = block::find(&target.device, Duration::ZERO, &|| ())?;
     let name = found.node.file_name().unwrap_or_default().to_string_lossy();
     let under = if stack::is_stacked(&name) {
         Under { disks: stack::bottom(&name), modules: stack::modules(&stack::discover(&name)?) }
@@ -63,8 +59,12 @@ pub fn discover(
             physical(&sysfs).map_err(|kind| DriversError::Stacked(Path::new("/dev").join(disk), kind))?,
         );
     }
-    let fstype = fstype.or(found.filesystem.map(|fs| fs.kind));
-    let fstype = fstype.ok_or_else(|| DriversError::NoFilesystem(found.node.clone()))?;
+    let fstype = target.fstype.or(found.filesystem.map(|fs| fs.kind));
+    let fstype = match target.kind {
+        TargetKind::Raw => None,
+        TargetKind::Filesystem if fstype.is_none() => return Err(DriversError::NoFilesystem(found.node)),
+        TargetKind::Filesystem => fstype,
+    };
     let mut modules: Vec<String> = links.iter().flat_map(|link| modules_on_the_way(link, tree)).collect();
     modules.extend(under.modules);
     let mut seen = BTreeSet::new();

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use capture::config::{self, Config, ConfigError, Strip};
+use capture::config::{self, Config, ConfigError, Strip, TargetKind};
 use serde::{Deserialize, Serialize};
 
 use crate::compress;
@@ -16,6 +16,10 @@ use crate::host;
 use crate::modules::{ModuleTree, ModulesError};
 use crate::strip::strip;
 use crate::watchdog::{self, Watchdog};
+
+/// There if this host was started by EFI firmware. Then the end of the log can go to its variables, if nothing else takes it.
+const EFI: &str = "/sys/firmware/efi";
+const EFIVARFS: &str = "efivarfs";
 
 /// Why an image could not be built or read.
 #[derive(Debug, thiserror::Error)]
@@ -238,20 +242,26 @@ fn wanted_modules(config: &Config, tree: &ModuleTree, path: &Path) -> Result<Vec
     if config.target.is_empty() {
         return Err(ImageError::NoTarget(path.to_owned()));
     }
-    let mut wanted =
-        config.image.modules.clone().unwrap_or_else(|| watchdog_modules(&watchdog::list(), tree));
+    let mut wanted = match &config.image.modules {
+        Some(named) => named.clone(),
+        None => watchdog_modules(&watchdog::list(), tree),
+    };
+    if config.image.modules.is_none() && Path::new(EFI).exists() && tree.has(EFIVARFS) {
+        wanted.push(EFIVARFS.to_owned());
+    }
     for target in &config.target {
-        let fstype = match (&config.image.modules, target.fstype) {
-            (Some(_), Some(fstype)) => fstype,
-            (named, fstype) => {
-                let found = drivers::discover(&target.device, fstype, tree)?;
+        let fstype = match (&config.image.modules, target.kind, target.fstype) {
+            (Some(_), TargetKind::Raw, _) => None,
+            (Some(_), TargetKind::Filesystem, Some(fstype)) => Some(fstype),
+            (named, ..) => {
+                let found = drivers::discover(target, tree)?;
                 if named.is_none() {
                     wanted.extend(found.modules);
                 }
                 found.fstype
             }
         };
-        wanted.extend(drivers::filesystem_modules(fstype, tree));
+        wanted.extend(fstype.into_iter().flat_map(|fstype| drivers::filesystem_modules(fstype, tree)));
     }
     Ok(wanted)
 }

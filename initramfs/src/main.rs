@@ -14,6 +14,7 @@ use afterimage::{estimate, host, inspect, loader, offline, raw, survey};
 use capture::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use capture::kernel::dmesg;
 use capture::report::utc;
+use capture::target::captures;
 use clap::{Parser, Subcommand};
 
 /// Saves the memory of the Linux kernel that ran before.
@@ -121,10 +122,10 @@ enum Command {
         /// Where the capture's directory is made
         dir: PathBuf,
     },
-    /// Forget the crashes that a raw device remembers, once their cause is seen to
+    /// Forget the crashes that a target remembers, once their cause is seen to: the next one is dumped again
     Reset {
-        /// The device
-        device: PathBuf,
+        /// The directory of the captures (`path` of the target), or the raw device
+        target: PathBuf,
     },
     /// Print the kernel log in a vmcore or dump
     Dmesg {
@@ -248,8 +249,12 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let whole = recovered.iter().all(|one| one.whole);
             Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) })
         }
-        Command::Reset { device } => {
-            raw::reset(&device)?;
+        Command::Reset { target } => {
+            if target.is_dir() {
+                captures::reset(&target).map_err(|error| format!("{}: {error}", target.display()))?;
+            } else {
+                raw::reset(&target)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Dmesg { files } => {

@@ -30,21 +30,33 @@ pub struct Directory {
 impl Directory {
     /// Makes `path` under `root` where it is missing, and in it a new directory called `name`, mode 0700.
     /// Links on the way are followed, but as if `root` were `/`.
-    /// `count` takes the capture into the books before there is anything of it.
-    pub fn create(
+    pub fn create(root: &Path, path: &str, name: &str) -> Result<Self, TargetError> {
+        Self::create_in(open_parent(root, path)?, path, name)
+    }
+
+    /// The same for a capture on a target: `count` takes it into the books before there is anything of it, and the directory is
+    /// marked as one that may go when there are too many.
+    pub fn create_counted(
         root: &Path,
         path: &str,
         name: &str,
         count: impl FnOnce(&mut Ledger),
     ) -> Result<(Self, Ledger), TargetError> {
-        let root_fd = File::open(root).map(OwnedFd::from).map_err(failed(root))?;
-        let parent = make_path(&root_fd, path)?;
+        let parent = open_parent(root, path)?;
         let mut ledger = captures::read_ledger(&parent, &proc_path(&parent));
         count(&mut ledger);
         if let Err(error) = captures::write_ledger(&parent, &ledger) {
             // A full disk, most likely: the log may still fit.
             log::warn!("{path}: the ledger is not written: {error}");
         }
+        let made = Self::create_in(parent, path, name)?;
+        if let Err(error) = captures::mark(&made.fd, ledger.sequence) {
+            log::warn!("{}: not marked as ours: {error}", made.path.display());
+        }
+        Ok((made, ledger))
+    }
+
+    fn create_in(parent: OwnedFd, path: &str, name: &str) -> Result<Self, TargetError> {
         for turn in 1..=MAX_TRIES {
             let name = if turn == 1 { name.to_owned() } else { format!("{name}-{turn}") };
             let full = Path::new(path).join(&name);
@@ -53,10 +65,7 @@ impl Directory {
                     let fd = openat(&parent, name.as_str(), dir_flags() | OFlag::O_NOFOLLOW, Mode::empty())
                         .and_then(|fd| fsync(&parent).map(|()| fd));
                     let fd = fd.map_err(|errno| failed(&full)(errno.into()))?;
-                    if let Err(error) = captures::mark(&fd, ledger.sequence) {
-                        log::warn!("{}: not marked as ours: {error}", full.display());
-                    }
-                    return Ok((Self { parent, fd, path: full }, ledger));
+                    return Ok(Self { parent, fd, path: full });
                 }
                 Err(Errno::EEXIST) => (),
                 Err(errno) => return Err(failed(&full)(errno.into())),
@@ -114,6 +123,11 @@ fn dir_flags() -> OFlag {
     OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
 }
 
+fn open_parent(root: &Path, path: &str) -> Result<OwnedFd, TargetError> {
+    let root_fd = File::open(root).map(OwnedFd::from).map_err(failed(root))?;
+    make_path(&root_fd, path)
+}
+
 /// Opens `path` below `root`, making what is missing.
 fn make_path(root: &OwnedFd, path: &str) -> Result<OwnedFd, TargetError> {
     let mut so_far = PathBuf::from(".");
@@ -154,7 +168,7 @@ mod tests {
     #[test]
     fn files_appear_under_their_name_only_when_published() {
         let root = tempfile::tempdir().unwrap();
-        let (dir, _) = Directory::create(root.path(), "/var/crash", "x", |_| ()).unwrap();
+        let dir = Directory::create(root.path(), "/var/crash", "x").unwrap();
         let at = root.path().join("var/crash/x");
         assert_eq!((mode(&at), mode(&root.path().join("var"))), (0o700, 0o700));
         let mut sink = dir.create_file(Artifact::Vmcore, u64::MAX).unwrap();
@@ -173,7 +187,7 @@ mod tests {
     fn a_name_in_use_gets_a_number() {
         let root = tempfile::tempdir().unwrap();
         for expected in ["/c/x", "/c/x-2", "/c/x-3"] {
-            let (made, _) = Directory::create(root.path(), "/c", "x", |_| ()).unwrap();
+            let made = Directory::create(root.path(), "/c", "x").unwrap();
             assert_eq!(made.path(), Path::new(expected));
         }
     }
@@ -183,11 +197,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         symlink(outside.path(), root.path().join("crash")).unwrap();
-        let _ = Directory::create(root.path(), "/crash", "x", |_| ());
+        let _ = Directory::create(root.path(), "/crash", "x");
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
         fs::create_dir(root.path().join("real")).unwrap();
         symlink("/real", root.path().join("inside")).unwrap();
-        Directory::create(root.path(), "/inside", "x", |_| ()).unwrap();
+        Directory::create(root.path(), "/inside", "x").unwrap();
         assert!(root.path().join("real/x").is_dir());
     }
 
@@ -198,7 +212,7 @@ mod tests {
         for turn in 1..=4_u64 {
             let name = format!("capture-{turn}");
             let count = |ledger: &mut Ledger| ledger.count(&name, turn, limit);
-            let (dir, ledger) = Directory::create(root.path(), "/c", &name, count).unwrap();
+            let (dir, ledger) = Directory::create_counted(root.path(), "/c", &name, count).unwrap();
             assert_eq!((ledger.sequence, ledger.looping), (turn, turn > 2));
             let mut sink = dir.create_file(Artifact::Vmcore, 5).unwrap();
             sink.write_at(0, b"hello").unwrap();

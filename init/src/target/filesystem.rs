@@ -50,7 +50,7 @@ impl Filesystem {
         })?;
         log::info!("target {} is {device} ({})", config.device, fstype.name());
         let count = |ledger: &mut Ledger| ledger.count(capture.name, capture.time, capture.crash_loop);
-        match Directory::create(&mounted, config.path(), capture.name, count) {
+        match Directory::create_counted(&mounted, config.path(), capture.name, count) {
             Ok((directory, ledger)) => {
                 let (keep, reserve) = (config.keep, config.reserve.0);
                 Ok(Self { directory, mounted, device, fstype, ledger, keep, reserve })

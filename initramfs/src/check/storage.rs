@@ -98,12 +98,15 @@ fn device_of(found: &block::Device, target: &Target, tree: Result<&ModuleTree, &
 
 fn modules(target: &Target, tree: &ModuleTree) -> Result<Vec<String>, Unknown> {
     let other = |error: &dyn core::error::Error| Unknown::Other(capture::log::chain(error));
-    let found = drivers::discover(&target.device, target.fstype, tree).map_err(|error| match error {
+    let found = drivers::discover(target, tree).map_err(|error| match error {
         DriversError::Stacked(..) => Unknown::Stacked(error.to_string()),
         error => other(&error),
     })?;
-    let roots: Vec<String> =
-        found.modules.into_iter().chain(drivers::filesystem_modules(found.fstype, tree)).collect();
+    let roots: Vec<String> = found
+        .modules
+        .into_iter()
+        .chain(found.fstype.into_iter().flat_map(|fstype| drivers::filesystem_modules(fstype, tree)))
+        .collect();
     let closure = tree.closure(&roots).map_err(|error| other(&error))?;
     Ok(closure.into_iter().filter(|module| !module.optional).map(|module| module.name).collect())
 }

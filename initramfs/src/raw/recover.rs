@@ -38,7 +38,7 @@ pub enum RecoverError {
         /// Where.
         dir: PathBuf,
         /// Cause.
-        source: TargetError,
+        source: Box<TargetError>,
     },
     /// A file cannot be written.
     #[error("{what} {path}")]
@@ -137,7 +137,8 @@ fn make_directory(dir: &Path, capture: &str) -> Result<PathBuf, RecoverError> {
         DirBuilder::new().mode(0o700).create(dir).map_err(failed("making", dir))?;
     }
     let made = Directory::create(dir, "", capture);
-    let made = made.map_err(|source| RecoverError::Directory { dir: dir.to_owned(), source })?;
+    let made =
+        made.map_err(|source| RecoverError::Directory { dir: dir.to_owned(), source: Box::new(source) })?;
     Ok(dir.join(made.path()))
 }
 

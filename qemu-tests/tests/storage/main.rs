@@ -7,6 +7,7 @@ mod hangs;
 mod hooks;
 mod ladder;
 mod order;
+mod raw;
 
 mod space;
 
