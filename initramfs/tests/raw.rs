@@ -1,5 +1,5 @@
 //! A dump on a raw device that was cut off or damaged: what `recover` gives is the original, or says that it is not.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails panics")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 #![expect(clippy::arithmetic_side_effects, reason = "likewise")]
 
 use std::fs;
@@ -31,7 +31,7 @@ fn image(sealed: bool) -> Vec<u8> {
     image.as_file().set_len(2 << 20).unwrap();
     raw::prepare(image.path(), false).unwrap();
     let crash_loop = CrashLoop { crashes: 3, within: 100 };
-    let capture = Capture { name: "one", time: 5, crash_loop, heartbeat: &|| () };
+    let capture = Capture { name: "one", time: 5, crash_loop, heartbeat: &|| (), index: 0, stacks: &[] };
     let device = Device::open(image.path()).unwrap();
     let mut target: Box<dyn Target> = Box::new(Raw::start(device, &[], &capture).unwrap());
     let mut sink = target.create(Artifact::Dmesg).unwrap();
@@ -48,6 +48,7 @@ fn image(sealed: bool) -> Vec<u8> {
         utsname: Utsname { machine: "x86_64".into(), ..Utsname::default() },
         info: VmcoreInfo::default(),
         budget: Budget { workers: 1, plan: 1 << 20 },
+        skip: Vec::new(),
     };
     let mut sink = target.create(Artifact::Vmcore).unwrap();
     dump::write(&vmcore, None, &request, sink.as_mut(), &|| (), &mut Written::default()).unwrap();

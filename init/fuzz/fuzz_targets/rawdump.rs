@@ -6,8 +6,8 @@
 use afterimage_fuzz::build::put;
 use afterimage_fuzz::take;
 use capture::format::rawdump::{
-    Contents, HEADER_LEN, Kind, LogId, MAX_PAYLOAD, Name, Nonce, RecordHeader, SLOT_LEN, Superblock, contents,
-    is_safe_name, latest,
+    Contents, HEADER_LEN, Kind, LogId, MAX_PAYLOAD, Name, Nonce, RecordHeader, SLOT_LEN, Superblock,
+    contents, is_safe_name, latest,
 };
 use libfuzzer_sys::fuzz_target;
 
