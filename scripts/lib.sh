@@ -52,6 +52,7 @@ need_guests() {
     need mkfs.vfat dosfstools
     need sfdisk fdisk
     need mcopy mtools
+    [ -f /usr/share/OVMF/OVMF_CODE_4M.fd ] || install_package ovmf
 }
 
 # What judges dumps: crash, and a Python for drgn.

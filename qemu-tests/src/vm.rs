@@ -27,7 +27,13 @@ pub struct Shape {
     pub cpu: String,
     /// Whether there is a hardware watchdog, an Intel 6300ESB, which resets the machine.
     pub watchdog: bool,
+    /// Whether it is started by EFI firmware (OVMF) instead of a BIOS; its variables are kept beside the console's log.
+    pub efi: bool,
 }
+
+/// The firmware, and what its variables are at first: of the package ovmf.
+const EFI_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const EFI_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 /// What to boot and on what.
 #[derive(Clone, Debug)]
@@ -120,6 +126,12 @@ impl Vm {
         let sockets = tempfile::tempdir().context("making a directory for sockets")?;
         let qmp = sockets.path().join("qmp");
         qemu.args(["-qmp", &format!("unix:{},server=on,wait=off", qmp.display())]);
+        if machine.shape.efi {
+            let variables = machine.log.with_extension("efivars");
+            fs::copy(EFI_VARIABLES, &variables).with_context(|| format!("copying {EFI_VARIABLES}"))?;
+            qemu.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={EFI_CODE}")]);
+            qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", variables.display())]);
+        }
         if machine.shape.watchdog {
             qemu.args(["-device", "i6300esb,addr=0x1e", "-action", "watchdog=reset"]);
         }

@@ -6,6 +6,7 @@ mod faults;
 mod hangs;
 mod hooks;
 mod ladder;
+mod last_resort;
 mod order;
 mod raw;
 
@@ -19,6 +20,7 @@ use qemu_tests::scenario::Scenario;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// The kernel of most tests; `AFTERIMAGE_SERIES` names another.
 const SERIES: &str = "6.1";
 /// From the panic to the end of the guest when nothing has to be waited for; a loaded machine that emulates takes a
 /// third of it.
@@ -38,7 +40,8 @@ fn full() -> bool {
 
 /// A crash whose dump is small and quickly made.
 fn scenario(name: &str) -> Result<Scenario> {
-    let mut scenario = Scenario::new(name, &Kernel::of_series(SERIES)?);
+    let series = std::env::var("AFTERIMAGE_SERIES").unwrap_or_else(|_| SERIES.to_owned());
+    let mut scenario = Scenario::new(name, &Kernel::of_series(&series)?);
     scenario.config.level = 31;
     scenario.patience = PATIENCE;
     Ok(scenario)
