@@ -124,6 +124,9 @@ pub struct Manifest {
     pub init: Fingerprint,
     /// The module files, in load order; paths are relative to `modules_dir`.
     pub module_files: Vec<Fingerprint>,
+    /// The hooks, in the order of the configuration.
+    #[serde(default)]
+    pub hook_files: Vec<Fingerprint>,
 }
 
 /// A built image.
@@ -153,7 +156,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     };
     let config_file = Fingerprint::of(&absolute(&sources.config)?, text.as_bytes());
     let init_file = Fingerprint::of(&absolute(&sources.init)?, &init);
-    let mut module_files = Vec::new();
+    let (mut module_files, mut hook_files) = (Vec::new(), Vec::new());
     let mut entries = skeleton();
     entries.push(Entry::file("init", 0o755, init));
     entries.push(Entry::file(config::PATH, 0o600, text.into_bytes()));
@@ -162,6 +165,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
         if !is_static_executable(&program) {
             return Err(ImageError::Hook(hook.path.clone()));
         }
+        hook_files.push(Fingerprint::of(Path::new(&hook.path), &program));
         entries.push(Entry::file(&format!("{}/{index}", config::HOOKS_PATH), 0o755, program));
     }
     let mut list = String::new();
@@ -182,6 +186,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
         config: config_file,
         init: init_file,
         module_files,
+        hook_files,
     };
     entries.push(Entry::file(config::MODULES_PATH, 0o644, list.into_bytes()));
     entries.push(Entry::file(

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use qemu_tests::cut::{Cut, Dumper};
 use qemu_tests::kernel::Kernel;
-use qemu_tests::scenario::Scenario;
+use qemu_tests::scenario::{Scenario, Target};
 use qemu_tests::{raw_core, readers};
 use std::env;
 use std::path::Path;
@@ -97,6 +97,9 @@ fn a_full_file_system_in_the_guest_leaves_a_dump_that_opens() -> Result<()> {
     // At level 1 the dump has 80 MiB, 15 to 25 of them vital: how many varies with what the kernel was about to free.
     let mut scenario = Scenario::new("room", &kernel);
     scenario.config.level = 1;
+    // By itself a capture would choose a level that fits.
+    let target = Target::filesystem("LABEL=dump").key("fstype", "ext4").key("when_full", "part");
+    scenario.config.targets = vec![target];
     scenario.room = Some(52 << 20);
     let outcome = scenario.run()?;
     outcome.ensure_final_action("reboot")?;

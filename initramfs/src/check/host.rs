@@ -117,6 +117,8 @@ pub enum Part {
     Init,
     /// A module.
     Module,
+    /// A hook.
+    Hook,
 }
 
 impl Host {
@@ -207,9 +209,11 @@ fn sources(manifest: &Manifest, config: Option<&Path>) -> Vec<Source> {
         [(Part::Config, &manifest.config, config), (Part::Init, &manifest.init, manifest.init.path.clone())];
     let modules =
         manifest.module_files.iter().map(|file| (Part::Module, file, manifest.modules_dir.join(&file.path)));
+    let hooks = manifest.hook_files.iter().map(|file| (Part::Hook, file, file.path.clone()));
     files
         .into_iter()
         .chain(modules)
+        .chain(hooks)
         .map(|(part, file, path)| Source { part, condition: file.compare(&path), path })
         .collect()
 }
@@ -247,6 +251,7 @@ pub(super) mod testing {
             config: file("/etc/afterimage/config.toml"),
             init: file("/usr/lib/afterimage/init"),
             module_files: vec![file("kernel/virtio_blk.ko"), file("kernel/iTCO_wdt.ko")],
+            hook_files: Vec::new(),
         };
         let source = |part, path: &str| Source { part, path: path.into(), condition: Condition::Same };
         Host {

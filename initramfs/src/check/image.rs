@@ -24,15 +24,16 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
         image.bytes.div_ceil(1024),
         mib(image.contents.unpacked)
     );
-    vec![
+    let all = [
         Finding::ok("image", found),
         version(host, image),
         file(host, image, "image-config", Part::Config),
         file(host, image, "image-init", Part::Init),
-        modules_of(host, image),
+        files(host, image, "image-modules", Part::Module, "module"),
         kernel(host, image),
         signatures(host, image),
-    ]
+    ];
+    all.into_iter().chain(hooks(host, image)).collect()
 }
 
 /// How bad it is that an image could not be loaded again.
@@ -75,23 +76,28 @@ fn file(host: &Host, image: &Image, id: &str, part: Part) -> Finding {
     }
 }
 
-fn modules_of(host: &Host, image: &Image) -> Finding {
-    let modules: Vec<&Source> = image.sources.iter().filter(|source| source.part == Part::Module).collect();
+fn hooks(host: &Host, image: &Image) -> Option<Finding> {
+    let there = image.sources.iter().any(|source| source.part == Part::Hook);
+    there.then(|| files(host, image, "image-hooks", Part::Hook, "hook"))
+}
+
+/// The files of which an image has several.
+fn files(host: &Host, image: &Image, id: &'static str, part: Part, what: &str) -> Finding {
+    let modules: Vec<&Source> = image.sources.iter().filter(|source| source.part == part).collect();
     let names = |condition| -> Vec<String> {
         let those = modules.iter().filter(|source| source.condition == condition);
         those.filter_map(|source| Some(source.path.file_name()?.to_string_lossy().into_owned())).collect()
     };
     let (changed, missing) = (names(Condition::Changed), names(Condition::Missing));
     if changed.is_empty() && missing.is_empty() {
-        return Finding::ok("image-modules", format!("{} module files are as they were", modules.len()));
+        return Finding::ok(id, format!("{} {what} files are as they were", modules.len()));
     }
-    let dir = image.contents.manifest.modules_dir.display();
     let found: Vec<String> = [("changed", changed), ("gone", missing)]
         .into_iter()
         .filter(|(_, names)| !names.is_empty())
         .map(|(what, names)| format!("{} of {} {what}: {}", names.len(), modules.len(), some_of(&names)))
         .collect();
-    Finding::warning("image-modules", format!("module files in {dir}: {}", found.join("; ")), rebuild(host))
+    Finding::warning(id, format!("{what} files: {}", found.join("; ")), rebuild(host))
 }
 
 fn some_of(names: &[String]) -> String {
@@ -177,10 +183,23 @@ mod tests {
         assert_eq!(gone.found, "/usr/lib/afterimage/init is gone or cannot be read");
         let module = spoiled("image-modules", condition(2, Condition::Changed));
         assert_eq!(module.level, Level::Warning);
-        assert_eq!(module.found, "module files in /lib/modules/6.1.0: 1 of 1 changed: virtio_blk.ko");
+        assert_eq!(module.found, "module files: 1 of 1 changed: virtio_blk.ko");
         let version =
             spoiled("image-version", |host| image(host).contents.manifest.afterimage = "0.0.9".into());
         assert!(version.level == Level::Warning && version.found.contains("0.0.9"), "{version:?}");
+    }
+
+    #[test]
+    fn a_hook_that_was_changed_is_named() {
+        let with_hook = |condition| {
+            spoiled("image-hooks", |host| {
+                let hook = Source { part: Part::Hook, path: "/usr/lib/notify".into(), condition };
+                image(host).sources.push(hook);
+            })
+        };
+        assert_eq!(with_hook(Condition::Same).level, Level::Ok);
+        let changed = with_hook(Condition::Changed);
+        assert_eq!((changed.level, &*changed.found), (Level::Warning, "hook files: 1 of 1 changed: notify"));
     }
 
     #[test]
