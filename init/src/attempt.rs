@@ -51,6 +51,8 @@ pub struct Attempt {
     pub rung: Rung,
     /// Targets under which an earlier one got stuck, by index in the configuration.
     pub skip_targets: Vec<usize>,
+    /// Modules in which an earlier one got stuck.
+    pub skip_modules: Vec<String>,
     /// Pages at which an earlier one came to its end: (first page frame number, the one after the last).
     pub skip_pages: Vec<(u64, u64)>,
     /// The capture's name, if an earlier one has found it.
@@ -118,6 +120,7 @@ mod tests {
         let attempt = Attempt {
             rung: Rung::Careful,
             skip_targets: vec![1],
+            skip_modules: vec!["m".into()],
             skip_pages: vec![(7, 9)],
             name: Some("n".into()),
             earlier: vec![earlier],

@@ -32,6 +32,10 @@ pub enum Beat {
     Name(String),
     /// What is saved is saved there.
     Location(String),
+    /// A module is being loaded.
+    Module(String),
+    /// What is saved is saved: whatever happens from here on, another attempt would not make it better.
+    Saved(String),
     /// A worker reads these pages.
     Reading(usize, PfnRange),
     /// It has read them.
@@ -88,6 +92,8 @@ impl fmt::Display for Beat {
             Self::Target(index) => write!(f, "target {index}"),
             Self::Name(name) => write!(f, "name {}", one_line(name)),
             Self::Location(at) => write!(f, "at {}", one_line(at)),
+            Self::Module(path) => write!(f, "module {}", one_line(path)),
+            Self::Saved(outcome) => write!(f, "saved {}", one_line(outcome)),
             Self::Reading(worker, pages) => {
                 write!(f, "reading {worker} {} {}", pages.start().0, pages.end().0)
             }
@@ -123,6 +129,8 @@ impl FromStr for Beat {
             "target" => Ok(Self::Target(index(rest)?)),
             "name" => Ok(Self::Name(rest.to_owned())),
             "at" => Ok(Self::Location(rest.to_owned())),
+            "module" => Ok(Self::Module(rest.to_owned())),
+            "saved" => Ok(Self::Saved(rest.to_owned())),
             "reading" => {
                 let (worker, pages) = pair(rest)?;
                 let (start, end) = pair(pages)?;
@@ -156,6 +164,8 @@ mod tests {
             Beat::Target(2),
             Beat::Name("2026-host-x".into()),
             Beat::Location("/dev/vda1:/var/crash/a b".into()),
+            Beat::Module("/lib/modules/nvme.ko".into()),
+            Beat::Saved("complete".into()),
             Beat::Reading(3, pages),
             Beat::Read(3),
         ];

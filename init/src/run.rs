@@ -56,8 +56,11 @@ fn capture(config: &Config, facts: &Facts, attempt: &Attempt, mut summary: Summa
     let heartbeat = || beat::tell(&Beat::Alive);
     summary.rung = attempt.rung;
     attempt.earlier.iter().cloned().for_each(|earlier| summary.degrade(Degradation::Attempt(earlier)));
-    step(config, Step::Modules, 0);
-    modules::load_all(&mut |what| summary.degrade(what));
+    let loading = |path: &str| {
+        step(config, Step::Modules, 0);
+        beat::tell(&Beat::Module(path.to_owned()));
+    };
+    modules::load_all(&attempt.skip_modules, &loading, &mut |what| summary.degrade(what));
     summary.seconds.modules = lap.lap();
 
     step(config, Step::Vmcore, 0);
@@ -77,7 +80,9 @@ fn capture(config: &Config, facts: &Facts, attempt: &Attempt, mut summary: Summa
     let (rung, skip, filter) = (attempt.rung, skipped_pages(attempt), OnceCell::new());
     let job =
         Job { config, core, info: &info, kernel, utsname, rung, skip, filter, start, heartbeat: &heartbeat };
-    hooks::run(&config.hook, When::Before, None, &mut summary);
+    if attempt.earlier.is_empty() {
+        hooks::run(&config.hook, When::Before, None, &mut summary); // they may be why there is another attempt
+    }
     let mut best = Outcome::Failed;
     for (index, target) in config.target.iter().enumerate() {
         if attempt.skip_targets.contains(&index) {
@@ -94,10 +99,11 @@ fn capture(config: &Config, facts: &Facts, attempt: &Attempt, mut summary: Summa
         }
     }
     if best == Outcome::Failed {
-        log::error!("no target has taken anything; the end of the old kernel's log follows");
+        log::error!("no target takes anything now; the end of the old kernel's log follows");
         job.kernel.iter().for_each(|kernel| last_resort::save(kernel, time));
     }
     say(best, &summary);
+    beat::tell(&Beat::Saved(best.to_string()));
     best
 }
 
@@ -128,7 +134,7 @@ impl<'a> Job<'a> {
     fn request(&self) -> Request {
         let request = request(self.utsname.clone(), self.info.clone(), self.config);
         let budget = if self.rung == Rung::Full { request.budget } else { request.budget.smallest() };
-        Request { budget, skip: self.skip.clone(), ..request }
+        Request { budget, skip: self.skip.clone(), careful: self.rung > Rung::Full, ..request }
     }
 
     /// Tells PID 1 what comes now, and that it may take `more` seconds beyond what a step may.
@@ -138,8 +144,9 @@ impl<'a> Job<'a> {
 }
 
 fn step(config: &Config, step: Step, more: u64) {
-    // The dump takes as long as it takes: there it counts whether it comes further.
-    let limit = if step == Step::Dump { 0 } else { config.capture.step_timeout.saturating_add(more) };
+    // The dump, and a search of all memory for VMCOREINFO, take as long as they take: there it counts whether they come further.
+    let has_limit = !matches!(step, Step::Dump | Step::Vmcore);
+    let limit = if has_limit { config.capture.step_timeout.saturating_add(more) } else { 0 };
     beat::tell(&Beat::Step { step, limit });
 }
 

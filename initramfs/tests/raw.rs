@@ -49,6 +49,7 @@ fn image(sealed: bool) -> Vec<u8> {
         info: VmcoreInfo::default(),
         budget: Budget { workers: 1, plan: 1 << 20 },
         skip: Vec::new(),
+        careful: false,
     };
     let mut sink = target.create(Artifact::Vmcore).unwrap();
     dump::write(&vmcore, None, &request, sink.as_mut(), &|| (), &mut Written::default()).unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::addr::{Pfn, PfnRange, to_u64, to_usize};
+use crate::beat::{self, Beat};
 use crate::config::{DumpLevel, Exclude};
 use crate::dump::codec::{Codec, is_zero};
 use crate::dump::plan::Found;
@@ -137,6 +138,14 @@ fn measure(
     let mut estimate = ClassEstimate { class, pages, sampled: 0, zero: 0, packed: 0 };
     let step = sample.len().div_ceil(SAMPLE).max(1);
     for &(pfn, weight) in sample.iter().step_by(step) {
+        if request.is_skipped(pfn) {
+            continue;
+        }
+        if request.careful
+            && let Some(alone) = PfnRange::new(pfn, pfn.saturating_add(1))
+        {
+            beat::tell(&Beat::Reading(0, alone));
+        }
         if reader.read_page(pfn, &mut page).is_err() {
             continue;
         }
@@ -148,6 +157,7 @@ fn measure(
             estimate.packed = estimate.packed.saturating_add(to_u64(len).saturating_mul(weight));
         }
     }
+    beat::tell(&Beat::Read(0));
     estimate
 }
 

@@ -18,7 +18,7 @@ mod segments;
 mod tuner;
 mod walk;
 
-use crate::addr::PfnRange;
+use crate::addr::{Pfn, PfnRange};
 use crate::budget::{Budget, MemoryUse};
 use crate::config::{Compress, Exclude, Format};
 use crate::filter::PageFilter;
@@ -57,9 +57,17 @@ pub struct Request {
     pub budget: Budget,
     /// Pages that are not to be read, in order: an earlier attempt came to its end there.
     pub skip: Vec<PfnRange>,
+    /// Whether every page is announced before it is read, for PID 1 to know at which one an attempt came to its end.
+    pub careful: bool,
 }
 
 impl Request {
+    /// Whether the page is one of those at which an earlier attempt came to its end.
+    fn is_skipped(&self, pfn: Pfn) -> bool {
+        let after = self.skip.partition_point(|range| range.end() <= pfn);
+        self.skip.get(after).is_some_and(|range| range.start() <= pfn)
+    }
+
     /// The compression that the format can have.
     fn compress(&self) -> Compress {
         if self.format.is_compressed() { self.compress } else { Compress::None }

@@ -21,6 +21,8 @@ use crate::source::{PageReader, PhysicalMemory};
 
 /// Batches in the pool for each worker: one in work, one waiting for its turn to be written.
 const BATCHES_PER_WORKER: usize = 2;
+/// Pages that are read between two messages about which ones.
+const TOLD: usize = 32;
 
 /// What became of one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +183,7 @@ fn write_in_order(
 /// Reads and compresses pages.
 struct Worker<'a> {
     number: usize,
-    skip: &'a [PfnRange],
+    request: &'a Request,
     reader: Box<dyn PageReader + 'a>,
     codec: Codec,
     tuner: &'a Tuner,
@@ -197,8 +199,7 @@ impl<'a> Worker<'a> {
             Codec::None
         });
         let page = vec![0; memory.page_size().in_memory()];
-        let skip = &request.skip;
-        Self { number, skip, reader: memory.page_reader(), codec, tuner, probe: tuner.probe(), page }
+        Self { number, request, reader: memory.page_reader(), codec, tuner, probe: tuner.probe(), page }
     }
 
     fn fill(&mut self, turn: Turn, batch: &mut Batch) {
@@ -206,13 +207,15 @@ impl<'a> Worker<'a> {
         batch.bodies.clear();
         batch.used = 0;
         self.probe.begin(self.tuner, &mut self.codec);
-        if let (Some(first), Some(last)) = (batch.runs.first(), batch.runs.last())
-            && let Some(pages) = PfnRange::new(first.pages.start(), last.pages.end())
-        {
-            beat::tell(&Beat::Reading(self.number, pages));
-        }
+        let told = if self.request.careful { 1 } else { TOLD };
         let mut pages = batch.runs.iter().flat_map(|run| run.pages.start().0..run.pages.end().0).peekable();
         while let Some(pfn) = pages.next() {
+            // Pages that lie further apart are found by the next attempt, which tells each.
+            if batch.bodies.len().is_multiple_of(told)
+                && let Some(pages) = PfnRange::new(Pfn(pfn), Pfn(pfn).saturating_add(to_u64(told)))
+            {
+                beat::tell(&Beat::Reading(self.number, pages));
+            }
             let body = self.body(Pfn(pfn), pages.peek().copied().map(Pfn), &mut batch.room, &mut batch.used);
             batch.bodies.push(body);
         }
@@ -221,7 +224,7 @@ impl<'a> Worker<'a> {
     }
 
     fn body(&mut self, pfn: Pfn, next: Option<Pfn>, room: &mut [u8], used: &mut usize) -> Body {
-        if self.is_skipped(pfn) {
+        if self.request.is_skipped(pfn) {
             return Body::Unreadable;
         }
         if let Err(error) = self.reader.read_page(pfn, &mut self.page) {
@@ -239,11 +242,5 @@ impl<'a> Worker<'a> {
         let (len, compression) = self.codec.pack_or_copy(&self.page, out);
         *used = used.saturating_add(len);
         Body::Data { compression, size: u32::try_from(len).unwrap_or(u32::MAX) }
-    }
-
-    /// Whether the page is one of those at which an earlier attempt came to its end.
-    fn is_skipped(&self, pfn: Pfn) -> bool {
-        let after = self.skip.partition_point(|range| range.end() <= pfn);
-        self.skip.get(after).is_some_and(|range| range.start() <= pfn)
     }
 }

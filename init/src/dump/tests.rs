@@ -68,6 +68,7 @@ pub(super) fn request(level: u32, compress: Compress, workers: usize) -> Request
     let utsname = Utsname { machine: "x86_64".into(), ..Utsname::default() };
     Request {
         skip: Vec::new(),
+        careful: false,
         exclude: DumpLevel::new(level).unwrap().into(),
         format: Format::Kdump,
         compress,

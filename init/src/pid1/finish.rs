@@ -42,6 +42,11 @@ pub(super) fn forced(action: FinalAction) -> ! {
     }
     loop {
         thread::sleep(PATIENCE);
+        if action != FinalAction::Halt {
+            // Switching off shuts devices down, too, and may hang in the same place.
+            sysrq("b");
+            let _ = thread::Builder::new().spawn(|| reboot(RebootMode::RB_AUTOBOOT));
+        }
     }
 }
 

@@ -5,8 +5,11 @@
 //! - It came no further and let itself be killed: pages, if some were being read, as above; otherwise the target is to blame, and the
 //!   next one gets its turn on the same rung.
 //! - It came no further and cannot be killed: a device hangs under it. No second attempt on that device.
+//! - While it loaded a module: the next attempt leaves that module out.
+//! - It had said before that what it could save is saved: there is nothing to repeat, however it ended.
+//! - The last rung is an attempt without targets: the end of the log goes where no disk is needed.
 //!
-//! There are few rungs and few targets, and each attempt uses up one of either: the ladder ends.
+//! There are few rungs, few targets and few modules that may hang, and each attempt uses up one of them: the ladder ends.
 
 use core::fmt;
 
@@ -15,6 +18,8 @@ use crate::pid1::witness::Witness;
 
 /// Page ranges that are remembered: a worker each, an attempt each.
 const MOST_RANGES: usize = 1024;
+/// Modules that are left out; if more hang, it is not the modules.
+const MOST_MODULES: usize = 3;
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +70,10 @@ impl Ladder {
 
     /// Takes note of an attempt's end. Says whether there is to be another one.
     pub(super) fn ended(&mut self, end: End, seen: &Witness) -> bool {
+        if seen.saved.is_some() {
+            self.stuck |= matches!(end, End::Stuck(_) | End::Late { stuck: true });
+            return false;
+        }
         let (how, blame_target) = match end {
             End::Done(_) => return false,
             End::Late { stuck } => {
@@ -87,6 +96,11 @@ impl Ladder {
         });
         let room = MOST_RANGES.saturating_sub(self.attempt.skip_pages.len());
         self.attempt.skip_pages.extend(seen.reading().take(room));
+        if let Some(module) = seen.module.as_ref().filter(|_| self.attempt.skip_modules.len() < MOST_MODULES)
+        {
+            self.attempt.skip_modules.push(module.clone());
+            return true;
+        }
         let target = seen.target.filter(|_| blame_target);
         match target {
             Some(target) if self.blame(target) => true,
@@ -114,6 +128,11 @@ impl Ladder {
         match self.attempt.rung.next() {
             Some(rung) => {
                 self.attempt.rung = rung;
+                true
+            }
+            // The end of the log still goes where no target is needed.
+            None if self.attempt.skip_targets.len() < self.targets => {
+                self.attempt.skip_targets = (0..self.targets).collect();
                 true
             }
             None => false,
@@ -149,8 +168,10 @@ mod tests {
             assert!(ladder.ended(died(), &Witness::default()));
             assert_eq!(ladder.attempt().rung, rung);
         }
+        assert!(ladder.ended(died(), &Witness::default()), "one without a target is left");
+        assert_eq!((ladder.attempt().rung, &ladder.attempt().skip_targets[..]), (Rung::LogOnly, &[0][..]));
         assert!(!ladder.ended(died(), &Witness::default()));
-        assert_eq!(ladder.attempt().earlier.len(), 4);
+        assert_eq!(ladder.attempt().earlier.len(), 5);
     }
 
     #[test]
@@ -158,6 +179,35 @@ mod tests {
         assert!(!Ladder::new(2).ended(End::Done("failed".into()), &Witness::default()));
         let mut ladder = Ladder::new(2);
         assert!(!ladder.ended(End::Late { stuck: true }, &Witness::default()) && ladder.stuck);
+    }
+
+    #[test]
+    fn what_is_saved_is_not_saved_again_however_the_child_ends() {
+        for (end, stuck) in
+            [(died(), false), (End::Stuck("x".into()), true), (End::Late { stuck: true }, true)]
+        {
+            let mut ladder = Ladder::new(2);
+            let mut beats = dumping_to(0);
+            beats.push(Beat::Saved("complete".into()));
+            assert!(!ladder.ended(end, &seen(&beats)));
+            assert_eq!(ladder.stuck, stuck);
+        }
+    }
+
+    #[test]
+    fn a_module_that_hangs_is_left_out() {
+        let mut ladder = Ladder::new(1);
+        let loading = |path: &str| {
+            let modules = Beat::Step { step: Step::Modules, limit: 5 };
+            seen(&[modules, Beat::Module(path.into())])
+        };
+        for path in ["a", "b", "c"] {
+            assert!(ladder.ended(End::Stuck("x".into()), &loading(path)));
+            assert_eq!(ladder.attempt().rung, Rung::Full);
+        }
+        assert_eq!(ladder.attempt().skip_modules, ["a", "b", "c"]);
+        assert!(ladder.ended(End::Stuck("x".into()), &loading("d")));
+        assert_eq!(ladder.attempt().rung, Rung::Careful);
     }
 
     #[test]

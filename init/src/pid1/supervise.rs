@@ -25,6 +25,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How often deadlines are looked at and the watchdog is thought of; beats and the child's end wake PID 1 earlier.
 const TICK: Duration = Duration::from_millis(500);
 
+/// Pieces of 4 KiB that a pipe holds (pipe(7)).
+const PIPE_PIECES: usize = 16;
+
 /// How often the child is looked for when its pipe is closed: it is about to end.
 const REAP_TICK: Duration = Duration::from_millis(10);
 
@@ -135,10 +138,14 @@ fn wait(
     }
 }
 
-/// Reads what the child has said; says whether there may be more. Never waits: whoever else holds the other end must not hold PID 1.
+/// Reads what the child has said, as far as a pipe holds that at one time; says whether there may be more. Never waits: neither who else
+/// holds the other end nor who never stops talking must hold PID 1.
 fn hear(beats: &mut ChildStdout, seen: &mut Witness) -> bool {
     let mut bytes = [0; 4096];
-    while readable(beats, Duration::ZERO) {
+    for _ in 0..PIPE_PIECES {
+        if !readable(beats, Duration::ZERO) {
+            break;
+        }
         match beats.read(&mut bytes) {
             Ok(0) | Err(_) => return false, // it is about to exit
             Ok(len) => seen.listen(bytes.get(..len).unwrap_or_default()),

@@ -20,6 +20,10 @@ pub(super) struct Witness {
     pub(super) name: Option<String>,
     /// Where it saves to.
     pub(super) location: Option<String>,
+    /// The module that it is loading.
+    pub(super) module: Option<String>,
+    /// How it ended, if it has done what it could: it only has to let go.
+    pub(super) saved: Option<String>,
     reading: BTreeMap<usize, PfnRange>,
     step_ends: Option<Instant>,
     /// When it last came further.
@@ -34,6 +38,8 @@ impl Default for Witness {
             target: None,
             name: None,
             location: None,
+            module: None,
+            saved: None,
             reading: BTreeMap::new(),
             step_ends: None,
             progress: Instant::now(),
@@ -69,6 +75,9 @@ impl Witness {
                 let limit = Some(Duration::from_secs(*limit)).filter(|limit| !limit.is_zero());
                 self.step_ends = limit.and_then(|limit| Instant::now().checked_add(limit));
                 self.reading.clear();
+                if *step != Step::Modules {
+                    self.module = None;
+                }
             }
             Beat::Target(index) => {
                 self.target = Some(*index);
@@ -76,6 +85,8 @@ impl Witness {
             }
             Beat::Name(name) => self.name = Some(name.clone()),
             Beat::Location(location) => self.location = Some(location.clone()),
+            Beat::Module(path) => self.module = Some(path.clone()),
+            Beat::Saved(outcome) => self.saved = Some(outcome.clone()),
             Beat::Reading(worker, pages) => {
                 if *worker < MOST_WORKERS {
                     self.reading.insert(*worker, *pages);
@@ -101,10 +112,11 @@ impl Witness {
     pub(super) fn place(&self) -> String {
         let step =
             self.step.map_or_else(|| "before its first step".to_owned(), |step| format!("in step {step}"));
-        match (&self.location, self.target) {
-            (Some(location), _) => format!("{step}, saving to {location}"),
-            (None, Some(target)) => format!("{step}, target {}", target.saturating_add(1)),
-            (None, None) => step,
+        match (&self.module, &self.location, self.target) {
+            (Some(module), ..) => format!("{step}, loading {module}"),
+            (_, Some(location), _) => format!("{step}, saving to {location}"),
+            (_, _, Some(target)) => format!("{step}, target {}", target.saturating_add(1)),
+            _ => step,
         }
     }
 }

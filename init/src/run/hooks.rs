@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use std::{env, io};
 
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -52,6 +53,9 @@ pub fn become_hook(arguments: &[OsString]) -> io::Error {
     let Some(bytes) = limit.to_str().and_then(|limit| limit.parse().ok()) else {
         return io::ErrorKind::InvalidInput.into();
     };
+    // It ends with the attempt that started it, and before that attempt when memory runs out.
+    let _ = set_pdeathsig(Signal::SIGKILL);
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
     match setrlimit(Resource::RLIMIT_AS, bytes, bytes) {
         Ok(()) => Command::new(program).args(arguments).exec(),
         Err(errno) => errno.into(),

@@ -32,7 +32,7 @@ pub(super) fn save(kernel: &Kernel<'_>, time: u64) {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     for line in lines.iter().skip(lines.len().saturating_sub(TAIL_LINES)) {
-        log::info!("old: {line}");
+        log::error!("old: {line}"); // nobody can have asked for less than this
     }
 }
 

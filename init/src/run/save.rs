@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use crate::attempt::Rung;
 use crate::beat::{self, Beat, Step};
 use crate::budget;
-use crate::config::{self, When};
+use crate::config::{self, TargetKind, When};
 use crate::dump::{self, Request, Written};
 use crate::kernel::dmesg;
 use crate::report::{Degradation, Lap, Outcome, Summary};
@@ -36,7 +36,9 @@ pub(super) fn save_to(
     let mut lap = Lap::start();
     let failed = |cause| Degradation::Target { target: config.to_string(), cause };
     beat::tell(&Beat::Target(capture.index));
-    job.step(Step::Open, config.wait);
+    // Another attempt at a raw device reads what the first has written: that may be much, and is watched for progress.
+    let more = if config.kind == TargetKind::Raw { u64::MAX } else { config.wait };
+    job.step(Step::Open, more);
     let opened = target::open(config, capture).map_err(|error| failed(crate::log::chain(&error)));
     let mut target = opened.map_err(|degradation| summary.degrade(degradation)).ok()?;
     let location = target.location();
@@ -54,16 +56,12 @@ pub(super) fn save_to(
     let result = reserve_result(target.as_mut());
     let settled = save_dump_or_notes(job, config, target.as_mut(), summary);
     summary.seconds.dump = lap.lap();
-    if summary.outcome == Outcome::Complete
-        && let Err(error) = target.retire()
-    {
-        summary.degrade(Degradation::Retire { cause: crate::log::chain(&error) });
-    }
     if summary.outcome == Outcome::Incomplete {
         summary.degrade(failed("the dump there is incomplete".to_owned()));
     }
-    finish(job, target, result, summary);
-    Some(Saved { outcome: summary.outcome, settled: settled || summary.outcome == Outcome::Complete })
+    let settled = settled || summary.outcome == Outcome::Complete;
+    finish(job, target, result, settled, summary);
+    Some(Saved { outcome: summary.outcome, settled })
 }
 
 /// Says whether no dump was wanted.
@@ -177,34 +175,52 @@ fn reserve_result(target: &mut dyn Target) -> Result<Box<dyn Sink>, TargetError>
     Ok(sink)
 }
 
-/// Writes `result.json`, runs the hooks, and lets go of the target. The outcome stands, whatever happens here.
+/// Writes `result.json`, makes room for captures to come, runs the hooks, and lets go of the target. The outcome stands, whatever
+/// happens here.
 fn finish(
     job: &Job<'_>,
     mut target: Box<dyn Target>,
-    result: Result<Box<dyn Sink>, TargetError>,
+    mut result: Result<Box<dyn Sink>, TargetError>,
+    settled: bool,
     summary: &mut Summary,
 ) {
     job.step(Step::Close, 0);
     summary.seconds.total = told(job.start);
     summary.peak_memory_bytes = budget::peak_memory();
-    let write = |sink: &mut dyn Sink, summary: &Summary| {
-        let json = summary.to_json();
-        let written = sink.write_at(0, json.as_bytes()).and_then(|()| sink.sync());
-        written.map_err(|source| TargetError::Sink { name: Artifact::Result.name(), source })
-    };
-    let saved = result.and_then(|mut sink| {
-        write(sink.as_mut(), summary)?;
-        if job.config.hook.iter().any(|hook| hook.when == When::After) {
-            hooks::run(&job.config.hook, When::After, target.directory().as_deref(), summary);
-            job.step(Step::Close, 0);
-            write(sink.as_mut(), summary)?; // it only grows
-        }
-        Ok(())
-    });
-    if let Err(error) = saved.and_then(|()| target.publish(Artifact::Result)) {
+    let published = write_result(&mut result, summary).and_then(|()| target.publish(Artifact::Result));
+    if let Err(error) = published {
         log::error!("result.json not saved: {}", crate::log::chain(&error));
     }
+    if settled {
+        beat::tell(&Beat::Saved(summary.outcome.to_string()));
+    }
+    let before = summary.degradations.len();
+    if summary.outcome == Outcome::Complete
+        && let Err(error) = target.retire(job.heartbeat)
+    {
+        summary.degrade(Degradation::Retire { cause: crate::log::chain(&error) });
+    }
+    hooks::run(&job.config.hook, When::After, target.directory().as_deref(), summary);
+    job.step(Step::Close, 0);
+    if summary.degradations.len() > before
+        && let Err(error) = write_result(&mut result, summary)
+    {
+        log::error!("result.json lacks what went wrong in the end: {}", crate::log::chain(&error));
+    }
+    drop(result);
     if let Err(error) = target.close() {
         log::warn!("{}", crate::log::chain(&error));
+    }
+}
+
+/// Writes `result.json` from its start; a second time it is longer than the first.
+fn write_result(sink: &mut Result<Box<dyn Sink>, TargetError>, summary: &Summary) -> Result<(), TargetError> {
+    let failed = |source| TargetError::Sink { name: Artifact::Result.name(), source };
+    match sink {
+        Ok(sink) => sink.write_at(0, summary.to_json().as_bytes()).and_then(|()| sink.sync()).map_err(failed),
+        Err(error) => {
+            log::error!("result.json: {}", crate::log::chain(error));
+            Ok(())
+        }
     }
 }

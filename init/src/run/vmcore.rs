@@ -96,5 +96,14 @@ pub fn record(written: &Written, summary: &mut Summary) {
 #[must_use]
 pub fn request(utsname: Utsname, info: VmcoreInfo, config: &Config) -> Request {
     let config::Dump { exclude, compress, format } = config.dump;
-    Request { exclude, format, compress, utsname, info, budget: Budget::measure(), skip: Vec::new() }
+    Request {
+        exclude,
+        format,
+        compress,
+        utsname,
+        info,
+        budget: Budget::measure(),
+        skip: Vec::new(),
+        careful: false,
+    }
 }

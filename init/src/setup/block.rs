@@ -71,14 +71,23 @@ pub fn find(wanted: &DeviceId, wait: Duration, heartbeat: &dyn Fn()) -> Result<D
 /// The device of a path, with what stands on it. Of one that does not answer nothing is known but its name.
 #[must_use]
 pub fn inspect(node: &Path) -> Device {
-    patience::ask(node, look).unwrap_or_else(|| Device {
+    inspect_all(&[node.to_owned()]).pop().unwrap_or_else(|| silent(node))
+}
+
+fn inspect_all(nodes: &[PathBuf]) -> Vec<Device> {
+    let found = patience::ask(nodes, look);
+    nodes.iter().zip(found).map(|(node, found)| found.unwrap_or_else(|| silent(node))).collect()
+}
+
+fn silent(node: &Path) -> Device {
+    Device {
         node: node.to_owned(),
         filesystem: None,
         raw_uuid: None,
         partition: None,
         read_only: false,
         answers: false,
-    })
+    }
 }
 
 fn look(node: &Path) -> Device {
@@ -94,7 +103,7 @@ fn look(node: &Path) -> Device {
 /// Every block device with a size, and what stands on it.
 #[must_use]
 pub fn list() -> Vec<Device> {
-    nodes().iter().map(|node| inspect(node)).collect()
+    inspect_all(&nodes())
 }
 
 /// The nodes of every block device with a size, by name.

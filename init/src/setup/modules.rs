@@ -13,9 +13,11 @@ use crate::report::Degradation;
 /// Loads the modules listed in the image. A module that fails is reported, and the next one is tried: which of
 /// them the target really needs shows when the target is opened.
 ///
+/// `skip` are modules in which an earlier attempt got stuck; `begins` is called with each before it is loaded.
+///
 /// A line is a path; a `-` before it marks one of several providers of the same thing (a checksum with and
 /// without a CPU feature), of which some may refuse to load.
-pub fn load_all(degrade: &mut dyn FnMut(Degradation)) {
+pub fn load_all(skip: &[String], begins: &dyn Fn(&str), degrade: &mut dyn FnMut(Degradation)) {
     let list = match fs::read_to_string(MODULES_PATH) {
         Ok(list) => list,
         Err(error) => {
@@ -28,6 +30,12 @@ pub fn load_all(degrade: &mut dyn FnMut(Degradation)) {
             Some(path) => (path, true),
             None => (line, false),
         };
+        if skip.iter().any(|skipped| skipped == path) {
+            let cause = "an earlier attempt came to its end in it".to_owned();
+            degrade(Degradation::Module { path: path.into(), cause });
+            continue;
+        }
+        begins(path);
         match load(Path::new(path), &cmdline) {
             Ok(()) => log::debug!("module {path} loaded"),
             Err(cause) if optional => log::debug!("module {path} not loaded: {cause}"),

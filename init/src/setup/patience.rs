@@ -6,10 +6,10 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a device may take. A disk that spins up takes longer and is asked again by who waits for it.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -17,16 +17,39 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Devices that are being asked and have not answered in time.
 static SILENT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// What `ask` finds out about the device at `node`; `None` if that takes too long, now or since an earlier question.
-pub fn ask<T: Send + 'static>(node: &Path, ask: impl FnOnce(&Path) -> T + Send + 'static) -> Option<T> {
-    ask_within(PATIENCE, node, ask)
+/// Devices that are asked at the same time.
+const AT_ONCE: usize = 32;
+
+/// What `ask` finds out about each device; `None` if that takes too long, now or since an earlier question.
+pub fn ask<T, F>(nodes: &[PathBuf], ask: F) -> Vec<Option<T>>
+where
+    T: Send + 'static,
+    F: Fn(&Path) -> T + Clone + Send + 'static,
+{
+    nodes.chunks(AT_ONCE).flat_map(|some| ask_within(PATIENCE, some, &ask)).collect()
 }
 
-fn ask_within<T: Send + 'static>(
-    patience: Duration,
+/// The same within a time for all of them together.
+fn ask_within<T, F>(patience: Duration, nodes: &[PathBuf], ask: &F) -> Vec<Option<T>>
+where
+    T: Send + 'static,
+    F: Fn(&Path) -> T + Clone + Send + 'static,
+{
+    let start = Instant::now();
+    let asked: Vec<_> = nodes.iter().map(|node| begin(node, ask.clone())).collect();
+    let wait = |(node, answer): (&PathBuf, Option<Receiver<T>>)| {
+        let answer = answer?;
+        let left = patience.saturating_sub(start.elapsed());
+        answer.recv_timeout(left).ok().or_else(|| give_up(node, &answer))
+    };
+    nodes.iter().zip(asked).map(wait).collect()
+}
+
+/// Asks a device in a thread of its own, unless it has not answered the last time.
+fn begin<T: Send + 'static>(
     node: &Path,
     ask: impl FnOnce(&Path) -> T + Send + 'static,
-) -> Option<T> {
+) -> Option<Receiver<T>> {
     if silent().contains(node) {
         return None;
     }
@@ -36,21 +59,24 @@ fn ask_within<T: Send + 'static>(
         let _ = answer.send(ask(&device)); // nobody may be waiting any more
         silent().remove(&device);
     };
-    if let Err(error) = thread::Builder::new().spawn(asking) {
-        log::warn!("{}: no thread to look at it: {error}", node.display());
-        return None;
-    }
-    let found = answered.recv_timeout(patience).ok();
-    if found.is_none() {
-        silent().insert(node.to_owned());
-        // It may have answered in this very moment.
-        if let Ok(found) = answered.try_recv() {
-            silent().remove(node);
-            return Some(found);
+    match thread::Builder::new().spawn(asking) {
+        Ok(_) => Some(answered),
+        Err(error) => {
+            log::warn!("{}: no thread to look at it: {error}", node.display());
+            None
         }
-        log::warn!("{} does not answer: left alone until it does", node.display());
     }
-    found
+}
+
+/// Leaves a device alone until it answers; gives the answer if that comes in this very moment.
+fn give_up<T>(node: &Path, answered: &Receiver<T>) -> Option<T> {
+    silent().insert(node.to_owned());
+    if let Ok(found) = answered.try_recv() {
+        silent().remove(node);
+        return Some(found);
+    }
+    log::warn!("{} does not answer: left alone until it does", node.display());
+    None
 }
 
 fn silent() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
@@ -61,26 +87,36 @@ fn silent() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
 mod tests {
     use super::*;
     use std::sync::mpsc::channel;
-    use std::time::Instant;
 
     #[test]
     fn who_does_not_answer_is_left_alone_until_it_does() {
-        let (node, other) = (Path::new("/dev/silent"), Path::new("/dev/answers"));
-        let within = Duration::from_millis(100);
+        let (node, other) = (PathBuf::from("/dev/silent"), PathBuf::from("/dev/answers"));
+        let within = Duration::from_millis(200);
         let (release, hold) = channel::<()>();
+        let hold = std::sync::Arc::new(Mutex::new(hold));
+        let ask = move |node: &Path| {
+            if node == Path::new("/dev/silent") {
+                let _ = hold.lock().unwrap().recv();
+            }
+            node.to_owned()
+        };
+        let both = [node.clone(), other.clone()];
         let start = Instant::now();
-        assert_eq!(ask_within(within, node, move |_| hold.recv().is_ok()), None);
-        assert_eq!(ask_within(within, node, |_| true), None, "it is not asked a second time");
-        assert_eq!(ask_within(within, other, Path::to_owned), Some(other.to_owned()));
+        assert_eq!(ask_within(within, &both, &ask), [None, Some(other.clone())]);
+        assert_eq!(
+            ask_within(within, &both, &|_: &Path| 1),
+            [None, Some(1)],
+            "it is not asked a second time"
+        );
         assert!(start.elapsed() < Duration::from_secs(3));
         release.send(()).unwrap();
-        while silent().contains(node) {
+        while silent().contains(&node) {
             assert!(
                 start.elapsed() < Duration::from_secs(10),
                 "it has answered and is still taken for silent"
             );
             thread::sleep(Duration::from_millis(5));
         }
-        assert_eq!(ask_within(within, node, |_| 5), Some(5));
+        assert_eq!(ask_within(within, &both, &|_: &Path| 5), [Some(5), Some(5)]);
     }
 }

@@ -186,7 +186,7 @@ fn find(layer: &Layer, wait: Duration, heartbeat: &dyn Fn()) -> Result<Vec<Found
     };
     let start = Instant::now();
     loop {
-        let found: Vec<Found> = block::nodes().iter().filter_map(|node| look(layer, node, &wanted)).collect();
+        let found = look(layer, &wanted);
         for (index, one) in found.iter().enumerate() {
             if let Some(other) = found.iter().skip(index.saturating_add(1)).find(|other| other.id == one.id) {
                 let (layer, id) = (layer.to_string(), describe(layer, &one.id));
@@ -210,17 +210,17 @@ fn find(layer: &Layer, wait: Duration, heartbeat: &dyn Fn()) -> Result<Vec<Found
     }
 }
 
-/// The device if it holds one of the IDs.
-fn look(layer: &Layer, node: &Path, wanted: &[&str]) -> Option<Found> {
+/// The devices that hold one of the IDs.
+fn look(layer: &Layer, wanted: &[&str]) -> Vec<Found> {
     let is_volume = matches!(layer, Layer::Lvm(_));
     let read = move |node: &Path| {
         let file = File::open(node).ok()?;
         // A header that cannot be used is an error of this layer only if it is the one: see `check`.
         let id = if is_volume { metadata::label(&file)?.id } else { metadata::luks_uuid(&file)? };
-        Some((id, file))
+        Some(Found { id, node: node.to_owned(), file })
     };
-    let (id, file) = patience::ask(node, read)??;
-    wanted.contains(&id.as_str()).then(|| Found { id, node: node.to_owned(), file })
+    let found = patience::ask(&block::nodes(), read).into_iter().flatten().flatten();
+    found.filter(|found| wanted.contains(&found.id.as_str())).collect()
 }
 
 fn describe(layer: &Layer, id: &str) -> String {

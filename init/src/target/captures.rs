@@ -6,11 +6,12 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::target::{Artifact, Ledger};
@@ -67,7 +68,13 @@ pub fn reset(path: &Path) -> io::Result<usize> {
 
 /// Removes captures of ours until `keep` complete ones are left, the oldest first, with what came before them. `sequence` is the new
 /// one, which is safe.
-pub(super) fn retire(parent: &OwnedFd, path: &Path, keep: u32, sequence: u64) -> io::Result<()> {
+pub(super) fn retire(
+    parent: &OwnedFd,
+    path: &Path,
+    keep: u32,
+    sequence: u64,
+    heartbeat: &dyn Fn(),
+) -> io::Result<()> {
     let mut captures = list(parent, path);
     captures.retain(|(number, ..)| *number < sequence);
     captures.sort_by_key(|(number, ..)| core::cmp::Reverse(*number));
@@ -78,6 +85,7 @@ pub(super) fn retire(parent: &OwnedFd, path: &Path, keep: u32, sequence: u64) ->
             continue;
         }
         log::info!("removing capture {number}, {name}: {keep} are kept");
+        heartbeat();
         remove(parent, &name)?;
     }
     Ok(())
@@ -130,9 +138,17 @@ fn open_directory(parent: &OwnedFd, name: &str) -> Option<OwnedFd> {
     openat(parent.as_fd(), name, flags, Mode::empty()).ok()
 }
 
+/// Opens a file of ours. Somebody else's is none: where everybody may write (a `/var/crash` with the sticky bit), a marker or
+/// ledger of theirs would make us remove dumps, or make none.
 fn open(directory: &OwnedFd, name: &str) -> io::Result<File> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    Ok(File::from(openat(directory, name, flags, Mode::empty())?))
+    let file = File::from(openat(directory, name, flags, Mode::empty())?);
+    let meta = file.metadata()?;
+    if meta.is_file() && meta.uid() == geteuid().as_raw() {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
 }
 
 fn read(directory: &OwnedFd, name: &str) -> io::Result<String> {
@@ -180,9 +196,9 @@ mod tests {
         // "z" is the oldest and "a" the newest; an incomplete one does not count as one that is kept.
         let (root, fd) =
             captures(&[("z", 1, true), ("y", 2, false), ("x", 3, true), ("w", 4, false), ("a", 5, true)]);
-        retire(&fd, root.path(), 2, 5).unwrap();
+        retire(&fd, root.path(), 2, 5, &|| ()).unwrap();
         assert_eq!(left(&root), ["a", "w", "x"]);
-        retire(&fd, root.path(), 1, 5).unwrap();
+        retire(&fd, root.path(), 1, 5, &|| ()).unwrap();
         assert_eq!(left(&root), ["a"]);
     }
 
@@ -193,10 +209,27 @@ mod tests {
         fs::create_dir(root.path().join("foreign")).unwrap();
         fs::write(root.path().join("foreign/vmcore"), "core").unwrap();
         std::os::unix::fs::symlink("old", root.path().join("link")).unwrap();
-        retire(&fd, root.path(), 1, 3).unwrap();
+        retire(&fd, root.path(), 1, 3, &|| ()).unwrap();
         assert_eq!(left(&root), ["foreign", "link", "mixed", "new"]);
         assert_eq!(fs::read_to_string(root.path().join("mixed/notes-of-mine.txt")).unwrap(), "keep me");
         assert!(root.path().join("foreign/vmcore").exists());
+    }
+
+    #[test]
+    fn what_others_leave_there_is_not_believed() {
+        let (root, fd) = captures(&[("mine", 1, true)]);
+        if !geteuid().is_root() {
+            return; // nobody else can give files away
+        }
+        let (theirs, _) = captures(&[("theirs", 99, true)]);
+        fs::rename(theirs.path().join("theirs"), root.path().join("theirs")).unwrap();
+        write_ledger(&fd, &Ledger { sequence: 50, looping: true, ..Ledger::default() }).unwrap();
+        for path in ["theirs/.afterimage", LEDGER] {
+            std::os::unix::fs::chown(root.path().join(path), Some(1000), None).unwrap();
+        }
+        assert_eq!(read_ledger(&fd, root.path()), Ledger { sequence: 1, ..Ledger::default() });
+        retire(&fd, root.path(), 1, 2, &|| ()).unwrap();
+        assert_eq!(left(&root), [LEDGER, "theirs"]);
     }
 
     #[test]

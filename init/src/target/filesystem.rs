@@ -99,8 +99,8 @@ impl Target for Filesystem {
         self.directory.publish(artifact)
     }
 
-    fn retire(&mut self) -> Result<(), TargetError> {
-        self.keep.map_or(Ok(()), |keep| self.directory.retire(keep, self.ledger.sequence))
+    fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
+        self.keep.map_or(Ok(()), |keep| self.directory.retire(keep, self.ledger.sequence, heartbeat))
     }
 
     fn close(self: Box<Self>) -> Result<(), TargetError> {

@@ -150,7 +150,8 @@ pub trait Target {
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError>;
 
     /// Makes room for captures to come: this one is safe. Only what is beyond what was asked to be kept, and only what is ours.
-    fn retire(&mut self) -> Result<(), TargetError> {
+    fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
+        let _ = heartbeat;
         Ok(())
     }
 

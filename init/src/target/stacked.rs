@@ -52,8 +52,8 @@ impl Target for Stacked {
         self.target.publish(artifact)
     }
 
-    fn retire(&mut self) -> Result<(), TargetError> {
-        self.target.retire()
+    fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
+        self.target.retire(heartbeat)
     }
 
     fn close(self: Box<Self>) -> Result<(), TargetError> {

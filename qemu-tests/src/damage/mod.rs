@@ -325,6 +325,7 @@ impl Healthy<'_> {
         }
         let request = Request {
             skip: Vec::new(),
+            careful: false,
             exclude: self.level,
             format: Format::Kdump,
             compress: Compress::None,

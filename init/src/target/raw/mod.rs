@@ -322,6 +322,7 @@ impl Raw {
         let (mut base, mut sequence) = (LOG_START, 0);
         if retry {
             for found in Scan::new(&device.file, device.len, &before) {
+                (capture.heartbeat)();
                 base = found.end();
                 sequence = found.header.sequence.saturating_add(1);
             }
