@@ -86,7 +86,7 @@ impl Directory {
         retired.map_err(failed(self.path.parent().unwrap_or(&self.path)))
     }
 
-    /// Bytes that root may still write in the file system.
+    /// Bytes that may still be written in the file system, without what it keeps back for root.
     pub fn free(&self) -> Result<u64, TargetError> {
         let space = fstatvfs(&self.fd).map_err(|errno| failed(&self.path)(errno.into()))?;
         Ok(space.blocks_available().saturating_mul(space.fragment_size()))

@@ -157,7 +157,7 @@ fn a_capture_that_hangs_is_tried_again() -> Result<()> {
 #[test]
 fn a_capture_that_is_out_of_memory_is_tried_again_with_less() -> Result<()> {
     let _alone = alone();
-    retried("retry-starved", &format!("wrap.eat=0@{LOG}"), "Out of memory: Killed process")
+    retried("retry-starved", &format!("wrap.eat=1@{LOG}"), "Out of memory: Killed process")
 }
 
 #[test]

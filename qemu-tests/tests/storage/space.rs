@@ -40,7 +40,7 @@ fn ensure_log_and_notes(dump: &Dump) -> Result<()> {
 fn a_dump_that_does_not_fit_becomes_a_stricter_one() -> Result<()> {
     let _alone = alone();
     // The whole dump of level 1 has 80 MiB, one of level 31 has 16 to 45.
-    let scenario = two_disks("space-stricter", 64 << 20, "when_full", "stricter")?;
+    let scenario = two_disks("space-stricter", 88 << 20, "when_full", "stricter")?;
     let outcome = scenario.run()?;
     ensure_back(&outcome)?;
     let dump = only(&outcome.disk("first")?.dumps)?;

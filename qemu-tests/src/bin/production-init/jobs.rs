@@ -3,7 +3,7 @@
 //!
 //! - `wrap.kill=KILL@dump:_50%`: sends the signal to the capture child; with `,3` behind it to three children.
 //! - `wrap.stop=dump:_50%`: the same with SIGSTOP, which is a hang.
-//! - `wrap.eat=4@dump:_10%`: takes memory until so many MiB are available, or the child is gone; 0: until then.
+//! - `wrap.eat=4@dump:_10%`: takes memory until so many MiB are available; when the child is gone, gives some of it back.
 //! - `wrap.panic=dump:_50%`: the capture kernel itself panics, and hangs if its command line says `panic=0`.
 
 use crate::say::say;
@@ -114,22 +114,23 @@ fn eat(left: u64) -> Result<()> {
         memory.fill(0xa5);
         taken.push(memory);
     }
-    let meals = taken.len();
-    if !is_child(child) {
-        taken.truncate(meals.saturating_sub(GIVEN_BACK));
+    // From here on the child asks for more than there is, and the OOM killer finds nobody else.
+    while is_child(child) {
+        sleep(PAUSE);
     }
+    let meals = taken.len();
+    taken.truncate(meals.saturating_sub(GIVEN_BACK));
     say(format!("wrapper: took {} KiB of memory", meals.saturating_mul(MEAL / 1024)));
     std::mem::forget(taken);
     Ok(())
 }
 
-/// `MemAvailable` in KiB. With nothing at all to be left it is never reached: then the child's end is waited for.
+/// `MemAvailable` in KiB.
 fn available() -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let number = line.and_then(|line| line.split_whitespace().next()).context("no MemAvailable")?;
-    // 0 is less than any limit but no reason to stop.
-    Ok(number.parse::<u64>().context("MemAvailable")?.max(1))
+    number.parse().context("MemAvailable")
 }
 
 /// The capture child: the only process with `capture` as its first argument.
