@@ -48,9 +48,13 @@ pub struct MemoryRange {
 }
 
 impl Facts {
-    /// Parses facts; what cannot be parsed is an error text, and the caller goes on without.
+    /// Parses facts; what cannot be parsed is an error text, and the caller goes on without. The text does not show the line that is
+    /// wrong, as TOML errors do: it may hold a key.
     pub fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        toml::from_str(text).map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            format!("line {}: {}", before.matches('\n').count().saturating_add(1), error.message())
+        })
     }
 
     /// The facts as TOML.
@@ -90,6 +94,9 @@ mod tests {
     #[test]
     fn unknown_keys_are_ignored_and_rubbish_is_told() {
         assert_eq!(Facts::parse("host = \"x\"\nnew = 1").unwrap().host, "x");
-        assert!(Facts::parse("host = 1").is_err());
+        assert!(Facts::parse("host = 1").unwrap_err().starts_with("line 1: "));
+        let cut = "host = \"h\"\n[[stacks]]\nkey = \"5ec4e7";
+        let error = Facts::parse(cut).unwrap_err();
+        assert!(error.starts_with("line 3: ") && !error.contains("5ec4e7"), "{error}");
     }
 }

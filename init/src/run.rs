@@ -12,6 +12,8 @@ use std::path::Path;
 use std::time::Instant;
 use std::{fs, io};
 
+use zeroize::Zeroizing;
+
 use crate::addr::{Pfn, PfnRange};
 use crate::attempt::{Attempt, Rung};
 use crate::beat::{self, Beat, Step};
@@ -186,7 +188,9 @@ fn say(outcome: Outcome, summary: &Summary) {
 }
 
 fn load_facts(summary: &mut Summary) -> Facts {
-    let Ok(text) = fs::read_to_string(config::FACTS_PATH) else { return Facts::default() };
+    let Ok(text) = fs::read_to_string(config::FACTS_PATH).map(Zeroizing::new) else {
+        return Facts::default();
+    };
     Facts::parse(&text).unwrap_or_else(|cause| {
         summary.degrade(Degradation::Config { cause: format!("{}: {cause}", config::FACTS_PATH) });
         Facts::default()

@@ -313,6 +313,7 @@ fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
 /// What the targets stand on, with the keys.
 fn stacks(config: &Config, key_file: Option<&Path>) -> Result<Vec<Stack>, LoadError> {
     let mut stacks = Vec::new();
+    let mut secret = None;
     for target in &config.target {
         let Ok(device) = block::find(&target.device, Duration::ZERO, &|| ()) else {
             log::warn!(
@@ -323,14 +324,17 @@ fn stacks(config: &Config, key_file: Option<&Path>) -> Result<Vec<Stack>, LoadEr
         };
         let name = device.node.file_name().unwrap_or_default().to_string_lossy();
         if !stack::is_stacked(&name) {
+            stack::discover(&name)?; // software RAID is refused, with the reason
             continue;
         }
         if matches!(target.device, DeviceId::Path(_)) {
             return Err(StackError::Number(target.device.to_string()).into());
         }
         let found = stack::discover(&name)?;
-        let mut secret = None;
         let mut layers = Vec::new();
+        if key_file.is_none_or(|file| file != Path::new("-")) {
+            secret = None; // what comes from standard input comes once, for all targets
+        }
         for device in found {
             layers.push(match device {
                 Found::Lvm(volume) => Layer::Lvm(volume),

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::fs::{self, File};
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -91,7 +92,10 @@ fn silent(node: &Path) -> Device {
 }
 
 fn look(node: &Path) -> Device {
-    let head = File::open(node).map(|file| read_head(&file, superblock::PROBE_LEN)).unwrap_or_default();
+    let file = File::open(node);
+    // A leg of a mirror looks like the whole; writing to it alone would make the legs differ.
+    let whole = file.ok().filter(|file| !is_array_member(file));
+    let head = whole.map(|file| read_head(&file, superblock::PROBE_LEN)).unwrap_or_default();
     let filesystem = superblock::probe(&head);
     let raw_uuid = rawdump::latest(&head).map(|ours| ours.uuid).or_else(|| superblock::swap(&head));
     let sysfs = Path::new("/sys/class/block").join(node.file_name().unwrap_or_default());
@@ -120,7 +124,9 @@ pub fn nodes() -> Vec<PathBuf> {
 }
 
 impl Device {
-    fn matches(&self, wanted: &DeviceId) -> bool {
+    /// Whether this is the device that is wanted.
+    #[must_use]
+    pub fn matches(&self, wanted: &DeviceId) -> bool {
         let fs = self.filesystem.as_ref();
         let part = self.partition.as_ref();
         match wanted {
@@ -153,6 +159,17 @@ fn read_table(file: &File, sector: u64) -> Option<Vec<Partition>> {
     let mut entries = vec![0; header.entries_len];
     file.read_exact_at(&mut entries, header.entries_lba.checked_mul(sector)?).ok()?;
     header.parse_entries(&entries)
+}
+
+/// Whether a device has the metadata of Linux software RAID at its end: versions 0.90 and 1.0, which leave what is in front of them
+/// as it would be without RAID (include/uapi/linux/raid/md_p.h; calc_dev_sboffset(), super_1_load(), drivers/md/md.c).
+fn is_array_member(file: &File) -> bool {
+    const MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
+    let Ok(len) = (&*file).seek(SeekFrom::End(0)) else { return false };
+    let old = (len & !0xffff).checked_sub(64 << 10);
+    let new = len.checked_sub(8 << 10).map(|at| at & !0xfff);
+    let mut magic = [0; 4];
+    [old, new].into_iter().flatten().any(|at| file.read_exact_at(&mut magic, at).is_ok() && magic == MAGIC)
 }
 
 /// The first `len` bytes, or as many as can be had.
@@ -204,6 +221,20 @@ mod tests {
         }
         for text in ["UUID=ab-2", "LABEL=Dump", "PARTUUID=ab-1", "PARTLABEL=dump", "/dev/vda"] {
             assert!(!device.matches(&text.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_leg_of_a_mirror_is_no_device() {
+        let len: u64 = (9 << 20) + 12_345;
+        for at in [None, Some((len & !0xffff) - (64 << 10)), Some((len - (8 << 10)) & !0xfff)] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.set_len(len).unwrap();
+            if let Some(at) = at {
+                file.write_all_at(&0xa92b_4efc_u32.to_le_bytes(), at).unwrap();
+            }
+            assert_eq!(is_array_member(&file), at.is_some(), "{at:?}");
+            let _ = file.rewind();
         }
     }
 

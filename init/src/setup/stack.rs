@@ -103,6 +103,7 @@ pub enum StackError {
 pub struct Active {
     control: Control,
     names: Vec<String>,
+    top: Option<PathBuf>,
 }
 
 /// A block device under a layer.
@@ -119,7 +120,7 @@ pub struct Place {
 /// Sets up a stack. Waits up to `wait` for each device of it, and calls `heartbeat` meanwhile.
 pub fn activate(stack: &Stack, wait: Duration, heartbeat: &dyn Fn()) -> Result<Active, StackError> {
     let control = Control::open().map_err(StackError::Control)?;
-    let mut active = Active { control, names: Vec::new() };
+    let mut active = Active { control, names: Vec::new(), top: None };
     for layer in &stack.layers {
         let found = find(layer, wait, heartbeat)?;
         let places = check(layer, &found)?;
@@ -331,6 +332,12 @@ fn to_len(header: &LuksHeader) -> Option<usize> {
 }
 
 impl Active {
+    /// The uppermost device: what the target is on. Its file system may be on other devices, too, such as a copy.
+    #[must_use]
+    pub fn top(&self) -> Option<&Path> {
+        self.top.as_deref()
+    }
+
     fn start(&mut self, layer: &Layer, table: &[Target]) -> Result<(), StackError> {
         let id = match layer {
             Layer::Lvm(volume) => &volume.id,
@@ -344,6 +351,7 @@ impl Active {
                 Err(error) if is(&error, Errno::EBUSY) => {
                     let minor =
                         self.control.minor(&name).map_err(failed("using what an earlier attempt left"))?;
+                    self.top = Some(node_of(minor));
                     self.names.push(name);
                     log::info!("{layer} is /dev/dm-{minor}, in use from an earlier attempt");
                     return Ok(());
@@ -356,6 +364,7 @@ impl Active {
         self.names.push(name.clone()); // from here on there is something to remove
         self.control.load(&name, table).map_err(failed("loading its table"))?;
         self.control.resume(&name).map_err(failed("starting it"))?;
+        self.top = Some(node_of(minor));
         log::info!("{layer} is /dev/dm-{minor}");
         Ok(())
     }
@@ -369,6 +378,11 @@ impl Drop for Active {
             }
         }
     }
+}
+
+/// Where devtmpfs puts a device of the device mapper.
+fn node_of(minor: u64) -> PathBuf {
+    format!("/dev/dm-{minor}").into()
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {

@@ -62,6 +62,9 @@ pub enum TargetError {
     /// What the device stands on cannot be set up.
     #[error(transparent)]
     Stack(#[from] StackError),
+    /// A stack is set up, and something else is on it: the key is not the right one any more, or the volume was given away.
+    #[error("{0} was set up for {1}, which is not on it")]
+    OtherContent(PathBuf, config::DeviceId),
     /// No file system that we know on the device.
     #[error("{0} holds no ext4, xfs, btrfs or vfat file system")]
     NoFilesystem(String),

@@ -1,10 +1,11 @@
 //! A target on LVM or LUKS: what it stands on is set up first, and taken down last.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config;
+use crate::config::{self, DeviceId};
 use crate::facts::Stack;
+use crate::setup::block;
 use crate::setup::stack::{self, Active};
 use crate::sink::Sink;
 use crate::target::{Artifact, Capture, Ledger, Target, TargetError};
@@ -23,7 +24,20 @@ impl Stacked {
         stack: &Stack,
     ) -> Result<Self, TargetError> {
         let active = stack::activate(stack, Duration::from_secs(config.wait), capture.heartbeat)?;
-        Ok(Self { target: super::open_plain(config, capture)?, active })
+        // That very device: a copy elsewhere may have the same UUID.
+        let device = match active.top() {
+            Some(top) if block::inspect(top).matches(&config.device) => {
+                DeviceId::Path(top.display().to_string())
+            }
+            top => {
+                return Err(TargetError::OtherContent(
+                    top.map(Path::to_owned).unwrap_or_default(),
+                    config.device.clone(),
+                ));
+            }
+        };
+        let config = config::Target { device, ..config.clone() };
+        Ok(Self { target: super::open_plain(&config, capture)?, active })
     }
 }
 
