@@ -52,6 +52,8 @@ need_guests() {
     need mkfs.vfat dosfstools
     need sfdisk fdisk
     need mcopy mtools
+    need lvm lvm2
+    need cryptsetup cryptsetup-bin
     [ -f /usr/share/OVMF/OVMF_CODE_4M.fd ] || install_package ovmf
 }
 

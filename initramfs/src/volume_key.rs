@@ -103,7 +103,10 @@ pub fn volume_key(node: &Path, header: &LuksHeader, secret: &[u8]) -> Result<Vol
 }
 
 fn luks_dump(node: &Path, option: &str, secret: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    // It is an administrator's tool, and `load` may be started with the path of anybody.
+    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
     let mut command = Command::new("cryptsetup");
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     command.args(["luksDump", option, "--batch-mode", "--key-file", "-"]).arg(node).env("LC_ALL", "C");
     let mut child = command
         .stdin(Stdio::piped())

@@ -10,6 +10,7 @@ use crate::kernel::Kernel;
 use afterimage::cpio::{self, Entry, Kind};
 use afterimage::modules::ModuleTree;
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -25,6 +26,12 @@ pub const SLEEPER: &str = "witness-sleeper"; // 15 bytes: the longest comm there
 
 /// The program that [`with_swapon`] adds.
 pub const SWAPON: &str = "/usr/sbin/swapon";
+
+/// What [`with_stack_tools`] adds.
+const STACK_TOOLS: [&str; 3] = ["/usr/sbin/lvm", "/usr/sbin/cryptsetup", "/usr/sbin/mke2fs"];
+
+/// Modules of LVM and LUKS in `aes-xts-plain64`.
+pub const STACK_MODULES: [&str; 5] = ["dm_mod", "-crypto-aes", "-crypto-ecb", "-crypto-xts", "dm_crypt"];
 
 /// The initramfs of the production system.
 pub fn production(kernel: &Kernel, binaries: &Binaries) -> Result<Vec<u8>> {
@@ -62,18 +69,42 @@ pub fn with_wrapper(capture_image: &Path, binaries: &Binaries) -> Result<Vec<u8>
 }
 
 /// An initramfs followed by the host's swapon(8) with its libraries: the system call has no safe wrapper.
-pub fn with_swapon(mut image: Vec<u8>) -> Result<Vec<u8>> {
-    let said = command("ldd").arg(SWAPON).run()?.stdout;
-    let said = String::from_utf8_lossy(&said).into_owned();
-    // "libc.so.6 => /lib/…/libc.so.6 (0x…)", and the loader alone by its path.
-    let libraries = said.split_whitespace().filter(|word| word.starts_with('/'));
-    let mut entries = Vec::new();
-    for path in libraries.chain([SWAPON]) {
-        entries.push(Entry::file(path, 0o755, read(Path::new(path))?));
+pub fn with_swapon(image: Vec<u8>) -> Result<Vec<u8>> {
+    Ok(append(image, &programs(&[SWAPON])?))
+}
+
+/// An initramfs followed by the host's tools for LVM and LUKS with their libraries, and the modules that they need in
+/// `/modules/stack`.
+pub fn with_stack_tools(image: Vec<u8>, kernel: &Kernel) -> Result<Vec<u8>> {
+    let mut entries = programs(&STACK_TOOLS)?;
+    let tree = ModuleTree::read(&kernel.modules())?;
+    let mut order = String::new();
+    for module in tree.closure(&STACK_MODULES.map(str::to_owned))? {
+        let path = format!("/modules/stack-{}.ko", module.name);
+        order.extend([if module.optional { "-" } else { "" }, &path, "\n"]);
+        entries.push(Entry::file(&path, 0o644, tree.load(&module)?.0));
     }
+    entries.push(Entry::file("modules/stack", 0o644, order.into_bytes()));
+    Ok(append(image, &entries))
+}
+
+fn append(mut image: Vec<u8>, entries: &[Entry]) -> Vec<u8> {
     cpio::pad(&mut image);
-    image.extend(cpio::write(&entries));
-    Ok(image)
+    image.extend(cpio::write(entries));
+    image
+}
+
+/// The host's programs and the libraries that they need.
+fn programs(programs: &[&str]) -> Result<Vec<Entry>> {
+    let mut paths: BTreeSet<String> = BTreeSet::new();
+    for program in programs {
+        let said = command("ldd").arg(program).run()?.stdout;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        // "libc.so.6 => /lib/…/libc.so.6 (0x…)", and the loader alone by its path.
+        paths.extend(said.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned));
+        paths.insert((*program).to_owned());
+    }
+    paths.iter().map(|path| Ok(Entry::file(path, 0o755, read(Path::new(path))?))).collect()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

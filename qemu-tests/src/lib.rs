@@ -36,6 +36,7 @@ pub mod qmp;
 pub mod raw_core;
 pub mod readers;
 pub mod scenario;
+pub mod stack;
 pub mod target_disk;
 pub mod vm;
 pub mod workdir;

@@ -11,6 +11,7 @@ mod order;
 mod raw;
 
 mod space;
+mod stack;
 
 use anyhow::{Result, ensure};
 use qemu_tests::kernel::Kernel;

@@ -19,6 +19,7 @@ mod plant;
 mod plants;
 mod report;
 mod say;
+mod stack;
 mod steps;
 mod swap;
 mod user_memory;
@@ -74,6 +75,11 @@ fn production() -> Result<()> {
     if let Ok(mib) = line.get("prod.hotadd") {
         hotplug::add(mib)?;
     }
+    match line.get("prod.stack").unwrap_or_default() {
+        "" => {}
+        "read" => return stack::read(line.get("prod.seed")?),
+        _ => stack::make(line.get("prod.seed")?)?,
+    }
     // Held until the panic: dropping it would give the pages back.
     let seed = line.get("prod.seed")?;
     let _memory = plant::everywhere(seed)?;
@@ -86,6 +92,9 @@ fn production() -> Result<()> {
         steps::afterimage(step)?;
     }
     say("production: loaded");
+    if line.get("prod.stack").is_ok_and(|stack| stack == "change") {
+        stack::change()?;
+    }
     if !plants.is_empty() {
         report::write(&mut plants)?;
     }
