@@ -16,7 +16,7 @@ mod superblock;
 
 pub use contents::{Contents, contents};
 pub use record::{HEADER_LEN, Kind, LogId, MAX_PAYLOAD, Name, RecordHeader, record_len};
-pub use superblock::{Nonce, SLOT_LEN, State, Superblock, SuperblockTooLong, is_safe_name, latest};
+pub use superblock::{Nonce, SLOT_LEN, State, Superblock, SuperblockTooLong, is_safe_name, is_uuid, latest};
 
 /// Where the log begins.
 pub const LOG_START: u64 = 1 << 20;

@@ -105,9 +105,14 @@ impl Superblock {
         (hasher.finalize() == fields.u32(CRC_AT)?).then_some(())?;
         let payload = fields.bytes(PAYLOAD_AT, to_usize(u64::from(fields.u32(12)?)))?;
         let parsed: Self = serde_json::from_slice(payload).ok()?;
-        let uuid = parsed.uuid.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
         let named = parsed.capture.is_empty() || is_safe_name(&parsed.capture);
-        (uuid && parsed.uuid.len() == 36 && named).then_some(parsed)
+        (is_uuid(&parsed.uuid) && named).then_some(parsed)
+    }
+
+    /// Whether the capture came to its end, so that [`Self::end`] and [`Self::records`] are known; a collected one may have.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.state != State::Writing && self.end > 0
     }
 }
 
@@ -116,6 +121,16 @@ impl Superblock {
 pub fn latest(head: &[u8]) -> Option<Superblock> {
     let slots = head.chunks(SLOT_LEN).take(2).filter_map(Superblock::parse);
     slots.max_by_key(|superblock| superblock.generation)
+}
+
+/// Whether a text has the form of a UUID: 36 digits of lower case and dashes, which is all that a superblock takes for one.
+#[must_use]
+pub fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, b)| match at {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => matches!(b, b'0'..=b'9' | b'a'..=b'f'),
+        })
 }
 
 /// Whether a name that was read can be that of a file or directory: `[A-Za-z0-9._-]`, no leading dot.
@@ -190,6 +205,18 @@ pub(super) mod tests {
         }
         let long = Superblock { ledger: "x".repeat(5000).into(), ..sample(1) };
         assert!(long.emit().is_err());
+    }
+
+    #[test]
+    fn a_uuid_is_36_digits_and_dashes_in_their_places() {
+        assert!(is_uuid("01234567-89ab-cdef-0123-456789abcdef"));
+        for bad in
+            ["", "1234-abcd", "01234567-89AB-cdef-0123-456789abcdef", "0123456-789ab-cdef-0123-456789abcdef"]
+        {
+            assert!(!is_uuid(bad), "{bad:?}");
+            let superblock = Superblock { uuid: bad.into(), ..sample(1) };
+            assert_eq!(Superblock::parse(&superblock.emit().unwrap()), None, "{bad:?}");
+        }
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 //! It never writes over what it does not know, nor over a capture that nobody has collected, unless the configuration
 //! names exactly that thing.
 
+mod error;
 mod log;
 mod scan;
 #[cfg(test)]
@@ -19,113 +20,31 @@ use std::time::Duration;
 
 use nix::libc;
 
-use crate::addr::to_usize;
+use crate::addr::{to_u64, to_usize};
 use crate::config;
 use crate::format::fields::Uuid;
 use crate::format::rawdump::{
-    Contents, Kind, LOG_START, LogId, MIN_LEN, Name, Nonce, State, Superblock, SuperblockTooLong, contents,
+    Contents, Kind, LOG_START, LogId, MIN_LEN, Name, Nonce, SLOT_LEN, State, Superblock, contents, is_uuid,
     latest,
 };
+use crate::format::superblock::Foreign;
 use crate::setup::block;
 use crate::sink::{Sink, SinkError};
 use crate::source::read_up_to;
 use crate::target::file::FileSink;
 use crate::target::{Artifact, Capture, Ledger, Target, TargetError};
 
+pub use error::RawError;
 pub use scan::{Found, Scan};
 
 use log::{Log, RawSink};
 
 /// Where random bytes come from. Unlike getrandom(2) it does not wait for a pool that fills slowly right after boot.
 const RANDOM: &str = "/dev/urandom";
+/// Where the last signature ends that a device given up by its UUID can have: the superblock of btrfs, after 64 KiB.
+const LAST_SIGNATURE: u64 = 72 << 10;
 /// The word in `overwrite` for a capture that was not collected.
 const UNCOLLECTED: &str = "uncollected";
-
-/// Why a device is no raw target, or stopped to be one.
-#[derive(Debug, thiserror::Error)]
-pub enum RawError {
-    /// The device takes no writes.
-    #[error("{0} is read-only")]
-    ReadOnly(String),
-    /// The device has no room for anything.
-    #[error("{device} has {len} bytes; a raw target needs at least {MIN_LEN}")]
-    TooSmall {
-        /// Which device.
-        device: String,
-        /// Its bytes.
-        len: u64,
-    },
-    /// Somebody else's data.
-    #[error(
-        "{device} holds {what}{}: take another device, or give this one up with `afterimage prepare --force`{}",
-        named(uuid),
-        remedy(uuid)
-    )]
-    Foreign {
-        /// Which device.
-        device: String,
-        /// What it holds.
-        what: &'static str,
-        /// UUID of that; may be empty.
-        uuid: String,
-    },
-    /// Data of nobody that we know.
-    #[error("{0} holds something that is neither zeros nor ours: `afterimage prepare` makes it a raw target")]
-    Unknown(String),
-    /// A capture that nobody has copied off.
-    #[error(
-        "{device} holds the capture {capture}, which was not collected: `afterimage recover` it, or allow overwrite = \
-         [\"uncollected\"]"
-    )]
-    Uncollected {
-        /// Which device.
-        device: String,
-        /// Name of the capture.
-        capture: String,
-    },
-    /// No superblock of ours that can be read.
-    #[error("{0} has no superblock of afterimage")]
-    NoSuperblock(String),
-    /// The device cannot be opened, read or written.
-    #[error("{what} {device}")]
-    Io {
-        /// What was being done.
-        what: &'static str,
-        /// Which device.
-        device: String,
-        /// Cause.
-        source: io::Error,
-    },
-    /// The superblock or the log cannot be written.
-    #[error("{what} of {device}")]
-    Write {
-        /// What was being written.
-        what: &'static str,
-        /// Which device.
-        device: String,
-        /// Cause.
-        source: SinkError,
-    },
-    /// The superblock does not hold what it is to say.
-    #[error("the superblock of {device} does not fit")]
-    Superblock {
-        /// Which device.
-        device: String,
-        /// Cause.
-        source: SuperblockTooLong,
-    },
-    /// No random bytes.
-    #[error("reading random bytes")]
-    Random(#[source] io::Error),
-}
-
-fn named(uuid: &str) -> String {
-    if uuid.is_empty() { String::new() } else { format!(" (UUID={uuid})") }
-}
-
-fn remedy(uuid: &str) -> String {
-    if uuid.is_empty() { String::new() } else { format!(", or allow overwrite = [\"UUID={uuid}\"]") }
-}
 
 /// An open device: bytes to read, and the sink that writes them.
 pub struct Device {
@@ -162,10 +81,18 @@ impl Device {
         Ok(Self { name, file, sink, len })
     }
 
-    /// What it holds.
+    /// What it holds. A device of zeros has them at its end, too: MD of version 0.90 and 1.0, DDF and the second GPT stand there.
     pub fn contents(&self) -> Result<Contents, RawError> {
         let head = read_up_to(&self.file, 0, to_usize(LOG_START));
-        head.map(|head| contents(&head)).map_err(failed("reading the start of", self.name.clone()))
+        let found = contents(&head.map_err(failed("reading the start of", self.name.clone()))?);
+        if found != Contents::Blank {
+            return Ok(found);
+        }
+        let tail = self.tail();
+        let mut bytes = vec![0; to_usize(self.len.saturating_sub(tail))];
+        let read = self.file.read_exact_at(&mut bytes, tail);
+        read.map_err(failed("reading the end of", self.name.clone()))?;
+        Ok(if bytes.iter().all(|&byte| byte == 0) { found } else { Contents::Unknown })
     }
 
     /// The superblock, whatever else there is.
@@ -173,16 +100,38 @@ impl Device {
         superblock(&self.file, &self.name)
     }
 
+    /// The superblock of a device that is ours and nobody else's: only that one may be followed by another.
+    fn ours(&self) -> Result<Superblock, RawError> {
+        let not_ours = |what: String| RawError::NotOurs { device: self.name.clone(), what };
+        match self.contents()? {
+            Contents::Ours(superblock) => Ok(*superblock),
+            Contents::Blank => Err(RawError::NoSuperblock(self.name.clone())),
+            Contents::Foreign(Foreign { what, uuid }) => {
+                self.superblock()?;
+                Err(not_ours(format!("{what}{}", error::named(&uuid))))
+            }
+            Contents::Unknown => {
+                self.superblock()?;
+                Err(not_ours("something that is neither zeros nor ours".to_owned()))
+            }
+        }
+    }
+
+    /// Where the last MiB begins.
+    fn tail(&self) -> u64 {
+        self.len.saturating_sub(1 << 20)
+    }
+
     /// Makes `superblock` the one that holds, durably.
     pub fn write_superblock(&mut self, superblock: &Superblock) -> Result<(), RawError> {
         write_superblock(self.sink.as_mut(), &self.name, superblock)
     }
 
-    /// Fills with zeros what stands before the log, durably: whatever it was, it is gone.
+    /// Fills with zeros what stands before the log, durably: whatever it was, it is gone. So is what stands at the end, where
+    /// arrays and partition tables keep theirs.
     pub fn wipe(&mut self) -> Result<(), RawError> {
-        let zeros = vec![0; to_usize(LOG_START)];
-        let wiped = self.sink.write_at(0, &zeros).and_then(|()| self.sink.sync());
-        wiped.map_err(write_failed("the start", &self.name))
+        self.zero(self.tail(), self.len, "the end")?;
+        self.zero(0, LOG_START, "the start")
     }
 
     /// Makes the device an empty raw target, with the identity and the memory of `before` if it was one. Gives its UUID.
@@ -201,17 +150,62 @@ impl Device {
         Ok(uuid)
     }
 
+    /// Marks as collected the capture of the superblock `generation`, if that is still the one that holds.
+    pub fn mark_collected(&mut self, generation: u64) -> Result<(), RawError> {
+        let superblock = self.ours()?;
+        if superblock.generation != generation {
+            let found = superblock.generation;
+            return Err(RawError::Changed { device: self.name.clone(), expected: generation, found });
+        }
+        let generation = generation.saturating_add(1);
+        self.write_superblock(&Superblock { generation, state: State::Collected, ..superblock })
+    }
+
     /// Forgets the crashes that the device remembers: a loop of crashes is over.
     pub fn reset_ledger(&mut self) -> Result<(), RawError> {
-        let superblock = self.superblock()?;
+        let superblock = self.ours()?;
         let mut ledger = ledger_of(&superblock);
         ledger.reset();
         let generation = superblock.generation.saturating_add(1);
         self.write_superblock(&Superblock { generation, ledger: ledger_value(&ledger), ..superblock })
     }
 
+    /// What stood before a first superblock that replaces `foreign`. It keeps the UUID, by which the configuration names the
+    /// device: the next attempt and the next crash must find it. Its successor goes to the second slot, as the signatures
+    /// that have a UUID stand in front of that or behind it, and is later than what is left of ours.
+    fn successor_of(&self, foreign: &Foreign) -> Result<Superblock, RawError> {
+        let mut before = empty()?;
+        if is_uuid(&foreign.uuid) {
+            before.uuid.clone_from(&foreign.uuid);
+        }
+        if let Ok(left) = self.superblock() {
+            before.generation = left.generation.saturating_add(1) & !1;
+        }
+        Ok(before)
+    }
+
+    /// Fills with zeros what stands between the superblocks and the log. The signatures are there or in the first slot, and
+    /// go last: without them, but with other bytes left, the device would be one of nobody that we know. That of swap in the
+    /// first slot stands behind its UUID, so it has to go before the slot is written over from the front.
+    fn zero_around_second_slot(&mut self) -> Result<(), RawError> {
+        let slot = to_u64(SLOT_LEN);
+        let behind = slot.saturating_mul(2);
+        for (start, end) in [(LAST_SIGNATURE, LOG_START), (behind, LAST_SIGNATURE), (slot >> 1, slot)] {
+            self.zero(start, end, "the start")?;
+        }
+        Ok(())
+    }
+
+    fn zero(&mut self, start: u64, end: u64, what: &'static str) -> Result<(), RawError> {
+        let zeros = vec![0; to_usize(end.saturating_sub(start))];
+        let zeroed = self.sink.write_at(start, &zeros).and_then(|()| self.sink.sync());
+        zeroed.map_err(write_failed(what, &self.name))
+    }
+
+    /// Whether the log has a record, or a block that cannot be read and may be one.
     fn has_records(&self, superblock: &Superblock) -> bool {
-        Scan::new(&self.file, self.len, superblock).next().is_some()
+        let mut scan = Scan::new(&self.file, self.len, superblock);
+        scan.next().is_some() || scan.read_errors() > 0
     }
 
     fn may_be_written(
@@ -296,13 +290,12 @@ impl Raw {
         let found = device.contents()?;
         device.may_be_written(&found, overwrite, capture)?;
         let before = match found {
-            Contents::Ours(superblock) => *superblock,
+            Contents::Ours(ref superblock) => superblock.as_ref().clone(),
             Contents::Blank => empty()?,
-            Contents::Foreign(_) | Contents::Unknown => {
-                device.wipe()?;
-                empty()?
-            }
+            Contents::Foreign(ref foreign) => device.successor_of(foreign)?,
+            Contents::Unknown => return Err(RawError::Unknown(device.name)),
         };
+        let wipe = matches!(found, Contents::Foreign(_));
         let mut ledger = ledger_of(&before);
         ledger.count(capture.name, capture.time, capture.crash_loop);
         let generation = before.generation.saturating_add(1);
@@ -329,6 +322,9 @@ impl Raw {
         }
         // Both slots: until the capture is sealed, the nonce of its records stands nowhere else.
         device.write_superblock(&superblock)?;
+        if wipe {
+            device.zero_around_second_slot()?;
+        }
         superblock.generation = superblock.generation.saturating_add(1);
         device.write_superblock(&superblock)?;
         let id = LogId { log: superblock.log, nonce: superblock.nonce };

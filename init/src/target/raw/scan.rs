@@ -48,6 +48,9 @@ pub struct Scan<'a> {
     /// Where the last record ended.
     last: u64,
     next_sequence: u64,
+    read_errors: u64,
+    /// Where the last block ends that could not be read: windows overlap, and it counts once.
+    unreadable_to: u64,
     window: Vec<u8>,
     window_at: u64,
 }
@@ -71,9 +74,17 @@ impl<'a> Scan<'a> {
             sealed,
             last: LOG_START,
             next_sequence: 0,
+            read_errors: 0,
+            unreadable_to: 0,
             window: Vec::new(),
             window_at: 0,
         }
+    }
+
+    /// Blocks so far that could not be read. Records may stand in them.
+    #[must_use]
+    pub fn read_errors(&self) -> u64 {
+        self.read_errors
     }
 
     /// `len` bytes at `at`, fewer at the end of the log.
@@ -101,6 +112,10 @@ impl<'a> Scan<'a> {
         for block in self.window.chunks_mut(BLOCK) {
             if self.file.read_exact_at(block, place).is_err() {
                 block.fill(0);
+                if place >= self.unreadable_to {
+                    self.read_errors = self.read_errors.saturating_add(1);
+                    self.unreadable_to = place.saturating_add(to_u64(block.len()));
+                }
             }
             place = place.saturating_add(to_u64(BLOCK));
         }

@@ -195,3 +195,124 @@ fn the_memory_of_crashes_outlives_the_captures() {
     assert_eq!((superblock.uuid, superblock.state), (uuid, State::Sealed));
     assert!(!start(&image, "later", &["uncollected"]).unwrap().ledger().looping);
 }
+
+const SWAP: &str = "abababab-abab-abab-abab-abababababab";
+
+fn mkswap(image: &NamedTempFile) {
+    image.as_file().write_all_at(b"SWAPSPACE2", 4086).unwrap();
+    image.as_file().write_all_at(&[0xab; 16], 1036).unwrap();
+}
+
+fn head_of(image: &NamedTempFile) -> Vec<u8> {
+    read_up_to(image.as_file(), 0, to_usize(LOG_START)).unwrap()
+}
+
+#[test]
+fn a_device_named_by_what_it_held_is_found_by_that_name_again() {
+    let overwrite = [format!("UUID={SWAP}")];
+    let image = image();
+    mkswap(&image);
+    let mut target = start(&image, "one", &[&overwrite[0]]).unwrap();
+    save(&mut target, b"first");
+    target.close().unwrap();
+    assert_eq!(log_of(&image).0.uuid, SWAP);
+    start(&image, "one", &[&overwrite[0]]).expect("a second attempt");
+    assert_eq!(log_of(&image).0.uuid, SWAP);
+
+    for (left_generation, offset) in [(6, 0), (7, 4096)] {
+        let image = self::image();
+        let left = Superblock { generation: left_generation, ..empty().unwrap() };
+        image.as_file().write_all_at(&left.emit().unwrap(), offset).unwrap();
+        // A btrfs: magic and fsid behind 64 KiB.
+        image.as_file().write_all_at(b"_BHRfS_M", (64 << 10) + 64).unwrap();
+        image.as_file().write_all_at(&[0xab; 16], (64 << 10) + 32).unwrap();
+        start(&image, "one", &[&overwrite[0]]).unwrap();
+        assert_eq!(log_of(&image).0.uuid, SWAP, "what was left of ours is older");
+    }
+}
+
+#[test]
+fn a_device_that_is_given_up_has_its_name_at_each_moment() {
+    let overwrite = [format!("UUID={SWAP}")];
+    let all = (1 << 20) + 2048;
+    let middle = (8192..all).step_by(61 * 512);
+    for budget in (0..8192).step_by(512).chain(middle).chain((all - (80 << 10)..=all).step_by(512)) {
+        let image = image();
+        image.as_file().write_all_at(&vec![0x55; 1 << 20], 8192).unwrap();
+        mkswap(&image);
+        let left = Rc::new(Cell::new(budget));
+        let crash_loop = CrashLoop { crashes: 3, within: 100 };
+        let capture = Capture { name: "one", time: 5, crash_loop, heartbeat: &|| (), index: 0, stacks: &[] };
+        let started = Raw::start(device(&image, &left), &overwrite, &capture);
+        assert_eq!(started.is_ok(), budget == all, "{budget}");
+        drop(started);
+        let head = head_of(&image);
+        let uuid = latest(&head).map(|ours| ours.uuid).or_else(|| crate::format::superblock::swap(&head));
+        assert_eq!(uuid.as_deref(), Some(SWAP), "{budget}");
+        start(&image, "one", &[&overwrite[0]]).unwrap_or_else(|error| panic!("{budget}: {error}"));
+        assert_eq!(contents(&head_of(&image)), Contents::Ours(Box::new(log_of(&image).0)), "{budget}");
+    }
+}
+
+#[test]
+fn a_device_with_something_at_its_end_is_not_blank() {
+    for stray in [LEN - 1, LEN - (64 << 10), LEN - (1 << 20)] {
+        let image = image();
+        image.as_file().write_all_at(b"x", stray).unwrap();
+        assert!(matches!(start(&image, "one", &["uncollected"]), Err(RawError::Unknown(_))), "{stray}");
+        Device::open(image.path()).unwrap().format(None).unwrap();
+        let mut end = [1];
+        image.as_file().read_exact_at(&mut end, stray).unwrap();
+        assert_eq!(end, [0], "what is given up does not come back");
+        start(&image, "one", &[]).unwrap();
+    }
+}
+
+#[test]
+fn foreign_data_beside_our_superblock_is_not_written_to() {
+    let what = |stray: &'static [u8], at| {
+        let image = image();
+        save(&mut start(&image, "one", &[]).unwrap(), b"x");
+        image.as_file().write_all_at(stray, at).unwrap();
+        let generation = log_of(&image).0.generation;
+        let before = head_of(&image);
+        let mut device = Device::open(image.path()).unwrap();
+        let errors = [device.mark_collected(generation), device.reset_ledger()];
+        assert_eq!(head_of(&image), before);
+        errors.map(|error| match error.unwrap_err() {
+            RawError::NotOurs { what, .. } => what,
+            error => panic!("{error}"),
+        })
+    };
+    assert_eq!(what(b"SWAPSPACE2", 4086)[0], "swap (UUID=00000000-0000-0000-0000-000000000000)");
+    assert_eq!(what(b"\xfc\x4e\x2b\xa9", 4096)[1], "an MD RAID member");
+    assert!(what(b"x", 70_000).iter().all(|what| what.starts_with("something")));
+
+    let image = image();
+    let mut device = Device::open(image.path()).unwrap();
+    assert!(matches!(device.reset_ledger(), Err(RawError::NoSuperblock(_))));
+    drop(start(&image, "one", &[]).unwrap());
+    let generation = log_of(&image).0.generation;
+    let error = device.mark_collected(generation - 1).unwrap_err();
+    assert!(matches!(error, RawError::Changed { found, .. } if found == generation), "{error}");
+    device.mark_collected(generation).unwrap();
+    assert_eq!(log_of(&image).0.state, State::Collected);
+}
+
+#[test]
+fn a_log_that_cannot_be_read_may_have_records() {
+    let image = image();
+    drop(start(&image, "one", &[]).unwrap());
+    let other = |len| {
+        let mut device = Device::open(image.path()).unwrap();
+        device.len = len; // reads behind the end of the image fail
+        let crash_loop = CrashLoop { crashes: 3, within: 100 };
+        let capture = Capture { name: "two", time: 5, crash_loop, heartbeat: &|| (), index: 0, stacks: &[] };
+        Raw::start(device, &[], &capture).map(drop)
+    };
+    assert!(matches!(other(LEN + 4096), Err(RawError::Uncollected { .. })));
+    let (superblock, _) = log_of(&image);
+    let mut scan = Scan::new(image.as_file(), LEN + 8192, &superblock);
+    assert_eq!((scan.next(), scan.read_errors()), (None, 2));
+    other(LEN).unwrap();
+}
