@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use afterimage::raw::{self, RecoverError};
+use afterimage::raw::{self, LogDamage, RecoverError};
 use capture::addr::Pfn;
 use capture::budget::Budget;
 use capture::config::{Compress, CrashLoop, DumpLevel, Format};
@@ -69,10 +69,13 @@ fn check(bytes: &[u8], what: &str) -> usize {
     let out = dir.path().join("out");
     let recovered = match raw::recover(&device, &out, false) {
         Ok(recovered) => recovered,
-        Err(RecoverError::Nothing(_)) => return 0,
+        Err(RecoverError::Nothing(_) | RecoverError::Unreadable { .. }) => return 0,
         Err(error) => panic!("{what}: {error}"),
     };
-    for one in &recovered {
+    if recovered.iter().all(|one| one.whole) {
+        assert_eq!(recovered.len(), 2, "{what}: a whole capture has all of its files");
+    }
+    for one in recovered.iter().filter(|one| one.log.is_none()) {
         assert_eq!(fs::metadata(&one.path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(one.whole, !one.path.to_str().unwrap().ends_with("-incomplete"), "{what}");
         if one.whole && one.path.ends_with("dmesg.txt") {
@@ -170,4 +173,51 @@ fn a_capture_is_collected_once_all_is_saved() {
     fs::write(&device, vec![1; 4 << 20]).unwrap();
     assert!(raw::prepare(&device, false).is_err(), "unknown content");
     raw::prepare(&device, true).unwrap();
+}
+
+#[test]
+fn a_capture_that_lost_a_file_is_not_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = dir.path().join("image");
+    let out = dir.path().join("out");
+    let mut bytes = image(true);
+    bytes[LOG..LOG + 8192].fill(0); // all of the log of the kernel: three records
+    fs::write(&device, &bytes).unwrap();
+    let recovered = raw::recover(&device, &out, false).unwrap();
+    let [vmcore, capture] = recovered.as_slice() else { panic!("{recovered:?}") };
+    assert!(vmcore.whole && !capture.whole, "{recovered:?}");
+    let log = capture.log.clone().unwrap();
+    assert_eq!(log, LogDamage { missing: 3, ..LogDamage::default() });
+    assert!(capture.text().ends_with("image: the capture misses 3 records"), "{}", capture.text());
+
+    fs::write(&device, image(false)).unwrap();
+    for turn in 0..2 {
+        let recovered = raw::recover(&device, &out, false).unwrap();
+        let log = recovered.last().unwrap().log.clone().unwrap();
+        assert_eq!(log, LogDamage { unsealed: true, ..LogDamage::default() }, "{turn}: collected or not");
+    }
+    bytes[LOG..].fill(0);
+    fs::write(&device, &bytes).unwrap();
+    let error = raw::recover(&device, &out, false).unwrap_err();
+    assert!(
+        matches!(error, RecoverError::Unreadable { missing, read_errors: 0, .. } if missing > 4),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_capture_beside_foreign_data_is_copied_and_the_device_left_alone() {
+    for (at, stray, told) in [(4086, &b"SWAPSPACE2"[..], "swap"), (4096, b"\xfc\x4e\x2b\xa9", "MD RAID")] {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("image");
+        let mut bytes = image(true);
+        bytes[at..at + stray.len()].copy_from_slice(stray);
+        fs::write(&device, &bytes).unwrap();
+        let recovered = raw::recover(&device, &dir.path().join("out"), false).unwrap();
+        let (capture, files) = recovered.split_last().unwrap();
+        let unmarked = capture.log.as_ref().and_then(|log| log.unmarked.as_deref()).unwrap();
+        assert!(files.len() == 2 && unmarked.contains(told), "{recovered:?}");
+        assert!(raw::reset(&device).unwrap_err().to_string().contains(told));
+        assert!(fs::read(&device).unwrap() == bytes, "{told} was written to");
+    }
 }

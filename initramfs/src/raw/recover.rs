@@ -1,7 +1,7 @@
 //! `afterimage recover`: copies a capture off a raw device, verifying every record.
 //!
 //! A file gets its final name only if all of its records are there. It never writes over a file, and marks the capture
-//! collected only when all that could be saved is durable.
+//! collected only when all that could be saved is durable, all of the log could be read, and the device is still ours.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -11,19 +11,18 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use capture::format::rawdump::{Kind, Name, State};
+use capture::format::rawdump::{Kind, Name, State, Superblock};
 use capture::target::TargetError;
 use capture::target::directory::Directory;
 use capture::target::raw::{Device, Found, RawError, Scan, superblock};
 
 use super::cover::Cover;
 use super::repair::repair;
-
-pub use super::repair::Repair;
+use super::report::{LogDamage, Recovered};
 
 const VMCORE: &str = "vmcore";
 
-/// Why nothing was recovered, or not marked collected.
+/// Why nothing was recovered.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// The device.
@@ -32,6 +31,18 @@ pub enum RecoverError {
     /// No capture on it.
     #[error("{0} holds no capture")]
     Nothing(PathBuf),
+    /// A capture of which no record is left or can be read.
+    #[error(
+        "no record of the capture on {device} can be read: {missing} are missing, {read_errors} blocks are unreadable"
+    )]
+    Unreadable {
+        /// Which device.
+        device: PathBuf,
+        /// Records that are missing, as far as that is known.
+        missing: u64,
+        /// Blocks of the log that could not be read.
+        read_errors: u64,
+    },
     /// A directory cannot be made.
     #[error("the directory of the capture in {dir}")]
     Directory {
@@ -52,23 +63,6 @@ pub enum RecoverError {
     },
 }
 
-/// A file of the capture.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recovered {
-    /// Where it is now.
-    pub path: PathBuf,
-    /// Whether it is what the capture wrote and called whole.
-    pub whole: bool,
-    /// Whether the capture called it whole.
-    pub published: bool,
-    /// Records of it that are lost, as far as that is known.
-    pub lost_records: u64,
-    /// Ranges of bytes that are lost, as far as they are known.
-    pub lost: Vec<(u64, u64)>,
-    /// What was done to a dump that is not whole.
-    pub repair: Option<Repair>,
-}
-
 /// A file that is being put together.
 struct Output {
     file: File,
@@ -86,18 +80,55 @@ struct Output {
 }
 
 /// Copies the capture on the device or image at `node` into a new directory in `dir`, each attempt at it into its own, and
-/// marks it collected, unless it is to be kept as it is. A damaged record costs its own bytes.
+/// marks it collected, unless it is to be kept as it is. A damaged record costs its own bytes. The last of what it gives is
+/// the capture itself, if not all is well with it.
 pub fn recover(node: &Path, dir: &Path, keep_uncollected: bool) -> Result<Vec<Recovered>, RecoverError> {
-    let name = node.display().to_string();
     let file = File::open(node).map_err(failed("opening", node))?;
     let len = (&file).seek(SeekFrom::End(0)).map_err(failed("measuring", node))?;
-    let superblock = superblock(&file, &name)?;
+    let superblock = superblock(&file, &node.display().to_string())?;
+    let (mut recovered, mut damage) = copy_files(&file, len, &superblock, node, dir)?;
+    if !keep_uncollected && superblock.state != State::Collected {
+        damage.unmarked = mark(node, &superblock, damage.read_errors).err();
+    }
+    if damage != LogDamage::default() {
+        recovered.push(Recovered::of_log(node, damage));
+    }
+    Ok(recovered)
+}
+
+/// Marks the capture collected, if nothing of it can still be had and the device is ours; else gives the reason.
+fn mark(node: &Path, superblock: &Superblock, read_errors: u64) -> Result<(), String> {
+    if read_errors > 0 {
+        return Err("another attempt may read more".to_owned());
+    }
+    let mark = |mut device: Device| device.mark_collected(superblock.generation);
+    Device::open(node).and_then(mark).map_err(|error| {
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            let _ = write!(text, ": {error}");
+            cause = error.source();
+        }
+        text
+    })
+}
+
+/// Copies the files, durably, and compares the records that are there with those that were to be.
+fn copy_files(
+    file: &File,
+    len: u64,
+    superblock: &Superblock,
+    node: &Path,
+    dir: &Path,
+) -> Result<(Vec<Recovered>, LogDamage), RecoverError> {
     if superblock.state == State::Empty || superblock.capture.is_empty() {
         return Err(RecoverError::Nothing(node.to_owned()));
     }
     let mut directories: BTreeMap<u32, PathBuf> = BTreeMap::new();
     let mut outputs: BTreeMap<(u32, Name), Output> = BTreeMap::new();
-    for found in Scan::new(&file, len, &superblock) {
+    let mut scan = Scan::new(file, len, superblock);
+    let (mut records, mut next_sequence) = (0_u64, 0_u64);
+    for found in scan.by_ref() {
         let attempt = found.header.attempt;
         let at = match directories.entry(attempt) {
             Entry::Occupied(made) => made.into_mut(),
@@ -108,9 +139,25 @@ pub fn recover(node: &Path, dir: &Path, keep_uncollected: bool) -> Result<Vec<Re
             Entry::Vacant(place) => place.insert(Output::create(at, found.header.name)?),
         };
         output.take(&found)?;
+        records = records.saturating_add(1);
+        next_sequence = found.header.sequence.saturating_add(1);
     }
+    let sealed = superblock.is_sealed();
+    let wanted = if sealed { superblock.records.max(next_sequence) } else { next_sequence };
+    let damage = LogDamage {
+        unsealed: !sealed,
+        missing: wanted.saturating_sub(records),
+        surplus: if sealed { records.saturating_sub(superblock.records) } else { 0 },
+        read_errors: scan.read_errors(),
+        unmarked: None,
+    };
     if outputs.is_empty() {
-        return Err(RecoverError::Nothing(node.to_owned()));
+        return Err(match damage {
+            LogDamage { missing: 0, read_errors: 0, .. } => RecoverError::Nothing(node.to_owned()),
+            LogDamage { missing, read_errors, .. } => {
+                RecoverError::Unreadable { device: node.to_owned(), missing, read_errors }
+            }
+        });
     }
     let mut recovered = Vec::new();
     for ((_, name), output) in outputs {
@@ -119,16 +166,7 @@ pub fn recover(node: &Path, dir: &Path, keep_uncollected: bool) -> Result<Vec<Re
     for path in directories.values().map(PathBuf::as_path).chain([dir]) {
         File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("syncing", path))?;
     }
-    if !keep_uncollected && superblock.state != State::Collected {
-        let mut device = Device::open(node)?;
-        let generation = superblock.generation.saturating_add(1);
-        device.write_superblock(&capture::format::rawdump::Superblock {
-            generation,
-            state: State::Collected,
-            ..superblock
-        })?;
-    }
-    Ok(recovered)
+    Ok((recovered, damage))
 }
 
 /// A new directory for the capture, with a number behind the name if that is taken.
@@ -212,43 +250,46 @@ impl Output {
             path = published;
         }
         let (published, lost_records, lost) = (self.published, self.lost_records, self.lost);
-        Ok(Recovered { path, whole, published, lost_records, lost, repair })
-    }
-}
-
-impl Recovered {
-    /// A line for people.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let path = self.path.display();
-        if self.whole {
-            return format!("{path}: whole");
-        }
-        let mut text = format!("{path}: incomplete");
-        if self.lost_records > 0 {
-            let _ = write!(text, ", {} records lost", self.lost_records);
-        } else if !self.published {
-            text.push_str(", the capture ended early");
-        }
-        for (start, end) in self.lost.iter().take(16) {
-            let _ = write!(text, ", bytes {start}..{end}");
-        }
-        match self.repair {
-            Some(Repair::Pages(pages)) => {
-                let _ = write!(text, "; opens, {pages} pages are lost");
-            }
-            Some(Repair::NoHeader) => {
-                text.push_str("; its header is lost, or it is no kdump-compressed dump");
-            }
-            Some(Repair::NoBitmap) => {
-                text.push_str("; its bitmaps are damaged: no page can be told from another");
-            }
-            None => (),
-        }
-        text
+        Ok(Recovered { path, log: None, whole, published, lost_records, lost, repair })
     }
 }
 
 fn failed<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> RecoverError + 'a {
     move |source| RecoverError::Output { what, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use capture::config::CrashLoop;
+    use capture::target::raw::Raw;
+    use capture::target::{Artifact, Capture, Target};
+
+    #[test]
+    fn a_log_that_could_not_be_read_to_its_end_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = dir.path().join("image");
+        File::create(&node).unwrap().set_len(2 << 20).unwrap();
+        let crash_loop = CrashLoop { crashes: 3, within: 100 };
+        let capture = Capture { name: "one", time: 5, crash_loop, heartbeat: &|| (), index: 0, stacks: &[] };
+        let mut target = Raw::start(Device::open(&node).unwrap(), &[], &capture).unwrap();
+        target.create(Artifact::Dmesg).unwrap().write_at(0, b"x").unwrap();
+        target.publish(Artifact::Dmesg).unwrap();
+        drop(target);
+        let file = File::open(&node).unwrap();
+        let superblock = superblock(&file, "image").unwrap();
+        // Reads behind the end of the image fail.
+        let (files, damage) = copy_files(&file, (2 << 20) + 4096, &superblock, &node, dir.path()).unwrap();
+        assert!(files.iter().all(|one| one.whole));
+        let expected = LogDamage { unsealed: true, read_errors: 1, ..LogDamage::default() };
+        assert_eq!(damage, expected);
+        let reason = mark(&node, &superblock, damage.read_errors).unwrap_err();
+        assert_eq!(capture::target::raw::superblock(&file, "image").unwrap().state, State::Writing);
+        let text = Recovered::of_log(&node, LogDamage { unmarked: Some(reason), ..damage }).text();
+        let told =
+            "never came to its end, has 1 blocks that cannot be read, is not marked collected: another";
+        assert!(text.contains(told), "{text}");
+        mark(&node, &superblock, 0).unwrap();
+        assert_eq!(capture::target::raw::superblock(&file, "image").unwrap().state, State::Collected);
+    }
 }
