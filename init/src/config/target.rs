@@ -11,7 +11,7 @@ use super::{DeviceId, FsType, checked};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// What kind of target it is. A key that means nothing for its kind is refused by [`Target::check`].
+    /// What kind of target it is. A key that means nothing for its kind is refused.
     #[serde(rename = "type")]
     pub kind: TargetKind,
     /// The device.
