@@ -295,6 +295,7 @@ pub(super) mod testing {
             storage: vec![Storage {
                 target: config.target[0].clone(),
                 device: Ok(Device {
+                    refused: None,
                     node: "/dev/vdb".into(),
                     filesystem: Some("ext4".into()),
                     read_only: false,

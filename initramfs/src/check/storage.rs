@@ -11,6 +11,7 @@ use capture::config::{FsType, Target, TargetKind};
 use capture::format::fields::Fields;
 use capture::format::superblock::PROBE_LEN;
 use capture::setup::block;
+use capture::target::{captures, raw};
 use nix::sys::statvfs::statvfs;
 
 use crate::drivers::{self, DriversError};
@@ -38,6 +39,8 @@ pub struct Device {
     pub bytes: u64,
     /// Room on it.
     pub room: Room,
+    /// Why a capture would save no dump there, whatever the room: a raw device with something on it, a crash loop.
+    pub refused: Option<String>,
     /// What it stands on, if it is no disk or partition.
     pub stack: Option<String>,
     /// Modules that it needs, with what they depend on, built-in ones left out; or why that is not known.
@@ -75,11 +78,19 @@ fn device_of(found: &block::Device, target: &Target, tree: Result<&ModuleTree, &
     let sectors: u64 = read(&sysfs.join("size")).parse().unwrap_or(0);
     let bytes = sectors.saturating_mul(512); // of 512 bytes on every device
     let kind = target.fstype.or(found.filesystem.as_ref().map(|fs| fs.kind));
+    let mounted =
+        mount_point(&read(Path::new("/proc/self/mountinfo")), &read(&sysfs.join("dev")), &found.node);
+    let refused = match target.kind {
+        TargetKind::Raw => {
+            raw::refusal(&found.node, &target.overwrite).err().map(|error| capture::log::chain(&error))
+        }
+        TargetKind::Filesystem => {
+            mounted.as_ref().and_then(|at| crash_loop(&at.join(target.path().trim_start_matches('/'))))
+        }
+    };
     let room = match target.kind {
         TargetKind::Raw => Room::Free(bytes),
         TargetKind::Filesystem => {
-            let mounted =
-                mount_point(&read(Path::new("/proc/self/mountinfo")), &read(&sysfs.join("dev")), &found.node);
             let free =
                 mounted.and_then(|path| free_mounted(&path)).or_else(|| free_unmounted(&found.node, kind?));
             free.map_or(Room::Unknown, Room::Free)
@@ -91,6 +102,7 @@ fn device_of(found: &block::Device, target: &Target, tree: Result<&ModuleTree, &
         read_only: found.read_only,
         bytes,
         room,
+        refused,
         stack: stack(&sysfs),
         modules: tree.map_err(|error| Unknown::Other(error.clone())).and_then(|tree| modules(target, tree)),
     }
@@ -131,6 +143,18 @@ fn unescape(text: &str) -> String {
 
 /// What the file system leaves to everyone. The capture, as root, may find a few percent more, which another program may have used
 /// up by then.
+/// What the ledger of a directory of captures says, if that is that there have been too many.
+fn crash_loop(captures: &Path) -> Option<String> {
+    let directory = File::open(captures).ok()?;
+    let ledger = captures::read_ledger(&directory.into(), captures);
+    ledger.looping.then(|| {
+        let (at, crashes) = (captures.display(), ledger.crashes.len());
+        format!(
+            "{at} remembers {crashes} crashes, a loop: run `afterimage reset {at}` when its cause is seen to"
+        )
+    })
+}
+
 fn free_mounted(path: &Path) -> Option<u64> {
     let stat = statvfs(path).ok()?;
     stat.blocks_available().checked_mul(stat.fragment_size())

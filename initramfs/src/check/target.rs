@@ -75,7 +75,12 @@ fn obstacles(host: &Host, storage: &Storage) -> Vec<Obstacle> {
             is_fatal: true,
         }],
         Ok(device) => {
-            let found = [state(storage, device), drivers(host, storage, device), room(host, storage, device)];
+            let found = [
+                state(storage, device),
+                refused(storage, device),
+                drivers(host, storage, device),
+                room(host, storage, device),
+            ];
             found.into_iter().flatten().collect()
         }
     }
@@ -92,14 +97,21 @@ fn state(storage: &Storage, device: &Device) -> Option<Obstacle> {
             "there is no file system that a capture can mount",
             "make one: mkfs.ext4, mkfs.xfs, mkfs.btrfs or mkfs.vfat",
         ),
-        (_, TargetKind::Raw, Some(_)) if target.overwrite.is_empty() => (
-            "a raw target is not written over a file system",
-            "clear the device, or name the file system in the target's overwrite",
-        ),
         _ => return None,
     };
     let found = format!("{}; {trouble}", described(storage));
     Some(Obstacle { id: "", found, remedy: remedy.to_owned(), is_fatal: true })
+}
+
+/// What the capture itself would say of the target: its message has the remedy.
+fn refused(storage: &Storage, device: &Device) -> Option<Obstacle> {
+    let reason = device.refused.as_ref()?;
+    let (found, remedy) = match reason.rsplit_once(": ") {
+        Some((found, remedy)) => (found, remedy),
+        None => (reason.as_str(), "see to the device"),
+    };
+    let found = format!("{}; {found}", described(storage));
+    Some(Obstacle { id: "-refused", found, remedy: remedy.to_owned(), is_fatal: true })
 }
 
 fn drivers(host: &Host, storage: &Storage, device: &Device) -> Option<Obstacle> {
@@ -217,6 +229,20 @@ mod tests {
         host.storage[0].device.as_mut().unwrap()
     }
 
+    #[test]
+    fn what_the_capture_would_refuse_is_told_with_its_remedy() {
+        let [warning, failure] = spoiled("target-1-refused", |host| {
+            device(host).refused =
+                Some("/dev/vdb holds the capture x, which was not collected: `afterimage recover` it".into());
+        });
+        assert_eq!((warning.level, failure.level), (Level::Warning, Level::Failure));
+        assert!(
+            failure.found.ends_with("; /dev/vdb holds the capture x, which was not collected"),
+            "{failure:?}"
+        );
+        assert_eq!(failure.remedy.as_deref(), Some("`afterimage recover` it"));
+    }
+
     #[track_caller]
     fn is_unusable(id: &str, expected: &str, spoil: impl Fn(&mut Host)) {
         let [with_another, alone] = spoiled(id, spoil);
@@ -234,9 +260,6 @@ mod tests {
         is_unusable("target-1", "(name vg-crash, on vda3), ext4, 20480 MiB; stacked", |host| {
             device(host).stack = Some("name vg-crash, on vda3".into());
             device(host).modules = Err(Unknown::Stacked("device-mapper".into()));
-        });
-        is_unusable("target-1", "not written over a file system", |host| {
-            host.storage[0].target.kind = TargetKind::Raw;
         });
         is_unusable("target-1-room", "5 MiB free", |host| device(host).room = Room::Free(5 << 20));
         let all = judged(|host| {

@@ -243,6 +243,17 @@ impl Device {
     }
 }
 
+/// Why a new capture would not be written to the device at `node`, if it would not. Only looks.
+pub fn refusal(node: &Path, overwrite: &[String]) -> Result<(), RawError> {
+    let name = node.display().to_string();
+    let file = File::open(node).map_err(failed("opening", name.clone()))?;
+    let sink = FileSink::new(file.try_clone().map_err(failed("opening", name.clone()))?);
+    let device = Device::new(name, file, Box::new(sink))?;
+    let crash_loop = config::CrashLoop { crashes: 0, within: 0 };
+    let new = Capture { index: 0, name: "", time: 0, crash_loop, stacks: &[], heartbeat: &|| () };
+    device.may_be_written(&device.contents()?, overwrite, &new)
+}
+
 /// The superblock of the device or image that `file` is.
 pub fn superblock(file: &File, name: &str) -> Result<Superblock, RawError> {
     let mut head = vec![0; 8192];
