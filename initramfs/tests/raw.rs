@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 #![expect(clippy::arithmetic_side_effects, reason = "likewise")]
 
+use std::cell::Cell;
+use std::error::Error;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use afterimage::raw::{self, LogDamage, RecoverError};
@@ -12,11 +15,15 @@ use capture::budget::Budget;
 use capture::config::{Compress, CrashLoop, DumpLevel, Format};
 use capture::dump::{self, Request, Written};
 use capture::format::kdump::Utsname;
+use capture::format::rawdump::{HEADER_LEN, LogId, RecordHeader, latest};
 use capture::format::vmcoreinfo::VmcoreInfo;
+use capture::sink::{Sink, SinkError};
 use capture::source::testing::CoreFile;
 use capture::source::{Access, Kdump, PhysicalMemory, Vmcore};
 use capture::target::raw::{Device, Raw};
 use capture::target::{Artifact, Capture, Target};
+
+use tempfile::NamedTempFile;
 
 const LOG: usize = 1 << 20;
 const TEXT: &[u8] = b"<0>Kernel panic\n";
@@ -27,20 +34,30 @@ fn core() -> CoreFile {
 
 /// The image of a device with a capture of [`core`], sealed or not.
 fn image(sealed: bool) -> Vec<u8> {
-    let image = tempfile::NamedTempFile::new().unwrap();
+    let image = empty();
+    capture(Device::open(image.path()).unwrap(), sealed).unwrap();
+    fs::read(image.path()).unwrap()
+}
+
+fn empty() -> NamedTempFile {
+    let image = NamedTempFile::new().unwrap();
     image.as_file().set_len(2 << 20).unwrap();
     raw::prepare(image.path(), false).unwrap();
+    image
+}
+
+/// Writes a capture of [`core`] to a device, as far as that takes it.
+fn capture(device: Device, sealed: bool) -> Result<(), Box<dyn Error>> {
     let crash_loop = CrashLoop { crashes: 3, within: 100 };
     let capture = Capture { name: "one", time: 5, crash_loop, heartbeat: &|| (), index: 0, stacks: &[] };
-    let device = Device::open(image.path()).unwrap();
-    let mut target: Box<dyn Target> = Box::new(Raw::start(device, &[], &capture).unwrap());
-    let mut sink = target.create(Artifact::Dmesg).unwrap();
-    sink.write_at(0, TEXT).unwrap();
-    sink.sync().unwrap();
+    let mut target: Box<dyn Target> = Box::new(Raw::start(device, &[], &capture)?);
+    let mut sink = target.create(Artifact::Dmesg)?;
+    sink.write_at(0, TEXT)?;
+    sink.sync()?;
     drop(sink);
-    target.publish(Artifact::Dmesg).unwrap();
+    target.publish(Artifact::Dmesg)?;
     let file = core().write();
-    let vmcore = Vmcore::open(file.path(), Access::Mmap).unwrap();
+    let vmcore = Vmcore::open(file.path(), Access::Mmap)?;
     let request = Request {
         exclude: DumpLevel::new(0).unwrap().into(),
         format: Format::Kdump,
@@ -51,14 +68,14 @@ fn image(sealed: bool) -> Vec<u8> {
         skip: Vec::new(),
         careful: false,
     };
-    let mut sink = target.create(Artifact::Vmcore).unwrap();
-    dump::write(&vmcore, None, &request, sink.as_mut(), &|| (), &mut Written::default()).unwrap();
+    let mut sink = target.create(Artifact::Vmcore)?;
+    dump::write(&vmcore, None, &request, sink.as_mut(), &|| (), &mut Written::default())?;
     drop(sink);
-    target.publish(Artifact::Vmcore).unwrap();
+    target.publish(Artifact::Vmcore)?;
     if sealed {
-        target.close().unwrap();
+        target.close()?;
     }
-    fs::read(image.path()).unwrap()
+    Ok(())
 }
 
 /// Recovers an image and checks every page that the dump still gives. Gives how many there are, of 40.
@@ -219,5 +236,79 @@ fn a_capture_beside_foreign_data_is_copied_and_the_device_left_alone() {
         assert!(files.len() == 2 && unmarked.contains(told), "{recovered:?}");
         assert!(raw::reset(&device).unwrap_err().to_string().contains(told));
         assert!(fs::read(&device).unwrap() == bytes, "{told} was written to");
+    }
+}
+
+#[test]
+fn a_wrong_bit_before_the_pages_costs_little() {
+    let bytes = image(true);
+    let superblock = latest(&bytes).unwrap();
+    let id = LogId { log: superblock.log, nonce: superblock.nonce };
+    let mut left = Vec::new();
+    let mut at = LOG;
+    while at + HEADER_LEN <= bytes.len() {
+        let header = RecordHeader::parse(&bytes[at..], &id);
+        if let Some(header) = header.filter(|header| header.name.as_str() == "vmcore" && header.len > 0) {
+            let mut bytes = bytes.clone();
+            bytes[at + HEADER_LEN] ^= 1;
+            left.push((header.offset, check(&bytes, &format!("record at {at}"))));
+        }
+        at += 512;
+    }
+    let (block, bitmap1, bitmap2) = (4096, 2 * 4096, 3 * 4096);
+    let pages = |range: core::ops::Range<u64>| {
+        left.iter().filter(|(offset, _)| range.contains(offset)).map(|&(_, pages)| pages).collect::<Vec<_>>()
+    };
+    assert_eq!(pages(0..1), [40, 40], "one header is enough");
+    assert_eq!(pages(block..block + 1), [40, 40], "and one sub header");
+    assert_eq!(pages(block + 1..bitmap1), [40], "the notes");
+    assert_eq!(pages(bitmap1..bitmap2), [40], "{left:?}");
+    assert_eq!(pages(bitmap2..bitmap2 + block), [0], "{left:?}");
+}
+
+/// A device that is gone for good after `left` bytes, or whose one write after so many is lost.
+struct Failing {
+    file: fs::File,
+    left: Cell<u64>,
+    for_good: bool,
+}
+
+impl Sink for Failing {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
+        let left = self.left.get();
+        let fits = usize::try_from(left).unwrap().min(bytes.len());
+        self.file.write_all_at(bytes.split_at(fits).0, offset).unwrap();
+        let failed = fits < bytes.len();
+        self.left.set(if failed && !self.for_good {
+            u64::MAX >> 1
+        } else {
+            left - u64::try_from(fits).unwrap()
+        });
+        let source = io::Error::from_raw_os_error(5); // EIO
+        if failed { Err(SinkError::Write { offset, len: bytes.len(), source }) } else { Ok(()) }
+    }
+
+    fn sync(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_device_that_fails_during_the_dump_gives_true_pages_or_none() {
+    let file = |image: &NamedTempFile| image.reopen().unwrap();
+    for for_good in [true, false] {
+        let (mut best, mut failures) = (0, 0);
+        for budget in (0..).step_by(7 * 512) {
+            let image = empty();
+            let sink = Failing { file: file(&image), left: Cell::new(budget), for_good };
+            let device = Device::new("image".to_owned(), file(&image), Box::new(sink)).unwrap();
+            let failed = capture(device, true).is_err();
+            best = check(&fs::read(image.path()).unwrap(), &format!("failed after {budget}, {for_good}"));
+            failures += usize::from(failed);
+            if !failed && (budget > 1 << 20 || best == 40) {
+                break;
+            }
+        }
+        assert!(failures > 5 && best == 40, "{failures} failures, {best} pages");
     }
 }

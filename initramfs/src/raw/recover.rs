@@ -69,11 +69,17 @@ struct Output {
     /// Under the name that says incomplete.
     path: PathBuf,
     cover: Cover,
+    /// Likewise, with what a lost record would have written again.
+    written: Cover,
     next_index: u64,
     lost_records: u64,
     lost: Vec<(u64, u64)>,
     published: bool,
-    /// End of the furthest byte before the first lost record.
+    /// Bytes of lost records whose place is known, unless a later record wrote them again.
+    holes: Cover,
+    /// Whether a record was missing whose place is not known.
+    gap: bool,
+    /// End of the furthest byte before the first such record.
     intact: u64,
     /// End of the last data.
     last_end: u64,
@@ -190,10 +196,13 @@ impl Output {
             file,
             path,
             cover: Cover::default(),
+            written: Cover::default(),
             next_index: 0,
             lost_records: 0,
             lost: Vec::new(),
             published: false,
+            holes: Cover::default(),
+            gap: false,
             intact: 0,
             last_end: 0,
         })
@@ -204,6 +213,7 @@ impl Output {
         let (start, end) = (header.offset, header.offset.saturating_add(u64::from(header.len)));
         let missing = header.index.saturating_sub(self.next_index);
         if missing > 0 {
+            self.gap = true;
             self.lost_records = self.lost_records.saturating_add(missing);
             // Most files grow from front to back, so what is missing most likely stood here.
             if header.kind == Kind::Data && self.last_end < start {
@@ -216,22 +226,27 @@ impl Output {
             (Kind::Data, Some(payload)) => {
                 self.file.write_all_at(payload, start).map_err(output("writing"))?;
                 self.cover.add(start, end);
-                if self.lost_records == 0 {
-                    self.intact = self.intact.max(end);
-                }
+                self.written.add(start, end);
+                self.holes.remove(start, end);
             }
             (Kind::Data, None) => {
                 self.lost_records = self.lost_records.saturating_add(1);
                 self.lost.push((start, end));
                 self.cover.remove(start, end);
+                self.holes.add(start, end);
             }
             (Kind::Truncate, _) => {
                 self.file.set_len(start).map_err(output("cutting"))?;
                 self.cover.remove(start, u64::MAX);
+                self.written.remove(start, u64::MAX);
+                self.holes.remove(start, u64::MAX);
             }
             (Kind::Publish, _) => self.published = true,
         }
         if header.kind == Kind::Data {
+            if !self.gap {
+                self.intact = self.intact.max(end);
+            }
             self.last_end = end;
         }
         Ok(())
@@ -241,7 +256,8 @@ impl Output {
         let whole = self.published && self.lost_records == 0;
         let mut path = self.path;
         let is_dump = !whole && name.as_str() == VMCORE;
-        let repaired = is_dump.then(|| repair(&self.file, &self.cover, self.intact));
+        let repaired =
+            is_dump.then(|| repair(&self.file, &self.cover, &self.written, &self.holes, self.intact));
         let repair = repaired.transpose().map_err(failed("repairing", &path))?;
         self.file.sync_all().map_err(failed("syncing", &path))?;
         if whole {

@@ -20,30 +20,48 @@ pub enum Repair {
     Pages(u64),
     /// The header is lost, or it never was a kdump-compressed dump.
     NoHeader,
-    /// A part of the bitmaps is lost: which page a descriptor is of is not known, so no page is left in bitmap 2.
+    /// It opens, but a part of bitmap 2 is lost: which page a descriptor is of is not known from there on, so no later page is
+    /// left in the bitmap.
+    Cut {
+        /// The first page that is not known.
+        pfn: u64,
+        /// Pages before it that are lost.
+        pages: u64,
+    },
+    /// Bitmap 2 is lost, or nobody knows which part of it: no page is left in it.
     NoBitmap,
 }
 
-/// Repairs the dump in `file`, of which `cover` is there. `intact` is how far the file's records have no gap: the end of
-/// the furthest byte that the records before the first lost one wrote.
-pub(super) fn repair(file: &File, cover: &Cover, intact: u64) -> io::Result<Repair> {
+/// Repairs the dump in `file`, of which `cover` is there and `holes` are known to be lost. `intact` is how far that is all
+/// there is to know: the end of the furthest byte of the records before the first one that is missing without a trace.
+/// `written` is `cover` with what an older record wrote where a newer one is lost.
+pub(super) fn repair(
+    file: &File,
+    cover: &Cover,
+    written: &Cover,
+    holes: &Cover,
+    intact: u64,
+) -> io::Result<Repair> {
     let Some((layout, header)) = read_headers(file)? else { return Ok(Repair::NoHeader) };
     let bs = layout.page_size.bytes();
-    if !cover.has(0, to_u64(kdump::HEADER_LEN)) || !cover.has(bs, bs.saturating_add(to_u64(SUB_HEADER_LEN))) {
+    // The headers are written first and last, and differ only in what they say of the end: the older ones do.
+    if !written.has(0, to_u64(kdump::HEADER_LEN))
+        || !written.has(bs, bs.saturating_add(to_u64(SUB_HEADER_LEN)))
+    {
         return Ok(Repair::NoHeader);
     }
     let (block0, _) = layout.emit_headers(&Header { incomplete: true, ..header });
     file.write_all_at(&block0, 0)?;
     // The writer writes notes and bitmaps, without their zeros, before anything behind them. So a record behind them without a gap
-    // before it says that all of them are there.
-    if intact <= layout.descs_offset() {
-        for (start, end) in cover.within(layout.bitmap2_offset(), layout.descs_offset()) {
-            each_piece(start, end, |at, len| file.write_all_at(&vec![0; len], at))?;
-        }
-        return Ok(Repair::NoBitmap);
+    // before it says that all of them are there but for the holes.
+    let (bitmap, descs) = (layout.bitmap2_offset(), layout.descs_offset());
+    let lost = holes.within(bitmap, descs).first().map(|&(start, _)| start);
+    let known = if intact > descs { lost.unwrap_or(descs) } else { bitmap };
+    for (start, end) in written.within(known, descs) {
+        each_piece(start, end, |at, len| file.write_all_at(&vec![0; len], at))?;
     }
     let mut kept = 0_u64;
-    for (start, end) in cover.within(layout.bitmap2_offset(), layout.descs_offset()) {
+    for (start, end) in cover.within(bitmap, known) {
         each_piece(start, end, |at, len| {
             let mut bytes = vec![0; len];
             file.read_exact_at(&mut bytes, at)?;
@@ -51,18 +69,23 @@ pub(super) fn repair(file: &File, cover: &Cover, intact: u64) -> io::Result<Repa
             Ok(())
         })?;
     }
+    if known < descs && kept == 0 {
+        return Ok(Repair::NoBitmap);
+    }
     let mut good = 0_u64;
-    let mut next = layout.descs_offset();
+    let mut next = descs;
     let end = layout.desc_offset(kept).unwrap_or(u64::MAX);
-    for (start, end) in cover.within(layout.descs_offset(), end) {
+    for (start, end) in written.within(descs, end) {
         // Whole descriptors, those too of which only a part is there; a range may begin in one that was looked at.
-        let skipped = start.saturating_sub(layout.descs_offset());
+        let skipped = start.saturating_sub(descs);
         let first = start.saturating_sub(skipped.checked_rem(to_u64(DESC_LEN)).unwrap_or(0)).max(next);
         let count = end.saturating_sub(first).div_ceil(to_u64(DESC_LEN));
         good = good.saturating_add(check_descs(file, cover, first, count)?);
         next = first.saturating_add(count.saturating_mul(to_u64(DESC_LEN)));
     }
-    Ok(Repair::Pages(kept.saturating_sub(good)))
+    let pages = kept.saturating_sub(good);
+    let pfn = known.saturating_sub(bitmap).saturating_mul(8);
+    Ok(if known < descs { Repair::Cut { pfn, pages } } else { Repair::Pages(pages) })
 }
 
 fn read_headers(file: &File) -> io::Result<Option<(Layout, Header)>> {
@@ -126,4 +149,69 @@ fn each_piece(start: u64, end: u64, mut work: impl FnMut(u64, usize) -> io::Resu
         at = at.saturating_add(len);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use capture::addr::PageSize;
+
+    #[test]
+    fn a_hole_in_the_bitmap_costs_the_pages_behind_it() {
+        let layout = Layout::new(PageSize::FOUR_KIB, 100_000, 0).unwrap();
+        let (bitmap, descs) = (layout.bitmap2_offset(), layout.descs_offset());
+        let data = layout.data_offset(9).unwrap();
+        // Eight pages before the hole, one behind it; the data of the second is lost.
+        let make = || {
+            let file = tempfile::tempfile().unwrap();
+            let (block0, sub) = layout.emit_headers(&Header::default());
+            file.write_all_at(&block0, 0).unwrap();
+            file.write_all_at(&sub, 4096).unwrap();
+            file.write_all_at(&[0xff], bitmap + 1).unwrap();
+            file.write_all_at(&[1], bitmap + 5001).unwrap();
+            for rank in 0..9 {
+                let desc = PageDesc { offset: data + rank * 4096, size: 4096, flags: 0 };
+                file.write_all_at(&desc.emit(), layout.desc_offset(rank).unwrap()).unwrap();
+            }
+            file
+        };
+        let end = data + 9 * 4096;
+        let mut cover = Cover::default();
+        cover.add(0, end);
+        cover.remove(data + 4096, data + 8192);
+        let bits = |file: &File| {
+            let mut bits = [0; 2];
+            file.read_exact_at(&mut bits[..1], bitmap + 1).unwrap();
+            file.read_exact_at(&mut bits[1..], bitmap + 5001).unwrap();
+            bits
+        };
+        let mut holes = Cover::default();
+        holes.add(layout.bitmap1_offset(), bitmap);
+        let file = make();
+        assert_eq!(
+            repair(&file, &cover, &cover, &holes, end).unwrap(),
+            Repair::Pages(1),
+            "bitmap 1 says nothing of ranks"
+        );
+        assert_eq!(bits(&file), [0xff, 1]);
+
+        cover.remove(bitmap + 5000, bitmap + 5001);
+        holes.add(bitmap + 5000, bitmap + 5001);
+        let file = make();
+        assert_eq!(
+            repair(&file, &cover, &cover, &holes, end).unwrap(),
+            Repair::Cut { pfn: 40_000, pages: 1 }
+        );
+        assert_eq!(bits(&file), [0xff, 0]);
+
+        let file = make();
+        assert_eq!(
+            repair(&file, &cover, &cover, &holes, descs).unwrap(),
+            Repair::NoBitmap,
+            "more may be missing"
+        );
+        assert_eq!(bits(&file), [0, 0]);
+        holes.add(bitmap + 1, bitmap + 2);
+        assert_eq!(repair(&make(), &cover, &cover, &holes, end).unwrap(), Repair::NoBitmap);
+    }
 }

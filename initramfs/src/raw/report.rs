@@ -75,6 +75,12 @@ impl Recovered {
             Some(Repair::Pages(pages)) => {
                 let _ = write!(text, "; opens, {pages} pages are lost");
             }
+            Some(Repair::Cut { pfn, pages }) => {
+                let _ = write!(
+                    text,
+                    "; opens, its bitmap is damaged: all pages from {pfn:#x} on are lost, and {pages} before"
+                );
+            }
             Some(Repair::NoHeader) => {
                 text.push_str("; its header is lost, or it is no kdump-compressed dump");
             }

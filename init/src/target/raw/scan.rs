@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::addr::{to_u64, to_usize};
 use crate::format::rawdump::{
-    HEADER_LEN, LOG_START, LogId, RECORD_ALIGN, RecordHeader, State, Superblock, record_len,
+    HEADER_LEN, LOG_START, LogId, RECORD_ALIGN, RecordHeader, Superblock, record_len,
 };
 
 /// Bytes that are read at a time.
@@ -65,7 +65,7 @@ impl<'a> Scan<'a> {
     /// Reads the log that `superblock` describes on a device of `len` bytes.
     #[must_use]
     pub fn new(file: &'a File, len: u64, superblock: &Superblock) -> Self {
-        let sealed = !matches!(superblock.state, State::Writing) && superblock.end > 0;
+        let sealed = superblock.is_sealed();
         Self {
             file,
             id: LogId { log: superblock.log, nonce: superblock.nonce },
