@@ -278,6 +278,7 @@ fn failed<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Recov
 mod tests {
     use super::*;
     use capture::config::CrashLoop;
+    use capture::format::rawdump::RecordHeader;
     use capture::target::raw::Raw;
     use capture::target::{Artifact, Capture, Target};
 
@@ -307,5 +308,32 @@ mod tests {
         assert!(text.contains(told), "{text}");
         mark(&node, &superblock, 0).unwrap();
         assert_eq!(capture::target::raw::superblock(&file, "image").unwrap().state, State::Collected);
+    }
+
+    #[test]
+    fn a_lost_record_is_a_hole_until_its_bytes_are_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = Name::new(VMCORE).unwrap();
+        let mut output = Output::create(dir.path(), name).unwrap();
+        let mut take = |index, offset, payload: Option<&[u8]>| {
+            let header = RecordHeader {
+                sequence: index,
+                attempt: 1,
+                name,
+                index,
+                kind: Kind::Data,
+                offset,
+                len: 8,
+                crc: 0,
+            };
+            output.take(&Found { at: 0, header, payload: payload.map(<[u8]>::to_vec) }).unwrap();
+            (output.holes.within(0, 100), output.intact)
+        };
+        assert_eq!(take(0, 0, Some(&[1; 8])), (vec![], 8));
+        assert_eq!(take(1, 8, None), (vec![(8, 16)], 16), "its place is known");
+        assert_eq!(take(2, 12, Some(&[2; 8])), (vec![(8, 12)], 20));
+        assert_eq!(take(3, 0, None), (vec![(0, 12)], 20));
+        assert_eq!(take(5, 40, Some(&[3; 8])), (vec![(0, 12)], 20), "nobody knows what record 4 wrote");
+        assert!(output.written.has(0, 8) && !output.cover.has(0, 8) && output.cover.has(12, 20));
     }
 }
