@@ -86,7 +86,7 @@ pub struct Capture {
     pub deadline: u64,
     /// Seconds after which the hardware watchdog resets a machine in which not even PID 1 runs; 0: it is left alone.
     pub watchdog: u32,
-    /// From how many crashes on only the log and the notes are saved.
+    /// After how many crashes only the log and the notes are saved.
     pub crash_loop: CrashLoop,
     /// Least severe messages that are printed.
     pub log: LogLevel,
@@ -101,7 +101,7 @@ pub struct Capture {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CrashLoop {
-    /// Crashes that make a loop; 0: never.
+    /// Crashes that are dumped; one more within the time is a loop. 0: all are.
     pub crashes: u32,
     /// Seconds in which they happen.
     pub within: u64,
