@@ -330,6 +330,7 @@ fn stacks(config: &Config, key_file: Option<&Path>) -> Result<Vec<Stack>, LoadEr
         if matches!(target.device, DeviceId::Path(_)) {
             return Err(StackError::Number(target.device.to_string()).into());
         }
+        volume_key::protect_process(); // a LUKS1 table has its key in it
         let found = stack::discover(&name)?;
         let mut layers = Vec::new();
         if key_file.is_none_or(|file| file != Path::new("-")) {
@@ -340,7 +341,6 @@ fn stacks(config: &Config, key_file: Option<&Path>) -> Result<Vec<Stack>, LoadEr
                 Found::Lvm(volume) => Layer::Lvm(volume),
                 Found::Luks { header, node } => {
                     if secret.is_none() {
-                        volume_key::protect_process();
                         let file = key_file.or(target.key_file.as_deref().map(Path::new));
                         secret = Some(volume_key::secret(file, &target.device.to_string())?);
                     }

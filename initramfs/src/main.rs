@@ -14,8 +14,13 @@ use afterimage::{estimate, host, inspect, loader, offline, raw, survey};
 use capture::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use capture::kernel::dmesg;
 use capture::report::utc;
+use capture::sys::wiping::Wiping;
 use capture::target::captures;
 use clap::{Parser, Subcommand};
+
+/// Keys pass through `load`.
+#[global_allocator]
+static ALLOCATOR: Wiping = Wiping;
 
 /// Saves the memory of the Linux kernel that ran before.
 #[derive(Debug, Parser)]

@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use capture::addr::to_usize;
 use capture::facts::stack::{LuksHeader, VolumeKey};
+use capture::sys::wiping;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::prctl;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
@@ -59,8 +61,10 @@ pub enum KeyError {
     },
 }
 
-/// Keeps secrets of this process out of swap and core files. What fails is told, and no reason to stop.
+/// Keeps secrets of this process out of swap, core files and, once they are freed, out of memory. What fails is told, and no reason
+/// to stop.
 pub fn protect_process() {
+    wiping::begin();
     if let Err(errno) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
         log::warn!("the volume key may be swapped out: mlockall: {}", errno.desc());
     }
@@ -73,7 +77,9 @@ pub fn protect_process() {
 pub fn secret(file: Option<&Path>, target: &str) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     match file {
         Some(path) if path == Path::new("-") && !io::stdin().is_terminal() => {
-            read_all(io::stdin().lock()).map_err(KeyError::Input)
+            // Not through `Stdin`, whose buffer is never freed.
+            let input = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+            input.and_then(read_all).map_err(KeyError::Input)
         }
         Some(path) if path != Path::new("-") => {
             let read = File::open(path).and_then(read_all);

@@ -6,6 +6,7 @@
 //! | [`writeback`] | `sync_file_range(2)` has no wrapper in nix |
 //! | [`watchdog`] | the hardware watchdog's ioctls have no wrapper in nix |
 //! | [`dm`] | the ioctls of the device mapper have no wrapper in nix |
+//! | [`wiping`] | a global allocator is an unsafe trait |
 //! | [`kexec`] | `kexec_file_load(2)` has no wrapper in nix |
 #![expect(unsafe_code, reason = "this is the room for it; each file says what it relies on")]
 
@@ -13,4 +14,5 @@ pub mod dm;
 pub mod kexec;
 pub mod mmap;
 pub mod watchdog;
+pub mod wiping;
 pub mod writeback;
