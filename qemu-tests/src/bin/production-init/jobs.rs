@@ -3,7 +3,8 @@
 //!
 //! - `wrap.kill=KILL@dump:_50%`: sends the signal to the capture child; with `,3` behind it to three children.
 //! - `wrap.stop=dump:_50%`: the same with SIGSTOP, which is a hang.
-//! - `wrap.eat=4@dump:_10%`: takes memory until so many MiB are available; when the child is gone, gives some of it back.
+//! - `wrap.eat=4@dump:_10%`: takes memory until so many MiB are available, has the OOM killer kill the
+//!   child, and gives some of it back.
 //! - `wrap.panic=dump:_50%`: the capture kernel itself panics, and hangs if its command line says `panic=0`.
 
 use crate::say::say;
@@ -114,7 +115,8 @@ fn eat(left: u64) -> Result<()> {
         memory.fill(0xa5);
         taken.push(memory);
     }
-    // From here on the child asks for more than there is, and the OOM killer finds nobody else.
+    // A capture that has all it needs goes on with that little; so the OOM killer is asked for (sysrq f), and finds nobody else.
+    fs::write("/proc/sysrq-trigger", "f").context("calling the OOM killer")?;
     while is_child(child) {
         sleep(PAUSE);
     }
