@@ -38,5 +38,6 @@ pub mod readers;
 pub mod scenario;
 pub mod stack;
 pub mod target_disk;
+pub mod turn;
 pub mod vm;
 pub mod workdir;

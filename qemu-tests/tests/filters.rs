@@ -15,11 +15,11 @@ use qemu_tests::page_flags::{Flag, Flags, PageFlags};
 use qemu_tests::planted::{Plant, Planted, pages};
 use qemu_tests::readers::{self, Bitmaps};
 use qemu_tests::scenario::{COUNTERS, PAGE_FLAGS, Scenario};
+use qemu_tests::turn::{alone, full};
 use qemu_tests::vm::Shape;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bits of a dump level.
 const CACHE: u8 = 2;
@@ -51,16 +51,6 @@ const EVERYTHING: [Plant; 12] = [
     Plant::Zram,
     Plant::Freed,
 ];
-
-/// Guests run one at a time: two emulated machines on two processors only slow each other into timeouts.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn full() -> bool {
-    std::env::var("AFTERIMAGE_FULL").is_ok_and(|full| full == "1")
-}
 
 #[test]
 fn kernel_6_1_is_filtered_as_promised() -> Result<()> {

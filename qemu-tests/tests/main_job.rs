@@ -12,26 +12,16 @@ use qemu_tests::outcome::{Dump, Outcome};
 use qemu_tests::readers;
 use qemu_tests::scenario::{HOST, READ_ONLY_UUID, Scenario};
 use qemu_tests::target_disk::Format;
+use qemu_tests::turn::{alone, full, is_left_out};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Type of the note that holds the registers of a CPU (elf.h).
 const NT_PRSTATUS: u32 = 1;
 
-/// Guests run one at a time: two emulated machines on two processors only slow each other into timeouts.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Seconds; a level-0 zlib dump of an emulated guest takes several times as long.
 const STALL_TIMEOUT: u32 = 8;
-
-fn full() -> bool {
-    std::env::var("AFTERIMAGE_FULL").is_ok_and(|full| full == "1")
-}
 
 #[test]
 fn kernel_6_1_is_saved_whole() -> Result<()> {
@@ -48,8 +38,7 @@ fn kernel_6_12_is_saved_whole() -> Result<()> {
 #[test]
 fn kernel_5_10_is_saved_whole() -> Result<()> {
     let _alone = alone();
-    if !full() {
-        eprintln!("not run: kernel 5.10, the oldest; AFTERIMAGE_FULL=1 runs it");
+    if is_left_out("kernel 5.10, the oldest") {
         return Ok(());
     }
     whole_memory("5.10", 1, "zstd:1")
@@ -58,8 +47,7 @@ fn kernel_5_10_is_saved_whole() -> Result<()> {
 #[test]
 fn kernel_7_2_is_saved_whole() -> Result<()> {
     let _alone = alone();
-    if !full() {
-        eprintln!("not run: kernel 7.2, the newest; AFTERIMAGE_FULL=1 runs it");
+    if is_left_out("kernel 7.2, the newest") {
         return Ok(());
     }
     whole_memory("7.2", 1, "zstd:1")

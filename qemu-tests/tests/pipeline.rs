@@ -5,26 +5,15 @@ use anyhow::{Context, Result, ensure};
 use qemu_tests::cut::{Cut, Dumper};
 use qemu_tests::kernel::Kernel;
 use qemu_tests::scenario::{Scenario, Target};
+use qemu_tests::turn::{alone, full};
 use qemu_tests::{raw_core, readers};
-use std::env;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What must work on a dump that was cut short.
 const COMMANDS: [&str; 4] = ["bt", "ps", "log", "mod"];
 const SERIES: &str = "6.1";
 /// What a capture says when the vital part is durable.
 const VITAL: &str = "the vital part is saved";
-
-/// Guests run one at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn full() -> bool {
-    env::var("AFTERIMAGE_FULL").is_ok_and(|full| full == "1")
-}
 
 /// Tasks, stacks and log of a dump that a guest left; the crash itself is in the log.
 fn ensure_opens(kernel: &Kernel, dump: &Path) -> Result<()> {

@@ -8,6 +8,9 @@ use crate::format::fields::{Fields, Uuid};
 /// How many bytes from the start of a device [`probe`] wants to see: the btrfs superblock ends last.
 pub const PROBE_LEN: usize = BTRFS_SUPER + 4096;
 
+/// MD_SB_MAGIC, first in the metadata of Linux software RAID (include/uapi/linux/raid/md_p.h).
+pub const MD_MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
+
 const EXT_SUPER: usize = 1024; // ext4_super_block, fs/ext4/ext4.h
 const BTRFS_SUPER: usize = 64 * 1024; // btrfs_super_block, include/uapi/linux/btrfs_tree.h
 
@@ -58,7 +61,7 @@ pub fn foreign(head: &[u8]) -> Option<Foreign> {
     let what = match () {
         () if lvm => "an LVM2 physical volume",
         // mdp_superblock_1 (include/uapi/linux/raid/md_p.h) of version 1.1 or 1.2
-        () if has(0, b"\xfc\x4e\x2b\xa9") || has(4096, b"\xfc\x4e\x2b\xa9") => "an MD RAID member",
+        () if has(0, &MD_MAGIC) || has(4096, &MD_MAGIC) => "an MD RAID member",
         () if has(512, b"EFI PART") || has(4096, b"EFI PART") || has(510, b"\x55\xaa") => {
             "a partition table or boot sector"
         }

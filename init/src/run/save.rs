@@ -76,11 +76,12 @@ fn save_dump_or_notes(
     }
     let Some(core) = job.core else { return false };
     let ledger = target.ledger();
-    if ledger.looping {
+    let looping = ledger.looping;
+    if looping {
         let (target, crashes) = (target.location(), ledger.crashes.len());
         summary.degrade(Degradation::CrashLoop { target, crashes });
     }
-    if target.ledger().looping || job.rung == Rung::LogOnly {
+    if looping || job.rung == Rung::LogOnly {
         save_notes(job, target, summary);
         return summary.outcome == Outcome::LogOnly;
     }

@@ -164,12 +164,14 @@ fn read_table(file: &File, sector: u64) -> Option<Vec<Partition>> {
 /// Whether a device has the metadata of Linux software RAID at its end: versions 0.90 and 1.0, which leave what is in front of them
 /// as it would be without RAID (include/uapi/linux/raid/md_p.h; calc_dev_sboffset(), super_1_load(), drivers/md/md.c).
 fn is_array_member(file: &File) -> bool {
-    const MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
     let Ok(len) = (&*file).seek(SeekFrom::End(0)) else { return false };
     let old = (len & !0xffff).checked_sub(64 << 10);
     let new = len.checked_sub(8 << 10).map(|at| at & !0xfff);
     let mut magic = [0; 4];
-    [old, new].into_iter().flatten().any(|at| file.read_exact_at(&mut magic, at).is_ok() && magic == MAGIC)
+    [old, new]
+        .into_iter()
+        .flatten()
+        .any(|at| file.read_exact_at(&mut magic, at).is_ok() && magic == superblock::MD_MAGIC)
 }
 
 /// The first `len` bytes, or as many as can be had.

@@ -1,10 +1,11 @@
 //! Disks that answer with errors, or that are full.
 
-use crate::{alone, ensure_back, ensure_complete, ensure_log, ensure_part, full, only, scenario};
+use crate::{ensure_back, ensure_complete, ensure_log, ensure_part, only, scenario};
 use anyhow::{Context, Result, ensure};
 use qemu_tests::extra_disk::ExtraDisk;
 use qemu_tests::fault::{EIO, Fault};
 use qemu_tests::outcome::Dump;
+use qemu_tests::turn::{alone, full};
 
 /// A bad sector every 4 MiB, behind the inode tables and beside what ext4 puts at round addresses: journal, directories.
 /// A dump meets one of them, a small file does not.

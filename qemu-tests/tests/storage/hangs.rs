@@ -1,11 +1,12 @@
 //! A disk that never answers, and one that is pulled out, where there is no other: the machine comes back.
 
-use crate::{alone, ensure_back, ensure_log, full, only, scenario};
+use crate::{ensure_back, ensure_log, only, scenario};
 use anyhow::{Result, ensure};
 use qemu_tests::extra_disk::ExtraDisk;
 use qemu_tests::fault::{Action, Fault};
 use qemu_tests::outcome::Outcome;
 use qemu_tests::scenario::Scenario;
+use qemu_tests::turn::{alone, is_left_out};
 
 /// What a capture says when the log of the old kernel is durable.
 const LOG: &str = "kernel log saved";
@@ -46,8 +47,7 @@ fn a_disk_that_stops_answering_does_not_keep_the_machine_down() -> Result<()> {
 #[test]
 fn a_disk_that_is_pulled_out_does_not_keep_the_machine_down() -> Result<()> {
     let _alone = alone();
-    if !full() {
-        eprintln!("not run: an only disk that is pulled out; AFTERIMAGE_FULL=1 runs it");
+    if is_left_out("an only disk that is pulled out") {
         return Ok(());
     }
     let mut scenario = to_one_disk("unplug")?;

@@ -1,9 +1,10 @@
 //! Programs of the user's in the capture kernel: what they are given, and that none of them stops a dump.
 
-use crate::{alone, ensure_back, ensure_complete, only, scenario};
+use crate::{ensure_back, ensure_complete, only, scenario};
 use anyhow::{Context, Result, ensure};
 use qemu_tests::binaries::Binaries;
 use qemu_tests::extra_disk::ExtraDisk;
+use qemu_tests::turn::alone;
 use std::fs;
 
 #[test]

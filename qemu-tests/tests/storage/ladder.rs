@@ -1,12 +1,13 @@
 //! The next target, the next attempt, the watchdog: what PID 1 does when a capture does not come to its end.
 
-use crate::{PATIENCE, SOON, alone, ensure_back, ensure_complete, ensure_log, full, only, scenario};
+use crate::{PATIENCE, SOON, ensure_back, ensure_complete, ensure_log, only, scenario};
 use anyhow::{Result, ensure};
 use qemu_tests::extra_disk::ExtraDisk;
 use qemu_tests::fault::{Action, Fault};
 use qemu_tests::kernel::Kernel;
 use qemu_tests::qmp::Ending;
 use qemu_tests::scenario::Scenario;
+use qemu_tests::turn::{alone, full, is_left_out};
 
 const LOG: &str = "kernel log saved";
 const VITAL: &str = "the vital part is saved";
@@ -92,8 +93,7 @@ fn a_capture_that_is_killed_at_any_point_is_tried_again() -> Result<()> {
 #[test]
 fn a_capture_that_is_killed_each_time_leaves_the_log() -> Result<()> {
     let _alone = alone();
-    if !full() {
-        eprintln!("not run: three deaths; AFTERIMAGE_FULL=1 runs it");
+    if is_left_out("three deaths") {
         return Ok(());
     }
     let disk = ExtraDisk::ext4("target", 512);
@@ -140,8 +140,7 @@ fn a_power_cut_in_the_middle_leaves_the_next_capture_its_place() -> Result<()> {
 #[test]
 fn a_capture_that_aborts_twice_is_tried_a_third_time() -> Result<()> {
     let _alone = alone();
-    if !full() {
-        eprintln!("not run: two aborts; AFTERIMAGE_FULL=1 runs it");
+    if is_left_out("two aborts") {
         return Ok(());
     }
     retried("retry-aborted", &format!("wrap.kill=ABRT@{VITAL},2"), "killed by SIGABRT")

@@ -1,9 +1,10 @@
 //! No target at all: the end of the log in the firmware's variables, for the next boot to find.
 
-use crate::{PATIENCE, alone, ensure_back};
+use crate::{PATIENCE, ensure_back};
 use anyhow::{Context, Result, ensure};
 use qemu_tests::kernel::Kernel;
 use qemu_tests::scenario::Scenario;
+use qemu_tests::turn::alone;
 use std::fs;
 
 #[test]

@@ -18,7 +18,6 @@ use qemu_tests::kernel::Kernel;
 use qemu_tests::outcome::{Dump, Outcome};
 use qemu_tests::qmp::Ending;
 use qemu_tests::scenario::Scenario;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The kernel of most tests; `AFTERIMAGE_SERIES` names another.
@@ -28,16 +27,6 @@ const SERIES: &str = "6.1";
 const SOON: Duration = Duration::from_secs(90);
 /// A run that takes longer hangs.
 const PATIENCE: Duration = Duration::from_mins(4);
-
-/// Guests run one at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn full() -> bool {
-    std::env::var("AFTERIMAGE_FULL").is_ok_and(|full| full == "1")
-}
 
 /// A crash whose dump is small and quickly made.
 fn scenario(name: &str) -> Result<Scenario> {

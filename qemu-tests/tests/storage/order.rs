@@ -1,9 +1,10 @@
 //! Which of several targets holds the dump: the first that can be used.
 
-use crate::{alone, ensure_back, ensure_complete, ensure_log, full, only, scenario};
+use crate::{ensure_back, ensure_complete, ensure_log, only, scenario};
 use anyhow::{Result, ensure};
 use qemu_tests::extra_disk::{Content, ExtraDisk, hash};
 use qemu_tests::scenario::Target;
+use qemu_tests::turn::{alone, is_left_out};
 
 /// Runs a crash with the target `first` before the healthy disk `spare`; the reason why the first was passed over must
 /// be in the result, in these words.
@@ -36,8 +37,7 @@ fn the_second_target_holds_the_dump_when_the_first_is_missing() -> Result<()> {
 #[test]
 fn the_second_target_holds_the_dump_when_the_first_is_read_only() -> Result<()> {
     let _alone = alone();
-    if !full() {
-        eprintln!("not run: a first target that is read-only; AFTERIMAGE_FULL=1 runs it");
+    if is_left_out("a first target that is read-only") {
         return Ok(());
     }
     let mut sealed = ExtraDisk::ext4("sealed", 64);
@@ -48,12 +48,7 @@ fn the_second_target_holds_the_dump_when_the_first_is_read_only() -> Result<()> 
 #[test]
 fn the_second_target_holds_the_dump_when_the_first_has_no_file_system() -> Result<()> {
     let _alone = alone();
-    if !full() {
-        eprintln!("not run: a first target without a file system; AFTERIMAGE_FULL=1 runs it");
-        return Ok(());
-    }
-    if !full() {
-        eprintln!("not run: a first target without a file system; AFTERIMAGE_FULL=1 runs it");
+    if is_left_out("a first target without a file system") {
         return Ok(());
     }
     // The second disk of the machine.

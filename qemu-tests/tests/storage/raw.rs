@@ -1,6 +1,6 @@
 //! A raw device as target: what comes off it, what is refused, and what a power cut leaves.
 
-use crate::{alone, ensure_back, ensure_log, scenario};
+use crate::{ensure_back, ensure_log, scenario};
 use anyhow::{Context, Result, ensure};
 use qemu_tests::binaries::Binaries;
 use qemu_tests::command::{Run, command};
@@ -9,6 +9,7 @@ use qemu_tests::kernel::Kernel;
 use qemu_tests::outcome::{Dump, Outcome};
 use qemu_tests::readers;
 use qemu_tests::scenario::{HOST, Scenario};
+use qemu_tests::turn::alone;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;

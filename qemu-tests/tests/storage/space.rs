@@ -1,11 +1,12 @@
 //! Room on a target: what is saved where not everything fits, what is kept, what is left to others; and crash loops.
 
-use crate::{alone, ensure_back, ensure_complete, ensure_log, full, only, scenario};
+use crate::{ensure_back, ensure_complete, ensure_log, only, scenario};
 use anyhow::{Context, Result, ensure};
 use qemu_tests::extra_disk::ExtraDisk;
 use qemu_tests::outcome::Dump;
 use qemu_tests::readers;
 use qemu_tests::scenario::Scenario;
+use qemu_tests::turn::{alone, full};
 
 /// A first disk with so much room and keys of its own, and a second one with plenty.
 fn two_disks(name: &str, room: u64, key: &str, value: &str) -> Result<Scenario> {

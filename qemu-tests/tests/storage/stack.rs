@@ -1,6 +1,5 @@
 //! A dump into LUKS2 on LVM over two disks, made by lvm and cryptsetup in production and opened by neither in the capture.
 
-use crate::alone;
 use anyhow::{Context, Result, bail, ensure};
 use qemu_tests::accel::Accel;
 use qemu_tests::binaries::Binaries;
@@ -13,6 +12,7 @@ use qemu_tests::marker::{self, Kind};
 use qemu_tests::readers;
 use qemu_tests::scenario::{DISK_UUID, HOST};
 use qemu_tests::stack::{COPY, FS_UUID, KEY_FILE, pass_phrase, volume_key};
+use qemu_tests::turn::{alone, is_left_out};
 use qemu_tests::vm::{Machine, Shape, Vm};
 use qemu_tests::workdir::WorkDir;
 use std::fs;
@@ -25,10 +25,6 @@ const PART: u64 = 600 << 20;
 const BOOT: Duration = Duration::from_mins(5);
 const CAPTURE: Duration = Duration::from_mins(10);
 
-fn full() -> bool {
-    std::env::var("AFTERIMAGE_FULL").is_ok_and(|full| full == "1")
-}
-
 #[test]
 fn a_dump_goes_into_luks_on_lvm_of_6_1() -> Result<()> {
     let _alone = alone();
@@ -38,8 +34,7 @@ fn a_dump_goes_into_luks_on_lvm_of_6_1() -> Result<()> {
 #[test]
 fn a_dump_goes_into_luks_on_lvm_of_6_12() -> Result<()> {
     let _alone = alone();
-    if !full() {
-        eprintln!("not run: kernel 6.12; AFTERIMAGE_FULL=1 runs it");
+    if is_left_out("kernel 6.12") {
         return Ok(());
     }
     dump_into_volume("6.12")

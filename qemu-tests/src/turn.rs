@@ -1,0 +1,25 @@
+//! Which guest tests run, and when.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Guests run one at a time: two emulated machines on two processors only slow each other into timeouts.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether whole matrices run (`scripts/test --full`), or one case of every kind.
+#[must_use]
+pub fn full() -> bool {
+    std::env::var("AFTERIMAGE_FULL").is_ok_and(|full| full == "1")
+}
+
+/// Whether `what` is only a part of the whole matrices and is left out; then that is said.
+#[must_use]
+pub fn is_left_out(what: &str) -> bool {
+    let left_out = !full();
+    if left_out {
+        eprintln!("not run: {what}; AFTERIMAGE_FULL=1 runs it");
+    }
+    left_out
+}
