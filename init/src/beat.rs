@@ -8,6 +8,7 @@ use core::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::addr::{Pfn, PfnRange};
+use crate::facts::Trigger;
 
 /// Longest line: more than the longest location on a target, and short enough that a pipe takes it in one piece (PIPE_BUF).
 pub const MAX_LINE: usize = 1024;
@@ -19,6 +20,8 @@ static LISTENED_TO: AtomicBool = AtomicBool::new(false);
 pub enum Beat {
     /// The capture has come further.
     Alive,
+    /// Why the capture kernel runs.
+    Trigger(Trigger),
     /// A step begins.
     Step {
         /// Which.
@@ -88,6 +91,7 @@ impl fmt::Display for Beat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Alive => f.write_str("."),
+            Self::Trigger(trigger) => write!(f, "trigger {trigger}"),
             Self::Step { step, limit } => write!(f, "step {step} {limit}"),
             Self::Target(index) => write!(f, "target {index}"),
             Self::Name(name) => write!(f, "name {}", one_line(name)),
@@ -121,6 +125,10 @@ impl FromStr for Beat {
         let pair = |text| str::split_once(text, ' ').ok_or(NoBeat);
         match word {
             "." => Ok(Self::Alive),
+            "trigger" => {
+                let known = [Trigger::Panic, Trigger::Planned];
+                known.into_iter().find(|known| known.to_string() == rest).map(Self::Trigger).ok_or(NoBeat)
+            }
             "step" => {
                 let (name, limit) = pair(rest)?;
                 let (step, _) = STEPS.iter().find(|(_, known)| *known == name).ok_or(NoBeat)?;
@@ -159,6 +167,8 @@ mod tests {
         let pages = PfnRange::new(Pfn(5), Pfn(261)).unwrap();
         let beats = [
             Beat::Alive,
+            Beat::Trigger(Trigger::Panic),
+            Beat::Trigger(Trigger::Planned),
             Beat::Step { step: Step::Dump, limit: 0 },
             Beat::Step { step: Step::Modules, limit: 60 },
             Beat::Target(2),

@@ -5,10 +5,12 @@
 //! cpio that `afterimage load` appends to the image in memory.
 
 pub mod stack;
+pub mod switch;
 
 use serde::{Deserialize, Serialize};
 
 pub use stack::Stack;
+pub use switch::{Intent, Live, Planned, Trigger};
 
 /// Facts about the production kernel. Unknown keys are ignored: an image may be loaded by a newer `afterimage`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +32,18 @@ pub struct Facts {
     pub reservation: u64,
     /// VMCOREINFO of the running kernel, as text: where the note of the vmcore is damaged, this one is not.
     pub vmcoreinfo: String,
+    /// CPUs that were online.
+    pub cpus: u32,
+    /// APIC id of the CPU that the firmware started; the capture kernel may run on another one.
+    pub boot_apic_id: Option<u32>,
+    /// Physical address of the handover page, where our own loader left one; see [`switch`].
+    pub handover: Option<u64>,
+    /// The planned switch that this image was loaded for; none for an image that waits for a panic.
+    pub planned: Option<Planned>,
     /// `/proc/iomem`'s top level: the machine's physical memory map.
     pub memory_map: Vec<MemoryRange>,
+    /// `/sys/firmware/memmap`: the memory map as the firmware gave it, for the kernel that comes after the capture.
+    pub firmware_map: Vec<MemoryRange>,
     /// What stands between targets and disks. Holds the keys of LUKS devices: wipe the text that it is written to.
     pub stacks: Vec<Stack>,
 }

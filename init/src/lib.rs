@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A module may use only what stands left of it; a test checks the `use crate::` lines:
-//! `addr → sys → format → sink → source → kernel → filter → dump → setup → target → run → pid1`.
+//! `addr → sys → format → sink → source → kernel → filter → dump → setup → target → kexec → run → pid1`.
 //! `log config report budget facts beat attempt` may be used by all.
 //!
 //! The old kernel's memory is hostile input: every parser is total, every loop bounded by the format.

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const ORDER: &[&str] = &[
-    "addr", "sys", "format", "sink", "source", "kernel", "filter", "dump", "setup", "target", "run", "pid1",
+    "addr", "sys", "format", "sink", "source", "kernel", "filter", "dump", "setup", "target", "kexec", "run",
+    "pid1",
 ];
 /// Used by all. They hold values and text; what they use in turn is listed here.
 const LEAVES: &[(&str, &[&str])] = &[
@@ -13,7 +14,7 @@ const LEAVES: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("budget", &[]),
     ("facts", &[]),
-    ("beat", &["addr"]),
+    ("beat", &["addr", "facts"]),
     ("attempt", &[]),
     ("report", &["addr", "kernel", "source", "filter"]), // the figures that result.json shows
 ];

@@ -307,6 +307,7 @@ fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
         vmcoreinfo: host::vmcoreinfo(),
         memory_map: parse_iomem(&host::read("/proc/iomem")),
         stacks: Vec::new(),
+        ..Facts::default()
     }
 }
 

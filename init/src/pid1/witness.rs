@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::addr::PfnRange;
 use crate::beat::{Beat, MAX_LINE, Step};
+use crate::facts::Trigger;
 
 /// Workers that are listened to; the budget allows fewer.
 const MOST_WORKERS: usize = 1024;
@@ -12,6 +13,8 @@ const MOST_WORKERS: usize = 1024;
 /// All that is known of one attempt.
 #[derive(Debug)]
 pub(super) struct Witness {
+    /// Why the capture kernel runs.
+    pub(super) trigger: Trigger,
     /// The step that it is at, if it has begun one.
     pub(super) step: Option<Step>,
     /// The target in use, by index.
@@ -34,6 +37,7 @@ pub(super) struct Witness {
 impl Default for Witness {
     fn default() -> Self {
         Self {
+            trigger: Trigger::Panic,
             step: None,
             target: None,
             name: None,
@@ -70,6 +74,7 @@ impl Witness {
     pub(super) fn hear(&mut self, beat: &Beat) {
         match beat {
             Beat::Alive => (),
+            Beat::Trigger(trigger) => self.trigger = *trigger,
             Beat::Step { step, limit } => {
                 self.step = Some(*step);
                 let limit = Some(Duration::from_secs(*limit)).filter(|limit| !limit.is_zero());
