@@ -30,6 +30,7 @@ pub mod facts;
 pub mod filter;
 pub mod format;
 pub mod kernel;
+pub mod kexec;
 pub mod log;
 pub mod pid1;
 pub mod report;

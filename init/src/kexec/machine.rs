@@ -1,0 +1,267 @@
+//! What the running kernel says of itself and its firmware, as far as the next kernel must be told. Works the same in the
+//! production kernel and in a capture kernel that was told it by us.
+
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+
+use crate::facts::{MemoryRange, parse_iomem};
+use crate::kexec::core_header;
+use crate::kexec::efi::{Descriptor, Efi};
+use crate::kexec::page_down;
+use crate::kexec::page_up;
+use crate::source::{Access, Core, Vmcore};
+
+const EFI: &str = "/sys/firmware/efi";
+const FIRMWARE_MAP: &str = "/sys/firmware/memmap";
+const CRASH_KERNEL: &str = "Crash kernel";
+/// Where the kernel's text is mapped (`__START_KERNEL_map`, 1 GiB with KASLR; Documentation/arch/x86/x86_64/mm.rst).
+const TEXT: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
+/// Nothing below it goes into a core: the capture kernel uses it, and the production kernel does not.
+const LOWEST: u64 = super::e820::ONE_MIB;
+
+/// Firmware and screen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// The kernel's own boot_params; empty if it does not show them.
+    pub boot_params: Vec<u8>,
+    /// EFI firmware with its runtime services.
+    pub efi: Option<Efi>,
+    /// Physical address of ACPI's root pointer, as EFI tells it; 0 without.
+    pub rsdp: u64,
+}
+
+/// The production kernel, as the core header describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Production {
+    /// Top level of /proc/iomem.
+    pub iomem: Vec<MemoryRange>,
+    /// The reservations, the one for the image first.
+    pub regions: Vec<Range<u64>>,
+    /// What the core header says.
+    pub core: core_header::Layout,
+    /// Bytes that the kernel wants for a core header that it writes itself; 0 if it does not.
+    pub header_size: u64,
+}
+
+/// Why the production kernel cannot be described.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Nothing is reserved.
+    #[error("/proc/iomem has no \"Crash kernel\"")]
+    NoRegion,
+    /// A file of the kernel's is missing or makes no sense.
+    #[error("{file} {problem}")]
+    File {
+        /// Which.
+        file: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// /proc/kcore, where the kernel shows its mappings.
+    #[error("/proc/kcore: {0}")]
+    Kcore(String),
+}
+
+impl Machine {
+    /// Reads what there is; what is missing the next kernel does without.
+    #[must_use]
+    pub fn read() -> Self {
+        let boot_params = fs::read("/sys/kernel/boot_params/data").unwrap_or_default();
+        let system_tables = text(&format!("{EFI}/systab"));
+        let of = |name: &str| {
+            let value = system_tables.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            value.and_then(hex).unwrap_or(0)
+        };
+        let rsdp = Some(of("ACPI20")).filter(|&at| at != 0).unwrap_or_else(|| of("ACPI"));
+        let smbios = Some(of("SMBIOS3")).filter(|&at| at != 0).unwrap_or_else(|| of("SMBIOS"));
+        Self { efi: efi(&boot_params, smbios), boot_params, rsdp }
+    }
+}
+
+/// The firmware's tables; `None` without EFI, or without runtime services that can be handed on.
+fn efi(boot_params: &[u8], smbios: u64) -> Option<Efi> {
+    use crate::format::fields::Fields;
+    let f = Fields(boot_params);
+    f.bytes(0x1c0, 4).filter(|signature| signature == b"EL64")?;
+    let mut runtime = Vec::new();
+    for number in 0_u32.. {
+        let dir = format!("{EFI}/runtime-map/{number}");
+        if !Path::new(&dir).exists() {
+            break;
+        }
+        let field = |name: &str| hex(&text(&format!("{dir}/{name}")));
+        runtime.push(Descriptor {
+            kind: u32::try_from(field("type")?).ok()?,
+            physical: field("phys_addr")?,
+            mapped: field("virt_addr")?,
+            pages: field("num_pages")?,
+            attributes: field("attribute")?,
+        });
+    }
+    let table = |name: &str| hex(&text(&format!("{EFI}/{name}")));
+    (!runtime.is_empty()).then_some(())?;
+    Some(Efi {
+        system_table: u64::from(f.u32(0x1c4)?) | u64::from(f.u32(0x1d8)?).wrapping_shl(32),
+        descriptor_size: f.u32(0x1c8)?,
+        descriptor_version: f.u32(0x1cc)?,
+        runtime,
+        fw_vendor: table("fw_vendor").unwrap_or(0),
+        tables: table("config_table")?,
+        smbios,
+    })
+}
+
+/// The memory map as the firmware gave it, in order of addresses.
+#[must_use]
+pub fn firmware_map() -> Vec<MemoryRange> {
+    let entries = fs::read_dir(FIRMWARE_MAP).into_iter().flatten().flatten();
+    let mut map: Vec<_> = entries
+        .filter_map(|entry| {
+            let field =
+                |name: &str| Some(fs::read_to_string(entry.path().join(name)).ok()?.trim().to_owned());
+            Some(MemoryRange {
+                start: hex(&field("start")?)?,
+                last: hex(&field("end")?)?,
+                kind: field("type")?,
+            })
+        })
+        .collect();
+    map.sort_by_key(|line| line.start);
+    map
+}
+
+impl Production {
+    /// Describes the running kernel.
+    pub fn read() -> Result<Self, MachineError> {
+        let iomem = text("/proc/iomem");
+        let main = text("/sys/kernel/kexec_crash_size").parse().unwrap_or(0);
+        let regions = regions(&iomem, main);
+        if regions.is_empty() {
+            return Err(MachineError::NoRegion);
+        }
+        let top = parse_iomem(&iomem);
+        let memory = memory(&top, &regions);
+        let (page_offset, text_mapping) = mappings(memory.first())?;
+        let layout = core_header::Layout {
+            cpu_notes: cpu_notes()?,
+            vmcoreinfo: vmcoreinfo()?,
+            text: text_mapping,
+            page_offset,
+            memory,
+        };
+        let header_size = text("/sys/kernel/crash_elfcorehdr_size").parse().unwrap_or(0);
+        Ok(Self { iomem: top, regions, core: layout, header_size })
+    }
+}
+
+/// The reservations in /proc/iomem; the one of `main` bytes (kexec_crash_size: where images go) first, or else the largest.
+fn regions(iomem: &str, main: u64) -> Vec<Range<u64>> {
+    let lines = iomem.lines().filter(|line| line.trim_start().ends_with(CRASH_KERNEL));
+    let ranges =
+        lines.map(|line| parse_iomem(line.trim_start())).filter_map(|found| found.into_iter().next());
+    let mut regions: Vec<Range<u64>> = ranges.map(|line| line.start..line.last.saturating_add(1)).collect();
+    let len = |range: &Range<u64>| range.end.saturating_sub(range.start);
+    regions.retain(|range| len(range) > 1); // all zeros to who is not root
+    regions.sort_by_key(|range| (len(range) != main, core::cmp::Reverse(len(range))));
+    regions
+}
+
+/// What is to be saved: memory from 1 MiB on, less the reservations; whole pages.
+fn memory(iomem: &[MemoryRange], regions: &[Range<u64>]) -> Vec<Range<u64>> {
+    let ram = iomem.iter().filter(|line| line.kind == "System RAM");
+    let mut out: Vec<_> =
+        ram.map(|line| page_up(line.start).max(LOWEST)..page_down(line.last.saturating_add(1))).collect();
+    for region in regions {
+        let cut = |range: Range<u64>| {
+            let below = range.start..range.end.min(region.start);
+            let above = range.start.max(region.end)..range.end;
+            if range.end <= region.start || range.start >= region.end {
+                [range, 0..0]
+            } else {
+                [below, above]
+            }
+        };
+        out = out.into_iter().flat_map(cut).filter(|range| !range.is_empty()).collect();
+    }
+    out
+}
+
+/// Where the direct map begins, and the text mapping, by the program headers of /proc/kcore (fs/proc/kcore.c).
+fn mappings(first: Option<&Range<u64>>) -> Result<(u64, Option<core_header::Text>), MachineError> {
+    let core = Vmcore::open(Path::new("/proc/kcore"), Access::Pread)
+        .map_err(|error| MachineError::Kcore(crate::log::chain(&error)))?;
+    let first = first.map_or(LOWEST, |range| range.start);
+    let (mut direct, mut text) = (None, None);
+    for (at, physical, size) in core.mappings() {
+        let (at, range) = (at.0, physical.0..physical.0.saturating_add(*size));
+        if TEXT.contains(&at) {
+            text = text.or(Some((at, range)));
+        } else if direct.is_none() && range.contains(&first) {
+            direct = at.checked_sub(range.start);
+        }
+    }
+    let direct = direct.ok_or_else(|| MachineError::Kcore("no mapping of memory in it".to_owned()))?;
+    Ok((direct, text))
+}
+
+/// A note per possible CPU.
+fn cpu_notes() -> Result<Vec<Range<u64>>, MachineError> {
+    let mut notes = Vec::new();
+    for cpu in 0_u32.. {
+        let file = format!("/sys/devices/system/cpu/cpu{cpu}/crash_notes");
+        if !Path::new(&file).exists() {
+            break;
+        }
+        let problem = |problem| MachineError::File { file: file.clone(), problem };
+        let at = hex(&text(&file)).ok_or_else(|| problem("is no address"))?;
+        let size: u64 = text(&format!("{file}_size")).parse().map_err(|_| problem("has no size"))?;
+        notes.push(at..at.saturating_add(size));
+    }
+    Ok(notes)
+}
+
+fn vmcoreinfo() -> Result<Range<u64>, MachineError> {
+    let file = "/sys/kernel/vmcoreinfo";
+    let line = text(file);
+    let note = line.split_once(' ').and_then(|(at, size)| Some((hex(at)?, hex(size)?)));
+    let (at, size) = note
+        .ok_or_else(|| MachineError::File { file: file.to_owned(), problem: "is no address and length" })?;
+    Ok(at..at.saturating_add(size))
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+fn hex(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IOMEM: &str = "00001000-0009fbff : System RAM\n00100000-3ffdffff : System RAM\n  01000000-02000000 : Kernel code\n\
+        \x20 34000000-3dffffff : Crash kernel\n3ffe0000-3fffffff : Reserved\n100000000-13fffffff : System RAM\n  130000000-13fffffff : Crash kernel\n";
+
+    #[test]
+    fn the_region_for_images_comes_first() {
+        let (low, high) = (0x3400_0000..0x3e00_0000, 0x1_3000_0000..0x1_4000_0000);
+        assert_eq!(regions(IOMEM, 0), [high.clone(), low.clone()]);
+        assert_eq!(regions(IOMEM, 0x0a00_0000), [low, high]);
+        assert!(regions("00000000-00000000 : Crash kernel\n", 0).is_empty());
+    }
+
+    #[test]
+    fn reservations_and_low_memory_are_not_saved() {
+        let memory = memory(&parse_iomem(IOMEM), &regions(IOMEM, 0));
+        assert_eq!(memory, [0x10_0000..0x3400_0000, 0x3e00_0000..0x3ffe_0000, 0x1_0000_0000..0x1_3000_0000]);
+    }
+
+    #[test]
+    fn without_efi_there_is_nothing_to_hand_on() {
+        assert_eq!(efi(&[0; 4096], 0), None);
+        assert_eq!(efi(&[], 0), None);
+    }
+}
