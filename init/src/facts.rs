@@ -4,6 +4,7 @@
 //! memory is too damaged to tell, and later steps know the machine's whole memory map. They travel in a small
 //! cpio that `afterimage load` appends to the image in memory.
 
+pub mod handover;
 pub mod stack;
 pub mod switch;
 

@@ -2,7 +2,8 @@
 
 use serde::de::{Deserialize, Deserializer, Error};
 
-use super::Exclude;
+use super::planned::MAX_LIVE;
+use super::{Exclude, Size};
 
 /// Wraps a check for `#[serde(deserialize_with)]`.
 fn checked<'de, D, T, C>(from: D, check: impl FnOnce(T) -> Result<C, String>) -> Result<C, D::Error>
@@ -19,6 +20,18 @@ pub(super) fn path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>,
 
 pub(super) fn program<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     checked(from, absolute_path)
+}
+
+pub(super) fn paths<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    checked(from, |paths: Vec<String>| paths.iter().map(|path| path_below(path)).collect())
+}
+
+pub(super) fn live_limit<'de, D: Deserializer<'de>>(from: D) -> Result<Size, D::Error> {
+    checked(from, |limit: Size| {
+        let fits = (1 << 16..=MAX_LIVE).contains(&limit.0);
+        fits.then_some(limit)
+            .ok_or_else(|| format!("{limit}: must be at least 64K and at most {}", Size(MAX_LIVE)))
+    })
 }
 
 pub(super) fn keep<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
@@ -59,6 +72,15 @@ pub(super) fn absolute_path(path: String) -> Result<String, String> {
         && path.split('/').all(|part| !matches!(part, "." | ".."))
         && !path.contains('\0');
     if clean { Ok(path) } else { Err(format!("{path:?} is not an absolute path without . and ..")) }
+}
+
+/// A path that stays below the directory that it is joined to; a leading slash means nothing.
+fn path_below(path: &str) -> Result<String, String> {
+    let below = path.trim_start_matches('/');
+    let clean = !below.is_empty()
+        && below.split('/').all(|part| !matches!(part, "" | "." | ".."))
+        && !path.contains('\0');
+    if clean { Ok(below.to_owned()) } else { Err(format!("{path:?} is no path below a directory")) }
 }
 
 /// A timeout of zero would end every capture before it begins.

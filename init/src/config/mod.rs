@@ -11,6 +11,7 @@ mod dump;
 mod hook;
 mod level;
 mod overrides;
+mod planned;
 mod target;
 
 use core::fmt;
@@ -23,6 +24,7 @@ pub use dump::{Dump, Format, FormatError};
 pub use hook::{Hook, When};
 pub use level::{DumpLevel, Exclude, LevelError};
 pub use overrides::load;
+pub use planned::{Collector, MAX_LIVE, Planned, Via, Volatility};
 pub use target::{Size, Target, TargetKind, WhenFull};
 
 /// Where the configuration lies in the image.
@@ -52,6 +54,10 @@ pub struct Config {
     pub finish: Finish,
     /// What goes into the image.
     pub image: Image,
+    /// How a planned switch is done.
+    pub planned: Planned,
+    /// What is found out before a planned switch; none: what /proc and /run tell.
+    pub collector: Vec<Collector>,
 }
 
 /// A file system that a dump can be written to.
@@ -196,6 +202,14 @@ pub enum ConfigError {
         /// Why.
         reason: String,
     },
+    /// A collector that cannot run.
+    #[error("[[collector]] number {number}: {reason}")]
+    Collector {
+        /// Which, from 1.
+        number: usize,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl Default for Capture {
@@ -220,6 +234,9 @@ impl Config {
         let config: Self = toml::from_str(text).map_err(|error| ConfigError::Toml(Box::new(error)))?;
         for (number, target) in (1..).zip(&config.target) {
             target.check().map_err(|reason| ConfigError::Target { number, reason })?;
+        }
+        for (number, collector) in (1..).zip(&config.collector) {
+            collector.check().map_err(|reason| ConfigError::Collector { number, reason })?;
         }
         Ok(config)
     }
