@@ -9,6 +9,7 @@ use crate::addr::PfnRange;
 use crate::attempt::{Earlier, Rung};
 use crate::budget::MemoryUse;
 use crate::config::Config;
+use crate::facts::{Intent, Trigger};
 use crate::filter::{ClassCounts, Contradiction, PageClass, ScanStats};
 use crate::kernel::dmesg::DmesgStats;
 use crate::kernel::info::Origin;
@@ -151,6 +152,18 @@ pub enum Degradation {
     },
     /// An attempt at the capture came to a bad end.
     Attempt(Earlier),
+    /// The handover page does not say why the capture kernel runs: taken for a panic.
+    Handover {
+        /// Its physical address.
+        address: u64,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The output of the live collectors is missing or damaged.
+    Live {
+        /// Cause.
+        cause: String,
+    },
     /// The notes could not be saved.
     Notes {
         /// Cause.
@@ -230,6 +243,19 @@ impl From<PfnRange> for Run {
     }
 }
 
+/// What was found of the live collectors' output.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LiveOutput {
+    /// Bytes written.
+    pub bytes: u64,
+    /// Of their pages, those that could not be read and were written as zeros.
+    pub missing_pages: u64,
+    /// SHA-256 of the bytes written, hex.
+    pub sha256: String,
+    /// Whether they are what the collectors found.
+    pub intact: bool,
+}
+
 /// Seconds by phase.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Phases {
@@ -264,6 +290,14 @@ pub struct Summary {
     pub boot_id: Option<String>,
     /// When it panicked, RFC 3339.
     pub crash_time: Option<String>,
+    /// Why the capture kernel ran.
+    pub trigger: Trigger,
+    /// Of a planned switch: who wanted it, why and when.
+    pub intent: Option<Intent>,
+    /// Of a planned switch: the output of the live collectors.
+    pub live: Option<LiveOutput>,
+    /// CPU registers in the dump, and why there are none.
+    pub registers: String,
     /// Where the dump lies: directory on the target.
     pub target: Option<String>,
     /// Dump level.
@@ -409,6 +443,10 @@ impl fmt::Display for Degradation {
             Self::Retire { cause } => write!(f, "older captures not removed: {cause}"),
             Self::Hook { path, cause } => write!(f, "hook {path} {cause}"),
             Self::Attempt(earlier) => write!(f, "{earlier}"),
+            Self::Handover { address, cause } => {
+                write!(f, "handover page at {address:#x}, taken for one of zeros: {cause}")
+            }
+            Self::Live { cause } => write!(f, "output of the live collectors not saved whole: {cause}"),
             Self::Notes { cause } => write!(f, "notes not saved: {cause}"),
             Self::Dump { cause } => write!(f, "the dump ends early: {cause}"),
             Self::IncompleteInput => f.write_str("the input is a dump that ends early: so does this one"),

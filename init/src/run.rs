@@ -3,23 +3,26 @@
 mod fit;
 pub mod hooks;
 mod last_resort;
+mod live;
 mod save;
+mod trigger;
 mod vmcore;
 
 use core::cell::OnceCell;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 use std::{fs, io};
 
 use zeroize::Zeroizing;
 
-use crate::addr::{Pfn, PfnRange};
+use crate::addr::{Pfn, PfnRange, PhysAddr};
 use crate::attempt::{Attempt, Rung};
 use crate::beat::{self, Beat, Step};
-use crate::config::{self, Config, When};
+use crate::config::{self, Config, CrashLoop, When};
 use crate::dump::{Heartbeat, Request};
-use crate::facts::Facts;
+use crate::facts::{Facts, Planned};
 use crate::filter::PageFilter;
 use crate::format::kdump::Utsname;
 use crate::format::vmcoreinfo::VmcoreInfo;
@@ -49,11 +52,19 @@ pub fn child() -> Outcome {
         summary.degrade(Degradation::Config { cause });
     }
     let facts = load_facts(&mut summary);
-    capture(&config, &facts, &attempt, summary)
+    let planned = trigger::discover(&facts, read_memory, &mut summary);
+    beat::tell(&Beat::Trigger(summary.trigger));
+    capture(&config, &facts, planned.as_ref(), &attempt, summary)
 }
 
 /// Saves log, dump and result of the kernel that ran before.
-fn capture(config: &Config, facts: &Facts, attempt: &Attempt, mut summary: Summary) -> Outcome {
+fn capture(
+    config: &Config,
+    facts: &Facts,
+    planned: Option<&Planned>,
+    attempt: &Attempt,
+    mut summary: Summary,
+) -> Outcome {
     let (start, mut lap) = (Instant::now(), Lap::start());
     let heartbeat = || beat::tell(&Beat::Alive);
     summary.rung = attempt.rung;
@@ -74,14 +85,26 @@ fn capture(config: &Config, facts: &Facts, attempt: &Attempt, mut summary: Summa
     let kernel = core.as_ref().map(|core| Kernel::new(core, &info, core.mappings()));
     let core = core.as_ref();
     let utsname = describe(core.map(|core| -> &dyn Core { core }), kernel.as_ref(), facts, &mut summary);
-    let time = crash_time(&info);
+    summary.registers = trigger::registers(summary.cpus, planned);
+    let time = crash_time(&info, planned);
     let name = attempt.name.clone().unwrap_or_else(|| capture_name(time, &summary));
     beat::tell(&Beat::Name(name.clone()));
     summary.seconds.vmcore = lap.lap();
 
     let (rung, skip, filter) = (attempt.rung, skipped_pages(attempt), OnceCell::new());
-    let job =
-        Job { config, core, info: &info, kernel, utsname, rung, skip, filter, start, heartbeat: &heartbeat };
+    let job = Job {
+        config,
+        core,
+        info: &info,
+        planned,
+        kernel,
+        utsname,
+        rung,
+        skip,
+        filter,
+        start,
+        heartbeat: &heartbeat,
+    };
     if attempt.earlier.is_empty() {
         hooks::run(&config.hook, When::Before, None, &mut summary); // they may be why there is another attempt
     }
@@ -91,7 +114,10 @@ fn capture(config: &Config, facts: &Facts, attempt: &Attempt, mut summary: Summa
             log::warn!("target {target} is left out: an earlier attempt came to its end there");
             continue;
         }
-        let crash_loop = config.capture.crash_loop;
+        let crash_loop = match planned {
+            Some(_) => CrashLoop { crashes: 0, within: 0 }, // nobody crashed
+            None => config.capture.crash_loop,
+        };
         let stacks = &facts.stacks;
         let capture = target::Capture { index, name: &name, time, crash_loop, stacks, heartbeat: &heartbeat };
         let Some(saved) = save_to(&job, target, capture, &mut summary) else { continue };
@@ -114,6 +140,7 @@ struct Job<'a> {
     config: &'a Config,
     core: Option<&'a Vmcore>,
     info: &'a VmcoreInfo,
+    planned: Option<&'a Planned>,
     kernel: Option<Kernel<'a>>,
     utsname: Utsname,
     rung: Rung,
@@ -160,10 +187,19 @@ fn skipped_pages(attempt: &Attempt) -> Vec<PfnRange> {
     ranges
 }
 
-/// When the kernel crashed; the capture kernel's clock if it does not tell.
-fn crash_time(info: &VmcoreInfo) -> u64 {
+/// When the kernel came to its end: by VMCOREINFO, which a planned switch does not write to, by the operator's intent, or by the
+/// capture kernel's clock.
+fn crash_time(info: &VmcoreInfo, planned: Option<&Planned>) -> u64 {
     let now = || std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-    info.crash_time().unwrap_or_else(now)
+    let intended = || planned.map(|planned| planned.intent.at);
+    info.crash_time().or_else(intended).unwrap_or_else(now)
+}
+
+/// Reads memory of this kernel's own region, where the handover page lies.
+fn read_memory(address: PhysAddr, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    fs::File::open("/dev/mem")?.read_exact_at(&mut bytes, address.0)?;
+    Ok(bytes)
 }
 
 fn capture_name(time: u64, summary: &Summary) -> String {

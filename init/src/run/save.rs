@@ -10,7 +10,7 @@ use crate::dump::{self, Request, Written};
 use crate::kernel::dmesg;
 use crate::report::{Degradation, Lap, Outcome, Summary};
 use crate::run::fit::{Fit, fit};
-use crate::run::{Job, hooks, record, told};
+use crate::run::{Job, hooks, live, record, told};
 use crate::sink::{Append, Sink};
 use crate::target::{self, Artifact, Target, TargetError};
 
@@ -45,7 +45,7 @@ pub(super) fn save_to(
     log::info!("saving to {location}");
     beat::tell(&Beat::Location(location.clone()));
     (summary.target, summary.sequence) = (Some(location), target.ledger().sequence);
-    (summary.dmesg, summary.outcome) = (None, Outcome::Failed);
+    (summary.dmesg, summary.live, summary.outcome) = (None, None, Outcome::Failed);
     summary.seconds.open = lap.lap();
 
     job.step(Step::Log, 0);
@@ -53,6 +53,7 @@ pub(super) fn save_to(
         save_dmesg(job, target.as_mut(), summary);
         summary.seconds.dmesg = lap.lap();
     }
+    save_live(job, target.as_mut(), summary);
     let result = reserve_result(target.as_mut());
     let settled = save_dump_or_notes(job, config, target.as_mut(), summary);
     summary.seconds.dump = lap.lap();
@@ -126,6 +127,14 @@ fn save_dmesg(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
         }
         Err(error) => summary.degrade(Degradation::Dmesg { cause: crate::log::chain(error.as_ref()) }),
     }
+}
+
+/// What live collectors found, if there was a planned switch. An attempt that saves the log only has seen memory that does harm.
+fn save_live(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
+    let recorded = job.planned.and_then(|planned| planned.live.as_ref());
+    let (Some(live), Some(core), true) = (recorded, job.core, job.rung < Rung::LogOnly) else { return };
+    job.step(Step::Log, 0);
+    live::save(core, live, target, job.heartbeat, summary);
 }
 
 /// Registers and VMCOREINFO, where the dump that would have them is not made.

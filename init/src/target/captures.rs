@@ -110,7 +110,7 @@ fn list(parent: &OwnedFd, path: &Path) -> Vec<(u64, String, bool)> {
 /// Removes the files of ours in a capture's directory, the marker last, and then the directory if that is all there was.
 fn remove(parent: &OwnedFd, name: &str) -> io::Result<()> {
     let Some(directory) = open_directory(parent, name) else { return Ok(()) };
-    let artifacts = [Artifact::Vmcore, Artifact::Notes, Artifact::Dmesg, Artifact::Result];
+    let artifacts = [Artifact::Vmcore, Artifact::Notes, Artifact::Live, Artifact::Dmesg, Artifact::Result];
     let files = artifacts.iter().flat_map(|artifact| [artifact.name().to_owned(), artifact.temporary()]);
     for file in files {
         ignore_missing(unlinkat(&directory, file.as_str(), UnlinkatFlags::NoRemoveDir))?;

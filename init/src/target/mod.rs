@@ -26,6 +26,8 @@ pub use ledger::Ledger;
 pub enum Artifact {
     /// The kernel log, saved first.
     Dmesg,
+    /// What live collectors found before a planned switch: a tar.
+    Live,
     /// Registers and VMCOREINFO, where there is no dump: an ELF core without memory.
     Notes,
     /// The dump.
@@ -40,6 +42,7 @@ impl Artifact {
     pub fn name(self) -> &'static str {
         match self {
             Self::Dmesg => "dmesg.txt",
+            Self::Live => "live.tar",
             Self::Notes => "notes.elf",
             Self::Vmcore => "vmcore",
             Self::Result => "result.json",
