@@ -33,7 +33,7 @@ const MAGIC: &[u8] = b"070701";
 const HEADER_LEN: usize = 110;
 const TRAILER: &str = "TRAILER!!!";
 /// The kernel looks for the next archive at multiples of 4.
-const ALIGN: usize = 4;
+pub const ALIGN: usize = 4;
 
 impl Entry {
     /// A file.

@@ -15,6 +15,11 @@ pub struct Need {
     pub recommended: u64,
 }
 
+impl Need {
+    /// Where nothing is placed.
+    pub const NONE: Self = Self { minimum: 0, recommended: 0 };
+}
+
 /// The need of a kernel with this `init_size` and an image of these sizes, all in bytes.
 #[must_use]
 pub fn need(init_size: u64, packed: u64, unpacked: u64) -> Need {

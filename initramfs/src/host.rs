@@ -31,6 +31,15 @@ pub fn reservation() -> u64 {
     read("/sys/kernel/kexec_crash_size").parse().unwrap_or(0)
 }
 
+/// Bytes of memory (MemTotal).
+#[must_use]
+pub fn memory() -> u64 {
+    let meminfo = read("/proc/meminfo");
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0);
+    kib.saturating_mul(1024)
+}
+
 /// VMCOREINFO of the running kernel, which /proc/kcore has as a note (4.19); empty under lockdown, which closes it.
 #[must_use]
 pub fn vmcoreinfo() -> String {

@@ -6,7 +6,7 @@
 //! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`watchdog`], [`image`] | what goes into an image, and its bytes |
 //! | [`fingerprint`], [`check`] | whether a crash now would be saved |
 //! | [`stack`], [`volume_key`] | what a target stands on: LVM and LUKS |
-//! | [`bzimage`], [`cmdline`], [`crashkernel`], [`host`], [`loader`] | arming the panic kernel |
+//! | [`cmdline`], [`crashkernel`], [`host`], [`who`], [`loader`], [`status`] | arming the panic kernel |
 //! | [`raw`] | raw devices: making one a target, copying a capture off it |
 //! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
@@ -14,7 +14,6 @@
     allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")
 )]
 
-pub mod bzimage;
 pub mod check;
 pub mod cmdline;
 mod compress;
@@ -33,7 +32,9 @@ pub mod modules;
 pub mod offline;
 pub mod raw;
 pub mod stack;
+pub mod status;
 pub mod strip;
 pub mod survey;
 pub mod volume_key;
 pub mod watchdog;
+pub mod who;

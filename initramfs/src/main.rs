@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use afterimage::check;
-use afterimage::crashkernel::mib;
 use afterimage::image::{self, Sources};
 use afterimage::input::Input;
+use afterimage::loader::Loaded;
 use afterimage::map::text;
 use afterimage::offline::OfflineError;
-use afterimage::{estimate, host, inspect, loader, offline, raw, survey};
+use afterimage::{estimate, host, inspect, loader, offline, raw, status, survey};
 use capture::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use capture::kernel::dmesg;
-use capture::report::utc;
 use capture::sys::wiping::Wiping;
 use capture::target::captures;
 use clap::{Parser, Subcommand};
@@ -53,8 +52,11 @@ enum Command {
     /// Load the capture image as the panic kernel
     Load {
         /// The capture image
-        #[arg(long, value_name = "FILE")]
-        image: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present = "again")]
+        image: Option<PathBuf>,
+        /// Load what is loaded once more, if the machine's CPUs or memory have changed and the kernel has not seen to that itself
+        #[arg(long, conflicts_with_all = ["image", "kernel_image", "key_file"])]
+        again: bool,
         /// The kernel to run it with [default: /boot/vmlinuz-VERSION of the running kernel]
         #[arg(long, value_name = "FILE")]
         kernel_image: Option<PathBuf>,
@@ -205,13 +207,12 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let init = init.map_or_else(default_init, Ok)?;
             build(&Sources { kernel, modules_dir, config, init }, &output)
         }
-        Command::Load { image, kernel_image, key_file } => {
+        Command::Load { again: true, .. } => Ok(said(&loader::rearm(None)?)),
+        Command::Load { image, kernel_image, key_file, .. } => {
             let running =
                 || PathBuf::from(format!("/boot/vmlinuz-{}", host::read("/proc/sys/kernel/osrelease")));
             let kernel = kernel_image.unwrap_or_else(running);
-            let loaded = loader::load(&image, &kernel, key_file.as_deref())?;
-            println!("loaded {} with kernel {}: a panic will be captured", image.display(), loaded.kernel);
-            Ok(ExitCode::SUCCESS)
+            Ok(said(&loader::load(&image.unwrap_or_default(), &kernel, key_file.as_deref())?))
         }
         Command::Unload => {
             loader::unload()?;
@@ -304,33 +305,17 @@ fn build(sources: &Sources, output: &Path) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Says what a load has armed.
+fn said(loaded: &Loaded) -> ExitCode {
+    let planned = if loader::why_not_planned().is_none() { ", and so will a planned switch" } else { "" };
+    let image = loaded.image_file.display();
+    println!("loaded {image} with kernel {}: a panic will be captured{planned}", loaded.kernel);
+    ExitCode::SUCCESS
+}
+
 fn status() -> ExitCode {
-    let row = |name: &str, value: &str| println!("{name:<12} {value}");
-    let (loaded, have) = (host::is_loaded(), host::reservation());
-    row("armed", if loaded { "yes: a panic will be captured" } else { "NO: a panic will not be captured" });
-    row(
-        "reservation",
-        &if have == 0 { "none (no crashkernel=)".to_owned() } else { format!("{} MiB", mib(have)) },
-    );
-    row("lockdown", &host::lockdown());
-    match loader::recorded().filter(|_| loaded) {
-        Some(record) => {
-            row("kernel", &format!("{} ({})", record.kernel, record.kernel_file.display()));
-            row("image", &format!("{} (crc32 {})", record.image_file.display(), record.image_crc32));
-            row("loaded at", utc(record.at).as_deref().unwrap_or("unknown"));
-            row("recommended", &format!("crashkernel={}M", mib(record.recommended)));
-            row("command line", &record.cmdline);
-            if record.keys_in_image {
-                row(
-                    "volume keys",
-                    "went with the image; kexec_file_load leaves a copy of it in freed kernel memory until that is used again",
-                );
-            }
-        }
-        None if loaded => row("image", "unknown: not loaded by afterimage"),
-        None => (),
-    }
-    if loaded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    print!("{}", status::text());
+    if host::is_loaded() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn check(options: &check::Options, json: bool) -> ExitCode {

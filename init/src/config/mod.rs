@@ -94,6 +94,8 @@ pub struct Capture {
     pub watchdog: u32,
     /// After how many crashes only the log and the notes are saved.
     pub crash_loop: CrashLoop,
+    /// How the image is loaded.
+    pub loader: Loader,
     /// Least severe messages that are printed.
     pub log: LogLevel,
     /// Added to the capture kernel's command line.
@@ -111,6 +113,19 @@ pub struct CrashLoop {
     pub crashes: u32,
     /// Seconds in which they happen.
     pub within: u64,
+}
+
+/// How the image is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loader {
+    /// kexec_load(2) where it is allowed, or else kexec_file_load(2).
+    #[default]
+    Auto,
+    /// Our own loader only: a planned switch must be possible.
+    KexecLoad,
+    /// The kernel's only: it checks the signature of the capture kernel.
+    KexecFileLoad,
 }
 
 /// Severity of messages.
@@ -221,6 +236,7 @@ impl Default for Capture {
             deadline: 0,
             watchdog: 60,
             crash_loop: CrashLoop { crashes: 10, within: 3600 },
+            loader: Loader::default(),
             log: LogLevel::default(),
             cmdline_append: String::new(),
             cmdline_remove: Vec::new(),

@@ -24,7 +24,7 @@ const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 2;
 const MOST_ALIGNMENT: u64 = 1 << 30;
 
 /// What a kernel image's setup header says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BzImage {
     /// Kernel release, the first word of its version text.
     pub release: String,

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use capture::addr::to_u64;
 use capture::config::Config;
+use capture::kexec::BzImage;
 
-use crate::bzimage::{self, BzImage};
 use crate::check::size::Memory;
 use crate::check::storage::{self, Storage};
 use crate::fingerprint::{Condition, crc32};
@@ -225,7 +225,7 @@ fn read_config(path: &Path) -> Result<Config, String> {
 
 fn read_kernel(path: &Path) -> Result<BzImage, String> {
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    bzimage::parse(&bytes).ok_or_else(|| "not an x86 bzImage".to_owned())
+    BzImage::parse_whole(&bytes).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -291,7 +291,7 @@ pub(super) mod testing {
                 ],
             }),
             kernel_file: "/boot/vmlinuz-6.1.0".into(),
-            kernel: Ok(BzImage { release: "6.1.0".into(), init_size: 60 << 20 }),
+            kernel: Ok(BzImage { release: "6.1.0".into(), init_size: 60 << 20, ..BzImage::default() }),
             storage: vec![Storage {
                 target: config.target[0].clone(),
                 device: Ok(Device {

@@ -1,0 +1,213 @@
+//! Why a kernel is not loaded. Each way has its own message and remedy.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use capture::facts::handover::TooLarge;
+use capture::kexec::bzimage::BzImageError;
+use capture::kexec::capture::PlaceError;
+use capture::kexec::machine::MachineError;
+use nix::errno::Errno;
+
+use crate::cmdline::TooLong;
+use crate::crashkernel::{Need, mib};
+use crate::host;
+use crate::image::ImageError;
+use crate::loader::Road;
+use crate::stack::StackError;
+use crate::volume_key::KeyError;
+
+/// Why the panic kernel is not loaded, or a planned switch not staged.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A file is missing or cannot be read.
+    #[error("reading {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The kernel file is something else, or damaged.
+    #[error("{path} cannot be started")]
+    Kernel {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: BzImageError,
+    },
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Modules of another kernel.
+    #[error(
+        "the image holds modules of kernel {image}, but {path} is kernel {kernel}: \
+         build the image again with --kernel {kernel}"
+    )]
+    OtherKernel {
+        /// Release that the image was built for.
+        image: String,
+        /// Release of the kernel file.
+        kernel: String,
+        /// The kernel file.
+        path: PathBuf,
+    },
+    /// Modules that the capture kernel will refuse.
+    #[error(
+        "this host enforces module signatures, and the modules in the image have none: \
+         build the image again on this host, or with image.strip = \"never\""
+    )]
+    Stripped,
+    /// No memory reserved.
+    #[error(
+        "no memory is reserved for a crash kernel: add crashkernel={recommended}M to the kernel command line and reboot"
+    )]
+    NoReservation {
+        /// What this image wants, MiB.
+        recommended: u64,
+    },
+    /// Too little memory reserved.
+    #[error(
+        "the crash kernel reservation is {have} MiB, this image needs at least {minimum} MiB: \
+         boot with crashkernel={recommended}M"
+    )]
+    TooSmall {
+        /// Reserved, MiB.
+        have: u64,
+        /// Needed to start, MiB.
+        minimum: u64,
+        /// Recommended, MiB.
+        recommended: u64,
+    },
+    /// The sysctl.
+    #[error(
+        "kexec is switched off until the next boot (sysctl kernel.kexec_load_disabled is 1): \
+         load before whatever sets it, usually a hardening profile"
+    )]
+    Disabled,
+    /// The other sysctls.
+    #[error("no more kernels may be loaded until the next boot (sysctl {0} is 0)")]
+    Limit(&'static str),
+    /// Not root.
+    #[error("loading a kernel needs CAP_SYS_BOOT: run as root")]
+    NotRoot,
+    /// Lockdown, and a kernel that nobody signed.
+    #[error(
+        "the kernel is in lockdown mode {mode} (Secure Boot) and takes only signed kernels: \
+         load the distribution's signed kernel, not a self-built or -unsigned one"
+    )]
+    Lockdown {
+        /// Which mode.
+        mode: String,
+    },
+    /// The signature.
+    #[error("the kernel's signature was rejected: load the distribution's signed kernel")]
+    Signature(#[source] io::Error),
+    /// Another load at the same time.
+    #[error("another program is loading a kernel at this moment: try again")]
+    Busy,
+    /// No support.
+    #[error("this kernel has no {}", .0.name())]
+    NoSupport(Road),
+    /// Command line.
+    #[error(transparent)]
+    Cmdline(#[from] TooLong),
+    /// A NUL in the command line.
+    #[error("the capture kernel's command line contains a NUL byte")]
+    Nul,
+    /// The running kernel does not tell what the core header needs.
+    #[error("describing the running kernel")]
+    Machine(#[from] MachineError),
+    /// The image cannot be placed.
+    #[error("placing the image in the reservation")]
+    Place(#[from] PlaceError),
+    /// Anything else that the kernel says.
+    #[error("{}", .0.name())]
+    Kexec(Road, #[source] io::Error),
+    /// The image could not be put together in memory.
+    #[error("putting the image together in memory")]
+    Memory(#[source] io::Error),
+    /// What a target stands on.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    /// The key to it.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Nothing of ours is loaded.
+    #[error("{0}: afterimage load first")]
+    NotArmed(&'static str),
+    /// The road that a planned switch needs was not taken.
+    #[error(
+        "the image was loaded with kexec_file_load, which has no entry for a planned switch; \
+         a deliberate panic captures too, with registers: --via panic"
+    )]
+    NoEntry,
+    /// The key file was standard input.
+    #[error("the volume keys came from standard input and are not kept: run afterimage load again yourself")]
+    KeysGone,
+    /// Texts that are too long.
+    #[error(transparent)]
+    Record(#[from] TooLarge),
+}
+
+impl LoadError {
+    /// What a system call of `road` meant by its error (kernel/kexec.c, kernel/kexec_file.c).
+    pub(super) fn explain(road: Road, error: io::Error, kernel: &Path, need: Need) -> Self {
+        let sysctl = |name: &str| host::read(&format!("/proc/sys/kernel/{name}"));
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EADDRNOTAVAIL) => Self::too_small(host::reservation(), need),
+            Some(Errno::EBUSY) => Self::Busy,
+            Some(Errno::ENOSYS) => Self::NoSupport(road),
+            Some(Errno::EPERM) => match host::lockdown() {
+                mode if mode != "none" => Self::Lockdown { mode },
+                _ if sysctl("kexec_load_disabled") == "1" => Self::Disabled,
+                _ if sysctl("kexec_load_limit_panic") == "0" => Self::Limit("kernel.kexec_load_limit_panic"),
+                _ if sysctl("kexec_load_limit_reboot") == "0" => {
+                    Self::Limit("kernel.kexec_load_limit_reboot")
+                }
+                _ => Self::NotRoot,
+            },
+            Some(
+                Errno::EKEYREJECTED
+                | Errno::ENOKEY
+                | Errno::EKEYREVOKED
+                | Errno::EBADMSG
+                | Errno::ENODATA
+                | Errno::ELIBBAD
+                | Errno::ENOPKG,
+            ) => Self::Signature(error),
+            Some(Errno::ENOEXEC) => {
+                Self::Kernel { path: kernel.to_owned(), source: BzImageError::NotABzImage }
+            }
+            _ => Self::Kexec(road, error),
+        }
+    }
+
+    pub(super) fn too_small(have: u64, need: Need) -> Self {
+        Self::TooSmall { have: mib(have), minimum: mib(need.minimum), recommended: mib(need.recommended) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explained(errno: Errno) -> String {
+        let need = Need { minimum: 70 << 20, recommended: 100 << 20 };
+        let error = LoadError::explain(Road::FileLoad, errno.into(), Path::new("/boot/vmlinuz"), need);
+        capture::log::chain(&error)
+    }
+
+    #[test]
+    fn each_errno_has_its_remedy() {
+        assert!(explained(Errno::EADDRNOTAVAIL).contains("boot with crashkernel=100M"));
+        assert!(explained(Errno::EBUSY).contains("try again"));
+        assert!(explained(Errno::ENOSYS).contains("has no kexec_file_load"));
+        assert!(explained(Errno::EKEYREJECTED).contains("signed kernel"));
+        assert!(
+            explained(Errno::ENOEXEC).contains("/boot/vmlinuz")
+                && explained(Errno::ENOEXEC).contains("bzImage")
+        );
+        assert!(explained(Errno::EIO).contains("kexec_file_load"));
+    }
+}

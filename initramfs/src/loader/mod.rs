@@ -1,0 +1,279 @@
+//! Arming and disarming: the capture image as the panic kernel, and the one page that makes a planned switch of it.
+//!
+//! Two roads lead there. Our own ([`Road::Own`], kexec_load(2)) places everything itself and knows where the image is entered, so that one
+//! armed image serves a panic and a planned switch. Under lockdown there is only the kernel's ([`Road::FileLoad`]).
+
+mod error;
+mod record;
+mod roads;
+mod stacks;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use capture::addr::to_u64;
+use capture::config;
+use capture::facts::{Facts, Planned, Stack, handover, parse_iomem};
+use capture::kexec::{BzImage, PAGE, machine};
+use capture::sys::kexec;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::cmdline::{self, Changes};
+use crate::cpio::{self, Entry};
+use crate::crashkernel::{Need, mib, need};
+use crate::fingerprint::crc32;
+use crate::host;
+use crate::image;
+use crate::who;
+
+pub use error::LoadError;
+pub use record::{Loaded, Road, recorded};
+
+use roads::Arms;
+
+/// What the kernel takes of free memory for a staged switch, beside its page: two control pages, a page to swap with, the list of
+/// pages, the top of its page tables (kernel/kexec_core.c, arch/x86/kernel/machine_kexec_64.c).
+const STAGED_PAGES: u64 = 8;
+
+/// What loading the page of a planned switch overwrites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Staged {
+    /// Physical address of the handover page; it lies in the reservation, not in memory that is saved.
+    pub handover: u64,
+    /// Its length, bytes.
+    pub len: u64,
+    /// Pages of free memory that the kernel takes at most, where it likes: what they held before is lost.
+    pub most_pages: u64,
+}
+
+/// Loads `kernel_file` with the image in `image_file` as the panic kernel. `key_file` opens the LUKS devices under targets;
+/// none for what the configuration names.
+pub fn load(image_file: &Path, kernel_file: &Path, key_file: Option<&Path>) -> Result<Loaded, LoadError> {
+    arm(image_file, kernel_file, key_file, None)
+}
+
+/// Loads once more what is loaded: the machine has other CPUs or memory than it had. Does nothing where the kernel has seen to that
+/// itself, unless `planned` goes into the facts: for a switch by a deliberate panic.
+pub fn rearm(planned: Option<&Planned>) -> Result<Loaded, LoadError> {
+    let loaded = armed()?;
+    if planned.is_none() && loaded.updates_header {
+        return Ok(loaded);
+    }
+    if loaded.keys_in_image && loaded.key_file.as_deref() == Some(Path::new("-")) {
+        return Err(LoadError::KeysGone);
+    }
+    arm(&loaded.image_file, &loaded.kernel_file, loaded.key_file.as_deref(), planned)
+}
+
+/// Loads the handover page with a record as what reboot(2) starts by `LINUX_REBOOT_CMD_KEXEC`: the armed image, at its entry.
+pub fn stage(planned: &Planned) -> Result<Staged, LoadError> {
+    let loaded = armed()?;
+    let (Some(entry), Some(at)) = (loaded.entry, loaded.handover) else { return Err(LoadError::NoEntry) };
+    let page = handover::encode(planned)?;
+    let segment = kexec::Segment { bytes: &page, at, size: PAGE };
+    kexec::load(entry, &[segment], kexec::Start::Reboot)
+        .map_err(|error| LoadError::explain(Road::Own, error, Path::new(""), Need::NONE))?;
+    // A page table of 2 MiB pages for each GiB.
+    let tables = host::memory().div_ceil(1 << 30);
+    Ok(Staged { handover: at, len: PAGE, most_pages: tables.saturating_add(STAGED_PAGES) })
+}
+
+/// Unloads what [`stage`] loaded; nothing happens if that is nothing.
+pub fn unstage() -> Result<(), LoadError> {
+    kexec::load(0, &[], kexec::Start::Reboot)
+        .map_err(|error| LoadError::explain(Road::Own, error, Path::new(""), Need::NONE))
+}
+
+/// Unloads the panic kernel.
+pub fn unload() -> Result<(), LoadError> {
+    kexec::unload_panic_kernel()
+        .map_err(|error| LoadError::explain(Road::FileLoad, error, Path::new(""), Need::NONE))?;
+    record::forget();
+    Ok(())
+}
+
+/// What we have loaded, if that is what is loaded.
+fn armed() -> Result<Loaded, LoadError> {
+    if !host::is_loaded() {
+        return Err(LoadError::NotArmed("no capture image is loaded"));
+    }
+    recorded().ok_or(LoadError::NotArmed("what is loaded was not loaded by afterimage"))
+}
+
+/// Why a planned switch by kexec is not possible here and now; `None` if it is.
+#[must_use]
+pub fn why_not_planned() -> Option<String> {
+    let armed = armed().and_then(|loaded| loaded.entry.ok_or(LoadError::NoEntry));
+    let sysctl = |name: &str| host::read(&format!("/proc/sys/kernel/{name}"));
+    match (armed, host::lockdown()) {
+        (Err(error), _) => Some(error.to_string()),
+        (_, mode) if mode != "none" => Some(LoadError::Lockdown { mode }.to_string()),
+        _ if sysctl("kexec_load_disabled") == "1" => Some(LoadError::Disabled.to_string()),
+        _ if sysctl("kexec_load_limit_reboot") == "0" => {
+            Some(LoadError::Limit("kernel.kexec_load_limit_reboot").to_string())
+        }
+        _ => None,
+    }
+}
+
+fn arm(
+    image_file: &Path,
+    kernel_file: &Path,
+    key_file: Option<&Path>,
+    planned: Option<&Planned>,
+) -> Result<Loaded, LoadError> {
+    let image = read(image_file)?;
+    let kernel = read(kernel_file)?;
+    let bz = BzImage::parse_whole(&kernel);
+    let bz = bz.map_err(|source| LoadError::Kernel { path: kernel_file.to_owned(), source })?;
+    let contents = image::read_contents(&image, image_file)?;
+    if contents.manifest.kernel != bz.release {
+        let path = kernel_file.to_owned();
+        return Err(LoadError::OtherKernel { image: contents.manifest.kernel, kernel: bz.release, path });
+    }
+    if contents.manifest.stripped
+        && !contents.manifest.modules.is_empty()
+        && host::enforces_module_signatures()
+    {
+        return Err(LoadError::Stripped);
+    }
+    let need = need(bz.init_size, to_u64(image.len()), contents.unpacked);
+    check_host(need)?;
+
+    let capture = &contents.config.capture;
+    let changes = Changes {
+        cpus: capture.cpus,
+        boot_apic_id: cmdline::boot_apic_id(&host::read("/proc/cpuinfo")),
+        remove: &capture.cmdline_remove,
+        append: &capture.cmdline_append,
+    };
+    let cmdline = cmdline::build(&host::read("/proc/cmdline"), changes)?;
+    let stacks = stacks::stacks(&contents.config, key_file)?;
+    let mut loaded = Loaded {
+        boot_id: host::read("/proc/sys/kernel/random/boot_id"),
+        at: now(),
+        by: who::who(),
+        kernel_file: absolute(kernel_file),
+        kernel: bz.release.clone(),
+        image_file: absolute(image_file),
+        image_crc32: crc32(&image),
+        config_crc32: contents.manifest.config.crc32.clone(),
+        recommended: need.recommended,
+        cmdline,
+        keys_in_image: stacks.iter().any(Stack::has_key),
+        key_file: key_file.map(absolute),
+        ..Loaded::default()
+    };
+    let facts = Facts { stacks, planned: planned.cloned(), ..facts(&loaded, &kernel) };
+    let arms = Arms { kernel_file, kernel: &kernel, bz: &bz, image, facts, need };
+    let was_armed = host::is_loaded();
+    arms.load(capture.loader, &mut loaded).inspect_err(|_| {
+        // The kernel lets go of the old panic kernel before it looks at the new one.
+        if was_armed && !host::is_loaded() {
+            log::warn!("the panic kernel that was loaded before is gone: a panic will not be captured");
+        }
+    })?;
+    if let Err(error) = loaded.save() {
+        log::warn!("{}: {error}; `afterimage status` will not know what is loaded", record::PATH);
+    }
+    Ok(loaded)
+}
+
+/// What can be known before the system call, which tells less.
+fn check_host(need: Need) -> Result<(), LoadError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(LoadError::NotRoot);
+    }
+    if host::read("/proc/sys/kernel/kexec_load_disabled") == "1" {
+        return Err(LoadError::Disabled);
+    }
+    let have = host::reservation();
+    if have == 0 {
+        return Err(LoadError::NoReservation { recommended: mib(need.recommended) });
+    }
+    if have < need.minimum {
+        return Err(LoadError::too_small(have, need));
+    }
+    if have < need.recommended {
+        log::warn!(
+            "the crash kernel reservation is {} MiB; for this image crashkernel={}M is recommended",
+            mib(have),
+            mib(need.recommended)
+        );
+    }
+    Ok(())
+}
+
+fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
+    let cpuinfo = host::read("/proc/cpuinfo");
+    let cpus = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+    Facts {
+        host: host::read("/proc/sys/kernel/hostname"),
+        boot_id: loaded.boot_id.clone(),
+        release: host::read("/proc/sys/kernel/osrelease"),
+        loaded_at: loaded.at,
+        kernel_crc32: crc32(kernel),
+        image_crc32: loaded.image_crc32.clone(),
+        reservation: host::reservation(),
+        vmcoreinfo: host::vmcoreinfo(),
+        cpus: u32::try_from(cpus).unwrap_or(0),
+        boot_apic_id: cmdline::boot_apic_id(&cpuinfo),
+        memory_map: parse_iomem(&host::read("/proc/iomem")),
+        firmware_map: machine::firmware_map(),
+        ..Facts::default()
+    }
+}
+
+/// The facts as an archive that the kernel unpacks behind the image.
+fn archive(facts: &Facts) -> Zeroizing<Vec<u8>> {
+    let mut entry = Entry::file(config::FACTS_PATH, 0o600, facts.to_toml().into_bytes());
+    let archive = Zeroizing::new(cpio::write(std::slice::from_ref(&entry)));
+    if let cpio::Kind::File(bytes) = &mut entry.kind {
+        bytes.zeroize();
+    }
+    archive
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    fs::read(path).map_err(|source: io::Error| LoadError::Read { path: path.to_owned(), source })
+}
+
+/// For a record that outlives the working directory; `-` is no path.
+fn absolute(path: &Path) -> PathBuf {
+    if path == Path::new("-") {
+        path.to_owned()
+    } else {
+        std::path::absolute(path).unwrap_or(path.to_owned())
+    }
+}
+
+fn now() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_missing_or_wrong_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, kernel) = (dir.path().join("image"), dir.path().join("vmlinuz"));
+        let error = || capture::log::chain(&load(&image, &kernel, None).unwrap_err());
+        assert!(error().contains("image"));
+        fs::write(&image, b"x").unwrap();
+        assert!(error().contains("vmlinuz"));
+        fs::write(&kernel, b"x").unwrap();
+        assert!(error().contains("vmlinuz cannot be started: not an x86 bzImage"), "{}", error());
+    }
+
+    #[test]
+    fn facts_are_a_file_of_the_image() {
+        let facts = Facts { host: "h".into(), ..Facts::default() };
+        let archive = archive(&facts);
+        let files = cpio::read_files(&archive).unwrap();
+        assert_eq!(files[0].0, "etc/afterimage/facts.toml");
+        assert_eq!(Facts::parse(core::str::from_utf8(files[0].1).unwrap()).unwrap(), facts);
+    }
+}

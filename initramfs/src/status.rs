@@ -1,0 +1,109 @@
+//! `afterimage status`: what is armed, and what for.
+
+use std::fmt::Write;
+
+use capture::report::utc;
+
+use crate::crashkernel::mib;
+use crate::host;
+use crate::loader::{self, Loaded, Road};
+
+/// A line per fact.
+#[must_use]
+pub fn text() -> String {
+    let is_loaded = host::is_loaded();
+    let record = loader::recorded().filter(|_| is_loaded);
+    let mut rows = vec![
+        (
+            "armed",
+            if is_loaded { "yes: a panic will be captured" } else { "NO: a panic will not be captured" }
+                .to_owned(),
+        ),
+        ("planned", planned()),
+    ];
+    rows.push(match host::reservation() {
+        0 => ("reservation", "none (no crashkernel=)".to_owned()),
+        have => ("reservation", format!("{} MiB", mib(have))),
+    });
+    rows.push(("lockdown", host::lockdown()));
+    match &record {
+        Some(record) => rows.extend(of(record)),
+        None if is_loaded => rows.push(("image", "unknown: not loaded by afterimage".to_owned())),
+        None => (),
+    }
+    let mut out = String::new();
+    for (name, value) in rows {
+        let _ = writeln!(out, "{name:<12} {value}");
+    }
+    out
+}
+
+/// Whether `afterimage capture` can switch without a panic; and whether every kexec is such a switch already.
+fn planned() -> String {
+    match loader::why_not_planned() {
+        Some(why) => format!("no: {why}"),
+        None if host::read("/sys/kernel/kexec_loaded") == "1" => {
+            "yes; a kernel is staged: the next kexec, whoever asks for it, starts it".to_owned()
+        }
+        None => "yes: afterimage capture switches kernels and saves the memory of this one".to_owned(),
+    }
+}
+
+fn of(record: &Loaded) -> Vec<(&'static str, String)> {
+    let road = record.road.name();
+    let mut rows = vec![
+        ("kernel", format!("{} ({})", record.kernel, record.kernel_file.display())),
+        ("image", format!("{} (crc32 {})", record.image_file.display(), record.image_crc32)),
+        ("config", format!("crc32 {}", record.config_crc32)),
+        (
+            "loaded",
+            format!(
+                "{} by {}, with {road}",
+                utc(record.at).as_deref().unwrap_or("at a time unknown"),
+                record.by
+            ),
+        ),
+        ("recommended", format!("crashkernel={}M", mib(record.recommended))),
+        (
+            "hot-plug",
+            if record.updates_header {
+                "the kernel keeps the core header up to date".to_owned()
+            } else {
+                "after CPUs or memory have come or gone: afterimage load --again".to_owned()
+            },
+        ),
+        ("command line", record.cmdline.clone()),
+    ];
+    if record.keys_in_image {
+        let copy = "kexec_file_load leaves a copy of it in freed kernel memory until that is used again";
+        rows.push((
+            "volume keys",
+            match record.road {
+                Road::Own => "went with the image into the reservation".to_owned(),
+                Road::FileLoad => format!("went with the image; {copy}"),
+            },
+        ));
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_says_what_is_loaded_and_by_whom() {
+        let record = Loaded {
+            by: "root, logged in as ada".into(),
+            at: 1_700_000_000,
+            image_crc32: "00c0ffee".into(),
+            keys_in_image: true,
+            ..Loaded::default()
+        };
+        let rows = of(&record);
+        let row = |name: &str| rows.iter().find(|row| row.0 == name).unwrap().1.clone();
+        assert_eq!(row("loaded"), "2023-11-14T22:13:20Z by root, logged in as ada, with kexec_file_load");
+        assert!(row("image").contains("00c0ffee") && row("volume keys").contains("kexec_file_load"));
+        assert!(row("hot-plug").contains("load --again"));
+    }
+}
