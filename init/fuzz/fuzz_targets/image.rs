@@ -69,9 +69,7 @@ fn seeds() -> Vec<Vec<u8>> {
         b"~Module signature appended~\n",
     ]
     .concat();
-    [(0, archive), (1, module), (1, signed)]
-        .map(|(kind, file)| [&[kind], &file[..]].concat())
-        .to_vec()
+    [(0, archive), (1, module), (1, signed)].map(|(kind, file)| [&[kind], &file[..]].concat()).to_vec()
 }
 
 /// Name, type, flags, bytes, link and info, alignment and entry size.

@@ -134,24 +134,25 @@ pub fn firmware_map() -> Vec<MemoryRange> {
 impl Production {
     /// Describes the running kernel.
     pub fn read() -> Result<Self, MachineError> {
-        let iomem = text("/proc/iomem");
         let main = text("/sys/kernel/kexec_crash_size").parse().unwrap_or(0);
-        let regions = regions(&iomem, main);
-        if regions.is_empty() {
+        let mut production = Self::of(&text("/proc/iomem"), main);
+        if production.regions.is_empty() {
             return Err(MachineError::NoRegion);
         }
-        let top = parse_iomem(&iomem);
-        let memory = memory(&top, &regions);
-        let (page_offset, text_mapping) = mappings(memory.first())?;
-        let layout = core_header::Layout {
-            cpu_notes: cpu_notes()?,
-            vmcoreinfo: vmcoreinfo()?,
-            text: text_mapping,
-            page_offset,
-            memory,
-        };
-        let header_size = text("/sys/kernel/crash_elfcorehdr_size").parse().unwrap_or(0);
-        Ok(Self { iomem: top, regions, core: layout, header_size })
+        let core = &mut production.core;
+        (core.page_offset, core.text) = mappings(core.memory.first())?;
+        (core.cpu_notes, core.vmcoreinfo) = (cpu_notes()?, vmcoreinfo()?);
+        production.header_size = text("/sys/kernel/crash_elfcorehdr_size").parse().unwrap_or(0);
+        Ok(production)
+    }
+
+    /// What the text of /proc/iomem tells; `main` is the size of the reservation for images.
+    #[must_use]
+    pub fn of(iomem: &str, main: u64) -> Self {
+        let regions = regions(iomem, main);
+        let iomem = parse_iomem(iomem);
+        let core = core_header::Layout { memory: memory(&iomem, &regions), ..Default::default() };
+        Self { iomem, regions, core, header_size: 0 }
     }
 }
 
@@ -162,7 +163,10 @@ fn regions(iomem: &str, main: u64) -> Vec<Range<u64>> {
         lines.map(|line| parse_iomem(line.trim_start())).filter_map(|found| found.into_iter().next());
     let mut regions: Vec<Range<u64>> = ranges.map(|line| line.start..line.last.saturating_add(1)).collect();
     let len = |range: &Range<u64>| range.end.saturating_sub(range.start);
-    regions.retain(|range| len(range) > 1); // all zeros to who is not root
+    // All zeros to who is not root; and the kernel reserves whole pages.
+    regions.retain(|range| {
+        len(range) > 1 && page_down(range.start) == range.start && page_down(range.end) == range.end
+    });
     regions.sort_by_key(|range| (len(range) != main, core::cmp::Reverse(len(range))));
     regions
 }

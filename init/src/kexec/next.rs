@@ -83,13 +83,19 @@ pub enum NextError {
     Kexec(#[source] io::Error),
 }
 
-/// Where everything goes.
+/// Where everything goes, physical addresses in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Plan {
-    kernel: u64,
-    trampoline: u64,
-    params: u64,
-    initrd: u64,
+pub struct Plan {
+    /// The kernel.
+    pub kernel: u64,
+    /// The trampoline with its page tables.
+    pub trampoline: u64,
+    /// boot_params and what they point to.
+    pub params: u64,
+    /// The initrd.
+    pub initrd: u64,
+    /// The first address behind it all.
+    pub end: u64,
 }
 
 /// Loads a kernel into the memory of `map` that is none of `own` (this kernel's), for reboot(2) to start. `heartbeat` is called now
@@ -145,8 +151,8 @@ pub fn load(
 }
 
 impl Plan {
-    /// Finds a hole: memory by the firmware's map, none of this kernel's, in one piece.
-    fn make(
+    /// Finds a hole: memory by the firmware's map, none of this kernel's, in one piece. `params` and `initrd` are lengths, bytes.
+    pub fn make(
         map: &[E820],
         own: &[Range<u64>],
         image: &BzImage,
@@ -172,7 +178,8 @@ impl Plan {
         let kernel = at.ok_or(NextError::NoHole(need))?;
         let trampoline = kernel.saturating_add(behind_kernel);
         let params_at = trampoline.saturating_add(trampoline::LEN_WITH_TABLES);
-        Ok(Self { kernel, trampoline, params: params_at, initrd: params_at.saturating_add(params) })
+        let end = kernel.saturating_add(need);
+        Ok(Self { kernel, trampoline, params: params_at, initrd: params_at.saturating_add(params), end })
     }
 }
 
@@ -242,7 +249,13 @@ mod tests {
         let plan = Plan::make(&map, &own, &image(), 0x3000, 0x10_0001).unwrap();
         assert_eq!(
             plan,
-            Plan { kernel: 0x100_0000, trampoline: 0x500_0000, params: 0x500_a000, initrd: 0x500_d000 }
+            Plan {
+                kernel: 0x100_0000,
+                trampoline: 0x500_0000,
+                params: 0x500_a000,
+                initrd: 0x500_d000,
+                end: 0x510_e000
+            }
         );
         // Too large for what lies below the capture kernel; then above it.
         let map = [ram(0x10_0000..0x8000_0000)];
