@@ -17,7 +17,7 @@ use std::{fs, io};
 
 use zeroize::Zeroizing;
 
-use crate::addr::{Pfn, PfnRange, PhysAddr};
+use crate::addr::{Pfn, PfnRange, PhysAddr, to_usize};
 use crate::attempt::{Attempt, Rung};
 use crate::beat::{self, Beat, Step};
 use crate::config::{self, Config, CrashLoop, When};
@@ -191,13 +191,13 @@ fn skipped_pages(attempt: &Attempt) -> Vec<PfnRange> {
 /// capture kernel's clock.
 fn crash_time(info: &VmcoreInfo, planned: Option<&Planned>) -> u64 {
     let now = || std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-    let intended = || planned.map(|planned| planned.intent.at);
+    let intended = || planned.map(|planned| planned.intent.at).filter(|&at| at > 0);
     info.crash_time().or_else(intended).unwrap_or_else(now)
 }
 
 /// Reads memory of this kernel's own region, where the handover page lies.
-fn read_memory(address: PhysAddr, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
+fn read_memory(address: PhysAddr, len: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; to_usize(len)];
     fs::File::open("/dev/mem")?.read_exact_at(&mut bytes, address.0)?;
     Ok(bytes)
 }

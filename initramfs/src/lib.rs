@@ -7,6 +7,7 @@
 //! | [`fingerprint`], [`check`] | whether a crash now would be saved |
 //! | [`stack`], [`volume_key`] | what a target stands on: LVM and LUKS |
 //! | [`cmdline`], [`crashkernel`], [`host`], [`who`], [`loader`], [`status`] | arming the panic kernel |
+//! | [`planned`] | switching kernels on purpose |
 //! | [`raw`] | raw devices: making one a target, copying a capture off it |
 //! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
@@ -30,6 +31,7 @@ pub mod loader;
 pub mod map;
 pub mod modules;
 pub mod offline;
+pub mod planned;
 pub mod raw;
 pub mod stack;
 pub mod status;

@@ -10,7 +10,7 @@ use afterimage::input::Input;
 use afterimage::loader::Loaded;
 use afterimage::map::text;
 use afterimage::offline::OfflineError;
-use afterimage::{estimate, host, inspect, loader, offline, raw, status, survey};
+use afterimage::{estimate, host, inspect, loader, offline, planned, raw, status, survey};
 use capture::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use capture::kernel::dmesg;
 use capture::sys::wiping::Wiping;
@@ -66,6 +66,20 @@ enum Command {
     },
     /// Unload the panic kernel
     Unload,
+    /// Switch to the capture kernel on purpose: it saves all memory of this one. Like a reboot, this ends every program
+    ///
+    /// Needs a loaded panic kernel (`afterimage load`). Records who wants it and why, runs the live collectors, stops and
+    /// freezes what [planned] names, loads the record and jumps. What fails before the jump is undone, and the host runs on.
+    Capture(planned::Options),
+    /// Write a tar of files to standard output
+    #[command(hide = true)]
+    CollectFiles {
+        /// Bytes of files at most
+        #[arg(long)]
+        limit: u64,
+        /// Patterns
+        patterns: Vec<String>,
+    },
     /// Say whether a panic would be captured; exit code 0 if so
     Status,
     /// Look at this host and say whether a crash now would be saved, what is wrong, and what to do
@@ -207,7 +221,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let init = init.map_or_else(default_init, Ok)?;
             build(&Sources { kernel, modules_dir, config, init }, &output)
         }
-        Command::Load { again: true, .. } => Ok(said(&loader::rearm(None)?)),
+        Command::Load { again: true, .. } => Ok(said(&loader::again()?)),
         Command::Load { image, kernel_image, key_file, .. } => {
             let running =
                 || PathBuf::from(format!("/boot/vmlinuz-{}", host::read("/proc/sys/kernel/osrelease")));
@@ -217,6 +231,14 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Unload => {
             loader::unload()?;
             println!("unloaded: a panic will not be captured");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Capture(options) => {
+            planned::run(&options)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::CollectFiles { limit, patterns } => {
+            planned::files::write(&patterns, limit, io::stdout().lock())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Status => Ok(status()),

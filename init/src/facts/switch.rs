@@ -38,7 +38,7 @@ pub struct Intent {
     pub why: String,
     /// Ticket or case number; empty if there is none.
     pub ticket: String,
-    /// When, seconds since 1970.
+    /// When, seconds since 1970; 0 if that is not known: the switch was prepared, and anybody's kexec makes it.
     pub at: u64,
     /// Whether dirty data was written back before the switch.
     pub synced: bool,

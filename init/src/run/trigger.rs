@@ -4,19 +4,19 @@
 
 use std::io;
 
-use crate::addr::PhysAddr;
+use crate::addr::{PhysAddr, to_u64};
 use crate::facts::{Facts, Planned, Trigger, handover};
 use crate::report::{Degradation, Summary};
 
 /// The record of a planned switch, from the facts or from the handover page, which `read` reads; `None` after a panic.
 pub(super) fn discover(
     facts: &Facts,
-    read: impl FnOnce(PhysAddr, usize) -> io::Result<Vec<u8>>,
+    read: impl FnOnce(PhysAddr, u64) -> io::Result<Vec<u8>>,
     summary: &mut Summary,
 ) -> Option<Planned> {
     let found = facts.planned.clone().or_else(|| {
         let address = PhysAddr(facts.handover?);
-        let page = read(address, handover::PAGE_LEN).map_err(|error| format!("reading it: {error}"));
+        let page = read(address, to_u64(handover::PAGE_LEN)).map_err(|error| format!("reading it: {error}"));
         let record = page.and_then(|page| handover::decode(&page).transpose());
         let damaged = |cause| Degradation::Handover { address: address.0, cause };
         record.map_err(|cause| summary.degrade(damaged(cause))).ok().flatten()
@@ -59,7 +59,7 @@ mod tests {
     /// What is found with a handover page that holds `page`, and the degradations.
     fn found(facts: &Facts, page: io::Result<Vec<u8>>) -> (Option<Planned>, Summary) {
         let mut summary = Summary::default();
-        let read = |address: PhysAddr, len: usize| {
+        let read = |address: PhysAddr, len: u64| {
             assert_eq!((address.0, len), (0x7fff_f000, 4096));
             page
         };

@@ -54,12 +54,16 @@ pub fn load(image_file: &Path, kernel_file: &Path, key_file: Option<&Path>) -> R
 }
 
 /// Loads once more what is loaded: the machine has other CPUs or memory than it had. Does nothing where the kernel has seen to that
-/// itself, unless `planned` goes into the facts: for a switch by a deliberate panic.
+/// itself.
+pub fn again() -> Result<Loaded, LoadError> {
+    let loaded = armed()?;
+    if loaded.updates_header { Ok(loaded) } else { rearm(None) }
+}
+
+/// Loads once more what is loaded, with this record in its facts: for a switch by a deliberate panic. Without one it waits for a
+/// panic as before.
 pub fn rearm(planned: Option<&Planned>) -> Result<Loaded, LoadError> {
     let loaded = armed()?;
-    if planned.is_none() && loaded.updates_header {
-        return Ok(loaded);
-    }
     if loaded.keys_in_image && loaded.key_file.as_deref() == Some(Path::new("-")) {
         return Err(LoadError::KeysGone);
     }

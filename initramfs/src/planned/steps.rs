@@ -1,0 +1,259 @@
+//! The steps of a switch, in their order.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use capture::config::{Config, Via};
+use capture::facts::handover;
+use capture::facts::{Intent, Live, Planned};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::intent::{self, Event};
+use super::locked::{self, Locked};
+use super::machine::Machine;
+use super::quiet::{self, Places, Quiet};
+use super::{Options, PlannedError, collect, now};
+use crate::loader::Staged;
+use crate::who::who;
+
+/// How often pages of live.tar may move before the switch is given up.
+const TRIES: u32 = 3;
+/// What a record says that nobody made for this switch.
+const STAGED: &str = "staged";
+
+/// A switch, and what it is done with.
+pub(super) struct Job<'a> {
+    pub(super) options: &'a Options,
+    pub(super) config: &'a Config,
+    pub(super) machine: &'a mut dyn Machine,
+    pub(super) places: Places,
+    /// This program, to copy files with.
+    pub(super) program: PathBuf,
+    /// Where each step is told.
+    pub(super) out: Box<dyn Write + 'a>,
+}
+
+impl Job<'_> {
+    /// Switches. Comes back with an error, or at once if it is only to say what it would do.
+    pub(super) fn switch(&mut self) -> Result<(), PlannedError> {
+        let intent = self.intent();
+        // The longest record there can be: what people wrote is refused before anything is done.
+        let index = vec![u64::from(u32::MAX); locked::index_pages(self.config.planned.live_limit.0)];
+        let live = Live { len: u64::from(u32::MAX), sha256: "0".repeat(64), index };
+        handover::encode(&Planned { intent: intent.clone(), live: Some(live) })?;
+        if self.options.dry_run {
+            self.preview(&intent);
+            return Ok(());
+        }
+        self.record(Event::Intent, &intent)?;
+        let Err(error) = self.steps(intent.clone()) else { return Ok(()) };
+        let cause = capture::log::chain(&error);
+        if let Err(error) = intent::record(self.intents(), Event::Failed, &intent, Some(&cause)) {
+            log::warn!("{}: {error}", self.intents().display());
+        }
+        Err(error)
+    }
+
+    /// Loads the page for whoever switches later.
+    pub(super) fn stage(&mut self) -> Result<(), PlannedError> {
+        let mut intent = self.intent();
+        intent.who = format!("{STAGED} by {}", intent.who);
+        if intent.why.is_empty() {
+            STAGED.clone_into(&mut intent.why);
+        }
+        // When, and whether data is synced before, is known to whoever switches.
+        (intent.at, intent.synced, intent.via_panic) = (0, false, false);
+        let planned = Planned { intent, live: None };
+        handover::encode(&planned)?;
+        self.record(Event::Staged, &planned.intent)?;
+        let staged = self.machine.stage(&planned)?;
+        self.say_staged(Some(staged));
+        self.say("staged", "any kexec from now on, as by `systemctl kexec`, is captured");
+        Ok(())
+    }
+
+    /// Takes the page back.
+    pub(super) fn unstage(&mut self) -> Result<(), PlannedError> {
+        self.machine.unstage()?;
+        let intent = Intent { who: who(), at: now(), ..Intent::default() };
+        if let Err(error) = intent::record(self.intents(), Event::Unstaged, &intent, None) {
+            log::warn!("{}: {error}", self.intents().display());
+        }
+        self.say("unstaged", "no kernel is loaded for kexec; a panic is captured as before");
+        Ok(())
+    }
+
+    fn steps(&mut self, mut intent: Intent) -> Result<(), PlannedError> {
+        let mut live = self.collect(&intent)?;
+        // From here on nobody's Ctrl-C may leave units stopped and cgroups frozen.
+        let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT]);
+        let _ = signals.thread_block();
+        let mut quiet = Quiet::new(self.places.clone());
+        let switched = self.quieten(&mut quiet).and_then(|()| {
+            intent.synced = self.sync();
+            let via = self.options.via(self.config);
+            self.load(&intent, via, &mut live)?;
+            self.say("jump", &format!("by {via}"));
+            let _ = self.out.flush();
+            let source = self.machine.jump(via);
+            self.unload(via);
+            Err(PlannedError::Jump { via, source })
+        });
+        for left in quiet.undo() {
+            self.say("LEFT", &left);
+        }
+        let _ = signals.thread_unblock();
+        switched
+    }
+
+    fn collect(&mut self, intent: &Intent) -> Result<Locked, PlannedError> {
+        let collectors = collect::chosen(&self.config.collector);
+        let (program, limit) = (self.program.clone(), self.config.planned.live_limit);
+        let mut say = |one: &collect::Collected| {
+            let cut = if one.truncated { ", not all of it" } else { "" };
+            let text =
+                format!("{}: {}, {} bytes in {:.1} s{cut}", one.directory, one.ended, one.bytes, one.seconds);
+            self.say("collector", &text);
+        };
+        let archive = collect::run(&collectors, &program, intent, limit, &mut say);
+        let archive = archive.map_err(PlannedError::Archive)?;
+        let locked = Locked::new(&archive)?;
+        let live = locked.live();
+        let text = format!("{} bytes in {} locked pages, SHA-256 {}", live.len, locked.pages(), live.sha256);
+        self.say("live.tar", &text);
+        Ok(locked)
+    }
+
+    fn quieten(&mut self, quiet: &mut Quiet) -> Result<(), PlannedError> {
+        for unit in &self.config.planned.stop {
+            let was_active = quiet.stop(unit)?;
+            self.say("stop", &format!("{unit}{}", if was_active { "" } else { ": was not active" }));
+        }
+        for cgroup in &self.config.planned.freeze {
+            quiet.freeze(cgroup)?;
+            self.say("freeze", cgroup);
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> bool {
+        let wanted = self.options.sync(self.config);
+        let synced = wanted && quiet::sync();
+        self.say(
+            "sync",
+            match (wanted, synced) {
+                (true, true) => "dirty data is on the disks; the dump has it, too, but not as dirty",
+                (true, false) => "NOT DONE in time: a disk does not answer; what it lacks is in the dump",
+                _ => "none: dirty data stays in memory; it is in the dump, and the disks lack it",
+            },
+        );
+        synced
+    }
+
+    /// Loads the record. Pages that have moved meanwhile are told anew.
+    fn load(&mut self, intent: &Intent, via: Via, live: &mut Locked) -> Result<(), PlannedError> {
+        for _ in 0..TRIES {
+            let planned = Planned { intent: intent.clone(), live: Some(live.live().clone()) };
+            let staged = match via {
+                Via::Kexec => Some(self.machine.stage(&planned)?),
+                Via::Panic => self.machine.rearm(Some(&planned)).map(|()| None)?,
+            };
+            match live.has_moved() {
+                Ok(false) => {
+                    self.say_staged(staged);
+                    return Ok(());
+                }
+                Ok(true) => self.say("load", "pages of live.tar have moved: once more"),
+                Err(error) => {
+                    self.unload(via);
+                    return Err(error.into());
+                }
+            }
+            live.index().inspect_err(|_| self.unload(via))?;
+        }
+        self.unload(via);
+        Err(PlannedError::Moves(TRIES))
+    }
+
+    /// After this a panic is a panic again, and a kexec finds nothing.
+    fn unload(&mut self, via: Via) {
+        let unloaded = match via {
+            Via::Kexec => self.machine.unstage(),
+            Via::Panic => self.machine.rearm(None),
+        };
+        if let Err(error) = unloaded {
+            let text = format!("the record of the switch is still loaded: {}", capture::log::chain(&error));
+            self.say("LEFT", &text);
+        }
+    }
+
+    fn intent(&self) -> Intent {
+        Intent {
+            who: who(),
+            why: self.options.why().to_owned(),
+            ticket: self.options.ticket.as_deref().unwrap_or_default().trim().to_owned(),
+            at: now(),
+            synced: self.options.sync(self.config),
+            via_panic: self.options.via(self.config) == Via::Panic,
+        }
+    }
+
+    fn intents(&self) -> &Path {
+        Path::new(&self.config.planned.intents)
+    }
+
+    /// Writes the intent down, in the kernel log and on a disk. Without evidence mode, a full disk may be why there is a switch.
+    fn record(&mut self, event: Event, intent: &Intent) -> Result<(), PlannedError> {
+        if let Err(source) = intent::record(self.intents(), event, intent, None) {
+            let path = self.intents().to_owned();
+            if self.config.planned.evidence {
+                return Err(PlannedError::Intents { path, source });
+            }
+            log::warn!("the intent is not written to {}: {source}", path.display());
+        }
+        if let Err(error) = intent::tell_kernel(intent) {
+            log::warn!("the intent is not in the kernel log: {error}");
+        }
+        self.say("intent", &said(intent));
+        Ok(())
+    }
+
+    fn preview(&mut self, intent: &Intent) {
+        let planned = &self.config.planned;
+        self.say("intent", &format!("would be recorded in {}: {}", planned.intents, said(intent)));
+        for (number, one) in (1..).zip(collect::chosen(&self.config.collector)) {
+            let text = format!(
+                "{number:02}-{}: {}, at most {} s and {}",
+                one.name, one.class, one.timeout, one.limit
+            );
+            self.say("collector", &text);
+        }
+        planned.stop.iter().for_each(|unit| self.say("stop", unit));
+        planned.freeze.iter().for_each(|cgroup| self.say("freeze", cgroup));
+        self.say("sync", if intent.synced { "yes" } else { "no" });
+        self.say("jump", &format!("by {}; nothing of this was done", self.options.via(self.config)));
+    }
+
+    fn say_staged(&mut self, staged: Option<Staged>) {
+        let text = match staged {
+            Some(Staged { handover, len, most_pages }) => format!(
+                "{len} bytes at {handover:#x}, in the reservation; of the memory that is saved, the kernel has taken at most \
+                 {most_pages} free pages for the load, and what they held before is lost"
+            ),
+            None => "the image anew, in the reservation; nothing of the memory that is saved is overwritten"
+                .to_owned(),
+        };
+        self.say("load", &text);
+    }
+
+    /// Tells a step. Nobody's closed pipe stops a switch.
+    pub(super) fn say(&mut self, step: &str, text: &str) {
+        let _ = writeln!(self.out, "{step:<11} {text}");
+    }
+}
+
+fn said(intent: &Intent) -> String {
+    let why = if intent.why.is_empty() { "no reason given" } else { &intent.why };
+    let ticket = if intent.ticket.is_empty() { String::new() } else { format!(" ({})", intent.ticket) };
+    format!("{}: {why}{ticket}", intent.who)
+}
