@@ -10,14 +10,13 @@ mod vmcore;
 
 use core::cell::OnceCell;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 use std::{fs, io};
 
 use zeroize::Zeroizing;
 
-use crate::addr::{Pfn, PfnRange, PhysAddr, to_usize};
+use crate::addr::{Pfn, PfnRange};
 use crate::attempt::{Attempt, Rung};
 use crate::beat::{self, Beat, Step};
 use crate::config::{self, Config, CrashLoop, When};
@@ -30,6 +29,7 @@ use crate::kernel::Kernel;
 use crate::report::{Degradation, Lap, Outcome, Summary, seconds};
 use crate::setup::modules;
 use crate::source::{Access, Core, Vmcore};
+use crate::sys::devmem;
 use crate::target::{self, name};
 
 pub use vmcore::{describe, open_core, page_filter, record, record_anomalies, request, settle};
@@ -52,7 +52,7 @@ pub fn child() -> Outcome {
         summary.degrade(Degradation::Config { cause });
     }
     let facts = load_facts(&mut summary);
-    let planned = trigger::discover(&facts, read_memory, &mut summary);
+    let planned = trigger::discover(&facts, devmem::read, &mut summary);
     beat::tell(&Beat::Trigger(summary.trigger));
     capture(&config, &facts, planned.as_ref(), &attempt, summary)
 }
@@ -193,13 +193,6 @@ fn crash_time(info: &VmcoreInfo, planned: Option<&Planned>) -> u64 {
     let now = || std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
     let intended = || planned.map(|planned| planned.intent.at).filter(|&at| at > 0);
     info.crash_time().or_else(intended).unwrap_or_else(now)
-}
-
-/// Reads memory of this kernel's own region, where the handover page lies.
-fn read_memory(address: PhysAddr, len: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; to_usize(len)];
-    fs::File::open("/dev/mem")?.read_exact_at(&mut bytes, address.0)?;
-    Ok(bytes)
 }
 
 fn capture_name(time: u64, summary: &Summary) -> String {
