@@ -62,9 +62,11 @@ pub enum Step {
     Dump,
     /// Writing result.json and letting go of the target.
     Close,
+    /// Preparing the final action.
+    Handoff,
 }
 
-const STEPS: [(Step, &str); 7] = [
+const STEPS: [(Step, &str); 8] = [
     (Step::Modules, "modules"),
     (Step::Vmcore, "vmcore"),
     (Step::Hook, "hook"),
@@ -72,6 +74,7 @@ const STEPS: [(Step, &str); 7] = [
     (Step::Log, "log"),
     (Step::Dump, "dump"),
     (Step::Close, "close"),
+    (Step::Handoff, "handoff"),
 ];
 
 /// From now on somebody listens at the other end of standard output.

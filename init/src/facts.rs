@@ -4,12 +4,14 @@
 //! memory is too damaged to tell, and later steps know the machine's whole memory map. They travel in a small
 //! cpio that `afterimage load` appends to the image in memory.
 
+pub mod boot;
 pub mod handover;
 pub mod stack;
 pub mod switch;
 
 use serde::{Deserialize, Serialize};
 
+pub use boot::{Boot, Root};
 pub use stack::Stack;
 pub use switch::{Intent, Live, Planned, Trigger};
 
@@ -45,6 +47,10 @@ pub struct Facts {
     pub memory_map: Vec<MemoryRange>,
     /// `/sys/firmware/memmap`: the memory map as the firmware gave it, for the kernel that comes after the capture.
     pub firmware_map: Vec<MemoryRange>,
+    /// The next kernel, where a final action may need it.
+    pub boot: Option<Boot>,
+    /// The root file system, where a final action may need it.
+    pub root: Option<Root>,
     /// What stands between targets and disks. Holds the keys of LUKS devices: wipe the text that it is written to.
     pub stacks: Vec<Stack>,
 }

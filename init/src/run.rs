@@ -1,6 +1,7 @@
 //! The capture, as PID 1's child runs it. Each step that fails is recorded and the next one is tried.
 
 mod fit;
+pub mod handoff;
 pub mod hooks;
 mod last_resort;
 mod live;
@@ -217,11 +218,14 @@ fn say(outcome: Outcome, summary: &Summary) {
 }
 
 fn load_facts(summary: &mut Summary) -> Facts {
-    let Ok(text) = fs::read_to_string(config::FACTS_PATH).map(Zeroizing::new) else {
-        return Facts::default();
-    };
-    Facts::parse(&text).unwrap_or_else(|cause| {
+    read_facts().unwrap_or_else(|cause| {
         summary.degrade(Degradation::Config { cause: format!("{}: {cause}", config::FACTS_PATH) });
         Facts::default()
     })
+}
+
+/// The facts in the image; none if it has none.
+fn read_facts() -> Result<Facts, String> {
+    let text = fs::read_to_string(config::FACTS_PATH).map(Zeroizing::new);
+    text.map_or_else(|_| Ok(Facts::default()), |text| Facts::parse(&text))
 }

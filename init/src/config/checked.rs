@@ -3,7 +3,7 @@
 use serde::de::{Deserialize, Deserializer, Error};
 
 use super::planned::MAX_LIVE;
-use super::{Exclude, Size};
+use super::{Exclude, FinalAction, Size};
 
 /// Wraps a check for `#[serde(deserialize_with)]`.
 fn checked<'de, D, T, C>(from: D, check: impl FnOnce(T) -> Result<C, String>) -> Result<C, D::Error>
@@ -60,10 +60,26 @@ pub(super) fn stall_timeout<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D
 }
 
 pub(super) fn one_line<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    checked(from, |text: String| {
-        let clean = !text.contains(['\n', '\0']);
-        clean.then_some(text).ok_or_else(|| "a command line must be one line without NUL".to_owned())
+    checked(from, line)
+}
+
+pub(super) fn command_line<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    checked(from, |text| line(text).map(Some))
+}
+
+pub(super) fn failure<'de, D: Deserializer<'de>>(from: D) -> Result<Option<FinalAction>, D::Error> {
+    checked(from, |action| {
+        let keeps_memory = action != FinalAction::Kexec;
+        keeps_memory.then_some(Some(action)).ok_or_else(|| {
+            "kexec would write the next kernel over memory that is not saved: use one of the others"
+                .to_owned()
+        })
     })
+}
+
+fn line(text: String) -> Result<String, String> {
+    let clean = !text.contains(['\n', '\0']);
+    clean.then_some(text).ok_or_else(|| "a command line must be one line without NUL".to_owned())
 }
 
 /// A directory on a target.

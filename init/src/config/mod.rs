@@ -4,23 +4,25 @@
 //! reason, on the host; the capture side falls back to [`Config::default`] and says so, because a machine that
 //! does not come back is worse than a missing dump. This module knows what values mean, not what is done.
 
+mod boot;
 mod checked;
 mod compress;
 mod device;
 mod dump;
+mod finish;
 mod hook;
 mod level;
 mod overrides;
 mod planned;
 mod target;
 
-use core::fmt;
-
 use serde::{Deserialize, Serialize};
 
+pub use boot::{Boot, NextKernel, NextKernelError};
 pub use compress::{Compress, CompressError};
 pub use device::{DeviceId, DeviceIdError};
 pub use dump::{Dump, Format, FormatError};
+pub use finish::{AfterTrigger, FinalAction, Finish};
 pub use hook::{Hook, When};
 pub use level::{DumpLevel, Exclude, LevelError};
 pub use overrides::load;
@@ -52,6 +54,8 @@ pub struct Config {
     pub capture: Capture,
     /// What happens afterwards.
     pub finish: Finish,
+    /// What it goes on to.
+    pub boot: Boot,
     /// What goes into the image.
     pub image: Image,
     /// How a planned switch is done.
@@ -141,27 +145,6 @@ pub enum LogLevel {
     Info,
     /// And why.
     Debug,
-}
-
-/// `[finish]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Finish {
-    /// What PID 1 does when the capture is over, however it ended.
-    pub action: FinalAction,
-}
-
-/// What becomes of the machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FinalAction {
-    /// Restart through the firmware.
-    #[default]
-    Reboot,
-    /// Switch off.
-    Poweroff,
-    /// Stop and stay.
-    Halt,
 }
 
 /// `[image]`
@@ -275,16 +258,6 @@ impl FsType {
             Self::Btrfs => "btrfs",
             Self::Vfat => "vfat",
         }
-    }
-}
-
-impl fmt::Display for FinalAction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Reboot => "reboot",
-            Self::Poweroff => "poweroff",
-            Self::Halt => "halt",
-        })
     }
 }
 

@@ -49,7 +49,7 @@ impl Config {
                 self.dump.exclude = exclude.reading_poisoned(self.dump.exclude.reads_poisoned());
             }
             "compress" => self.dump.compress = parse::<Compress>(value)?,
-            "action" => self.finish.action = word(value)?,
+            "action" => self.finish.always(word(value)?),
             "log" => self.capture.log = word(value)?,
             "stall_timeout" => self.capture.stall_timeout = at_least_a_second(parse(value)?)?,
             "deadline" => self.capture.deadline = parse(value)?,

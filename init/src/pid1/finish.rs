@@ -12,7 +12,8 @@ use crate::config::FinalAction;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Carries out `action`; if that does not work, restarts by sysrq; if that does not work either, waits for the
-/// hardware watchdog.
+/// hardware watchdog. Of actions that need a hand-off only a kexec comes here, when its kernel is loaded; the others have come
+/// to their end, and what is left is a restart.
 pub(super) fn finish(action: FinalAction) -> ! {
     log::info!("final action: {action}");
     if action != FinalAction::Halt {
@@ -23,22 +24,26 @@ pub(super) fn finish(action: FinalAction) -> ! {
         });
     }
     let mode = match action {
-        FinalAction::Reboot => RebootMode::RB_AUTOBOOT,
+        FinalAction::Reboot | FinalAction::Shell | FinalAction::SwitchRoot => RebootMode::RB_AUTOBOOT,
+        FinalAction::Kexec => RebootMode::RB_KEXEC,
         FinalAction::Poweroff => RebootMode::RB_POWER_OFF,
         FinalAction::Halt => RebootMode::RB_HALT_SYSTEM,
     };
     let Err(errno) = reboot(mode);
     log::error!("{action}: {}", errno.desc());
-    forced(action)
+    match action {
+        FinalAction::Kexec => finish(FinalAction::Reboot), // nothing was started: the firmware still can
+        _ => forced(action),
+    }
 }
 
 /// The final action without any shutdown of devices, one of which hangs: sysrq works whatever `kernel.sysrq` allows.
 pub(super) fn forced(action: FinalAction) -> ! {
     log::error!("final action by sysrq: {action}");
     match action {
-        FinalAction::Reboot => sysrq("b"),
         FinalAction::Poweroff => sysrq("o"),
         FinalAction::Halt => (),
+        _ => sysrq("b"), // no hand-off where a device hangs
     }
     loop {
         thread::sleep(PATIENCE);

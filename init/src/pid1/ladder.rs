@@ -15,6 +15,7 @@ use core::fmt;
 
 use crate::attempt::{Attempt, Earlier, Rung};
 use crate::pid1::witness::Witness;
+use crate::report::Outcome;
 
 /// Page ranges that are remembered: a worker each, an attempt each.
 const MOST_RANGES: usize = 1024;
@@ -25,7 +26,7 @@ const MOST_MODULES: usize = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// It said how: complete, incomplete, failed. It has done what can be done.
-    Done(String),
+    Done(Outcome),
     /// It died.
     Died(String),
     /// It was killed, since it came no further.
@@ -42,7 +43,8 @@ pub(super) enum End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Done(how) | Self::Died(how) | Self::Stalled(how) | Self::Stuck(how) => f.write_str(how),
+            Self::Done(outcome) => write!(f, "{outcome}"),
+            Self::Died(how) | Self::Stalled(how) | Self::Stuck(how) => f.write_str(how),
             Self::Late { .. } => f.write_str("reached its deadline"),
         }
     }
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_capture_that_says_how_it_ended_is_not_repeated() {
-        assert!(!Ladder::new(2).ended(End::Done("failed".into()), &Witness::default()));
+        assert!(!Ladder::new(2).ended(End::Done(Outcome::Failed), &Witness::default()));
         let mut ladder = Ladder::new(2);
         assert!(!ladder.ended(End::Late { stuck: true }, &Witness::default()) && ladder.stuck);
     }

@@ -6,6 +6,7 @@
 //! oopses costs the capture (`oops=panic`), but the machine comes back: what an oops leaves locked nobody knows.
 
 mod finish;
+mod handoff;
 mod ladder;
 mod mounts;
 mod supervise;

@@ -17,7 +17,7 @@ use crate::config::{self, Capture, FinalAction};
 use crate::pid1::ladder::{End, Ladder};
 use crate::pid1::watchdog::Watchdog;
 use crate::pid1::witness::Witness;
-use crate::pid1::{finish, mounts};
+use crate::pid1::{finish, handoff, mounts};
 use crate::report::Outcome;
 
 /// How long a killed child may take to die. One that is still there hangs in a driver.
@@ -41,46 +41,50 @@ pub fn supervise() -> ! {
     let mount_errors = mounts::mount_all();
     let (config, complaints) = config::load();
     crate::log::init_kmsg(config.capture.log.into());
-    log::info!("version {}, final action will be {}", env!("CARGO_PKG_VERSION"), config.finish.action);
+    log::info!("version {}, final action will be {}", env!("CARGO_PKG_VERSION"), config.finish);
     mount_errors.iter().chain(&complaints).for_each(|text| log::warn!("{text}"));
     let mut watchdog = Watchdog::new(config.capture.watchdog);
     let mut ladder = Ladder::new(config.target.len());
     let limits = Limits::new(&config.capture);
-    loop {
+    let (complete, seen) = loop {
         let mut seen = Witness::default();
         let end = attempt(ladder.attempt(), &limits, &mut watchdog, &mut seen);
         log::info!("capture {end}");
+        let complete = end == End::Done(Outcome::Complete);
         if !ladder.ended(end, &seen) {
-            break;
+            break (complete, seen);
         }
         log::warn!("another attempt, {}", ladder.attempt().rung);
-    }
-    let action = config.finish.action;
-    if action == FinalAction::Halt {
-        watchdog.release();
-    } else {
-        watchdog.last_meal();
-    }
+    };
+    let action = config.finish.choose(seen.trigger, complete);
     if ladder.stuck {
         // A device hangs under a child: an orderly shutdown would hang in the same place.
+        if action == FinalAction::Halt {
+            watchdog.release();
+        } else {
+            watchdog.last_meal();
+        }
         finish::forced(action)
     }
-    finish::finish(action)
+    handoff::conclude(action, seen.target, &config, watchdog)
 }
 
 /// How long things may take.
 #[derive(Debug)]
-struct Limits {
-    stall: Duration,
-    /// When all attempts must be over.
-    end: Option<Instant>,
+pub(super) struct Limits {
+    /// What is waited for.
+    pub(super) name: &'static str,
+    /// How long it may take without any progress.
+    pub(super) stall: Duration,
+    /// When it must be over.
+    pub(super) end: Option<Instant>,
 }
 
 impl Limits {
     fn new(capture: &Capture) -> Self {
         let deadline = Some(Duration::from_secs(capture.deadline)).filter(|deadline| !deadline.is_zero());
         let end = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
-        Self { stall: Duration::from_secs(capture.stall_timeout), end }
+        Self { name: "capture", stall: Duration::from_secs(capture.stall_timeout), end }
     }
 
     fn is_late(&self) -> bool {
@@ -96,11 +100,19 @@ fn attempt(attempt: &Attempt, limits: &Limits, watchdog: &mut Watchdog, seen: &m
     }
 }
 
-fn spawn(attempt: &Attempt) -> std::io::Result<(Child, ChildStdout)> {
-    let command =
-        |path: &str| Command::new(path).arg("capture").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+/// Starts a child with these arguments, and something to write to it if `asked`.
+pub(super) fn start(arguments: &[&str], asked: bool) -> std::io::Result<(Child, ChildStdout)> {
+    let command = |path: &str| {
+        let stdin = if asked { Stdio::piped() } else { Stdio::null() };
+        Command::new(path).args(arguments).stdin(stdin).stdout(Stdio::piped()).spawn()
+    };
     let mut child = command("/proc/self/exe").or_else(|_| command("/init"))?;
     let beats = child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
+    Ok((child, beats))
+}
+
+fn spawn(attempt: &Attempt) -> std::io::Result<(Child, ChildStdout)> {
+    let (mut child, beats) = start(&["capture"], true)?;
     if let Some(mut stdin) = child.stdin.take() {
         // Less than a pipe holds, so that this does not wait; a child that is dead already shows below.
         let _ = stdin.write_all(attempt.to_json().as_bytes());
@@ -109,7 +121,7 @@ fn spawn(attempt: &Attempt) -> std::io::Result<(Child, ChildStdout)> {
 }
 
 /// Waits for the child and reaps everything that ends meanwhile. Each byte on the pipe is a sign of progress.
-fn wait(
+pub(super) fn wait(
     child: &Child,
     mut beats: ChildStdout,
     limits: &Limits,
@@ -165,7 +177,7 @@ fn reap(child: Pid) -> Option<End> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, code)) if pid == child => {
-                let outcome = Outcome::from_exit_code(code).map(|outcome| End::Done(outcome.to_string()));
+                let outcome = Outcome::from_exit_code(code).map(End::Done);
                 return Some(outcome.unwrap_or_else(|| End::Died(format!("exited with code {code}"))));
             }
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
@@ -191,9 +203,9 @@ fn give_up(pid: Pid, limits: &Limits, watchdog: &mut Watchdog, seen: &Witness) -
         () => format!("made no progress for {} s", limits.stall.as_secs()),
     };
     let why = format!("{why} {}", seen.place());
-    log::error!("the capture {why}: killing it");
+    log::error!("the {} {why}: killing it", limits.name);
     if let Err(errno) = kill(pid, Signal::SIGKILL) {
-        log::warn!("killing the capture: {}", errno.desc());
+        log::warn!("killing the {}: {}", limits.name, errno.desc());
     }
     let start = Instant::now();
     let mut stuck = true;
@@ -232,8 +244,8 @@ mod tests {
 
     #[test]
     fn the_childs_end_is_named() {
-        assert_eq!(run("exit 0", 9, 0).0, End::Done("complete".into()));
-        assert_eq!(run("exit 3", 9, 0).0, End::Done("incomplete".into()));
+        assert_eq!(run("exit 0", 9, 0).0, End::Done(Outcome::Complete));
+        assert_eq!(run("exit 3", 9, 0).0, End::Done(Outcome::Incomplete));
         assert_eq!(run("exit 77", 9, 0).0, End::Died("exited with code 77".into()));
         assert_eq!(run("kill -ABRT $$", 9, 0).0, End::Died("was killed by SIGABRT".into()));
     }
@@ -252,7 +264,7 @@ mod tests {
         assert_eq!(end, End::Stalled("made no progress for 1 s in step dump".into()));
         assert!(took < Duration::from_secs(10), "{took:?}");
         let (end, _, took) = run("for i in 1 2 3 4 5; do sleep 0.5; echo .; done", 2, 0);
-        assert_eq!(end, End::Done("complete".into()));
+        assert_eq!(end, End::Done(Outcome::Complete));
         assert!(took >= Duration::from_secs(2), "{took:?}");
     }
 

@@ -66,6 +66,21 @@ impl Watchdog {
         }
     }
 
+    /// Sets it to reset a machine whose next kernel does not take it over within `seconds`; 0: switches it off.
+    pub(super) fn guard(self, seconds: u32) {
+        let Some(device) = self.device.as_ref().filter(|_| seconds > 0) else {
+            log::warn!("no hardware watchdog guards the next kernel");
+            return self.release();
+        };
+        match watchdog::set_timeout(device, seconds) {
+            Ok(seconds) => log::info!("the hardware watchdog gives the next kernel {seconds} s"),
+            Err(error) => {
+                log::warn!("the watchdog's time is not set to {seconds} s and stays as it is: {error}");
+            }
+        }
+        self.last_meal();
+    }
+
     /// Gives it its last meal and keeps it open: from here on it is the way back.
     pub(super) fn last_meal(self) {
         if let Some(mut device) = self.device {

@@ -1,7 +1,8 @@
-//! What targets need before they can be used: modules, block devices.
+//! What targets and final actions need before they can be used: modules, block devices, mounted file systems.
 
 pub mod block;
 pub mod metadata;
 pub mod modules;
+pub mod mounted;
 pub mod patience;
 pub mod stack;

@@ -151,13 +151,13 @@ fn open(directory: &OwnedFd, name: &str) -> io::Result<File> {
     }
 }
 
-fn read(directory: &OwnedFd, name: &str) -> io::Result<String> {
+pub(super) fn read(directory: &OwnedFd, name: &str) -> io::Result<String> {
     let mut text = String::new();
     open(directory, name)?.take(MOST).read_to_string(&mut text)?;
     Ok(text)
 }
 
-fn write_new(directory: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
+pub(super) fn write_new(directory: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut file = File::from(openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
     file.write_all(text.as_bytes())?;

@@ -123,7 +123,7 @@ fn dir_flags() -> OFlag {
     OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
 }
 
-fn open_parent(root: &Path, path: &str) -> Result<OwnedFd, TargetError> {
+pub(super) fn open_parent(root: &Path, path: &str) -> Result<OwnedFd, TargetError> {
     let root_fd = File::open(root).map(OwnedFd::from).map_err(failed(root))?;
     make_path(&root_fd, path)
 }

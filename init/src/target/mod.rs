@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod name;
 pub mod raw;
 mod stacked;
+pub mod tried;
 
 use std::io;
 use std::path::PathBuf;

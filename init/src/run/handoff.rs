@@ -1,0 +1,250 @@
+//! The hand-off to what comes after the capture, in a child of PID 1: the next kernel is loaded, or the root file system is mounted,
+//! or a shell runs. PID 1 does the last step; it restarts the machine where this fails.
+
+mod cpus;
+mod root;
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+
+use crate::beat::{self, Beat, Step};
+use crate::config::{self, Config, FinalAction, TargetKind};
+use crate::facts::{Boot, Facts, parse_iomem};
+use crate::kexec::Machine;
+use crate::kexec::next::{self, NextError, Source};
+use crate::setup::mounted::{MountError, Mounted, Wanted};
+use crate::target::tried::{self, MarkError};
+
+pub use root::RootError;
+
+/// First argument of the child; behind it come the action, and the index of the target in use or nothing.
+pub const ARGUMENT: &str = "handoff";
+/// Where the root file system is mounted for what comes after us.
+pub const NEW_ROOT: &str = "/new-root";
+/// Where the other file systems are mounted while they are needed.
+const MOUNT_POINT: &str = "/handoff";
+/// How long a device may take to appear: it was there a moment ago, or its driver has had all the time of the capture.
+const WAIT: Duration = Duration::from_secs(30);
+/// An initrd that is an uncompressed archive must begin at a multiple of this behind another one (init/initramfs.c).
+const ALIGNMENT: u64 = 4;
+
+/// Why there is no hand-off.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoffError {
+    /// PID 1 asks for something else.
+    #[error("{0:?} is no action with a hand-off")]
+    Order(String),
+    /// The facts.
+    #[error("the facts in the image: {0}")]
+    Facts(String),
+    /// No next kernel in them.
+    #[error("the image was loaded without a next kernel: none was found then, or it is older than this init")]
+    NoBoot,
+    /// No root file system in them.
+    #[error("the image was loaded without a root file system: none was found then")]
+    NoRoot,
+    /// Too few CPUs.
+    #[error("the next kernel could start {expected} CPUs, finish.min_cpus is {wanted}")]
+    Cpus {
+        /// That there would be.
+        expected: u32,
+        /// That there must be.
+        wanted: u32,
+    },
+    /// The mark on the target.
+    #[error(transparent)]
+    Mark(#[from] MarkError),
+    /// A file system.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// A file of the boot entry.
+    #[error("opening {0} of the boot file system")]
+    File(PathBuf, #[source] io::Error),
+    /// Without it the next kernel might be written over this one.
+    #[error("/proc/iomem does not say which memory this kernel has")]
+    OwnMemory,
+    /// The next kernel.
+    #[error(transparent)]
+    Next(#[from] NextError),
+    /// The root file system.
+    #[error(transparent)]
+    Root(#[from] RootError),
+}
+
+/// What PID 1 asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    action: String,
+    target: Option<usize>,
+}
+
+/// Whether this process was started for a hand-off, and for which.
+#[must_use]
+pub fn order() -> Option<Order> {
+    let mut arguments = env::args().skip(1);
+    arguments.next().filter(|word| word == ARGUMENT)?;
+    let action = arguments.next().unwrap_or_default();
+    Some(Order { action, target: arguments.next().and_then(|index| index.parse().ok()) })
+}
+
+/// The child's main function: whether PID 1 can do the last step. Of a shell that runs, this does not come back.
+#[must_use]
+pub fn child(order: &Order) -> bool {
+    beat::listened_to();
+    let (config, _) = config::load(); // what is wrong with it the capture has said
+    crate::log::init_kmsg(config.capture.log.into());
+    beat::tell(&Beat::Step { step: Step::Handoff, limit: 0 });
+    let done =
+        super::read_facts().map_err(HandoffError::Facts).and_then(|facts| match order.action.as_str() {
+            action if action == FinalAction::Kexec.to_string() => kexec(&config, &facts, order.target),
+            action if action == FinalAction::SwitchRoot.to_string() => {
+                root::prepare(&facts, config.boot.init())
+            }
+            action if action == FinalAction::Shell.to_string() => Err(root::shell(&facts)),
+            other => Err(HandoffError::Order(other.to_owned())),
+        });
+    if let Err(error) = &done {
+        log::error!("{}: {}", order.action, crate::log::chain(error));
+    }
+    done.is_ok()
+}
+
+/// Loads the next kernel. What can refuse comes before the first byte is written over the production kernel's memory.
+fn kexec(config: &Config, facts: &Facts, target: Option<usize>) -> Result<(), HandoffError> {
+    let boot = facts.boot.as_ref().ok_or(HandoffError::NoBoot)?;
+    check_cpus(config.finish.min_cpus, facts)?;
+    mark(config, facts, target)?;
+    let wanted = Wanted {
+        device: &boot.device,
+        fstype: Some(boot.fstype),
+        subvolume: Some("/"),
+        read_only: true,
+        is_root: false,
+    };
+    let mounted = Mounted::open(wanted, &facts.stacks, Path::new(MOUNT_POINT), WAIT, &alive)?;
+    load(boot, facts, mounted.at())
+}
+
+fn check_cpus(wanted: u32, facts: &Facts) -> Result<(), HandoffError> {
+    let expected = cpus::expected(facts, &fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
+    if expected < facts.cpus {
+        log::warn!(
+            "this is not the CPU that the firmware started: the next kernel may not use that one any more"
+        );
+    }
+    if expected < wanted { Err(HandoffError::Cpus { expected, wanted }) } else { Ok(()) }
+}
+
+/// Marks the target in use, if it is a file system.
+fn mark(config: &Config, facts: &Facts, target: Option<usize>) -> Result<(), HandoffError> {
+    let Some(target) = target.and_then(|index| config.target.get(index)) else { return Ok(()) };
+    if target.kind != TargetKind::Filesystem {
+        log::info!("target {target} has no place for a mark that kexec was tried");
+        return Ok(());
+    }
+    let wanted = Wanted {
+        device: &target.device,
+        fstype: target.fstype,
+        subvolume: None,
+        read_only: false,
+        is_root: false,
+    };
+    let mounted = Mounted::open(wanted, &facts.stacks, Path::new(MOUNT_POINT), WAIT, &alive)?;
+    Ok(tried::set(mounted.at(), target.path(), &facts.boot_id)?)
+}
+
+fn load(boot: &Boot, facts: &Facts, at: &Path) -> Result<(), HandoffError> {
+    let (mut kernel, len) = open(at, &boot.kernel)?;
+    let mut kernel = Source { reader: &mut kernel, len };
+    let mut readers: Vec<Box<dyn Read>> = Vec::new();
+    let mut total: u64 = 0;
+    for path in &boot.initrd {
+        let padding = total.next_multiple_of(ALIGNMENT).saturating_sub(total);
+        let (file, len) = open(at, path)?;
+        readers.push(Box::new(io::repeat(0).take(padding)));
+        readers.push(Box::new(file.take(len)));
+        total = total.saturating_add(padding).saturating_add(len);
+    }
+    let mut initrd = Chain(readers);
+    let mut initrd = Source { reader: &mut initrd, len: total };
+    let initrd = (total > 0).then_some(&mut initrd);
+    let own = own_memory(&fs::read_to_string("/proc/iomem").unwrap_or_default());
+    if own.is_empty() {
+        return Err(HandoffError::OwnMemory);
+    }
+    log::info!("loading {} over the production kernel's memory", boot.kernel);
+    let machine = Machine::read();
+    Ok(next::load(&machine, &facts.firmware_map, &own, &mut kernel, initrd, &boot.cmdline, &alive)?)
+}
+
+/// What this kernel runs in.
+fn own_memory(iomem: &str) -> Vec<Range<u64>> {
+    let memory = parse_iomem(iomem).into_iter().filter(|range| range.kind == "System RAM");
+    memory.map(|range| range.start..range.last.saturating_add(1)).collect()
+}
+
+/// A file below `at`, which links do not lead out of, and its length.
+fn open(at: &Path, path: &str) -> Result<(File, u64), HandoffError> {
+    let opened = inside(at, path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    opened.map(|(len, file)| (file, len)).map_err(|error| HandoffError::File(path.into(), error))
+}
+
+/// Opens `path` as if `root` were the root.
+fn inside(root: &Path, path: &str) -> io::Result<File> {
+    let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    Ok(File::from(openat2(File::open(root)?, path, how)?))
+}
+
+fn alive() {
+    beat::tell(&Beat::Alive);
+}
+
+/// Files one behind the other.
+struct Chain(Vec<Box<dyn Read>>);
+
+impl Read for Chain {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(first) = self.0.first_mut() {
+            match first.read(buffer)? {
+                0 if !buffer.is_empty() => drop(self.0.remove(0)),
+                len => return Ok(len),
+            }
+        }
+        Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernels_memory_is_known() {
+        let iomem = "00000000-00000fff : Reserved\n00001000-0009efff : System RAM\n1d000000-28ffafff : System RAM\n\
+                     \x20 1e000000-1effffff : Kernel code\n";
+        assert_eq!(own_memory(iomem), [0x1000..0x9f000, 0x1d00_0000..0x28ff_b000]);
+    }
+
+    #[test]
+    fn initrds_are_read_one_behind_the_other() {
+        let piece = |bytes: &'static [u8]| -> Box<dyn Read> { Box::new(bytes) };
+        let mut all = Vec::new();
+        let mut chain = Chain(vec![piece(b"abc"), piece(b""), Box::new(io::repeat(0).take(1)), piece(b"d")]);
+        chain.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"abc\0d");
+    }
+
+    #[test]
+    fn without_an_entry_nothing_is_touched() {
+        let (config, facts) = (Config::default(), Facts::default());
+        assert!(matches!(kexec(&config, &facts, None), Err(HandoffError::NoBoot)));
+        assert!(matches!(check_cpus(2, &Facts { cpus: 1, ..facts.clone() }), Err(HandoffError::Cpus { .. })));
+        assert!(check_cpus(0, &facts).is_ok());
+    }
+}
