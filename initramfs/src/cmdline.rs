@@ -151,7 +151,7 @@ fn normal(name: &str) -> String {
 }
 
 /// Words of a command line; a space between double quotes does not part them (lib/cmdline.c, next_arg).
-fn split(line: &str) -> Vec<String> {
+pub(crate) fn split(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut quoted = false;
     for c in line.chars() {

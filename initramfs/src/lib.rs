@@ -8,6 +8,7 @@
 //! | [`stack`], [`volume_key`] | what a target stands on: LVM and LUKS |
 //! | [`cmdline`], [`crashkernel`], [`host`], [`who`], [`loader`], [`status`] | arming the panic kernel |
 //! | [`planned`] | switching kernels on purpose |
+//! | [`boot_entry`] | what the machine goes on to after a capture |
 //! | [`raw`] | raw devices: making one a target, copying a capture off it |
 //! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
@@ -15,6 +16,7 @@
     allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")
 )]
 
+pub mod boot_entry;
 pub mod check;
 pub mod cmdline;
 mod compress;

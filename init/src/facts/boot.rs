@@ -28,6 +28,7 @@ pub struct Root {
     pub device: DeviceId,
     /// Its type.
     pub fstype: FsType,
-    /// btrfs: the subvolume that is mounted, by its path; `/` elsewhere.
-    pub subvolume: String,
+    /// btrfs: the path of the subvolume that is mounted; not given: the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subvolume: Option<String>,
 }

@@ -94,7 +94,7 @@ fn mounted(facts: &Facts, read_only: bool) -> Result<Mounted, HandoffError> {
     let wanted = Wanted {
         device: &root.device,
         fstype: Some(root.fstype),
-        subvolume: Some(&root.subvolume),
+        subvolume: root.subvolume.as_deref(),
         read_only,
         is_root: true,
     };
