@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use capture::config::{FsType, Target, TargetKind};
-use capture::setup::block;
+use capture::config::{DeviceId, FsType, Target, TargetKind};
+use capture::setup::block::{self, Device};
 
 use crate::modules::ModuleTree;
 use crate::stack::{self, StackError};
@@ -45,7 +45,19 @@ pub struct Drivers {
 
 /// Finds the drivers of a target's device on this host.
 pub fn discover(target: &Target, tree: &ModuleTree) -> Result<Drivers, DriversError> {
-    let found = block::find(&target.device, Duration::ZERO, &|| ())?;
+    let (found, modules) = reach(&target.device, tree)?;
+    let fstype = target.fstype.or(found.filesystem.map(|fs| fs.kind));
+    let fstype = match target.kind {
+        TargetKind::Raw => None,
+        TargetKind::Filesystem if fstype.is_none() => return Err(DriversError::NoFilesystem(found.node)),
+        TargetKind::Filesystem => fstype,
+    };
+    Ok(Drivers { modules, fstype })
+}
+
+/// Finds a device on this host, and the modules by which the capture kernel reaches it.
+pub fn reach(device: &DeviceId, tree: &ModuleTree) -> Result<(Device, Vec<String>), DriversError> {
+    let found = block::find(device, Duration::ZERO, &|| ())?;
     let name = found.node.file_name().unwrap_or_default().to_string_lossy();
     let under = if stack::is_stacked(&name) {
         Under { disks: stack::bottom(&name), modules: stack::modules(&stack::discover(&name)?) }
@@ -59,17 +71,11 @@ pub fn discover(target: &Target, tree: &ModuleTree) -> Result<Drivers, DriversEr
             physical(&sysfs).map_err(|kind| DriversError::Stacked(Path::new("/dev").join(disk), kind))?,
         );
     }
-    let fstype = target.fstype.or(found.filesystem.map(|fs| fs.kind));
-    let fstype = match target.kind {
-        TargetKind::Raw => None,
-        TargetKind::Filesystem if fstype.is_none() => return Err(DriversError::NoFilesystem(found.node)),
-        TargetKind::Filesystem => fstype,
-    };
     let mut modules: Vec<String> = links.iter().flat_map(|link| modules_on_the_way(link, tree)).collect();
     modules.extend(under.modules);
     let mut seen = BTreeSet::new();
     modules.retain(|name| seen.insert(name.clone()));
-    Ok(Drivers { modules, fstype })
+    Ok((found, modules))
 }
 
 /// What a target stands on.

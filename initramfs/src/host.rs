@@ -25,6 +25,14 @@ pub fn enforces_module_signatures() -> bool {
         || read("/proc/cmdline").split_ascii_whitespace().any(|word| word.starts_with("module.sig_enforce"))
 }
 
+/// CPUs that are online.
+#[must_use]
+pub fn cpus() -> u32 {
+    let cpuinfo = read("/proc/cpuinfo");
+    let count = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+    u32::try_from(count).unwrap_or(0)
+}
+
 /// Bytes of the crash kernel reservation.
 #[must_use]
 pub fn reservation() -> u64 {

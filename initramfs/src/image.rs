@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use capture::config::{self, Config, ConfigError, Strip, TargetKind};
 use serde::{Deserialize, Serialize};
 
+use crate::boot_entry::Next;
 use crate::compress;
 use crate::cpio::{self, Entry, Kind, NotAnArchive};
 use crate::drivers::{self, DriversError};
@@ -242,7 +243,8 @@ pub fn read_contents(image: &[u8], path: &Path) -> Result<Contents, ImageError> 
     Ok(Contents { config, manifest, unpacked: capture::addr::to_u64(archive.len()) })
 }
 
-/// Roots of the module closure: the watchdogs, the way to each target's device, and its file system.
+/// Roots of the module closure: the watchdogs, the way to each target's device and to those that final actions need, and their file
+/// systems.
 fn wanted_modules(config: &Config, tree: &ModuleTree, path: &Path) -> Result<Vec<String>, ImageError> {
     if config.target.is_empty() {
         return Err(ImageError::NoTarget(path.to_owned()));
@@ -267,6 +269,18 @@ fn wanted_modules(config: &Config, tree: &ModuleTree, path: &Path) -> Result<Vec
             }
         };
         wanted.extend(fstype.into_iter().flat_map(|fstype| drivers::filesystem_modules(fstype, tree)));
+    }
+    let given = [config.boot.fstype, config.boot.root_fstype].into_iter().flatten();
+    wanted.extend(given.flat_map(|fstype| drivers::filesystem_modules(fstype, tree)));
+    for (device, fstype) in Next::find(config).devices() {
+        if config.image.modules.is_none() {
+            match drivers::reach(device, tree) {
+                Ok((_, modules)) => wanted.extend(modules),
+                // The dump comes first; what comes after it has a reboot to fall back to.
+                Err(error) => log::warn!("{device} of [boot]: {}", capture::log::chain(&error)),
+            }
+        }
+        wanted.extend(drivers::filesystem_modules(fstype, tree));
     }
     Ok(wanted)
 }

@@ -3,6 +3,7 @@
 
 pub mod bls;
 pub mod files;
+pub mod foresee;
 pub mod grub;
 pub mod mounts;
 #[cfg(test)]
@@ -12,12 +13,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use capture::config::{Config, DeviceId, FinalAction, FsType, NextKernel};
+use capture::config::{Config, DeviceId, FinalAction, FsType, NextKernel, TargetKind};
 use capture::facts::{Boot, Root};
 use capture::format::fields::Fields;
 use capture::kexec::BzImage;
 use capture::kexec::bzimage::BzImageError;
 use capture::setup::block::{self, Device};
+use capture::target::tried;
 
 use crate::host;
 use crate::stack;
@@ -88,26 +90,69 @@ pub enum BootError {
     Device(#[from] block::NotFound),
 }
 
-/// Finds the next kernel of this host.
-pub fn boot(config: &Config) -> Result<Boot, BootError> {
-    boot_of(config, &Host::this(), &on_disk)
+/// What the final actions of a configuration need of this host; what none needs is not looked for. The errors are texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Next {
+    /// The next kernel.
+    pub boot: Option<Result<Boot, String>>,
+    /// The root file system.
+    pub root: Option<Result<Root, String>>,
 }
 
-/// Finds the root file system of this host.
-pub fn root(config: &Config) -> Result<Root, BootError> {
-    root_of(config, &Host::this(), &on_disk)
+impl Next {
+    /// Looks for it.
+    #[must_use]
+    pub fn find(config: &Config) -> Self {
+        let host = Host::this();
+        let may = |action| config.finish.may(action);
+        let boot = may(FinalAction::Kexec).then(|| boot_of(config, &host, &on_disk));
+        let wants_root = may(FinalAction::SwitchRoot) || may(FinalAction::Shell);
+        let root = wants_root.then(|| root_of(config, &host, &on_disk));
+        let text = |error: BootError| capture::log::chain(&error);
+        Self { boot: boot.map(|found| found.map_err(text)), root: root.map(|found| found.map_err(text)) }
+    }
+
+    /// The devices that must be reached in the capture kernel, each once.
+    #[must_use]
+    pub fn devices(&self) -> Vec<(&DeviceId, FsType)> {
+        let boot = self.boot.iter().flatten().map(|boot| (&boot.device, boot.fstype));
+        let root = self.root.iter().flatten().map(|root| (&root.device, root.fstype));
+        let mut devices: Vec<_> = boot.chain(root).collect();
+        devices.dedup();
+        devices
+    }
 }
 
-/// Whether a final action may need the next kernel.
+/// What the capture kernel's command line gets for the final actions. Watchdog drivers stop their device on the way to a reboot or a
+/// kexec, and would not guard the next kernel ("watchdog: Add stop_on_reboot parameter to control reboot policy", v5.7).
 #[must_use]
-pub fn wants_kernel(config: &Config) -> bool {
-    config.finish.may(FinalAction::Kexec)
+pub fn capture_parameters(config: &Config) -> &'static str {
+    let guarded = config.finish.may(FinalAction::Kexec) && config.finish.guard > 0;
+    if guarded { "watchdog.stop_on_reboot=0" } else { "" }
 }
 
-/// Whether a final action may need the root file system.
-#[must_use]
-pub fn wants_root(config: &Config) -> bool {
-    config.finish.may(FinalAction::SwitchRoot) || config.finish.may(FinalAction::Shell)
+/// Takes the mark of an earlier kexec out of the directories of captures that are mounted on this host: it has come up. The rest it
+/// stays in, and a raw target has none.
+pub fn clear_marks(config: &Config) {
+    let mounts = Mounts::parse(&host::read("/proc/self/mountinfo"));
+    for target in config.target.iter().filter(|target| target.kind == TargetKind::Filesystem) {
+        let Ok(device) = block::find(&target.device, Duration::ZERO, &|| ()) else { continue };
+        let path = Path::new(target.path());
+        let mounts = mounts.0.iter().filter(|mount| node_of(mount).is_some_and(|node| node == device.node));
+        // On btrfs it depends on the subvolume where a path begins, and only the default one is the target's.
+        let places = mounts.filter_map(|mount| match mount.fstype.as_str() {
+            "btrfs" => Some(mount.at.join(target.path().trim_start_matches('/'))),
+            _ => mount.outer(path),
+        });
+        for directory in places {
+            let mark = directory.join(tried::NAME);
+            match tried::clear(&directory) {
+                Ok(true) => log::info!("{} is gone: kexec may be tried again", mark.display()),
+                Ok(false) => (),
+                Err(error) => log::warn!("{}: {error}", mark.display()),
+            }
+        }
+    }
 }
 
 impl Host {
@@ -207,17 +252,19 @@ fn root_of(config: &Config, host: &Host, identify: Identify<'_>) -> Result<Root,
     Ok(Root { device, fstype, subvolume })
 }
 
-/// The device under a mount. btrfs has numbers of its own, so it goes by what was mounted.
+/// The device under a mount.
 fn on_disk(mount: &Mount, path: &Path) -> Result<Device, BootError> {
-    let by_numbers = fs::canonicalize(format!("/sys/dev/block/{}", mount.numbers));
-    let node = match by_numbers {
-        Ok(sysfs) => Path::new("/dev").join(sysfs.file_name().unwrap_or_default()),
-        Err(_) => fs::canonicalize(&mount.source).unwrap_or_default(),
+    let no_disk = || BootError::NoDisk { path: path.to_owned(), fstype: mount.fstype.clone() };
+    Ok(block::inspect(&node_of(mount).ok_or_else(no_disk)?))
+}
+
+/// Its node. btrfs has numbers of its own, so it goes by what was mounted.
+fn node_of(mount: &Mount) -> Option<PathBuf> {
+    let node = match fs::canonicalize(format!("/sys/dev/block/{}", mount.numbers)) {
+        Ok(sysfs) => Path::new("/dev").join(sysfs.file_name()?),
+        Err(_) => fs::canonicalize(&mount.source).ok()?,
     };
-    if !node.starts_with("/dev") {
-        return Err(BootError::NoDisk { path: path.to_owned(), fstype: mount.fstype.clone() });
-    }
-    Ok(block::inspect(&node))
+    node.starts_with("/dev").then_some(node)
 }
 
 /// The name that lasts longest, and the file system.

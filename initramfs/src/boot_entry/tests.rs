@@ -189,11 +189,29 @@ fn what_is_on_no_disk_cannot_be_found_again() {
 
 #[test]
 fn only_what_an_action_needs_is_looked_for() {
-    let wants = |text: &str| {
-        let config = Config::parse(&format!("[finish]\n{text}")).unwrap();
-        (wants_kernel(&config), wants_root(&config))
+    let found = |text: &str| {
+        let next = Next::find(&Config::parse(&format!("[finish]\n{text}")).unwrap());
+        (next.boot.is_some(), next.root.is_some())
     };
-    assert_eq!(wants(""), (false, false));
-    assert_eq!(wants("planned.success = \"kexec\""), (true, false));
-    assert_eq!(wants("failure = \"shell\""), (false, true));
+    assert_eq!(found(""), (false, false));
+    assert_eq!(found("planned.success = \"kexec\""), (true, false));
+    assert_eq!(found("failure = \"shell\""), (false, true));
+}
+
+#[test]
+fn a_device_that_serves_both_is_one() {
+    let boot = boot("a", "/k", "/i", "");
+    let root =
+        |device: &str| Root { device: DeviceId::Uuid(device.into()), fstype: FsType::Ext4, subvolume: None };
+    let next = |device| Next { boot: Some(Ok(boot.clone())), root: Some(Ok(root(device))) }.devices().len();
+    assert_eq!((next("a"), next("b")), (1, 2));
+    assert_eq!(Next { boot: Some(Err("x".into())), root: None }.devices().len(), 0);
+}
+
+#[test]
+fn a_guard_goes_on_through_the_jump() {
+    let parameters = |text: &str| capture_parameters(&Config::parse(&format!("[finish]\n{text}")).unwrap());
+    assert_eq!(parameters("planned.success = \"kexec\""), "watchdog.stop_on_reboot=0");
+    assert_eq!(parameters("planned.success = \"kexec\"\nguard = 0"), "");
+    assert_eq!(parameters(""), "", "a reboot through the firmware needs none");
 }

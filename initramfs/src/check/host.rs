@@ -7,6 +7,7 @@ use capture::addr::to_u64;
 use capture::config::Config;
 use capture::kexec::BzImage;
 
+use crate::boot_entry::Next;
 use crate::check::size::Memory;
 use crate::check::storage::{self, Storage};
 use crate::fingerprint::{Condition, crc32};
@@ -82,6 +83,10 @@ pub struct Host {
     pub config: Result<Config, String>,
     /// What the targets are on this host, in the order of the configuration.
     pub storage: Vec<Storage>,
+    /// What its final actions need.
+    pub next: Next,
+    /// CPUs that are online.
+    pub cpus: u32,
 }
 
 /// An image file.
@@ -151,7 +156,10 @@ impl Host {
         let tree = ModuleTree::read(&dir).map_err(|error| capture::log::chain(&error));
         let targets = config.iter().flat_map(|config| &config.target);
         let storage = targets.map(|target| storage::look(target, tree.as_ref())).collect();
+        let next = config.as_ref().map(Next::find).unwrap_or_default();
         Ok(Self {
+            next,
+            cpus: host::cpus(),
             cmdline: host::read("/proc/cmdline"),
             reservation: host::reservation(),
             kexec_load_disabled: host::read("/proc/sys/kernel/kexec_load_disabled"),
@@ -292,6 +300,8 @@ pub(super) mod testing {
             }),
             kernel_file: "/boot/vmlinuz-6.1.0".into(),
             kernel: Ok(BzImage { release: "6.1.0".into(), init_size: 60 << 20, ..BzImage::default() }),
+            next: Next::default(),
+            cpus: 4,
             storage: vec![Storage {
                 target: config.target[0].clone(),
                 device: Ok(Device {

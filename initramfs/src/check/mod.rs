@@ -2,6 +2,7 @@
 //!
 //! [`host`] and [`storage`] look at the host, once; everything else makes findings of what they saw and looks at nothing itself.
 
+mod finish;
 pub mod host;
 mod image;
 mod kernel;
@@ -46,7 +47,7 @@ pub struct Finding {
 pub struct Report {
     /// Failure: a crash now would not be saved.
     pub verdict: Level,
-    /// In the order of reading: image, loading, kernel, targets.
+    /// In the order of reading: image, loading, kernel, targets, final actions.
     pub findings: Vec<Finding>,
 }
 
@@ -72,7 +73,8 @@ impl Report {
     /// Judges a host.
     #[must_use]
     pub fn of(host: &Host) -> Self {
-        let parts = [image::findings(host), kernel::findings(host), target::findings(host)];
+        let parts =
+            [image::findings(host), kernel::findings(host), target::findings(host), finish::findings(host)];
         let findings: Vec<Finding> = parts.into_iter().flatten().collect();
         let verdict = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Failure);
         Self { verdict, findings }

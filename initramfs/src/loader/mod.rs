@@ -19,12 +19,15 @@ use capture::kexec::{BzImage, PAGE, machine};
 use capture::sys::kexec;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::boot_entry::foresee::{self, Circumstances};
+use crate::boot_entry::{self, Next};
 use crate::cmdline::{self, Changes};
 use crate::cpio::{self, Entry};
 use crate::crashkernel::{Need, mib, need};
 use crate::fingerprint::crc32;
 use crate::host;
 use crate::image;
+use crate::watchdog;
 use crate::who;
 
 pub use error::LoadError;
@@ -145,15 +148,26 @@ fn arm(
     let need = need(bz.init_size, to_u64(image.len()), contents.unpacked);
     check_host(need)?;
 
+    let next = Next::find(&contents.config);
+    let circumstances = Circumstances {
+        lockdown: &host::lockdown(),
+        has_watchdog: watchdog::list().iter().any(|watchdog| watchdog.is_hardware),
+        reservation: host::reservation(),
+        cpus: host::cpus(),
+    };
+    for concern in foresee::concerns(&contents.config, &next, circumstances) {
+        log::warn!("{}: {}", concern.found, concern.remedy);
+    }
     let capture = &contents.config.capture;
+    let append = [&capture.cmdline_append, boot_entry::capture_parameters(&contents.config)].join(" ");
     let changes = Changes {
         cpus: capture.cpus,
         boot_apic_id: cmdline::boot_apic_id(&host::read("/proc/cpuinfo")),
         remove: &capture.cmdline_remove,
-        append: &capture.cmdline_append,
+        append: &append,
     };
     let cmdline = cmdline::build(&host::read("/proc/cmdline"), changes)?;
-    let stacks = stacks::stacks(&contents.config, key_file)?;
+    let stacks = stacks::stacks(&contents.config, &next, key_file)?;
     let mut loaded = Loaded {
         boot_id: host::read("/proc/sys/kernel/random/boot_id"),
         at: now(),
@@ -169,7 +183,8 @@ fn arm(
         key_file: key_file.map(absolute),
         ..Loaded::default()
     };
-    let facts = Facts { stacks, planned: planned.cloned(), ..facts(&loaded, &kernel) };
+    let (boot, root) = (next.boot.and_then(Result::ok), next.root.and_then(Result::ok));
+    let facts = Facts { stacks, planned: planned.cloned(), boot, root, ..facts(&loaded, &kernel) };
     let arms = Arms { kernel_file, kernel: &kernel, bz: &bz, image, facts, need };
     let was_armed = host::is_loaded();
     arms.load(capture.loader, &mut loaded).inspect_err(|_| {
@@ -178,6 +193,7 @@ fn arm(
             log::warn!("the panic kernel that was loaded before is gone: a panic will not be captured");
         }
     })?;
+    boot_entry::clear_marks(&contents.config);
     if let Err(error) = loaded.save() {
         log::warn!("{}: {error}; `afterimage status` will not know what is loaded", record::PATH);
     }
@@ -211,7 +227,6 @@ fn check_host(need: Need) -> Result<(), LoadError> {
 
 fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
     let cpuinfo = host::read("/proc/cpuinfo");
-    let cpus = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     Facts {
         host: host::read("/proc/sys/kernel/hostname"),
         boot_id: loaded.boot_id.clone(),
@@ -221,7 +236,7 @@ fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
         image_crc32: loaded.image_crc32.clone(),
         reservation: host::reservation(),
         vmcoreinfo: host::vmcoreinfo(),
-        cpus: u32::try_from(cpus).unwrap_or(0),
+        cpus: host::cpus(),
         boot_apic_id: cmdline::boot_apic_id(&cpuinfo),
         memory_map: parse_iomem(&host::read("/proc/iomem")),
         firmware_map: machine::firmware_map(),

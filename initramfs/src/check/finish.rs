@@ -1,0 +1,48 @@
+//! Findings about the final actions: what is known to keep them from their work. The dump is saved whatever they say.
+
+use crate::boot_entry::foresee::{self, Circumstances};
+use crate::check::Finding;
+use crate::check::host::Host;
+
+pub(super) fn findings(host: &Host) -> Vec<Finding> {
+    let Ok(config) = &host.config else { return Vec::new() };
+    let circumstances = Circumstances {
+        lockdown: &host.lockdown,
+        has_watchdog: host.watchdogs.iter().any(|watchdog| watchdog.is_hardware),
+        reservation: host.reservation,
+        cpus: host.cpus,
+    };
+    let concerns = foresee::concerns(config, &host.next, circumstances);
+    let found = match host.next.boot.as_ref().and_then(|boot| boot.as_ref().ok()) {
+        Some(boot) => format!("{}; the next kernel is {} on {}", config.finish, boot.kernel, boot.device),
+        None => config.finish.to_string(),
+    };
+    let warnings =
+        concerns.into_iter().map(|concern| Finding::warning(concern.id, concern.found, concern.remedy));
+    std::iter::once(Finding::ok("finish", found)).chain(warnings).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot_entry::Next;
+    use crate::check::host::testing::{CONFIG, healthy};
+    use crate::check::{Level, Report};
+    use capture::config::Config;
+
+    #[test]
+    fn what_becomes_of_a_kexec_is_a_warning() {
+        let mut host = healthy();
+        assert_eq!(findings(&host), [Finding::ok("finish", "reboot")]);
+        host.config = Ok(Config::parse(&format!("{CONFIG}[finish]\nplanned.success = \"kexec\"\n")).unwrap());
+        host.next = Next { boot: Some(Err("no entry".into())), root: None };
+        host.watchdogs.clear();
+        let found = findings(&host);
+        assert_eq!(
+            found.iter().map(|finding| finding.id.as_str()).collect::<Vec<_>>(),
+            ["finish", "finish-kernel", "finish-guard"]
+        );
+        assert!(found[1].found.ends_with("no entry"), "{found:?}");
+        assert!(Report::of(&host).verdict < Level::Failure, "a dump is saved all the same");
+    }
+}
