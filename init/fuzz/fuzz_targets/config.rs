@@ -27,6 +27,15 @@ cmdline_append = "irqpoll"
 cmdline_remove = ["quiet"]
 [finish]
 action = "poweroff"
+planned.success = "kexec"
+failure = "shell"
+min_cpus = 2
+guard = 60
+[boot]
+kernel = "default"
+cmdline = "quiet"
+root = "UUID=a-1"
+init = "/sbin/init"
 [image]
 compress = "xz"
 modules = ["nvme"]
