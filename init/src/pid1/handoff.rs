@@ -39,8 +39,9 @@ pub(super) fn conclude(
         FinalAction::Reboot | FinalAction::Poweroff | FinalAction::Halt => READY,
     };
     let action = match prepared {
-        READY if action == FinalAction::Shell => FinalAction::Reboot,
         READY => action,
+        // Its exit code is that of the last command in it.
+        _ if action == FinalAction::Shell => FinalAction::Reboot,
         end => {
             log::error!("{action}: the hand-off {end}: restarting instead");
             if matches!(end, End::Stuck(_) | End::Late { stuck: true }) {
@@ -64,7 +65,8 @@ pub(super) fn conclude(
             watchdog.last_meal();
             finish::finish(FinalAction::Reboot)
         }
-        _ => watchdog.last_meal(),
+        // A shell has come to its end.
+        FinalAction::Reboot | FinalAction::Poweroff | FinalAction::Shell => watchdog.last_meal(),
     }
     finish::finish(action)
 }
