@@ -19,7 +19,32 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
     };
     let warnings =
         concerns.into_iter().map(|concern| Finding::warning(concern.id, concern.found, concern.remedy));
-    std::iter::once(Finding::ok("finish", found)).chain(warnings).collect()
+    std::iter::once(Finding::ok("finish", found)).chain(warnings).chain(modules(host)).collect()
+}
+
+/// What the image lacks to reach the device of the next kernel or of the root.
+fn modules(host: &Host) -> Vec<Finding> {
+    let Ok(image) = &host.image else { return Vec::new() };
+    let packed = &image.contents.manifest.modules;
+    let finding = |(device, modules): &(String, Result<Vec<String>, String>)| {
+        let found = match modules {
+            Err(error) => format!("{device}, which a final action needs: {error}"),
+            Ok(wanted) => {
+                let missing: Vec<_> =
+                    wanted.iter().filter(|name| !packed.contains(name)).map(String::as_str).collect();
+                if missing.is_empty() {
+                    return None;
+                }
+                format!("{device}, which a final action needs: not in the image: {}", missing.join(", "))
+            }
+        };
+        Some(Finding::warning(
+            "finish-modules",
+            found,
+            "build the image again, without image.modules or with these in it",
+        ))
+    };
+    host.next_modules.iter().filter_map(finding).collect()
 }
 
 #[cfg(test)]
@@ -44,5 +69,17 @@ mod tests {
         );
         assert!(found[1].found.ends_with("no entry"), "{found:?}");
         assert!(Report::of(&host).verdict < Level::Failure, "a dump is saved all the same");
+    }
+
+    #[test]
+    fn modules_that_lead_to_the_next_kernel_are_in_the_image() {
+        let mut host = healthy();
+        let mut finding = |modules: &[&str]| {
+            let modules = modules.iter().map(|&name| name.to_owned()).collect();
+            host.next_modules = vec![("UUID=b".into(), Ok(modules))];
+            findings(&host).get(1).map(|finding| finding.found.clone())
+        };
+        assert_eq!(finding(&["virtio_blk"]), None);
+        assert!(finding(&["virtio_blk", "nvme"]).unwrap().ends_with("not in the image: nvme"));
     }
 }

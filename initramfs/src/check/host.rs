@@ -85,6 +85,8 @@ pub struct Host {
     pub storage: Vec<Storage>,
     /// What its final actions need.
     pub next: Next,
+    /// The modules for each device of that, by the device's name, as those of a target.
+    pub next_modules: Vec<(String, Result<Vec<String>, String>)>,
     /// CPUs that are online.
     pub cpus: u32,
 }
@@ -157,7 +159,12 @@ impl Host {
         let targets = config.iter().flat_map(|config| &config.target);
         let storage = targets.map(|target| storage::look(target, tree.as_ref())).collect();
         let next = config.as_ref().map(Next::find).unwrap_or_default();
+        let next_modules = next.devices().into_iter().map(|(device, fstype)| {
+            let tree = tree.as_ref().map_err(String::clone);
+            (device.to_string(), tree.and_then(|tree| storage::modules_of(device, fstype, tree)))
+        });
         Ok(Self {
+            next_modules: next_modules.collect(),
             next,
             cpus: host::cpus(),
             cmdline: host::read("/proc/cmdline"),
@@ -301,6 +308,7 @@ pub(super) mod testing {
             kernel_file: "/boot/vmlinuz-6.1.0".into(),
             kernel: Ok(BzImage { release: "6.1.0".into(), init_size: 60 << 20, ..BzImage::default() }),
             next: Next::default(),
+            next_modules: Vec::new(),
             cpus: 4,
             storage: vec![Storage {
                 target: config.target[0].clone(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use capture::addr::to_u64;
-use capture::config::{FsType, Target, TargetKind};
+use capture::config::{DeviceId, FsType, Target, TargetKind};
 use capture::format::fields::Fields;
 use capture::format::superblock::PROBE_LEN;
 use capture::setup::block;
@@ -119,7 +119,22 @@ fn modules(target: &Target, tree: &ModuleTree) -> Result<Vec<String>, Unknown> {
         .into_iter()
         .chain(found.fstype.into_iter().flat_map(|fstype| drivers::filesystem_modules(fstype, tree)))
         .collect();
-    let closure = tree.closure(&roots).map_err(|error| other(&error))?;
+    closure(&roots, tree).map_err(Unknown::Other)
+}
+
+/// The modules that mount a file system on a device of this host, as those of a target.
+pub(super) fn modules_of(
+    device: &DeviceId,
+    fstype: FsType,
+    tree: &ModuleTree,
+) -> Result<Vec<String>, String> {
+    let (_, mut roots) = drivers::reach(device, tree).map_err(|error| capture::log::chain(&error))?;
+    roots.extend(drivers::filesystem_modules(fstype, tree));
+    closure(&roots, tree)
+}
+
+fn closure(roots: &[String], tree: &ModuleTree) -> Result<Vec<String>, String> {
+    let closure = tree.closure(roots).map_err(|error| capture::log::chain(&error))?;
     Ok(closure.into_iter().filter(|module| !module.optional).map(|module| module.name).collect())
 }
 
