@@ -54,6 +54,8 @@ need_guests() {
     need mcopy mtools
     need lvm lvm2
     need cryptsetup cryptsetup-bin
+    need ip iproute2
+    need debootstrap debootstrap
     [ -f /usr/share/OVMF/OVMF_CODE_4M.fd ] || install_package ovmf
 }
 

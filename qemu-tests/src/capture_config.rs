@@ -30,8 +30,12 @@ pub struct Config {
     pub append: String,
     /// `[finish] action`.
     pub action: String,
+    /// All lines of `[finish]`; when there is any, `action` does not count.
+    pub finish: String,
     /// `[image] compress`.
     pub image_compress: String,
+    /// `[image] strip`.
+    pub strip: String,
     /// `[image] modules`.
     pub modules: Vec<String>,
     /// More sections, at the end: `[[hook]]`.
@@ -56,7 +60,9 @@ impl Default for Config {
             capture: String::new(),
             append: String::new(),
             action: "reboot".into(),
+            finish: String::new(),
             image_compress: "gzip".into(),
+            strip: "auto".into(),
             modules: ["virtio_pci", "virtio_blk"].map(str::to_owned).into(),
             more: String::new(),
         }
@@ -67,8 +73,10 @@ impl Config {
     /// The file; `append` goes to the capture's command line before what the configuration itself adds.
     pub(crate) fn toml(&self, append: &str) -> String {
         let Self {
-            level, compress, cpus, stall_timeout, capture, action, image_compress, modules, more, ..
+            level, compress, cpus, stall_timeout, capture, image_compress, strip, modules, more, ..
         } = self;
+        let action = format!("action = {:?}", self.action);
+        let finish = if self.finish.is_empty() { &action } else { &self.finish };
         let only = [Target::filesystem(&self.device).key("fstype", &*self.fstype).key("wait", self.wait)];
         let targets = if self.targets.is_empty() { &only } else { self.targets.as_slice() };
         let targets: String = targets.iter().map(Target::toml).collect();
@@ -77,8 +85,8 @@ impl Config {
         format!(
             "[dump]\nlevel = {level}\ncompress = {compress:?}\n\n{targets}\
              [capture]\ncpus = {cpus}\nstall_timeout = {stall_timeout}\ncmdline_append = {append:?}\ncmdline_remove = []\n\
-             {capture}\n\n[finish]\naction = {action:?}\n\n\
-             [image]\ncompress = {image_compress:?}\nmodules = {modules:?}\n\n{more}\n"
+             {capture}\n\n[finish]\n{finish}\n\n\
+             [image]\ncompress = {image_compress:?}\nstrip = {strip:?}\nmodules = {modules:?}\n\n{more}\n"
         )
     }
 }

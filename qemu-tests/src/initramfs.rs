@@ -33,6 +33,9 @@ const STACK_TOOLS: [&str; 3] = ["/usr/sbin/lvm", "/usr/sbin/cryptsetup", "/usr/s
 /// Modules of LVM and LUKS in `aes-xts-plain64`.
 pub const STACK_MODULES: [&str; 5] = ["dm_mod", "-crypto-aes", "-crypto-ecb", "-crypto-xts", "dm_crypt"];
 
+/// The program that [`with_network`] adds.
+pub const IP: &str = "/usr/sbin/ip";
+
 /// The initramfs of the production system.
 pub fn production(kernel: &Kernel, binaries: &Binaries) -> Result<Vec<u8>> {
     let entry = |path: &str, kind| Entry { path: path.into(), mode: 0o755, kind };
@@ -76,15 +79,26 @@ pub fn with_swapon(image: Vec<u8>) -> Result<Vec<u8>> {
 /// An initramfs followed by the host's tools for LVM and LUKS with their libraries, and the modules that they need in
 /// `/modules/stack`.
 pub fn with_stack_tools(image: Vec<u8>, kernel: &Kernel) -> Result<Vec<u8>> {
-    let mut entries = programs(&STACK_TOOLS)?;
+    with(image, kernel, &STACK_TOOLS, "stack", &STACK_MODULES)
+}
+
+/// An initramfs followed by the host's ip(8) with its libraries, and the driver of a virtio network card in `/modules/net`.
+pub fn with_network(image: Vec<u8>, kernel: &Kernel) -> Result<Vec<u8>> {
+    with(image, kernel, &[IP], "net", &["virtio_net"])
+}
+
+/// An initramfs followed by programs of the host, and modules in `/modules/LIST`.
+fn with(image: Vec<u8>, kernel: &Kernel, tools: &[&str], list: &str, modules: &[&str]) -> Result<Vec<u8>> {
+    let mut entries = programs(tools)?;
     let tree = ModuleTree::read(&kernel.modules())?;
     let mut order = String::new();
-    for module in tree.closure(&STACK_MODULES.map(str::to_owned))? {
-        let path = format!("/modules/stack-{}.ko", module.name);
+    let modules: Vec<String> = modules.iter().map(|&name| name.to_owned()).collect();
+    for module in tree.closure(&modules)? {
+        let path = format!("/modules/{list}-{}.ko", module.name);
         order.extend([if module.optional { "-" } else { "" }, &path, "\n"]);
         entries.push(Entry::file(&path, 0o644, tree.load(&module)?.0));
     }
-    entries.push(Entry::file("modules/stack", 0o644, order.into_bytes()));
+    entries.push(Entry::file(&format!("modules/{list}"), 0o644, order.into_bytes()));
     Ok(append(image, &entries))
 }
 

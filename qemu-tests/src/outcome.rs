@@ -1,7 +1,9 @@
 //! What a crash left behind: the console, the dumps, the raw copy, and checks on them that every test shares.
 
+use crate::boot::Boot;
 use crate::console::Line;
 use crate::extra_disk::DiskLeft;
+use crate::page_check::Tally;
 use crate::page_flags::PageFlags;
 use crate::planted::Planted;
 use crate::qmp::Ending;
@@ -11,15 +13,23 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a crash left behind.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The console from the panic on.
+    /// The console from the panic or the switch on.
     pub console: Vec<Line>,
+    /// When that was.
+    pub panic: Instant,
     /// From the panic to the end of the guest.
     pub panic_to_exit: Duration,
+    /// When the guest was started.
+    pub started: Instant,
+    /// Where physical memory ends.
+    pub memory_end: u64,
+    /// What the production system said about itself, where it was asked to.
+    pub first: Option<Boot>,
     /// Boot id of the production system.
     pub boot_id: String,
     /// Seed of its markers.
@@ -58,6 +68,24 @@ impl Outcome {
     /// The report of a scenario with plants.
     pub fn report(&self) -> Result<&Report> {
         self.report.as_ref().context("the scenario plants nothing")
+    }
+
+    /// The self-checking pages in a dump.
+    pub fn pages(&self, dump: &Path) -> Result<Tally> {
+        Tally::of(dump, self.memory_end, &self.seed)
+    }
+
+    /// What the system that the capture handed over to says about itself, and how long after the panic or the switch.
+    pub fn third(&self) -> Result<(Boot, Duration)> {
+        let third = Boot::find(&self.console, "third").with_context(|| self.text())?;
+        let after = third.at.saturating_duration_since(self.panic);
+        Ok((third, after))
+    }
+
+    /// The line of the console that contains `pattern`, the first of them.
+    pub fn line(&self, pattern: &str) -> Result<&Line> {
+        let line = self.console.iter().find(|line| line.text.contains(pattern));
+        line.with_context(|| format!("nobody said {pattern:?}:\n{}", self.text()))
     }
 
     /// The extra disk with this name.

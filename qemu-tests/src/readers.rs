@@ -3,6 +3,7 @@
 use crate::bitmap::Bitmap;
 use crate::cache::{cache, workspace};
 use crate::command::{Run, command};
+use crate::initramfs::SLEEPER;
 use crate::marker::{self, Kind};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -70,15 +71,17 @@ pub struct System {
     pub host: String,
     /// Names of all processes.
     pub tasks: Vec<String>,
-    /// Name of the process that crashed.
-    pub crashed: String,
+    /// Name of the process that crashed; none where the kernel did not panic.
+    pub crashed: Option<String>,
     /// Functions on its stack, the innermost first.
     pub trace: Vec<Option<String>>,
+    /// The same of the sleeping witness.
+    pub asleep: Vec<Option<String>>,
 }
 
 /// Opens a dump with symbols in drgn.
 pub fn symbols(vmlinux: &Path, dump: &Path) -> Result<System> {
-    python(&drgn_python()?, include_str!("symbols.py"), &[vmlinux.into(), dump.into()])
+    python(&drgn_python()?, include_str!("symbols.py"), &[vmlinux.into(), dump.into(), SLEEPER.into()])
 }
 
 /// A reader of a dump's physical memory.
@@ -271,7 +274,7 @@ fn python<T: DeserializeOwned>(python: &Path, script: &str, arguments: &[OsStrin
 }
 
 /// A Python with drgn.
-fn drgn_python() -> Result<PathBuf> {
+pub(crate) fn drgn_python() -> Result<PathBuf> {
     python_with("venv", "drgn")
 }
 

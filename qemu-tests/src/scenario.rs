@@ -2,6 +2,7 @@
 
 use crate::accel::Accel;
 use crate::binaries::Binaries;
+use crate::boot::Boot;
 use crate::capture_config::DUMPS;
 use crate::console::Line;
 use crate::disk::Disk;
@@ -13,12 +14,13 @@ use crate::outcome::{Dump, Outcome, Report};
 use crate::planted::Plant;
 use crate::qmp::Ending;
 use crate::target_disk::Format;
+use crate::trigger::Trigger;
 use crate::vm::{Ended, Machine, Shape, Vm};
 use crate::workdir::WorkDir;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use crate::capture_config::{Config, Target};
 
@@ -57,7 +59,9 @@ pub struct Scenario {
     pub crashkernel: String,
     /// CPUs of the production system.
     pub cpus: u32,
-    /// The one that panics.
+    /// How the production system ends.
+    pub trigger: Trigger,
+    /// The CPU that panics.
     pub panic_cpu: u32,
     /// The capture's configuration.
     pub config: Config,
@@ -69,6 +73,13 @@ pub struct Scenario {
     pub target: Option<Format>,
     /// What is planted for a page filter to judge, in this order; a report comes back when there is any.
     pub plants: Vec<Plant>,
+    /// Self-checking pages of each usual kind, see [`crate::pages`].
+    pub pages: u32,
+    /// MiB of memory that are added when the capture is armed; half of them are filled with self-checking pages.
+    pub late_mib: u32,
+    /// Whether production says what it has, and lies on its disk for the capture to hand over to: `/boot/vmlinuz` and
+    /// `/boot/initrd`, with `prod.third` on the command line.
+    pub third: bool,
     /// What the machine has beside memory and processors.
     pub shape: Shape,
     /// Words for the kernel command line of production.
@@ -99,12 +110,16 @@ impl Scenario {
             memory_mib: 768,
             crashkernel: "160M".into(),
             cpus: 1,
+            trigger: Trigger::Panic,
             panic_cpu: 0,
             config: Config::default(),
             run: String::new(),
             raw_copy: false,
             target: None,
             plants: Vec::new(),
+            pages: 0,
+            late_mib: 0,
+            third: false,
             shape: Shape::default(),
             append: String::new(),
             power_cut: None,
@@ -141,17 +156,13 @@ impl Scenario {
     fn run_in(&self, work: WorkDir, run: u32) -> Result<Outcome> {
         let binaries = Binaries::get()?;
         let dir = work.path();
+        let initrd = dir.join("production.cpio");
         if run == 1 {
             self.capture_image(dir, binaries)?;
         }
+        self.production_image(dir, &initrd, binaries)?;
         let image_size = fs::metadata(dir.join("afterimage.img")).context("the image that was built")?.len();
         let disks = self.disks(dir)?;
-        let initrd = dir.join("production.cpio");
-        let mut image = initramfs::production(&self.kernel, binaries)?;
-        if self.plants.contains(&Plant::Swapped) {
-            image = initramfs::with_swapon(image)?;
-        }
-        write(&initrd, &image)?;
         // Unknown to everything but this run; see `marker`.
         let seed = format!("{}-{run}", work.path().file_name().unwrap_or_default().to_string_lossy());
         let machine = Machine {
@@ -161,20 +172,20 @@ impl Scenario {
             append: self.command_line(&seed),
             memory_mib: self.memory_mib,
             cpus: self.cpus,
-            shape: self.shape.clone(),
+            shape: self.shape(),
             disks: disks.clone(),
             log: dir.join(format!("console-{run}.log")),
         };
+        let started = Instant::now();
         let mut vm = Vm::start(&machine)?;
-        if self.shape.hot_add_mib > 0 {
-            vm.console.expect("production: ready for memory", BOOT)?;
-            vm.hot_add(self.shape.hot_add_mib)?;
-        }
+        hot_add(&mut vm, self.shape.hot_add_mib)?;
         vm.console.expect("production: markers planted", BOOT)?;
         let boot_id = vm.console.expect("production: boot id ", BOOT)?.text;
-        vm.console.expect("production: loaded", BOOT)?;
-        vm.console.expect("production: panicking", BOOT)?;
-        let panic = vm.console.expect("Kernel panic", BOOT)?.at;
+        hot_add(&mut vm, self.late_mib)?;
+        if !matches!(self.trigger, Trigger::Refusals(_)) {
+            vm.console.expect("production: loaded", BOOT)?;
+        }
+        let panic = self.trigger.expect(&mut vm, BOOT)?.at;
         for (said, action) in &self.actions {
             vm.console.expect(said, self.patience)?;
             vm.act(action)?;
@@ -186,6 +197,7 @@ impl Scenario {
                 Ended { at, console: vm.cut_power(), events: Vec::new() }
             }
         };
+        let first = Boot::find(&ended.console, "first").ok();
         let console: Vec<_> = ended.console.into_iter().skip_while(|line| line.at < panic).collect();
 
         let [disk, others @ ..] = disks.as_slice() else { bail!("there is no disk") };
@@ -215,7 +227,11 @@ impl Scenario {
         let outcome = Outcome {
             boot_id: boot_id.rsplit(' ').next().unwrap_or_default().into(),
             seed,
+            panic,
             panic_to_exit: ended.at.saturating_duration_since(panic),
+            started,
+            memory_end: self.memory_end(),
+            first,
             ending: Ending::of(&ended.events),
             events: ended.events,
             extra,
@@ -257,6 +273,37 @@ impl Scenario {
         Ok(())
     }
 
+    /// Writes the initramfs of production, and keeps one on its disk to be started from there.
+    fn production_image(&self, dir: &Path, initrd: &Path, binaries: &Binaries) -> Result<()> {
+        let mut image = initramfs::production(&self.kernel, binaries)?;
+        if self.plants.contains(&Plant::Swapped) {
+            image = initramfs::with_swapon(image)?;
+        }
+        if self.third {
+            image = initramfs::with_network(image, &self.kernel)?;
+            write(&dir.join("content/boot/initrd"), &image)?;
+        }
+        write(initrd, &image)
+    }
+
+    /// What the machine has to have for all that is asked for.
+    fn shape(&self) -> Shape {
+        Shape {
+            network: self.shape.network || self.third,
+            hot_add_mib: self.shape.hot_add_mib.saturating_add(self.late_mib),
+            ..self.shape.clone()
+        }
+    }
+
+    /// Physical addresses from here on are no memory: QEMU's q35 moves what lies above 2 GiB of 2.75 or more behind 4 GiB, and
+    /// adds memory at the next GiB.
+    fn memory_end(&self) -> u64 {
+        let added = self.shape().hot_add_mib;
+        let plain = self.memory_mib < 2816 && added == 0;
+        let more = if plain { 0 } else { added.saturating_add(5 << 10) };
+        u64::from(self.memory_mib.saturating_add(more)) << 20
+    }
+
     /// What the capture's command line says to have the wrapper run, and to tell it what to do.
     fn wrapper_words(&self) -> String {
         let copy = self.raw_copy.then(|| "wrap.copy=vmcore".to_owned());
@@ -285,7 +332,7 @@ impl Scenario {
             disk.leave(room)?;
         }
         if self.raw_copy {
-            let memory = self.memory_mib.saturating_add(self.shape.hot_add_mib);
+            let memory = self.memory_mib.saturating_add(self.shape().hot_add_mib);
             let size = u64::from(memory).saturating_add(64) << 20;
             disks.push(Disk::raw(&dir.join("raw.vmcore"), size)?);
         }
@@ -306,15 +353,25 @@ impl Scenario {
     fn command_line(&self, seed: &str) -> String {
         // panic=10: a kernel with nothing to jump to reboots, which ends the guest, instead of hanging.
         let mut line = format!(
-            "console=ttyS0 crashkernel={} panic=10 prod.seed={seed} prod.host={HOST} prod.panic=cpu{}",
-            self.crashkernel, self.panic_cpu
+            "console=ttyS0 crashkernel={} panic=10 prod.seed={seed} prod.host={HOST} {}",
+            self.crashkernel,
+            self.trigger.word(self.panic_cpu)
         );
+        if self.pages > 0 {
+            line.extend([" prod.pages=", &self.pages.to_string()]);
+        }
+        if self.third {
+            line.push_str(" prod.first");
+        }
         if !self.run.is_empty() {
             line.push_str(" prod.run=");
             line.push_str(&self.run);
         }
         if self.shape.hot_add_mib > 0 {
             line.extend([" prod.hotadd=", &self.shape.hot_add_mib.to_string()]);
+        }
+        if self.late_mib > 0 {
+            line.extend([" prod.late=", &self.late_mib.to_string()]);
         }
         if !self.plants.is_empty() {
             let names: Vec<_> = self.plants.iter().map(Plant::to_string).collect();
@@ -327,6 +384,15 @@ impl Scenario {
         }
         line
     }
+}
+
+/// Adds the memory that production waits for.
+fn hot_add(vm: &mut Vm, mib: u32) -> Result<()> {
+    if mib > 0 {
+        vm.console.expect("production: ready for memory", BOOT)?;
+        vm.hot_add(mib)?;
+    }
+    Ok(())
 }
 
 /// Cuts the disk that took the raw copy to the size the wrapper announced.

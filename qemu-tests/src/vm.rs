@@ -29,7 +29,15 @@ pub struct Shape {
     pub watchdog: bool,
     /// Whether it is started by EFI firmware (OVMF) instead of a BIOS; its variables are kept beside the console's log.
     pub efi: bool,
+    /// Whether there is a virtio network card: at [`NETWORK_ANSWER_AT`] someone says [`NETWORK_ANSWER`], and nobody else
+    /// can be reached.
+    pub network: bool,
 }
+
+/// Whom the network card can reach.
+pub const NETWORK_ANSWER_AT: &str = "10.0.2.100:7";
+/// What a connection brings.
+pub const NETWORK_ANSWER: &str = "the-network-works";
 
 /// The firmware, and what its variables are at first: of the package ovmf.
 const EFI_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
@@ -131,6 +139,11 @@ impl Vm {
             fs::copy(EFI_VARIABLES, &variables).with_context(|| format!("copying {EFI_VARIABLES}"))?;
             qemu.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={EFI_CODE}")]);
             qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", variables.display())]);
+        }
+        if machine.shape.network {
+            let answer = format!("guestfwd=tcp:{NETWORK_ANSWER_AT}-cmd:echo {NETWORK_ANSWER}");
+            qemu.args(["-netdev", &format!("user,id=net,restrict=on,{answer}")]);
+            qemu.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
         }
         if machine.shape.watchdog {
             qemu.args(["-device", "i6300esb,addr=0x1e", "-action", "watchdog=reset"]);

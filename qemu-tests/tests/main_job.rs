@@ -149,7 +149,7 @@ fn crash_and_drgn_read_the_dump_with_symbols() -> Result<()> {
     let system = readers::symbols(&kernel.vmlinux(), &vmcore)?;
     ensure!(system.release == kernel.version() && system.host == HOST, "drgn: {system:?}");
     ensure!(system.tasks.iter().any(|task| task == "witness-sleeper"), "drgn: {system:?}");
-    ensure!(system.crashed == "init", "drgn: {system:?}");
+    ensure!(system.crashed.as_deref() == Some("init"), "drgn: {system:?}");
     let crashing = system.trace.iter().flatten().any(|function| function == "sysrq_handle_crash");
     ensure!(crashing, "drgn: {system:?}");
     outcome.discard()

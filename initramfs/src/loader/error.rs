@@ -93,13 +93,19 @@ pub enum LoadError {
     NotRoot,
     /// Lockdown, and a kernel that nobody signed.
     #[error(
-        "the kernel is in lockdown mode {mode} (Secure Boot) and takes only signed kernels: \
+        "the kernel is in lockdown mode {mode} (Secure Boot) and takes only kernels signed with a key that it trusts: \
          load the distribution's signed kernel, not a self-built or -unsigned one"
     )]
     Lockdown {
         /// Which mode.
         mode: String,
     },
+    /// Root may not, and nothing says why.
+    #[error(
+        "the kernel refuses {} to root: it is locked down (Secure Boot; mount securityfs to see it), or a security module \
+         forbids it", .0.name()
+    )]
+    Refused(Road),
     /// The signature.
     #[error("the kernel's signature was rejected: load the distribution's signed kernel")]
     Signature(#[source] io::Error),
@@ -165,6 +171,7 @@ impl LoadError {
                 _ if sysctl("kexec_load_limit_reboot") == "0" => {
                     Self::Limit("kernel.kexec_load_limit_reboot")
                 }
+                _ if nix::unistd::geteuid().is_root() => Self::Refused(road),
                 _ => Self::NotRoot,
             },
             Some(

@@ -50,8 +50,10 @@ impl Arms<'_> {
             Err(error) => error,
         };
         // What keeps us from describing this machine need not keep the kernel.
-        let other_road =
-            matches!(error, LoadError::Machine(_) | LoadError::Place(_) | LoadError::NoSupport(_));
+        let other_road = matches!(
+            error,
+            LoadError::Machine(_) | LoadError::Place(_) | LoadError::NoSupport(_) | LoadError::Refused(_)
+        );
         if how == Loader::KexecLoad || !other_road {
             return Err(error);
         }

@@ -21,6 +21,11 @@ impl CommandLine {
         Ok(value)
     }
 
+    /// Whether `word` is given, without a value.
+    pub(crate) fn has(&self, word: &str) -> bool {
+        self.0.split_whitespace().any(|given| given == word)
+    }
+
     /// The words that start with `prefix`, whole.
     pub(crate) fn words<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.split_whitespace().filter(move |word| word.starts_with(prefix))

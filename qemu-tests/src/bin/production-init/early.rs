@@ -15,6 +15,8 @@ pub(crate) const DISK: &str = "/disk";
 /// Mounts the kernel's file systems and a tmpfs.
 pub(crate) fn mounts() -> Result<()> {
     kernel_mounts()?;
+    // There lies what the kernel is locked down to.
+    mount_at("securityfs", "/sys/kernel/security", "securityfs")?;
     mount_at("tmpfs", "/tmp", "tmpfs")
 }
 

@@ -1,9 +1,12 @@
 //! Memory that comes and goes while the system runs.
 
+use crate::crowd;
 use crate::early;
 use crate::say::say;
+use crate::steps;
 use crate::user_memory::set;
 use anyhow::{Context, Result};
+use qemu_tests::pages::Kind;
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
@@ -36,6 +39,28 @@ pub(crate) fn add(mib: &str) -> Result<()> {
         }
     }
     say(format!("production: {} blocks of memory came", come.len()));
+    Ok(())
+}
+
+/// The same when the capture is armed: half of it is filled with pages, and the capture is told unless the kernel does that.
+pub(crate) fn late(seed: &str, mib: &str) -> Result<()> {
+    let before = blocks()?;
+    add(mib)?;
+    let first = blocks()?.into_iter().filter(|block| !before.contains(block)).min().context("no block")?;
+    let size = u64::from_str_radix(read("block_size_bytes")?.trim(), 16).context("the size of a block")?;
+    let first = first.saturating_mul(size.wrapping_div(4096));
+    let count = mib.parse::<u64>()?.saturating_mul(128);
+    let lowest = crowd::hold(Kind::Late, seed, count)?;
+    anyhow::ensure!(
+        lowest >= first,
+        "pages lie at PFN {lowest:#x}, and the memory that came begins at {first:#x}"
+    );
+    // /sys/devices/system/memory/crash_hotplug: since 6.5 a kernel may keep the ELF core header right by itself.
+    let by_kernel = read("crash_hotplug").is_ok_and(|text| text.trim() == "1");
+    say(format!("production: {count} late pages, the kernel says so itself: {by_kernel}"));
+    if !by_kernel {
+        steps::afterimage("load-again")?;
+    }
     Ok(())
 }
 

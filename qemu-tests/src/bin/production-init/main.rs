@@ -1,7 +1,7 @@
 //! PID 1 of the production system, and, under other names, two more programs of the same binary.
 //!
 //! - `init`: sets up a small system, plants markers in memory, arms the capture and panics on request.
-//! - `witness-sleeper`: a process for `ps` in a dump to show.
+//! - `witness-sleeper`: a process for `ps` in a dump to show; with arguments one that holds memory.
 //! - `wrapper`: in the capture kernel, copies `/proc/vmcore` to a disk, starts copies of itself that kill or starve the
 //!   capture, and then becomes the real `/init`.
 //!
@@ -9,7 +9,9 @@
 //! `FAILED` and ends in a power-off, so that the harness need not wait for a timeout.
 
 mod cmdline;
+mod crowd;
 mod early;
+mod here;
 mod hook;
 mod hotplug;
 mod jobs;
@@ -17,6 +19,7 @@ mod kernel_memory;
 mod pagemap;
 mod plant;
 mod plants;
+mod refusals;
 mod report;
 mod say;
 mod stack;
@@ -33,6 +36,7 @@ use anyhow::Result;
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::unistd::sync;
 use qemu_tests::initramfs::SLEEPER;
+use qemu_tests::trigger::out_of_a_word;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -46,9 +50,19 @@ fn main() {
     }
     let program = std::env::args().next().unwrap_or_default();
     let (who, result) = match program.rsplit('/').next() {
-        Some(SLEEPER) => loop {
-            sleep(Duration::MAX);
-        },
+        Some(SLEEPER) => {
+            let arguments: Vec<String> = std::env::args().skip(1).collect();
+            if !arguments.is_empty() {
+                // Not PID 1, and who waits for its word notices that it does not come.
+                if let Err(error) = crowd::holder(&arguments) {
+                    say(format!("{SLEEPER}: FAILED: {error:#}"));
+                }
+                return;
+            }
+            loop {
+                sleep(Duration::MAX);
+            }
+        }
         Some("wrapper") => match std::env::args().nth(1) {
             // Not PID 1: its end is the end of nothing else.
             Some(word) => return jobs::run(&word),
@@ -71,7 +85,13 @@ fn production() -> Result<()> {
     let line = CommandLine::read()?;
     early::modules("/modules/order")?;
     early::disk()?;
+    if line.has("prod.third") {
+        return here::tell("third");
+    }
     early::host_name(line.get("prod.host")?)?;
+    if line.has("prod.first") {
+        here::tell("first")?;
+    }
     if let Ok(mib) = line.get("prod.hotadd") {
         hotplug::add(mib)?;
     }
@@ -84,12 +104,21 @@ fn production() -> Result<()> {
     let seed = line.get("prod.seed")?;
     let _memory = plant::everywhere(seed)?;
     let mut plants = Plants::plant(seed, line.list("prod.plant"))?;
+    if let Ok(count) = line.get("prod.pages") {
+        crowd::gather(seed, count)?;
+    }
     say("production: markers planted");
     say(format!("production: boot id {}", early::boot_id()?));
+    if line.get("prod.refuse").is_ok() {
+        return refusals::run(line.list("prod.refuse"));
+    }
     steps::afterimage("load")?;
     steps::afterimage("status")?;
     for step in line.list("prod.run") {
         steps::afterimage(step)?;
+    }
+    if let Ok(mib) = line.get("prod.late") {
+        hotplug::late(seed, mib)?;
     }
     say("production: loaded");
     if line.get("prod.stack").is_ok_and(|stack| stack == "change") {
@@ -100,6 +129,9 @@ fn production() -> Result<()> {
     }
     if let Ok(device) = line.get("prod.workload") {
         workload::run(device)?;
+    }
+    if let Ok(arguments) = line.get("prod.capture") {
+        return steps::capture(&out_of_a_word(arguments));
     }
     match line.get("prod.panic") {
         Ok(cpu) => steps::panic_on(cpu),

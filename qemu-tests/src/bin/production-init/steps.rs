@@ -11,8 +11,11 @@ use std::process::Command;
 /// Runs a subcommand of `afterimage`, its output on the console.
 pub(crate) fn afterimage(step: &str) -> Result<()> {
     let mut command = Command::new("/afterimage");
-    command.arg(step);
+    command.arg(step.split('-').next().unwrap_or(step));
     match step {
+        "load-again" => {
+            command.arg("--again");
+        }
         "load" => {
             command.arg("--image").arg(format!("{DISK}/boot/afterimage.img"));
             command.arg("--kernel-image").arg(format!("{DISK}/boot/vmlinuz"));
@@ -24,6 +27,14 @@ pub(crate) fn afterimage(step: &str) -> Result<()> {
     let status = command.status().with_context(|| format!("starting /afterimage {step}"))?;
     ensure!(status.success(), "afterimage {step}: {status}");
     Ok(())
+}
+
+/// Switches kernels on purpose.
+pub(crate) fn capture(arguments: &[String]) -> Result<()> {
+    say(format!("production: switching: afterimage capture {arguments:?}"));
+    let mut command = Command::new("/afterimage");
+    let status = command.arg("capture").args(arguments).status().context("starting /afterimage capture")?;
+    anyhow::bail!("afterimage capture came back: {status}")
 }
 
 /// Panics on a CPU, given as `cpuN`.

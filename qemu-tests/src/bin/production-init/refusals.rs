@@ -1,0 +1,130 @@
+//! What `afterimage` is to refuse (`prod.refuse=CASE,CASE`), one case after the other on a system that goes on.
+//!
+//! Each case ends in a line `production: refused CASE: WORDS`. Cases that are no refusal prepare the next: `load`, `unload`,
+//! `shrink`, `free`.
+
+use crate::early::DISK;
+use crate::say::say;
+use crate::steps;
+use crate::user_memory::set;
+use anyhow::{Context, Result, bail, ensure};
+use qemu_tests::trigger::Trigger;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Bytes that a reservation shrinks to: no kernel fits.
+const SMALL: &str = "33554432";
+const RESERVATION: &str = "/sys/kernel/kexec_crash_size";
+
+/// Runs the cases.
+pub(crate) fn run<'a>(cases: impl Iterator<Item = &'a str>) -> Result<()> {
+    say("production: refusing");
+    for case in cases {
+        match case {
+            "load" | "unload" | "status" => steps::afterimage(case)?,
+            "shrink" => set(RESERVATION, SMALL)?,
+            "free" => set(RESERVATION, "0")?,
+            _ => refuse(case).with_context(|| format!("the refusal {case}"))?,
+        }
+    }
+    say(format!("production: still running, {} processes", processes()?));
+    Ok(())
+}
+
+fn refuse(case: &str) -> Result<()> {
+    let boot = Path::new(DISK).join("boot");
+    let (image, kernel) = (boot.join("afterimage.img"), boot.join("vmlinuz"));
+    let output = match case {
+        "capture" | "capture-unarmed" => capture(&why())?,
+        "no-reason" => capture(&[])?,
+        "second-capture" => second_capture()?,
+        "kernel-truncated" => {
+            let copy = copied(&kernel)?;
+            File::options().write(true).open(&copy)?.set_len(size(&copy)?.wrapping_div(2))?;
+            load(&image, &copy)?
+        }
+        "kernel-flipped" => load(&image, &flipped(&kernel)?)?,
+        "image-truncated" => {
+            let copy = copied(&image)?;
+            File::options().write(true).open(&copy)?.set_len(size(&copy)?.wrapping_div(2))?;
+            load(&copy, &kernel)?
+        }
+        "image-flipped" => load(&flipped(&image)?, &kernel)?,
+        "too-small" | "no-reservation" | "no-signature" => load(&image, &kernel)?,
+        _ => bail!("there is no such case"),
+    };
+    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " | ");
+    ensure!(!output.status.success(), "it was not refused: {said}");
+    ensure!(output.status.code().is_some(), "{}: {said}", output.status);
+    say(format!("production: refused {case}: {said}"));
+    Ok(())
+}
+
+fn load(image: &Path, kernel: &Path) -> Result<Output> {
+    let mut command = Command::new("/afterimage");
+    command.arg("load").arg("--image").arg(image).arg("--kernel-image").arg(kernel);
+    command.output().context("starting /afterimage load")
+}
+
+fn why() -> Vec<String> {
+    match Trigger::planned() {
+        Trigger::Planned(arguments) => arguments,
+        _ => Vec::new(),
+    }
+}
+
+fn capture(arguments: &[String]) -> Result<Output> {
+    Command::new("/afterimage")
+        .arg("capture")
+        .args(arguments)
+        .output()
+        .context("starting /afterimage capture")
+}
+
+/// A capture while another one is held up by its collector.
+fn second_capture() -> Result<Output> {
+    let mut first = Command::new("/afterimage")
+        .arg("capture")
+        .args(why())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting /afterimage capture")?;
+    // It says what is intended before it runs its collectors.
+    let said = BufReader::new(first.stdout.take().context("no standard output")?);
+    let collecting = said.lines().map_while(Result::ok).any(|line| line.starts_with("intent"));
+    ensure!(collecting, "the first capture never came to its collectors");
+    let output = capture(&why());
+    first.kill().context("ending the first capture")?;
+    first.wait().context("waiting for the first capture")?;
+    output
+}
+
+/// A copy in memory.
+fn copied(file: &Path) -> Result<PathBuf> {
+    let copy = Path::new("/tmp").join(file.file_name().context("a file without a name")?);
+    fs::copy(file, &copy).with_context(|| format!("copying {}", file.display()))?;
+    Ok(copy)
+}
+
+/// A copy with another bit in the middle.
+fn flipped(file: &Path) -> Result<PathBuf> {
+    let copy = copied(file)?;
+    let middle = size(&copy)?.wrapping_div(2);
+    let handle = File::options().read(true).write(true).open(&copy)?;
+    let mut byte = [0];
+    handle.read_exact_at(&mut byte, middle).context("reading the middle")?;
+    handle.write_all_at(&byte.map(|byte| byte ^ 0x10), middle).context("writing the middle")?;
+    Ok(copy)
+}
+
+fn size(file: &Path) -> Result<u64> {
+    Ok(fs::metadata(file).with_context(|| format!("looking at {}", file.display()))?.len())
+}
+
+fn processes() -> Result<usize> {
+    let entries = fs::read_dir("/proc").context("reading /proc")?.flatten();
+    Ok(entries.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok()).count())
+}

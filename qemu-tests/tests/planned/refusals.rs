@@ -1,0 +1,67 @@
+//! Every refusal has words of its own and leaves the host running.
+
+use crate::scenario;
+use anyhow::{Result, ensure};
+use qemu_tests::outcome::Outcome;
+use qemu_tests::trigger::Trigger;
+use qemu_tests::turn::{alone, is_left_out};
+
+fn ensure_refused(outcome: &Outcome, case: &str, words: &str) -> Result<()> {
+    let line = &outcome.line(&format!("production: refused {case}: "))?.text;
+    ensure!(line.contains(words), "{words:?} is not in {line}");
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_the_host_runs_on() -> Result<()> {
+    let _alone = alone();
+    let mut scenario = scenario("refusals")?;
+    // A collector that takes its time keeps the first capture busy.
+    scenario.config.more = "[planned]\nevidence = true\n\n[[collector]]\nname = \"slow\"\nclass = \"time\"\n\
+                            command = [\"/witness-sleeper\"]\ntimeout = 60\n"
+        .into();
+    let cases = [
+        ("capture-unarmed", "no panic kernel is loaded"),
+        ("kernel-truncated", "the file ends early"),
+        ("kernel-flipped", "the file is damaged"),
+        ("image-truncated", "afterimage.img"),
+        ("image-flipped", "afterimage.img"),
+        ("load", ""),
+        ("no-reason", "give a reason with --why"),
+        ("second-capture", "another planned switch is under way"),
+        ("unload", ""),
+        ("shrink", ""),
+        ("too-small", "this image needs at least"),
+        ("free", ""),
+        ("no-reservation", "no memory is reserved"),
+    ];
+    scenario.trigger = Trigger::Refusals(cases.map(|(case, _)| case.to_owned()).into());
+    let outcome = scenario.run()?;
+    for (case, words) in cases.into_iter().filter(|(_, words)| !words.is_empty()) {
+        ensure_refused(&outcome, case, words)?;
+    }
+    outcome.ensure_said("production: still running")?;
+    ensure!(outcome.dumps.is_empty(), "{:?}", outcome.dumps);
+    outcome.discard()
+}
+
+/// Debian's kernels are signed, but with a key that only Secure Boot itself would have this kernel trust.
+#[test]
+fn under_lockdown_nothing_unsigned_is_loaded() -> Result<()> {
+    let _alone = alone();
+    for (strip, words) in [("never", "lockdown mode integrity"), ("always", "enforces module signatures")] {
+        if strip == "always" && is_left_out("modules without signatures under lockdown") {
+            break;
+        }
+        let mut scenario = scenario("lockdown")?;
+        scenario.append = "lockdown=integrity".into();
+        scenario.config.strip = strip.into();
+        scenario.trigger = Trigger::Refusals(["no-signature", "capture-unarmed"].map(str::to_owned).into());
+        let outcome = scenario.run()?;
+        ensure_refused(&outcome, "no-signature", words)?;
+        ensure_refused(&outcome, "capture-unarmed", "no panic kernel is loaded")?;
+        outcome.ensure_said("production: still running")?;
+        outcome.discard()?;
+    }
+    Ok(())
+}
