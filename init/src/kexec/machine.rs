@@ -13,6 +13,7 @@ use crate::kexec::page_up;
 use crate::source::{Access, Core, Vmcore};
 
 const EFI: &str = "/sys/firmware/efi";
+const CPUS: &str = "/sys/devices/system/cpu";
 const FIRMWARE_MAP: &str = "/sys/firmware/memmap";
 const CRASH_KERNEL: &str = "Crash kernel";
 /// Where the kernel's text is mapped (`__START_KERNEL_map`, 1 GiB with KASLR; Documentation/arch/x86/x86_64/mm.rst).
@@ -167,7 +168,8 @@ fn regions(iomem: &str, main: u64) -> Vec<Range<u64>> {
     regions.retain(|range| {
         len(range) > 1 && page_down(range.start) == range.start && page_down(range.end) == range.end
     });
-    regions.sort_by_key(|range| (len(range) != main, core::cmp::Reverse(len(range))));
+    // Of two of a size the upper one: a second reservation is made below 4 GiB, and only when the first lies above.
+    regions.sort_by_key(|range| (len(range) != main, core::cmp::Reverse((len(range), range.start))));
     regions
 }
 
@@ -209,20 +211,20 @@ fn mappings(first: Option<&Range<u64>>) -> Result<(u64, Option<core_header::Text
     Ok((direct, text))
 }
 
-/// A note per possible CPU.
+/// A note for each CPU that has a directory: those that may still be plugged in have none.
 fn cpu_notes() -> Result<Vec<Range<u64>>, MachineError> {
-    let mut notes = Vec::new();
-    for cpu in 0_u32.. {
-        let file = format!("/sys/devices/system/cpu/cpu{cpu}/crash_notes");
-        if !Path::new(&file).exists() {
-            break;
-        }
+    let entries = fs::read_dir(CPUS).into_iter().flatten().flatten();
+    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.strip_prefix("cpu")?.parse().ok();
+    let mut cpus: Vec<u32> = entries.filter_map(number).collect(); // numbers may have gaps
+    cpus.sort_unstable();
+    let note = |cpu: u32| {
+        let file = format!("{CPUS}/cpu{cpu}/crash_notes");
         let problem = |problem| MachineError::File { file: file.clone(), problem };
         let at = hex(&text(&file)).ok_or_else(|| problem("is no address"))?;
         let size: u64 = text(&format!("{file}_size")).parse().map_err(|_| problem("has no size"))?;
-        notes.push(at..at.saturating_add(size));
-    }
-    Ok(notes)
+        Ok(at..at.saturating_add(size))
+    };
+    cpus.into_iter().map(note).collect()
 }
 
 fn vmcoreinfo() -> Result<Range<u64>, MachineError> {
@@ -254,6 +256,8 @@ mod tests {
         let (low, high) = (0x3400_0000..0x3e00_0000, 0x1_3000_0000..0x1_4000_0000);
         assert_eq!(regions(IOMEM, 0), [high.clone(), low.clone()]);
         assert_eq!(regions(IOMEM, 0x0a00_0000), [low, high]);
+        let equal = IOMEM.replace("3dffffff", "43ffffff");
+        assert_eq!(regions(&equal, 0x1000_0000)[0], 0x1_3000_0000..0x1_4000_0000);
         assert!(regions("00000000-00000000 : Crash kernel\n", 0).is_empty());
     }
 
