@@ -6,10 +6,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use capture::config::Via;
-use capture::facts::Planned;
+use capture::facts::{Intent, Planned};
 use nix::sys::reboot::{RebootMode, reboot};
 
 use crate::loader::{self, LoadError, Staged};
+use crate::planned::intent;
 
 /// The machine, or a test's.
 pub(super) trait Machine {
@@ -21,6 +22,9 @@ pub(super) trait Machine {
 
     /// Loads the panic kernel anew, with this record in its facts or with none.
     fn rearm(&mut self, planned: Option<&Planned>) -> Result<(), LoadError>;
+
+    /// Writes the intent into the kernel log.
+    fn log(&mut self, intent: &Intent) -> io::Result<()>;
 
     /// Switches; comes back only if that fails.
     fn jump(&mut self, via: Via) -> io::Error;
@@ -41,6 +45,10 @@ impl Machine for ThisMachine {
 
     fn rearm(&mut self, planned: Option<&Planned>) -> Result<(), LoadError> {
         loader::rearm(planned).map(|_| ())
+    }
+
+    fn log(&mut self, intent: &Intent) -> io::Result<()> {
+        intent::tell_kernel(intent)
     }
 
     fn jump(&mut self, via: Via) -> io::Error {

@@ -211,7 +211,7 @@ impl Job<'_> {
             }
             log::warn!("the intent is not written to {}: {source}", path.display());
         }
-        if let Err(error) = intent::tell_kernel(intent) {
+        if let Err(error) = self.machine.log(intent) {
             log::warn!("the intent is not in the kernel log: {error}");
         }
         self.say("intent", &said(intent));
@@ -256,4 +256,135 @@ fn said(intent: &Intent) -> String {
     let why = if intent.why.is_empty() { "no reason given" } else { &intent.why };
     let ticket = if intent.ticket.is_empty() { String::new() } else { format!(" ({})", intent.ticket) };
     format!("{}: {why}{ticket}", intent.who)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loader::LoadError;
+    use std::io;
+
+    /// A machine that never jumps, and remembers what was asked of it.
+    #[derive(Default)]
+    struct Stays(Vec<String>);
+
+    impl Machine for Stays {
+        fn stage(&mut self, planned: &Planned) -> Result<Staged, LoadError> {
+            self.0.push(format!("stage {}", planned.live.as_ref().map_or(0, |live| live.index.len())));
+            Ok(Staged { handover: 0x5000, len: 4096, most_pages: 9 })
+        }
+
+        fn unstage(&mut self) -> Result<(), LoadError> {
+            self.0.push("unstage".into());
+            Ok(())
+        }
+
+        fn rearm(&mut self, planned: Option<&Planned>) -> Result<(), LoadError> {
+            self.0.push(format!("rearm {}", planned.is_some()));
+            Ok(())
+        }
+
+        fn log(&mut self, intent: &Intent) -> io::Result<()> {
+            self.0.push(format!("log {}", intent.why));
+            Ok(())
+        }
+
+        fn jump(&mut self, via: Via) -> io::Error {
+            self.0.push(format!("jump {via}"));
+            io::Error::other("it stays")
+        }
+    }
+
+    /// What is asked of the machine, what is said, and how it ends. The file of intents is in `dir`.
+    fn switched(
+        options: &Options,
+        config: &str,
+        dir: &Path,
+    ) -> (Vec<String>, String, Result<(), PlannedError>) {
+        let config = format!(
+            "[planned]\nintents = \"{}\"\n{config}\n[[collector]]\nname = \"names\"\nclass = \"time\"\nfiles = [\"/proc/version\"]\n",
+            dir.join("intents.jsonl").display()
+        );
+        let config = Config::parse(&config).unwrap();
+        let (mut machine, mut out) = (Stays::default(), Vec::new());
+        let places = Places::default();
+        let program = PathBuf::from("/bin/false"); // files are then not copied, which is no reason to stop
+        let mut job =
+            Job { options, config: &config, machine: &mut machine, places, program, out: Box::new(&mut out) };
+        let result = if options.stage { job.stage() } else { job.switch() };
+        drop(job);
+        (machine.0, String::from_utf8(out).unwrap(), result)
+    }
+
+    fn options(via: Via) -> Options {
+        Options { why: Some("drill".into()), via: Some(via), no_sync: true, ..Options::default() }
+    }
+
+    /// Only root learns where its pages are.
+    fn is_root() -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    #[test]
+    fn a_switch_that_fails_is_undone_and_told() {
+        for (via, calls) in [
+            (Via::Kexec, ["log drill", "stage 1", "jump kexec", "unstage"]),
+            (Via::Panic, ["log drill", "rearm true", "jump panic", "rearm false"]),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let (asked, said, result) = switched(&options(via), "", dir.path());
+            let error = result.unwrap_err();
+            if !is_root() {
+                assert!(matches!(error, PlannedError::Locked(_)), "{error}");
+                return;
+            }
+            assert_eq!(asked, calls);
+            assert!(matches!(error, PlannedError::Jump { .. }), "{error}");
+            let steps: Vec<_> = said.lines().filter_map(|line| line.split_whitespace().next()).collect();
+            assert_eq!(steps, ["intent", "collector", "live.tar", "sync", "load", "jump"], "{said}");
+            let intents = std::fs::read_to_string(dir.path().join("intents.jsonl")).unwrap();
+            assert_eq!(intents.lines().count(), 2, "the intent, and that it failed: {intents}");
+            assert!(intents.contains("it stays"), "{intents}");
+        }
+    }
+
+    #[test]
+    fn a_dry_run_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let dry = Options { dry_run: true, ..options(Via::Kexec) };
+        let (asked, said, result) = switched(&dry, "stop = [\"nginx.service\"]", dir.path());
+        result.unwrap();
+        assert!(asked.is_empty() && !dir.path().join("intents.jsonl").exists());
+        for step in ["intent", "collector", "stop", "sync", "jump"] {
+            assert!(said.lines().any(|line| line.starts_with(step)), "{step}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_staged_record_has_no_time_and_no_output_of_collectors() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = Options { stage: true, ..options(Via::Kexec) };
+        let (asked, said, result) = switched(&staging, "", dir.path());
+        result.unwrap();
+        assert_eq!(asked, ["log drill", "stage 0"]);
+        assert!(said.contains("staged") && said.contains("0x5000"), "{said}");
+    }
+
+    #[test]
+    fn in_evidence_mode_an_intent_that_cannot_be_written_stops_the_switch() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("intents.jsonl")).unwrap();
+        let (asked, _, result) = switched(&options(Via::Kexec), "evidence = true", dir.path());
+        assert!(matches!(result.unwrap_err(), PlannedError::Intents { .. }));
+        assert!(asked.is_empty(), "{asked:?}");
+    }
+
+    #[test]
+    fn a_reason_that_does_not_fit_is_refused_before_anything_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = Options { why: Some("x".repeat(5000)), ..options(Via::Kexec) };
+        let (asked, _, result) = switched(&long, "", dir.path());
+        assert!(matches!(result.unwrap_err(), PlannedError::TooLarge(_)));
+        assert!(asked.is_empty() && !dir.path().join("intents.jsonl").exists());
+    }
 }
