@@ -9,6 +9,7 @@ const RESERVED: usize = 32;
 /// host's boot and root, limits that were meant for the whole machine, and switches that make it die early.
 const REMOVE: &[&str] = &[
     "BOOT_IMAGE",
+    "afterimage.handoff",
     "crashkernel",
     "cma",
     "hugepages",

@@ -14,7 +14,7 @@ use afterimage::{estimate, host, inspect, loader, offline, planned, raw, status,
 use capture::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use capture::kernel::dmesg;
 use capture::sys::wiping::Wiping;
-use capture::target::captures;
+use capture::target::{captures, tried};
 use clap::{Parser, Subcommand};
 
 /// Keys pass through `load`.
@@ -143,7 +143,8 @@ enum Command {
         /// Where the capture's directory is made
         dir: PathBuf,
     },
-    /// Forget the crashes that a target remembers, once their cause is seen to: the next one is dumped again
+    /// Forget the crashes that a target remembers, and that a kexec failed, once their cause is seen to: the next crash is dumped
+    /// again, and a kexec tried again
     Reset {
         /// The directory of the captures (`path` of the target), or the raw device
         target: PathBuf,
@@ -279,7 +280,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Reset { target } => {
             if target.is_dir() {
-                captures::reset(&target).map_err(|error| format!("{}: {error}", target.display()))?;
+                captures::reset(&target)
+                    .and_then(|_| tried::remove(&target))
+                    .map_err(|error| format!("{}: {error}", target.display()))?;
             } else {
                 raw::reset(&target)?;
             }

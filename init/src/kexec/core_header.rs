@@ -1,6 +1,6 @@
 //! The ELF core header in which the capture kernel finds the production kernel's memory: `elfcorehdr=` on its command line,
 //! `/proc/vmcore` there (Documentation/admin-guide/kdump/kdump.rst). As the kernel's own `crash_prepare_elf64_headers` makes it:
-//! a note per possible CPU, VMCOREINFO, the kernel's text mapping, and a PT_LOAD per range of memory.
+//! a note per CPU, VMCOREINFO, the kernel's text mapping, and a PT_LOAD per range of memory.
 
 use std::ops::Range;
 

@@ -7,7 +7,6 @@ mod root;
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::beat::{self, Beat, Step};
 use crate::config::{self, Config, FinalAction, TargetKind};
-use crate::facts::{Boot, Facts, parse_iomem};
+use crate::facts::{Boot, Facts};
 use crate::kexec::Machine;
 use crate::kexec::next::{self, NextError, Source};
 use crate::setup::mounted::{MountError, Mounted, Wanted};
@@ -174,19 +173,14 @@ fn load(boot: &Boot, facts: &Facts, at: &Path) -> Result<(), HandoffError> {
     let mut initrd = Chain(readers);
     let mut initrd = Source { reader: &mut initrd, len: total };
     let initrd = (total > 0).then_some(&mut initrd);
-    let own = own_memory(&fs::read_to_string("/proc/iomem").unwrap_or_default());
+    let own = next::own_memory(&fs::read_to_string("/proc/iomem").unwrap_or_default());
     if own.is_empty() {
         return Err(HandoffError::OwnMemory);
     }
     log::info!("loading {} over the production kernel's memory", boot.kernel);
     let machine = Machine::read();
-    Ok(next::load(&machine, &facts.firmware_map, &own, &mut kernel, initrd, &boot.cmdline, &alive)?)
-}
-
-/// What this kernel runs in.
-fn own_memory(iomem: &str) -> Vec<Range<u64>> {
-    let memory = parse_iomem(iomem).into_iter().filter(|range| range.kind == "System RAM");
-    memory.map(|range| range.start..range.last.saturating_add(1)).collect()
+    let cmdline = format!("{} {}{}", boot.cmdline, tried::WORD, facts.boot_id);
+    Ok(next::load(&machine, &facts.firmware_map, &own, &mut kernel, initrd, &cmdline, &alive)?)
 }
 
 /// A file below `at`, which links do not lead out of, and its length.
@@ -223,13 +217,6 @@ impl Read for Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn this_kernels_memory_is_known() {
-        let iomem = "00000000-00000fff : Reserved\n00001000-0009efff : System RAM\n1d000000-28ffafff : System RAM\n\
-                     \x20 1e000000-1effffff : Kernel code\n";
-        assert_eq!(own_memory(iomem), [0x1000..0x9f000, 0x1d00_0000..0x28ff_b000]);
-    }
 
     #[test]
     fn initrds_are_read_one_behind_the_other() {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use capture::addr::to_u64;
 use capture::kexec::BzImage;
 use capture::kexec::bzimage::HEAD_LEN;
+use capture::target::tried;
 
 use super::mounts::Mounts;
 use super::{BootError, bls, grub};
@@ -113,7 +114,8 @@ impl Host {
     #[must_use]
     pub fn own_cmdline(&self) -> String {
         let words = cmdline::split(&self.cmdline).into_iter();
-        let ours = words.filter(|word| !word.starts_with("BOOT_IMAGE=") && !word.starts_with("initrd="));
+        let theirs = ["BOOT_IMAGE=", "initrd=", tried::WORD];
+        let ours = words.filter(|word| !theirs.iter().any(|start| word.starts_with(start)));
         ours.collect::<Vec<_>>().join(" ")
     }
 

@@ -19,7 +19,7 @@ use capture::format::fields::Fields;
 use capture::kexec::BzImage;
 use capture::kexec::bzimage::BzImageError;
 use capture::setup::block::{self, Device};
-use capture::target::tried;
+use capture::target::tried::{self, Mark};
 
 use crate::host;
 use crate::stack;
@@ -131,8 +131,8 @@ pub fn capture_parameters(config: &Config) -> &'static str {
     if guarded { "watchdog.stop_on_reboot=0" } else { "" }
 }
 
-/// Takes the mark of an earlier kexec out of the directories of captures that are mounted on this host: it has come up. The rest it
-/// stays in, and a raw target has none.
+/// Takes the mark of an earlier kexec out of the directories of captures that are mounted on this host, if this is what it has brought
+/// up. A raw target has none.
 pub fn clear_marks(config: &Config) {
     let mounts = Mounts::parse(&host::read("/proc/self/mountinfo"));
     for target in config.target.iter().filter(|target| target.kind == TargetKind::Filesystem) {
@@ -146,9 +146,16 @@ pub fn clear_marks(config: &Config) {
         });
         for directory in places {
             let mark = directory.join(tried::NAME);
-            match tried::clear(&directory) {
-                Ok(true) => log::info!("{} is gone: kexec may be tried again", mark.display()),
-                Ok(false) => (),
+            match tried::clear(&directory, &host::read("/proc/cmdline")) {
+                Ok(Mark::Cleared) => {
+                    log::info!("this system was started by the capture: {} is gone", mark.display());
+                }
+                Ok(Mark::Stays(boot)) => log::warn!(
+                    "the kexec after the capture of boot {boot} did not bring up this system; captures end in a reboot \
+                     until `afterimage reset {}` takes the mark away",
+                    directory.display()
+                ),
+                Ok(Mark::None) => (),
                 Err(error) => log::warn!("{}: {error}", mark.display()),
             }
         }
