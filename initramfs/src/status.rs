@@ -1,11 +1,16 @@
 //! `afterimage status`: what is armed, and what for.
 
 use std::fmt::Write;
+use std::fs;
 
+use capture::config::FinalAction;
 use capture::report::utc;
 
+use crate::boot_entry::foresee::ROOT_MEMORY;
 use crate::crashkernel::mib;
+use crate::fingerprint::crc32;
 use crate::host;
+use crate::image;
 use crate::loader::{self, Loaded, Road};
 
 /// A line per fact.
@@ -42,8 +47,8 @@ pub fn text() -> String {
 fn planned() -> String {
     match loader::why_not_planned() {
         Some(why) => format!("no: {why}"),
-        None if host::read("/sys/kernel/kexec_loaded") == "1" => {
-            "yes; a kernel is staged: the next kexec, whoever asks for it, starts it".to_owned()
+        None if loader::recorded().is_some_and(|record| record.staged) => {
+            "yes, and it is staged: any kexec, whoever asks for it, is a capture".to_owned()
         }
         None => "yes: afterimage capture switches kernels and saves the memory of this one".to_owned(),
     }
@@ -74,6 +79,7 @@ fn of(record: &Loaded) -> Vec<(&'static str, String)> {
         ),
         ("command line", record.cmdline.clone()),
     ];
+    rows.extend(afterwards(record).map(|text| ("afterwards", text)));
     if record.keys_in_image {
         let copy = "kexec_file_load leaves a copy of it in freed kernel memory until that is used again";
         rows.push((
@@ -85,6 +91,19 @@ fn of(record: &Loaded) -> Vec<(&'static str, String)> {
         ));
     }
     rows
+}
+
+/// What the machine goes on to, if the image that was loaded is still there to be read.
+fn afterwards(record: &Loaded) -> Option<String> {
+    let image = fs::read(&record.image_file).ok().filter(|image| crc32(image) == record.image_crc32)?;
+    let finish = image::read_contents(&image, &record.image_file).ok()?.config.finish;
+    let needs = if finish.may(FinalAction::SwitchRoot) {
+        let (have, need) = (mib(host::reservation()), mib(ROOT_MEMORY));
+        format!("; switch_root has the reservation of {have} MiB for all of its system, and needs {need} MiB")
+    } else {
+        String::new()
+    };
+    Some(format!("{finish}{needs}"))
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub enum Kind {
     Flush,
 }
 
-/// What is done to a disk while the capture runs.
+/// What is done to the machine while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// No request of the disk with this name is answered any more. For good: QEMU 7.2 does not wake what a limit holds back when
@@ -58,6 +58,8 @@ pub enum Action {
     Stall(String),
     /// The disk with this name is pulled out.
     Unplug(String),
+    /// A byte of the reservation for the capture kernel, so far from its beginning, becomes another one.
+    Damage(u64),
 }
 
 impl Fault {

@@ -26,6 +26,7 @@ pub mod disk;
 pub mod extra_disk;
 pub mod fault;
 pub mod formats;
+pub mod gdb;
 pub mod initramfs;
 pub mod inputs;
 pub mod kernel;

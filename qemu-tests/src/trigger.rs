@@ -13,6 +13,8 @@ pub enum Trigger {
     Panic,
     /// It runs `afterimage capture` with these arguments, which does not return.
     Planned(Vec<String>),
+    /// It stages a switch, and asks the kernel for a kexec itself, as `systemctl kexec` does.
+    Staged,
     /// It does not: `afterimage` is to refuse these, see production-init's `refusals.rs`. Then it powers off.
     Refusals(Vec<String>),
 }
@@ -41,6 +43,7 @@ impl Trigger {
         match self {
             Self::Panic => format!("prod.panic=cpu{panic_cpu}"),
             Self::Planned(arguments) => format!("prod.capture={}", in_a_word(arguments)),
+            Self::Staged => "prod.staged".to_owned(),
             Self::Refusals(cases) => format!("prod.refuse={}", in_a_word(cases)),
         }
     }
@@ -52,7 +55,7 @@ impl Trigger {
                 vm.console.expect("production: panicking", timeout)?;
                 vm.console.expect("Kernel panic", timeout)
             }
-            Self::Planned(_) => vm.console.expect("production: switching", timeout),
+            Self::Planned(_) | Self::Staged => vm.console.expect("production: switching", timeout),
             Self::Refusals(_) => vm.console.expect("production: refusing", timeout),
         }
     }

@@ -5,13 +5,14 @@ use crate::command::command;
 use crate::console::{Console, Line};
 use crate::disk::Disk;
 use crate::fault::{self, Action};
+use crate::gdb;
 use crate::qmp::Qmp;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -96,6 +97,7 @@ pub struct Vm {
     /// What it says.
     pub console: Console,
     messages: PathBuf,
+    log: PathBuf,
     monitor: PathBuf,
     qmp: Option<Qmp>,
 }
@@ -185,7 +187,7 @@ impl Vm {
         let mut child = qemu.spawn().context("starting qemu-system-x86_64")?;
         let serial = child.stdout.take().context("QEMU has no standard output")?;
         let console = Console::follow(serial, &machine.log)?;
-        let mut vm = Self { child, console, messages, monitor, qmp: None };
+        let mut vm = Self { child, console, messages, log: machine.log.clone(), monitor, qmp: None };
         // Dropped with `vm` when the connection fails.
         let connected = Qmp::connect(&qmp, || vm.child.try_wait().is_ok_and(|status| status.is_none()));
         vm.qmp = Some(connected.with_context(|| vm.complaints())?);
@@ -225,6 +227,14 @@ impl Vm {
         match action {
             Action::Stall(name) => qmp.execute("qom-set", &limits(name)),
             Action::Unplug(name) => qmp.execute("device_del", &json!({ "id": format!("disk-{name}") })),
+            Action::Damage(offset) => {
+                let sockets = tempfile::tempdir().context("making a directory for a socket")?;
+                let socket = sockets.path().join("gdb");
+                let server = format!("gdbserver unix:{},server=on,wait=off", socket.display());
+                qmp.execute("human-monitor-command", &json!({ "command-line": server }))?;
+                let address = reservation(&self.log)?.saturating_add(*offset);
+                return gdb::write_physical(&socket, address, &[0x5a]);
+            }
         }?;
         Ok(())
     }
@@ -263,6 +273,16 @@ impl Vm {
             sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// Where the memory reserved for a capture kernel begins, by what the kernel says of it when it boots.
+fn reservation(log: &Path) -> Result<u64> {
+    let said = fs::read_to_string(log).context("reading the console")?;
+    // "Reserving 160MB of memory at 1376MB for crashkernel" (arch/x86/kernel/setup.c, to 6.8)
+    let line = said.lines().find_map(|line| line.split_once("MB of memory at "));
+    let (_, rest) = line.context("the kernel reserved no memory, or says so in other words")?;
+    let (mib, _) = rest.split_once("MB for crashkernel").context("a reservation without an address")?;
+    Ok(mib.parse::<u64>().context("the address of the reservation")? << 20)
 }
 
 impl Drop for Vm {

@@ -6,7 +6,7 @@ use super::Next;
 use crate::crashkernel::mib;
 
 /// A root file system's services need more than a capture does; what was tested.
-const ROOT_MEMORY: u64 = 512 << 20;
+pub const ROOT_MEMORY: u64 = 512 << 20;
 
 /// What a final action depends on beside the files.
 #[derive(Clone, Copy, Debug)]

@@ -46,8 +46,8 @@ pub struct Staged {
     pub handover: u64,
     /// Its length, bytes.
     pub len: u64,
-    /// Pages of free memory that the kernel takes at most, where it likes: what they held before is lost.
-    pub most_pages: u64,
+    /// Pages of free memory that the kernel takes, about, and where it likes: what they held before is lost.
+    pub about_pages: u64,
 }
 
 /// Loads `kernel_file` with the image in `image_file` as the panic kernel. `key_file` opens the LUKS devices under targets;
@@ -81,19 +81,27 @@ pub fn stage(planned: &Planned) -> Result<Staged, LoadError> {
     let segment = kexec::Segment { bytes: &page, at, size: PAGE };
     kexec::load(entry, &[segment], kexec::Start::Reboot)
         .map_err(|error| LoadError::explain(Road::Own, error, Path::new(""), Need::NONE))?;
+    remember(&Loaded { staged: true, ..loaded });
     // A page table of 2 MiB pages for each GiB.
     let tables = host::memory().div_ceil(1 << 30);
-    Ok(Staged { handover: at, len: PAGE, most_pages: tables.saturating_add(STAGED_PAGES) })
+    Ok(Staged { handover: at, len: PAGE, about_pages: tables.saturating_add(STAGED_PAGES) })
 }
 
 /// Unloads what [`stage`] loaded; nothing happens if that is nothing.
 pub fn unstage() -> Result<(), LoadError> {
     kexec::load(0, &[], kexec::Start::Reboot)
-        .map_err(|error| LoadError::explain(Road::Own, error, Path::new(""), Need::NONE))
+        .map_err(|error| LoadError::explain(Road::Own, error, Path::new(""), Need::NONE))?;
+    if let Some(loaded) = recorded() {
+        remember(&Loaded { staged: false, ..loaded });
+    }
+    Ok(())
 }
 
-/// Unloads the panic kernel.
+/// Unloads the panic kernel, and the page that would enter it.
 pub fn unload() -> Result<(), LoadError> {
+    if recorded().is_some_and(|loaded| loaded.staged) {
+        unstage()?;
+    }
     kexec::unload_panic_kernel()
         .map_err(|error| LoadError::explain(Road::FileLoad, error, Path::new(""), Need::NONE))?;
     record::forget();
@@ -194,10 +202,22 @@ fn arm(
         }
     })?;
     boot_entry::clear_marks(&contents.config);
+    let before = recorded().filter(|before| before.staged);
+    loaded.staged =
+        before.as_ref().is_some_and(|before| before.entry.is_some() && before.entry == loaded.entry);
+    remember(&loaded);
+    if before.is_some() && !loaded.staged {
+        // The page would have a kexec enter what is not there any more.
+        log::warn!("the switch that was staged is not any more: run `afterimage capture --stage` again");
+        unstage()?;
+    }
+    Ok(loaded)
+}
+
+fn remember(loaded: &Loaded) {
     if let Err(error) = loaded.save() {
         log::warn!("{}: {error}; `afterimage status` will not know what is loaded", record::PATH);
     }
-    Ok(loaded)
 }
 
 /// What can be known before the system call, which tells less.

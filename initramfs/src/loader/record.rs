@@ -61,6 +61,9 @@ pub struct Loaded {
     /// Physical address of the handover page; on our own road.
     #[serde(default)]
     pub handover: Option<u64>,
+    /// Whether the handover page is loaded as well, so that any kexec enters the image.
+    #[serde(default)]
+    pub staged: bool,
     /// Whether the kernel keeps the core header up to date when CPUs and memory come and go.
     #[serde(default)]
     pub updates_header: bool,

@@ -49,12 +49,16 @@ impl Arms<'_> {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        // What keeps us from describing this machine need not keep the kernel.
-        let other_road = matches!(
+        // What keeps us need not keep the kernel, unless it is for both of us. The image that was loaded before is gone by now.
+        let for_both = matches!(
             error,
-            LoadError::Machine(_) | LoadError::Place(_) | LoadError::NoSupport(_) | LoadError::Refused(_)
+            LoadError::TooSmall { .. }
+                | LoadError::Disabled
+                | LoadError::Limit(_)
+                | LoadError::NotRoot
+                | LoadError::Busy
         );
-        if how == Loader::KexecLoad || !other_road {
+        if how == Loader::KexecLoad || for_both {
             return Err(error);
         }
         log::warn!("{}; kexec_file_load is used instead", capture::log::chain(&error));

@@ -236,9 +236,9 @@ impl Job<'_> {
 
     fn say_staged(&mut self, staged: Option<Staged>) {
         let text = match staged {
-            Some(Staged { handover, len, most_pages }) => format!(
-                "{len} bytes at {handover:#x}, in the reservation; of the memory that is saved, the kernel has taken at most \
-                 {most_pages} free pages for the load, and what they held before is lost"
+            Some(Staged { handover, len, about_pages }) => format!(
+                "{len} bytes at {handover:#x}, in the reservation; of the memory that is saved, the kernel has taken about \
+                 {about_pages} free pages for the load, and what they held before is lost"
             ),
             None => "the image anew, in the reservation; nothing of the memory that is saved is overwritten"
                 .to_owned(),
@@ -271,7 +271,7 @@ mod tests {
     impl Machine for Stays {
         fn stage(&mut self, planned: &Planned) -> Result<Staged, LoadError> {
             self.0.push(format!("stage {}", planned.live.as_ref().map_or(0, |live| live.index.len())));
-            Ok(Staged { handover: 0x5000, len: 4096, most_pages: 9 })
+            Ok(Staged { handover: 0x5000, len: 4096, about_pages: 9 })
         }
 
         fn unstage(&mut self) -> Result<(), LoadError> {

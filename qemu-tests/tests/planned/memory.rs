@@ -2,10 +2,12 @@
 
 use crate::{PATIENCE, SERIES, series};
 use anyhow::{Result, ensure};
+use qemu_tests::fault::Action;
 use qemu_tests::kernel::Kernel;
 use qemu_tests::outcome::{Dump, Outcome};
 use qemu_tests::page_check::elf_end;
 use qemu_tests::pages::Kind;
+use qemu_tests::qmp::Ending;
 use qemu_tests::readers;
 use qemu_tests::scenario::{HOST, Scenario};
 use qemu_tests::trigger::Trigger;
@@ -150,5 +152,33 @@ fn a_deliberate_panic_keeps_the_registers_and_the_intent() -> Result<()> {
     ensure!(text("/trigger") == "planned" && text("/registers") == "of 1 CPU", "{result:#}");
     ensure!(result.pointer("/intent/via_panic") == Some(&true.into()), "{result:#}");
     ensure!(result.pointer("/live/intact") == Some(&true.into()), "{result:#}");
+    outcome.discard()
+}
+
+#[test]
+fn a_staged_switch_waits_for_any_kexec() -> Result<()> {
+    let _alone = alone();
+    let mut scenario = crate::scenario("planned-staged")?;
+    scenario.trigger = Trigger::Staged;
+    let outcome = scenario.run()?;
+    let result = outcome.dump()?.result()?;
+    let text = |pointer: &str| result.pointer(pointer).and_then(|value| value.as_str()).unwrap_or_default();
+    ensure!(text("/trigger") == "planned" && text("/outcome") == "complete", "{result:#}");
+    ensure!(text("/intent/who").starts_with("staged by") && text("/intent/ticket") == "T-1", "{result:#}");
+    outcome.discard()
+}
+
+/// What is entered is what was loaded, or nothing is: the trampoline computes its SHA-256.
+#[test]
+fn an_image_that_was_damaged_in_memory_is_not_started() -> Result<()> {
+    let _alone = alone();
+    let mut scenario = Scenario::new("planned-damaged", &Kernel::of_series(SERIES)?);
+    scenario.trigger = Trigger::planned();
+    // Amid the kernel, which begins with the reservation or less than 2 MiB behind that.
+    scenario.actions = vec![("collector ".into(), Action::Damage(6 << 20))];
+    let outcome = scenario.run()?;
+    outcome.ensure_said("the kernel to be started is damaged in memory (SHA-256): reset")?;
+    ensure!(outcome.ending == Ending::Reset, "{:?}", outcome.events);
+    ensure!(outcome.dumps.is_empty(), "{:?}", outcome.dumps);
     outcome.discard()
 }

@@ -130,6 +130,9 @@ fn production() -> Result<()> {
     if let Ok(device) = line.get("prod.workload") {
         workload::run(device)?;
     }
+    if line.has("prod.staged") {
+        return steps::staged();
+    }
     if let Ok(arguments) = line.get("prod.capture") {
         return steps::capture(&out_of_a_word(arguments));
     }

@@ -4,6 +4,7 @@ use crate::early::DISK;
 use crate::say::say;
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::reboot::{RebootMode, reboot};
 use nix::unistd::Pid;
 use std::fs;
 use std::process::Command;
@@ -35,6 +36,30 @@ pub(crate) fn capture(arguments: &[String]) -> Result<()> {
     let mut command = Command::new("/afterimage");
     let status = command.arg("capture").args(arguments).status().context("starting /afterimage capture")?;
     anyhow::bail!("afterimage capture came back: {status}")
+}
+
+/// Stages a switch, arms the capture once more, which does not undo that, and leaves by a kexec that knows nothing of us.
+pub(crate) fn staged() -> Result<()> {
+    let run = |arguments: &[&str]| -> Result<()> {
+        let status = Command::new("/afterimage").args(arguments).status().context("starting /afterimage")?;
+        ensure!(status.success(), "afterimage {arguments:?}: {status}");
+        Ok(())
+    };
+    let is_staged = |expected: &str| -> Result<()> {
+        let loaded = fs::read_to_string("/sys/kernel/kexec_loaded").context("reading kexec_loaded")?;
+        ensure!(loaded.trim() == expected, "kexec_loaded is {loaded}");
+        Ok(())
+    };
+    run(&["capture", "--stage"])?;
+    is_staged("1")?;
+    run(&["capture", "--unstage"])?;
+    is_staged("0")?;
+    run(&["capture", "--stage", "--why", "drill of the guest tests", "--ticket", "T-1"])?;
+    afterimage("load")?;
+    is_staged("1")?;
+    say("production: switching: by kexec");
+    let Err(error) = reboot(RebootMode::RB_KEXEC);
+    anyhow::bail!("there was no kexec: {error}")
 }
 
 /// Panics on a CPU, given as `cpuN`.
