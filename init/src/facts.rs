@@ -6,12 +6,16 @@
 
 pub mod boot;
 pub mod handover;
+pub mod remote;
 pub mod stack;
 pub mod switch;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Link;
+
 pub use boot::{Boot, Root};
+pub use remote::{AccessKeys, Remote, Secret};
 pub use stack::Stack;
 pub use switch::{Intent, Live, Planned, Trigger};
 
@@ -53,6 +57,10 @@ pub struct Facts {
     pub root: Option<Root>,
     /// What stands between targets and disks. Holds the keys of LUKS devices: wipe the text that it is written to.
     pub stacks: Vec<Stack>,
+    /// Targets on the network. Holds keys, too.
+    pub remotes: Vec<Remote>,
+    /// The host's links, where the configuration wants the capture to have the same.
+    pub network: Vec<Link>,
 }
 
 /// A line of `/proc/iomem`.

@@ -29,6 +29,8 @@ use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::kernel::Kernel;
 use crate::report::{Degradation, Lap, Outcome, Summary, seconds};
 use crate::setup::modules;
+#[cfg(feature = "net")]
+use crate::setup::net::Network;
 use crate::source::{Access, Core, Vmcore};
 use crate::sys::devmem;
 use crate::target::{self, name};
@@ -109,6 +111,9 @@ fn capture(
     if attempt.earlier.is_empty() {
         hooks::run(&config.hook, When::Before, None, &mut summary); // they may be why there is another attempt
     }
+    #[cfg(feature = "net")]
+    let network = Network::of(config.network.links().unwrap_or(&facts.network).to_vec());
+    let host = name::sanitize(summary.host.as_deref().unwrap_or_default());
     let mut best = Outcome::Failed;
     for (index, target) in config.target.iter().enumerate() {
         if attempt.skip_targets.contains(&index) {
@@ -119,8 +124,18 @@ fn capture(
             Some(_) => CrashLoop { crashes: 0, within: 0 }, // nobody crashed
             None => config.capture.crash_loop,
         };
-        let stacks = &facts.stacks;
-        let capture = target::Capture { index, name: &name, time, crash_loop, stacks, heartbeat: &heartbeat };
+        let capture = target::Capture {
+            index,
+            name: &name,
+            host: &host,
+            time,
+            crash_loop,
+            stacks: &facts.stacks,
+            remotes: &facts.remotes,
+            #[cfg(feature = "net")]
+            network: Some(&network),
+            heartbeat: &heartbeat,
+        };
         let Some(saved) = save_to(&job, target, capture, &mut summary) else { continue };
         best = best.max(saved.outcome);
         if saved.settled {

@@ -49,7 +49,7 @@ fn empty() -> NamedTempFile {
 /// Writes a capture of [`core`] to a device, as far as that takes it.
 fn capture(device: Device, sealed: bool) -> Result<(), Box<dyn Error>> {
     let crash_loop = CrashLoop { crashes: 3, within: 100 };
-    let capture = Capture { name: "one", time: 5, crash_loop, heartbeat: &|| (), index: 0, stacks: &[] };
+    let capture = Capture::new("one", 5, crash_loop, &|| ());
     let mut target: Box<dyn Target> = Box::new(Raw::start(device, &[], &capture)?);
     let mut sink = target.create(Artifact::Dmesg)?;
     sink.write_at(0, TEXT)?;

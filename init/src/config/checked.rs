@@ -38,6 +38,43 @@ pub(super) fn keep<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D:
     checked(from, |keep: u32| (keep > 0).then_some(Some(keep)).ok_or_else(|| "must be at least 1".to_owned()))
 }
 
+pub(super) fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    checked(from, |seconds| at_least_a_second(seconds).map(Some))
+}
+
+/// S3 takes no parts below 5 MiB but the last; above 64 MiB they would not fit in the memory of a capture kernel.
+pub(super) fn part_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Size>, D::Error> {
+    checked(from, |size: Size| {
+        let fits = (5 << 20..=64 << 20).contains(&size.0);
+        fits.then_some(Some(size)).ok_or_else(|| format!("{size}: must be from 5M to 64M"))
+    })
+}
+
+pub(super) fn parts<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    checked(from, |parts: u32| {
+        let fits = (1..=10_000).contains(&parts);
+        fits.then_some(Some(parts)).ok_or_else(|| format!("{parts}: must be from 1 to 10000"))
+    })
+}
+
+pub(super) fn pins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    checked(from, |pins: Vec<String>| {
+        // 32 bytes in base64 are 43 digits and a =.
+        let is_pin = |pin: &str| {
+            let digits = pin.strip_prefix("sha256/").and_then(|rest| rest.strip_suffix('='));
+            digits.is_some_and(|it| {
+                it.len() == 43 && it.bytes().all(|c| c.is_ascii_alphanumeric() || b"+/".contains(&c))
+            })
+        };
+        match pins.iter().find(|pin| !is_pin(pin)) {
+            Some(bad) => Err(format!(
+                "{bad:?} is no pin: write \"sha256/\" and the digest of the public key (SPKI) in base64"
+            )),
+            None => Ok(pins),
+        }
+    })
+}
+
 pub(super) fn classes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Exclude>, D::Error> {
     checked(from, |names: Vec<String>| Exclude::classes(&names).map(Some).map_err(|error| error.to_string()))
 }

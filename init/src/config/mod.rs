@@ -12,9 +12,11 @@ mod dump;
 mod finish;
 mod hook;
 mod level;
+mod network;
 mod overrides;
 mod planned;
 mod target;
+mod url;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +27,11 @@ pub use dump::{Dump, Format, FormatError};
 pub use finish::{AfterTrigger, FinalAction, Finish};
 pub use hook::{Hook, When};
 pub use level::{DumpLevel, Exclude, LevelError};
+pub use network::{Address, Bond, BondMode, Card, Link, LinkError, Network, Prefix, Route, Vlan, parse_mac};
 pub use overrides::load;
 pub use planned::{Collector, MAX_LIVE, Planned, Via, Volatility};
-pub use target::{Size, Target, TargetKind, WhenFull};
+pub use target::{NfsVersion, Security, Size, Target, TargetKind, Upload, WhenFull};
+pub use url::{Scheme, Url, UrlError};
 
 /// Where the configuration lies in the image.
 pub const PATH: &str = "/etc/afterimage/config.toml";
@@ -48,6 +52,9 @@ pub struct Config {
     pub dump: Dump,
     /// Where it is saved, in the order of preference.
     pub target: Vec<Target>,
+    /// How targets on the network are reached.
+    #[serde(skip_serializing_if = "Network::is_clone")]
+    pub network: Network,
     /// Programs of the user's that run before and after.
     pub hook: Vec<Hook>,
     /// How the capture kernel runs.
@@ -200,6 +207,9 @@ pub enum ConfigError {
         /// Why.
         reason: String,
     },
+    /// Links that cannot be.
+    #[error("[[network]] {0}")]
+    Network(String),
     /// A collector that cannot run.
     #[error("[[collector]] number {number}: {reason}")]
     Collector {
@@ -234,10 +244,17 @@ impl Config {
         for (number, target) in (1..).zip(&config.target) {
             target.check().map_err(|reason| ConfigError::Target { number, reason })?;
         }
+        config.network.check().map_err(ConfigError::Network)?;
         for (number, collector) in (1..).zip(&config.collector) {
             collector.check().map_err(|reason| ConfigError::Collector { number, reason })?;
         }
         Ok(config)
+    }
+
+    /// Whether a target is reached over the network.
+    #[must_use]
+    pub fn needs_network(&self) -> bool {
+        self.target.iter().any(|target| target.kind.is_remote())
     }
 
     /// The configuration as TOML.
@@ -308,6 +325,75 @@ mod tests {
     fn an_empty_file_is_the_default() {
         assert_eq!(Config::parse("").unwrap(), Config::default());
         assert!(Config::default().dump.exclude.zero());
+    }
+
+    #[test]
+    fn targets_on_the_network_round_trip() {
+        let text = r#"
+            [[target]]
+            type = "ssh"
+            url = "ssh://dump@collector/in"
+            host_key = ["ssh-ed25519 AAAA"]
+            [[target]]
+            type = "nfs"
+            url = "nfs://filer/export"
+            version = "4.1"
+            security = "sys"
+            [[target]]
+            type = "https"
+            url = "https://web/dumps"
+            pin = ["sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="]
+            part_size = "8M"
+            [[target]]
+            type = "s3"
+            url = "https://store/bucket/prefix"
+            roots = "/etc/roots.pem"
+            credentials = "/etc/afterimage/s3.toml"
+            [[network]]
+            name = "a"
+            card = "52:54:00:00:00:01"
+            [[network]]
+            name = "b"
+            card = "52:54:00:00:00:02"
+            [[network]]
+            name = "bond0"
+            bond = { members = ["a", "b"], mode = "802.3ad" }
+            [[network]]
+            name = "v5"
+            vlan = { id = 5, on = "bond0" }
+            mtu = 1400
+            address = ["dhcp", "2001:db8::2/64"]
+            route = ["default via 2001:db8::1"]
+            dns = ["192.0.2.53"]
+        "#;
+        let config = Config::parse(text).unwrap();
+        assert!(config.needs_network() && config.network.links().is_some_and(|links| links.len() == 4));
+        assert_eq!(Config::parse(&config.to_toml()).unwrap(), config);
+        assert_eq!(Config::parse("network = \"clone\"").unwrap().network, Network::Clone);
+        let error = |from: &str, to: &str| {
+            assert!(text.contains(from));
+            Config::parse(&text.replace(from, to)).unwrap_err().to_string()
+        };
+        for (from, to, reason) in [
+            ("host_key = [\"ssh-ed25519 AAAA\"]", "", "number 1: host_key is missing"),
+            ("dump@", "", "write the user"),
+            ("\"sys\"", "\"krb5p\"", "Kerberos"),
+            ("\"4.1\"", "\"2\"", "unknown variant"),
+            ("nfs://filer/export", "ssh://u@filer/export", "begins with nfs://"),
+            ("pin = [\"sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\"]", "", "roots or pin"),
+            ("sha256/47DE", "sha1/47DE", "is no pin"),
+            ("\"8M\"", "\"1M\"", "from 5M to 64M"),
+            ("credentials = \"/etc/afterimage/s3.toml\"", "", "credentials is missing"),
+            ("store/bucket/prefix", "store", "bucket"),
+            ("on = \"bond0\"", "on = \"bond1\"", "stands before it"),
+            ("id = 5", "id = 4095", "4094"),
+            ("card = \"52:54:00:00:00:02\"", "", "one of card, vlan and bond"),
+            ("name = \"b\"", "name = \"a\"", "two of this name"),
+            ("mtu = 1400", "mtu = 1", "mtu"),
+            ("\"dhcp\"", "\"bootp\"", "prefix length"),
+        ] {
+            assert!(error(from, to).contains(reason), "{to}: {}", error(from, to));
+        }
     }
 
     #[test]

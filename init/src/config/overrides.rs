@@ -53,7 +53,7 @@ impl Config {
             "log" => self.capture.log = word(value)?,
             "stall_timeout" => self.capture.stall_timeout = at_least_a_second(parse(value)?)?,
             "deadline" => self.capture.deadline = parse(value)?,
-            "device" => self.first_target()?.device = parse::<DeviceId>(value)?,
+            "device" => self.first_target()?.device = Some(parse::<DeviceId>(value)?),
             "path" => self.first_target()?.path = Some(absolute_path(value.to_owned())?),
             _ => return Err("unknown key".to_owned()),
         }
@@ -91,7 +91,7 @@ mod tests {
         );
         assert!(config.dump.exclude.zero());
         assert_eq!((config.finish.action, config.capture.log), (FinalAction::Halt, LogLevel::Debug));
-        assert_eq!(config.target[0].device, DeviceId::Label("x".into()));
+        assert_eq!(config.target[0].device, Some(DeviceId::Label("x".into())));
         assert_eq!(config.target[0].path(), "/crash");
         assert_eq!(refused.len(), 3, "{refused:?}");
     }

@@ -143,17 +143,11 @@ fn check_cpus(wanted: u32, facts: &Facts) -> Result<(), HandoffError> {
 /// Marks the target in use, if it is a file system.
 fn mark(config: &Config, facts: &Facts, target: Option<usize>) -> Result<(), HandoffError> {
     let Some(target) = target.and_then(|index| config.target.get(index)) else { return Ok(()) };
-    if target.kind != TargetKind::Filesystem {
+    let (TargetKind::Filesystem, Some(device)) = (target.kind, &target.device) else {
         log::info!("target {target} has no place for a mark that kexec was tried");
         return Ok(());
-    }
-    let wanted = Wanted {
-        device: &target.device,
-        fstype: target.fstype,
-        subvolume: None,
-        read_only: false,
-        is_root: false,
     };
+    let wanted = Wanted { device, fstype: target.fstype, subvolume: None, read_only: false, is_root: false };
     let mounted = Mounted::open(wanted, &facts.stacks, Path::new(MOUNT_POINT), WAIT, &alive)?;
     Ok(tried::set(mounted.at(), target.path(), &facts.boot_id)?)
 }

@@ -4,5 +4,7 @@ pub mod block;
 pub mod metadata;
 pub mod modules;
 pub mod mounted;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod patience;
 pub mod stack;

@@ -33,7 +33,8 @@ pub(super) struct Filesystem {
 
 impl Filesystem {
     pub(super) fn open(config: &config::Target, capture: Capture<'_>) -> Result<Self, TargetError> {
-        let found = block::find(&config.device, Duration::from_secs(config.wait), capture.heartbeat)?;
+        let device_id = config.device.as_ref().ok_or(TargetError::NoDevice)?;
+        let found = block::find(device_id, Duration::from_secs(config.wait), capture.heartbeat)?;
         let device = found.node.display().to_string();
         if found.read_only {
             return Err(TargetError::ReadOnly(device));
@@ -48,7 +49,7 @@ impl Filesystem {
         mount(Some(&found.node), &mounted, Some(fstype.name()), flags, None::<&str>).map_err(|errno| {
             TargetError::Mount { device: device.clone(), fstype: fstype.name(), source: errno.into() }
         })?;
-        log::info!("target {} is {device} ({})", config.device, fstype.name());
+        log::info!("target {} is {device} ({})", device_id, fstype.name());
         let count = |ledger: &mut Ledger| ledger.count(capture.name, capture.time, capture.crash_loop);
         match Directory::create_counted(&mounted, config.path(), capture.name, count) {
             Ok((directory, ledger)) => {

@@ -5,9 +5,15 @@ pub mod captures;
 pub mod directory;
 pub mod file;
 mod filesystem;
+#[cfg(feature = "https")]
+mod http;
 pub mod ledger;
 pub mod name;
+#[cfg(feature = "nfs")]
+mod nfs;
 pub mod raw;
+#[cfg(feature = "ssh")]
+mod ssh;
 mod stacked;
 pub mod tried;
 
@@ -15,8 +21,10 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::config::{self, TargetKind};
-use crate::facts::Stack;
+use crate::facts::{Remote, Stack};
 use crate::setup::block::NotFound;
+#[cfg(feature = "net")]
+use crate::setup::net::{NetError, Network, Up};
 use crate::setup::stack::StackError;
 use crate::sink::{Sink, SinkError};
 
@@ -66,6 +74,27 @@ pub enum TargetError {
     /// What the device stands on cannot be set up.
     #[error(transparent)]
     Stack(#[from] StackError),
+    /// The configuration names no device.
+    #[error("no device is given")]
+    NoDevice,
+    /// This program cannot reach such a target.
+    #[error("this init was built without {0} targets")]
+    NotBuilt(TargetKind),
+    /// There is no network.
+    #[cfg(feature = "net")]
+    #[error("bringing up the network")]
+    Network(#[from] NetError),
+    /// The host, what it says, or the way to it.
+    #[error("{url}: {what}")]
+    Remote {
+        /// Which target.
+        url: String,
+        /// What was being done.
+        what: String,
+        /// Cause.
+        #[source]
+        source: Box<dyn core::error::Error + Send + Sync>,
+    },
     /// A stack is set up, and something else is on it: the key is not the right one any more, or the volume was given away.
     #[error("{0} was set up for {1}, which is not on it")]
     OtherContent(PathBuf, config::DeviceId),
@@ -124,12 +153,19 @@ pub struct Capture<'a> {
     pub index: usize,
     /// Its name: time, host and boot, see [`name::directory`]. The same for every attempt at it.
     pub name: &'a str,
+    /// The host's name, as far as it is safe as that of a directory: collectors keep the captures of each host apart.
+    pub host: &'a str,
     /// When the production kernel crashed, seconds since 1970.
     pub time: u64,
     /// When crashes are a loop.
     pub crash_loop: config::CrashLoop,
     /// What the loader found between targets and disks.
     pub stacks: &'a [Stack],
+    /// What the loader found out about targets on the network.
+    pub remotes: &'a [Remote],
+    /// The way there.
+    #[cfg(feature = "net")]
+    pub network: Option<&'a Network>,
     /// Called while a device is waited for.
     pub heartbeat: &'a dyn Fn(),
 }
@@ -150,6 +186,21 @@ pub trait Target {
     /// Bytes that artifacts may still take; `None` if that is not known.
     fn room(&self) -> Option<u64>;
 
+    /// Whether its artifacts are streams: then a dump is made in the flattened format, and is expected beforehand.
+    fn is_stream(&self) -> bool {
+        false
+    }
+
+    /// Says about how many bytes the dump will have, before it is created.
+    fn expect(&mut self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// What was sent over the network and acknowledged, by artifact.
+    fn sent(&self) -> Vec<Sent> {
+        Vec::new()
+    }
+
     /// Starts an artifact under its temporary name.
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError>;
 
@@ -166,10 +217,55 @@ pub trait Target {
     fn close(self: Box<Self>) -> Result<(), TargetError>;
 }
 
+/// What a host has acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Sent {
+    /// Name of the artifact.
+    pub artifact: &'static str,
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 of it, hex; `None` where it was not sent from its beginning to its end.
+    pub sha256: Option<String>,
+    /// How often something had to be sent again.
+    pub retries: u64,
+}
+
+impl<'a> Capture<'a> {
+    /// A capture on a target that needs nothing else.
+    #[must_use]
+    pub fn new(name: &'a str, time: u64, crash_loop: config::CrashLoop, heartbeat: &'a dyn Fn()) -> Self {
+        Self {
+            index: 0,
+            name,
+            host: "unknown",
+            time,
+            crash_loop,
+            stacks: &[],
+            remotes: &[],
+            #[cfg(feature = "net")]
+            network: None,
+            heartbeat,
+        }
+    }
+
+    /// The network, brought up.
+    #[cfg(feature = "net")]
+    pub fn up(&self) -> Result<&'a Up, TargetError> {
+        Ok(self.network.ok_or(NetError::NoLinks)?.up(self.heartbeat)?)
+    }
+
+    /// What the loader found out about this target.
+    #[must_use]
+    pub fn remote(&self, config: &config::Target) -> Option<&Remote> {
+        let url = config.url.as_ref()?.to_string();
+        self.remotes.iter().find(|remote| remote.url == url)
+    }
+}
+
 /// Opens a target. The error says why it cannot be used.
 pub fn open(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn Target>, TargetError> {
-    let device = config.device.to_string();
-    match capture.stacks.iter().find(|stack| stack.target == device) {
+    let device = config.device.as_ref().map(config::DeviceId::to_string);
+    match capture.stacks.iter().find(|stack| Some(&stack.target) == device.as_ref()) {
         Some(stack) => Ok(Box::new(stacked::Stacked::open(config, capture, stack)?)),
         None => open_plain(config, capture),
     }
@@ -179,5 +275,15 @@ fn open_plain(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn T
     match config.kind {
         TargetKind::Filesystem => Ok(Box::new(filesystem::Filesystem::open(config, capture)?)),
         TargetKind::Raw => Ok(Box::new(raw::Raw::open(config, capture)?)),
+        #[cfg(feature = "nfs")]
+        TargetKind::Nfs => Ok(Box::new(nfs::Nfs::open(config, capture)?)),
+        #[cfg(feature = "ssh")]
+        TargetKind::Ssh => Ok(Box::new(ssh::Ssh::open(config, capture)?)),
+        #[cfg(feature = "https")]
+        TargetKind::Https => Ok(Box::new(http::Http::open(config, capture)?)),
+        #[cfg(feature = "s3")]
+        TargetKind::S3 => Ok(Box::new(http::Http::open(config, capture)?)),
+        #[cfg(not(all(feature = "ssh", feature = "nfs", feature = "https", feature = "s3")))]
+        kind => Err(TargetError::NotBuilt(kind)),
     }
 }

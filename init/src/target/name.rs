@@ -15,7 +15,9 @@ pub fn directory(time: u64, host: &str, boot_id: &str) -> String {
     format!("{time}-{}-{boot_id}", sanitize(host))
 }
 
-fn sanitize(host: &str) -> String {
+/// What of a host's name is safe as the name of a directory.
+#[must_use]
+pub fn sanitize(host: &str) -> String {
     let allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let kept: String = host.chars().filter(allowed).skip_while(|&c| c == '.').take(MAX_HOST).collect();
     if kept.is_empty() { "unknown".to_owned() } else { kept }

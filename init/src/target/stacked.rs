@@ -23,20 +23,19 @@ impl Stacked {
         capture: Capture<'_>,
         stack: &Stack,
     ) -> Result<Self, TargetError> {
+        let wanted = config.device.as_ref().ok_or(TargetError::NoDevice)?;
         let active = stack::activate(stack, Duration::from_secs(config.wait), capture.heartbeat)?;
         // That very device: a copy elsewhere may have the same UUID.
         let device = match active.top() {
-            Some(top) if block::inspect(top).matches(&config.device) => {
-                DeviceId::Path(top.display().to_string())
-            }
+            Some(top) if block::inspect(top).matches(wanted) => DeviceId::Path(top.display().to_string()),
             top => {
                 return Err(TargetError::OtherContent(
                     top.map(Path::to_owned).unwrap_or_default(),
-                    config.device.clone(),
+                    wanted.clone(),
                 ));
             }
         };
-        let config = config::Target { device, ..config.clone() };
+        let config = config::Target { device: Some(device), ..config.clone() };
         Ok(Self { target: super::open_plain(&config, capture)?, active })
     }
 }

@@ -250,7 +250,7 @@ pub fn refusal(node: &Path, overwrite: &[String]) -> Result<(), RawError> {
     let sink = FileSink::new(file.try_clone().map_err(failed("opening", name.clone()))?);
     let device = Device::new(name, file, Box::new(sink))?;
     let crash_loop = config::CrashLoop { crashes: 0, within: 0 };
-    let new = Capture { index: 0, name: "", time: 0, crash_loop, stacks: &[], heartbeat: &|| () };
+    let new = Capture::new("", 0, crash_loop, &|| ());
     device.may_be_written(&device.contents()?, overwrite, &new)
 }
 
@@ -285,13 +285,14 @@ impl fmt::Debug for Raw {
 
 impl Raw {
     pub(super) fn open(config: &config::Target, capture: Capture<'_>) -> Result<Self, TargetError> {
-        let found = block::find(&config.device, Duration::from_secs(config.wait), capture.heartbeat)?;
+        let device_id = config.device.as_ref().ok_or(TargetError::NoDevice)?;
+        let found = block::find(device_id, Duration::from_secs(config.wait), capture.heartbeat)?;
         let name = found.node.display().to_string();
         if found.read_only {
             return Err(RawError::ReadOnly(name).into());
         }
         let device = Device::open(&found.node)?;
-        ::log::info!("target {} is {name} (raw)", config.device);
+        ::log::info!("target {} is {name} (raw)", device_id);
         Ok(Self::start(device, &config.overwrite, &capture)?)
     }
 

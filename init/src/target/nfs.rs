@@ -1,0 +1,229 @@
+//! A directory that an NFS server exports, mounted by mount(2) alone: no mount.nfs, no rpcbind, no statd.
+//!
+//! The client makes itself known by a name of its own: servers tell clients by it, and two that look the same throw each other out.
+
+use core::net::IpAddr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::sethostname;
+
+use crate::config::{self, NfsVersion, Url};
+use crate::setup::net::dial::Peer;
+use crate::setup::net::retry::Retry;
+use crate::sink::Sink;
+use crate::target::directory::Directory;
+use crate::target::{Artifact, Capture, Ledger, Target, TargetError};
+
+/// Below it the exports are mounted, each in a directory of its own.
+const MOUNT_POINT: &str = "/target";
+/// `nfs4_unique_id`: what a client is known by (fs/nfs/nfs4client.c).
+const UNIQUE_ID: &str = "/sys/module/nfs/parameters/nfs4_unique_id";
+/// Tenths of a second that the server may take to answer a request, and how often it is sent again then: the file system is mounted soft,
+/// so after that the writes fail, and the next target has its turn.
+const TIMEO: u32 = 100;
+/// Bytes of a request: a capture kernel has no megabytes for each of many.
+const TRANSFER: u32 = 256 << 10;
+/// Room that no dump takes.
+const SPARE: u64 = 1 << 20;
+
+/// A mounted export with the capture's directory in it.
+#[derive(Debug)]
+pub(super) struct Nfs {
+    directory: Directory,
+    mounted: PathBuf,
+    source: String,
+    ledger: Ledger,
+    keep: Option<u32>,
+    reserve: u64,
+}
+
+impl Nfs {
+    pub(super) fn open(config: &config::Target, capture: Capture<'_>) -> Result<Self, TargetError> {
+        let url = config.url.as_ref().ok_or(TargetError::NoDevice)?;
+        let up = capture.up()?;
+        introduce(capture);
+        let pinned = capture.remote(config).map(|remote| remote.addresses.as_slice()).unwrap_or_default();
+        let peer = Peer::of(url, pinned, &up.dns);
+        let source = format!("{}:{}", url.host, url.path);
+        let mounted = Path::new(MOUNT_POINT).join(capture.index.to_string());
+        let _ = umount2(&mounted, MntFlags::empty()); // an attempt that was killed leaves it mounted
+        let _ = fs::create_dir_all(&mounted);
+        mount_export(config, &peer, url, &source, &mounted, capture.heartbeat)?;
+        log::info!("target {config} is mounted (NFS {})", version(config).0);
+        let count = |ledger: &mut Ledger| ledger.count(capture.name, capture.time, capture.crash_loop);
+        let path = format!("{}/{}", config.path().trim_end_matches('/'), capture.host);
+        match Directory::create_counted(&mounted, &path, capture.name, count) {
+            Ok((directory, ledger)) => {
+                Ok(Self { directory, mounted, source, ledger, keep: config.keep, reserve: config.reserve.0 })
+            }
+            Err(error) => {
+                unmount(&mounted)?;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What the server knows us by: the host's name and boot, where the capture kernel has "(none)" like all others. Without it the
+/// mount may still do.
+fn introduce(capture: Capture<'_>) {
+    let named = sethostname(capture.host).map_err(std::io::Error::from);
+    let told = named.and_then(|()| {
+        if !Path::new(UNIQUE_ID).exists() {
+            return Ok(()); // NFS 3, or a kernel with NFS built in another way
+        }
+        fs::write(UNIQUE_ID, format!("afterimage-{}", capture.name))
+    });
+    if let Err(error) = told {
+        log::warn!("the NFS client has no name of its own: {error}");
+    }
+}
+
+/// Mounts the export from the first address that answers, again and again while there is time.
+fn mount_export(
+    config: &config::Target,
+    peer: &Peer,
+    url: &Url,
+    source: &str,
+    at: &Path,
+    heartbeat: &dyn Fn(),
+) -> Result<(), TargetError> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
+    let mut retry = Retry::new(Duration::from_secs(config.wait.max(1)));
+    loop {
+        let mut last = None;
+        for address in peer.addresses_now() {
+            heartbeat();
+            let options = options(config, url, address);
+            match mount(Some(source), at, Some("nfs"), flags, Some(options.as_str())) {
+                Ok(()) => return Ok(()),
+                Err(errno) => {
+                    log::warn!("mounting {source} from {address}: {}", errno.desc());
+                    last = Some(errno);
+                }
+            }
+        }
+        let failed = |source: Box<dyn core::error::Error + Send + Sync>| TargetError::Remote {
+            url: url.to_string(),
+            what: "mounting it by NFS".to_owned(),
+            source,
+        };
+        let Some(errno) = last else {
+            return Err(failed(format!("host {} has no address that is known", url.host).into()));
+        };
+        // What the server has decided stays decided.
+        let is_final =
+            matches!(errno, Errno::EACCES | Errno::EPERM | Errno::ENOENT | Errno::EINVAL | Errno::ENODEV);
+        match retry.pause(None) {
+            Some(pause) if !is_final => {
+                heartbeat();
+                std::thread::sleep(pause);
+            }
+            _ => return Err(failed(std::io::Error::from(errno).into())),
+        }
+    }
+}
+
+/// Options of fs/nfs/fs_context.c.
+fn options(config: &config::Target, url: &Url, address: IpAddr) -> String {
+    let (version, _) = version(config);
+    let protocol = if address.is_ipv6() { "tcp6" } else { "tcp" };
+    // So that `retry` seconds without an answer are an error: each time it is waited a little longer (RPC_MAX_MAJOR…, net/sunrpc).
+    let retrans = (config.retry().saturating_mul(10) / u64::from(TIMEO)).clamp(2, 60);
+    let mut options = format!(
+        "vers={version},addr={address},proto={protocol},soft,timeo={TIMEO},retrans={retrans},rsize={TRANSFER},wsize={TRANSFER},\
+         sec=sys,nosharecache"
+    );
+    if let Some(port) = url.port {
+        options.push_str(&format!(",port={port}"));
+    }
+    if version == "3" {
+        // The kernel asks the server's rpcbind and mountd itself; nobody here could answer for locks.
+        options.push_str(&format!(",nolock,mountaddr={address},mountvers=3,mountproto={protocol}"));
+    }
+    options
+}
+
+fn version(config: &config::Target) -> (&'static str, NfsVersion) {
+    match config.version.unwrap_or_default() {
+        NfsVersion::V3 => ("3", NfsVersion::V3),
+        NfsVersion::V4_1 => ("4.1", NfsVersion::V4_1),
+        NfsVersion::V4_2 => ("4.2", NfsVersion::V4_2),
+    }
+}
+
+impl Target for Nfs {
+    fn location(&self) -> String {
+        format!("{}{}", self.source, self.directory.path().display())
+    }
+
+    fn directory(&self) -> Option<PathBuf> {
+        let path = self.directory.path();
+        Some(self.mounted.join(path.strip_prefix("/").unwrap_or(path)))
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    fn room(&self) -> Option<u64> {
+        let free = self.directory.free();
+        let free = free.inspect_err(|error| log::warn!("{}", crate::log::chain(error))).ok()?;
+        Some(free.saturating_sub(self.reserve.saturating_add(SPARE)))
+    }
+
+    fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
+        let limit = if artifact == Artifact::Vmcore { self.room().unwrap_or(u64::MAX) } else { u64::MAX };
+        self.directory.create_file(artifact, limit)
+    }
+
+    fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
+        self.directory.publish(artifact)
+    }
+
+    fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
+        self.keep.map_or(Ok(()), |keep| self.directory.retire(keep, self.ledger.sequence, heartbeat))
+    }
+
+    fn close(self: Box<Self>) -> Result<(), TargetError> {
+        drop(self.directory); // its descriptors would keep the file system busy
+        unmount(&self.mounted)
+    }
+}
+
+fn unmount(at: &Path) -> Result<(), TargetError> {
+    umount2(at, MntFlags::empty()).map_err(|errno| TargetError::File {
+        what: "unmounting",
+        name: at.display().to_string(),
+        source: errno.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_name_the_address_and_bound_every_wait() {
+        let target = |version: &str| {
+            let text = format!(
+                "[[target]]\ntype = \"nfs\"\nurl = \"nfs://filer:2050/export\"\nversion = \"{version}\"\nretry = 30\n"
+            );
+            config::Config::parse(&text).unwrap().target.remove(0)
+        };
+        let options = |version: &str, address: &str| {
+            let target = target(version);
+            options(&target, target.url.as_ref().unwrap(), address.parse().unwrap())
+        };
+        assert_eq!(
+            options("4.2", "192.0.2.1"),
+            "vers=4.2,addr=192.0.2.1,proto=tcp,soft,timeo=100,retrans=3,rsize=262144,wsize=262144,sec=sys,nosharecache,port=2050"
+        );
+        let third = options("3", "2001:db8::1");
+        assert!(third.ends_with(",nolock,mountaddr=2001:db8::1,mountvers=3,mountproto=tcp6"), "{third}");
+    }
+}
