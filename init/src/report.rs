@@ -256,6 +256,19 @@ pub struct LiveOutput {
     pub intact: bool,
 }
 
+/// What a host on the network has acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Sent {
+    /// Name of the artifact.
+    pub artifact: &'static str,
+    /// Its length, bytes.
+    pub bytes: u64,
+    /// SHA-256 of it, hex; `None` where it was not sent from its beginning to its end.
+    pub sha256: Option<String>,
+    /// How often something had to be sent again.
+    pub retries: u64,
+}
+
 /// Seconds by phase.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Phases {
@@ -298,6 +311,12 @@ pub struct Summary {
     pub live: Option<LiveOutput>,
     /// CPU registers in the dump, and why there are none.
     pub registers: String,
+    /// What was sent over the network, artifact by artifact, this file left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sent: Vec<Sent>,
+    /// What a target made do with: a clock that is wrong, a certificate that has expired.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     /// Where the dump lies: directory on the target.
     pub target: Option<String>,
     /// Dump level.

@@ -50,6 +50,7 @@ pub fn child() -> Outcome {
     let attempt = Attempt::parse(&asked);
     let (config, complaints) = config::load();
     crate::log::init_kmsg(config.capture.log.into());
+    log::debug!("built with: {}", target::BUILT_WITH.join(" "));
     let mut summary = Summary::new(&config);
     for cause in complaints {
         summary.degrade(Degradation::Config { cause });

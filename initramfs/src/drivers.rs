@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use capture::config::{DeviceId, FsType, Target, TargetKind};
+use capture::config::{DeviceId, FsType, NfsVersion, Target, TargetKind};
 use capture::setup::block::{self, Device};
 
 use crate::modules::ModuleTree;
@@ -43,14 +43,15 @@ pub struct Drivers {
     pub fstype: Option<FsType>,
 }
 
-/// Finds the drivers of a target's device on this host.
+/// Finds the drivers of a target's device on this host. One on the network has none.
 pub fn discover(target: &Target, tree: &ModuleTree) -> Result<Drivers, DriversError> {
-    let (found, modules) = reach(&target.device, tree)?;
+    let Some(device) = &target.device else { return Ok(Drivers { modules: Vec::new(), fstype: None }) };
+    let (found, modules) = reach(device, tree)?;
     let fstype = target.fstype.or(found.filesystem.map(|fs| fs.kind));
     let fstype = match target.kind {
-        TargetKind::Raw => None,
         TargetKind::Filesystem if fstype.is_none() => return Err(DriversError::NoFilesystem(found.node)),
         TargetKind::Filesystem => fstype,
+        _ => None,
     };
     Ok(Drivers { modules, fstype })
 }
@@ -133,6 +134,13 @@ pub fn filesystem_modules(fstype: FsType, tree: &ModuleTree) -> Vec<String> {
         modules.extend(charsets.iter().filter(|name| tree.has(name)).map(|&name| name.to_owned()));
     }
     modules
+}
+
+/// The modules by which the kernel speaks to an NFS server.
+#[must_use]
+pub fn nfs_modules(version: NfsVersion) -> Vec<String> {
+    let of_version = if version == NfsVersion::V3 { "nfsv3" } else { "nfsv4" };
+    ["nfs", of_version].map(str::to_owned).into()
 }
 
 #[cfg(test)]

@@ -61,6 +61,9 @@ pub enum ImageError {
     /// A hook is no program for a bare image.
     #[error("hook {0} is no static x86_64 executable: the image has no libraries")]
     Hook(String),
+    /// A storage-only init.
+    #[error("the init was built without {0} targets: build it with the default features")]
+    InitWithout(TargetKind),
     /// The compressor failed.
     #[error("compressing the image")]
     Compress(#[source] io::Error),
@@ -147,6 +150,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     let config =
         Config::parse(&text).map_err(|source| ImageError::Config { path: sources.config.clone(), source })?;
     let init = fs::read(&sources.init).map_err(read(&sources.init))?;
+    can_reach(&init, &config)?;
     let tree = ModuleTree::read(&sources.modules_dir)?;
     let modules = tree.closure(&wanted_modules(&config, &tree, &sources.config)?)?;
 
@@ -258,7 +262,13 @@ fn wanted_modules(config: &Config, tree: &ModuleTree, path: &Path) -> Result<Vec
     }
     for target in &config.target {
         let fstype = match (&config.image.modules, target.kind, target.fstype) {
-            (Some(_), TargetKind::Raw, _) => None,
+            (_, TargetKind::Nfs, _) => {
+                wanted.extend(drivers::nfs_modules(target.version.unwrap_or_default()));
+                None
+            }
+            (_, TargetKind::Ssh | TargetKind::Https | TargetKind::S3, _) | (Some(_), TargetKind::Raw, _) => {
+                None
+            }
             (Some(_), TargetKind::Filesystem, Some(fstype)) => Some(fstype),
             (named, ..) => {
                 let found = drivers::discover(target, tree)?;
@@ -303,6 +313,20 @@ fn skeleton() -> Vec<Entry> {
     let mut entries = vec![device("dev/console", 5, 1), device("dev/null", 1, 3)];
     entries.extend(["proc", "sys", "target", "hooks"].map(directory));
     entries
+}
+
+/// Refuses targets that the init was built without. One that does not say what it was built with is believed.
+fn can_reach(init: &[u8], config: &Config) -> Result<(), ImageError> {
+    let says = |kind: TargetKind| memmem(init, format!("afterimage-target:{kind};").as_bytes());
+    if !says(TargetKind::Filesystem) {
+        return Ok(());
+    }
+    let missing = config.target.iter().map(|target| target.kind).find(|&kind| !says(kind));
+    missing.map_or(Ok(()), |kind| Err(ImageError::InitWithout(kind)))
+}
+
+fn memmem(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
 }
 
 /// Whether a program runs without an interpreter and libraries.
@@ -404,6 +428,21 @@ mod tests {
         };
         let wanted = watchdog_modules(&[watchdog("virtio_blk", false), watchdog("virtio", true)], &tree);
         assert_eq!(wanted, ["virtio"]);
+    }
+
+    #[test]
+    fn an_init_for_storage_only_is_no_init_for_the_network() {
+        let config = Config::parse("[[target]]\ntype = \"nfs\"\nurl = \"nfs://filer/x\"\n").unwrap();
+        let marks = |kinds: &[&str]| {
+            let marks: Vec<String> = kinds.iter().map(|kind| format!("afterimage-target:{kind};")).collect();
+            can_reach(marks.concat().as_bytes(), &config)
+        };
+        assert!(marks(&["filesystem", "nfs"]).is_ok() && marks(&[]).is_ok());
+        assert!(matches!(
+            marks(&["filesystem", "raw", "ssh"]),
+            Err(ImageError::InitWithout(TargetKind::Nfs))
+        ));
+        assert!(can_reach(capture::target::BUILT_WITH.concat().as_bytes(), &config).is_ok());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`watchdog`], [`image`] | what goes into an image, and its bytes |
 //! | [`fingerprint`], [`check`] | whether a crash now would be saved |
 //! | [`stack`], [`volume_key`] | what a target stands on: LVM and LUKS |
+//! | [`remote`] | what is known of targets on the network |
 //! | [`cmdline`], [`crashkernel`], [`host`], [`who`], [`loader`], [`status`] | arming the panic kernel |
 //! | [`planned`] | switching kernels on purpose |
 //! | [`boot_entry`] | what the machine goes on to after a capture |
@@ -35,6 +36,7 @@ pub mod modules;
 pub mod offline;
 pub mod planned;
 pub mod raw;
+pub mod remote;
 pub mod stack;
 pub mod status;
 pub mod strip;

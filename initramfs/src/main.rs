@@ -52,11 +52,14 @@ enum Command {
     /// Load the capture image as the panic kernel
     Load {
         /// The capture image
-        #[arg(long, value_name = "FILE", required_unless_present = "again")]
+        #[arg(long, value_name = "FILE", required_unless_present_any = ["again", "refresh"])]
         image: Option<PathBuf>,
         /// Load what is loaded once more, if the machine's CPUs or memory have changed and the kernel has not seen to that itself
         #[arg(long, conflicts_with_all = ["image", "kernel_image", "key_file"])]
         again: bool,
+        /// Load what is loaded once more, if a file of keys has changed since: for keys that are good for some time only
+        #[arg(long, conflicts_with_all = ["image", "kernel_image", "key_file", "again"])]
+        refresh: bool,
         /// The kernel to run it with [default: /boot/vmlinuz-VERSION of the running kernel]
         #[arg(long, value_name = "FILE")]
         kernel_image: Option<PathBuf>,
@@ -223,6 +226,13 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             build(&Sources { kernel, modules_dir, config, init }, &output)
         }
         Command::Load { again: true, .. } => Ok(said(&loader::again()?)),
+        Command::Load { refresh: true, .. } => Ok(loader::refresh()?.map_or_else(
+            || {
+                println!("no file of keys has changed: what is loaded stays");
+                ExitCode::SUCCESS
+            },
+            |loaded| said(&loaded),
+        )),
         Command::Load { image, kernel_image, key_file, .. } => {
             let running =
                 || PathBuf::from(format!("/boot/vmlinuz-{}", host::read("/proc/sys/kernel/osrelease")));

@@ -80,10 +80,15 @@ fn of(record: &Loaded) -> Vec<(&'static str, String)> {
         ("command line", record.cmdline.clone()),
     ];
     rows.extend(afterwards(record).map(|text| ("afterwards", text)));
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    rows.extend(record.expiries.iter().map(|expiry| {
+        let state = if expiry.at <= now { "EXPIRED at" } else { "good until" };
+        ("credentials", format!("{}: {state} {}", expiry.target, utc(expiry.at).unwrap_or_default()))
+    }));
     if record.keys_in_image {
         let copy = "kexec_file_load leaves a copy of it in freed kernel memory until that is used again";
         rows.push((
-            "volume keys",
+            "keys",
             match record.road {
                 Road::Own => "went with the image into the reservation".to_owned(),
                 Road::FileLoad => format!("went with the image; {copy}"),
@@ -109,6 +114,7 @@ fn afterwards(record: &Loaded) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::remote::Expiry;
 
     #[test]
     fn a_record_says_what_is_loaded_and_by_whom() {
@@ -117,12 +123,14 @@ mod tests {
             at: 1_700_000_000,
             image_crc32: "00c0ffee".into(),
             keys_in_image: true,
+            expiries: vec![Expiry { target: "s3 https://x/b".into(), at: 5 }],
             ..Loaded::default()
         };
         let rows = of(&record);
         let row = |name: &str| rows.iter().find(|row| row.0 == name).unwrap().1.clone();
         assert_eq!(row("loaded"), "2023-11-14T22:13:20Z by root, logged in as ada, with kexec_file_load");
-        assert!(row("image").contains("00c0ffee") && row("volume keys").contains("kexec_file_load"));
+        assert!(row("image").contains("00c0ffee") && row("keys").contains("kexec_file_load"));
+        assert_eq!(row("credentials"), "s3 https://x/b: EXPIRED at 1970-01-01T00:00:05Z");
         assert!(row("hot-plug").contains("load --again"));
     }
 }

@@ -165,6 +165,13 @@ impl Network {
         *self == Self::Clone
     }
 
+    /// Seconds until all of it must work; of the host's links, those of one.
+    #[must_use]
+    pub fn patience(&self) -> u64 {
+        self.links()
+            .map_or(Link::default().wait(), |links| links.iter().map(Link::wait).fold(0, u64::saturating_add))
+    }
+
     /// The links that are given; none if they are the host's.
     #[must_use]
     pub fn links(&self) -> Option<&[Link]> {

@@ -5,7 +5,8 @@ use std::io::{BufWriter, Write};
 use crate::attempt::Rung;
 use crate::beat::{self, Beat, Step};
 use crate::budget;
-use crate::config::{self, TargetKind, When};
+use crate::config::{self, Format, TargetKind, When};
+use crate::dump::estimate::estimate;
 use crate::dump::{self, Request, Written};
 use crate::kernel::dmesg;
 use crate::report::{Degradation, Lap, Outcome, Summary};
@@ -37,8 +38,8 @@ pub(super) fn save_to(
     let failed = |cause| Degradation::Target { target: config.to_string(), cause };
     beat::tell(&Beat::Target(capture.index));
     // Another attempt at a raw device reads what the first has written: that may be much, and is watched for progress.
-    let more = if config.kind == TargetKind::Raw { u64::MAX } else { config.wait };
-    job.step(Step::Open, more);
+    job.step(Step::Open, opening(job, config));
+    let slow = patience(config);
     let opened = target::open(config, capture).map_err(|error| failed(crate::log::chain(&error)));
     let mut target = opened.map_err(|degradation| summary.degrade(degradation)).ok()?;
     let location = target.location();
@@ -48,7 +49,7 @@ pub(super) fn save_to(
     (summary.dmesg, summary.live, summary.outcome) = (None, None, Outcome::Failed);
     summary.seconds.open = lap.lap();
 
-    job.step(Step::Log, 0);
+    job.step(Step::Log, slow);
     if job.kernel.is_some() {
         save_dmesg(job, target.as_mut(), summary);
         summary.seconds.dmesg = lap.lap();
@@ -61,8 +62,23 @@ pub(super) fn save_to(
         summary.degrade(failed("the dump there is incomplete".to_owned()));
     }
     let settled = settled || summary.outcome == Outcome::Complete;
-    finish(job, target, result, settled, summary);
+    finish(job, target, result, settled, slow, summary);
     Some(Saved { outcome: summary.outcome, settled })
+}
+
+/// Seconds that opening a target may take beyond what a step may.
+fn opening(job: &Job<'_>, config: &config::Target) -> u64 {
+    match config.kind {
+        // Another attempt at a raw device reads what the first has written: that may be much, and is watched for progress.
+        TargetKind::Raw => u64::MAX,
+        TargetKind::Filesystem => config.wait,
+        _ => config.wait.saturating_add(job.config.network.patience()),
+    }
+}
+
+/// Seconds that saving something small may take beyond what a step may: on the network it is tried again.
+fn patience(config: &config::Target) -> u64 {
+    if config.kind.is_remote() { config.retry() } else { 0 }
 }
 
 /// Says whether no dump was wanted.
@@ -86,10 +102,15 @@ fn save_dump_or_notes(
         save_notes(job, target, summary);
         return summary.outcome == Outcome::LogOnly;
     }
-    let request = job.request();
+    let request = Request { format: format_on(target, job.config.dump.format), ..job.request() };
     job.step(Step::Dump, 0);
     let filter = job.filter(summary);
     (job.heartbeat)();
+    if target.is_stream() {
+        let sizes = estimate(core, filter, &request, job.heartbeat).sizes;
+        let size = sizes.iter().find(|(exclude, _)| *exclude == request.exclude);
+        target.expect(size.map_or_else(|| dump::memory_bytes(core), |(_, size)| size.bytes));
+    }
     match fit(core, filter, &request, target.room(), config.when_full, job.heartbeat) {
         Fit::Whole => save_dump(job, &request, target, summary),
         Fit::Stricter(exclude, why) => {
@@ -103,6 +124,11 @@ fn save_dump_or_notes(
         Fit::Nothing(why) => summary.degrade(why),
     }
     false
+}
+
+/// The format that a target takes: what goes out as one stream cannot be gone back to.
+fn format_on(target: &dyn Target, wanted: Format) -> Format {
+    if target.is_stream() { Format::Flattened } else { wanted }
 }
 
 fn save_dmesg(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
@@ -168,7 +194,8 @@ fn save_dump(job: &Job<'_>, request: &Request, target: &mut dyn Target, summary:
         Ok(()) => summary.outcome = Outcome::Complete,
         Err(error) => {
             summary.degrade(Degradation::Dump { cause: crate::log::chain(error.as_ref()) });
-            if written.pages.in_dump() > 0 {
+            // Of a stream that ends early nothing is published.
+            if written.pages.in_dump() > 0 && !target.is_stream() {
                 summary.outcome = Outcome::Incomplete;
             }
         }
@@ -192,9 +219,12 @@ fn finish(
     mut target: Box<dyn Target>,
     mut result: Result<Box<dyn Sink>, TargetError>,
     settled: bool,
+    slow: u64,
     summary: &mut Summary,
 ) {
-    job.step(Step::Close, 0);
+    summary.sent = target.sent();
+    summary.remarks = target.remarks();
+    job.step(Step::Close, slow);
     summary.seconds.total = told(job.start);
     summary.peak_memory_bytes = budget::peak_memory();
     let published = write_result(&mut result, summary).and_then(|()| target.publish(Artifact::Result));
@@ -211,7 +241,7 @@ fn finish(
         summary.degrade(Degradation::Retire { cause: crate::log::chain(&error) });
     }
     hooks::run(&job.config.hook, When::After, target.directory().as_deref(), summary);
-    job.step(Step::Close, 0);
+    job.step(Step::Close, slow);
     if summary.degradations.len() > before
         && let Err(error) = write_result(&mut result, summary)
     {

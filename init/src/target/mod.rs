@@ -22,6 +22,7 @@ use std::path::PathBuf;
 
 use crate::config::{self, TargetKind};
 use crate::facts::{Remote, Stack};
+pub use crate::report::Sent;
 use crate::setup::block::NotFound;
 #[cfg(feature = "net")]
 use crate::setup::net::{NetError, Network, Up};
@@ -29,6 +30,20 @@ use crate::setup::stack::StackError;
 use crate::sink::{Sink, SinkError};
 
 pub use ledger::Ledger;
+
+/// Kinds of targets that this program was built with. `afterimage build` looks for it in an init.
+pub const BUILT_WITH: &[&str] = &[
+    "afterimage-target:filesystem;",
+    "afterimage-target:raw;",
+    #[cfg(feature = "ssh")]
+    "afterimage-target:ssh;",
+    #[cfg(feature = "nfs")]
+    "afterimage-target:nfs;",
+    #[cfg(feature = "https")]
+    "afterimage-target:https;",
+    #[cfg(feature = "s3")]
+    "afterimage-target:s3;",
+];
 
 /// What a capture saves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,6 +216,11 @@ pub trait Target {
         Vec::new()
     }
 
+    /// What it made do with.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Starts an artifact under its temporary name.
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError>;
 
@@ -215,19 +235,6 @@ pub trait Target {
 
     /// Lets go of the device, so that nothing is left to write when the machine goes down.
     fn close(self: Box<Self>) -> Result<(), TargetError>;
-}
-
-/// What a host has acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Sent {
-    /// Name of the artifact.
-    pub artifact: &'static str,
-    /// Its length.
-    pub bytes: u64,
-    /// SHA-256 of it, hex; `None` where it was not sent from its beginning to its end.
-    pub sha256: Option<String>,
-    /// How often something had to be sent again.
-    pub retries: u64,
 }
 
 impl<'a> Capture<'a> {

@@ -136,7 +136,8 @@ pub fn capture_parameters(config: &Config) -> &'static str {
 pub fn clear_marks(config: &Config) {
     let mounts = Mounts::parse(&host::read("/proc/self/mountinfo"));
     for target in config.target.iter().filter(|target| target.kind == TargetKind::Filesystem) {
-        let Ok(device) = block::find(&target.device, Duration::ZERO, &|| ()) else { continue };
+        let Some(device) = &target.device else { continue };
+        let Ok(device) = block::find(device, Duration::ZERO, &|| ()) else { continue };
         let path = Path::new(target.path());
         let mounts = mounts.0.iter().filter(|mount| node_of(mount).is_some_and(|node| node == device.node));
         // On btrfs it depends on the subvolume where a path begins, and only the default one is the target's.

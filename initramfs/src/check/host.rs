@@ -157,7 +157,8 @@ impl Host {
         };
         let tree = ModuleTree::read(&dir).map_err(|error| capture::log::chain(&error));
         let targets = config.iter().flat_map(|config| &config.target);
-        let storage = targets.map(|target| storage::look(target, tree.as_ref())).collect();
+        let expiries = recorded.as_ref().map(|loaded| loaded.expiries.as_slice()).unwrap_or_default();
+        let storage = targets.map(|target| storage::look(target, tree.as_ref(), expiries)).collect();
         let next = config.as_ref().map(Next::find).unwrap_or_default();
         let next_modules = next.devices().into_iter().map(|(device, fstype)| {
             let tree = tree.as_ref().map_err(String::clone);
@@ -312,6 +313,7 @@ pub(super) mod testing {
             cpus: 4,
             storage: vec![Storage {
                 target: config.target[0].clone(),
+                reach: None,
                 device: Ok(Device {
                     refused: None,
                     node: "/dev/vdb".into(),

@@ -6,6 +6,7 @@ mod finish;
 pub mod host;
 mod image;
 mod kernel;
+pub mod remote;
 mod size;
 pub mod storage;
 mod target;

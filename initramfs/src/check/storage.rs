@@ -14,14 +14,18 @@ use capture::setup::block;
 use capture::target::{captures, raw};
 use nix::sys::statvfs::statvfs;
 
+use crate::check::remote::{self, Reach};
 use crate::drivers::{self, DriversError};
 use crate::modules::ModuleTree;
+use crate::remote::Expiry;
 
 /// A target on this host.
 #[derive(Clone, Debug)]
 pub struct Storage {
     /// The target.
     pub target: Target,
+    /// Of a target on the network: what it is instead.
+    pub reach: Option<Reach>,
     /// Its device, or what is there instead.
     pub device: Result<Device, String>,
 }
@@ -67,10 +71,16 @@ pub enum Unknown {
 
 /// Looks at the device of a target; `tree` has the modules of the image's kernel.
 #[must_use]
-pub fn look(target: &Target, tree: Result<&ModuleTree, &String>) -> Storage {
-    let device = block::find(&target.device, Duration::ZERO, &|| ()).map_err(|error| error.to_string());
+pub fn look(target: &Target, tree: Result<&ModuleTree, &String>, expiries: &[Expiry]) -> Storage {
+    let name = target.to_string();
+    let expires = expiries.iter().find(|expiry| expiry.target == name).map(|expiry| expiry.at);
+    let reach = remote::look(target, expires);
+    let device = match &target.device {
+        Some(device) => block::find(device, Duration::ZERO, &|| ()).map_err(|error| error.to_string()),
+        None => Err("it is no device of this host".to_owned()),
+    };
     let device = device.map(|found| device_of(&found, target, tree));
-    Storage { target: target.clone(), device }
+    Storage { target: target.clone(), reach, device }
 }
 
 fn device_of(found: &block::Device, target: &Target, tree: Result<&ModuleTree, &String>) -> Device {
@@ -87,6 +97,7 @@ fn device_of(found: &block::Device, target: &Target, tree: Result<&ModuleTree, &
         TargetKind::Filesystem => {
             mounted.as_ref().and_then(|at| crash_loop(&at.join(target.path().trim_start_matches('/'))))
         }
+        TargetKind::Ssh | TargetKind::Nfs | TargetKind::Https | TargetKind::S3 => None,
     };
     let room = match target.kind {
         TargetKind::Raw => Room::Free(bytes),
@@ -95,6 +106,7 @@ fn device_of(found: &block::Device, target: &Target, tree: Result<&ModuleTree, &
                 mounted.and_then(|path| free_mounted(&path)).or_else(|| free_unmounted(&found.node, kind?));
             free.map_or(Room::Unknown, Room::Free)
         }
+        TargetKind::Ssh | TargetKind::Nfs | TargetKind::Https | TargetKind::S3 => Room::Unknown,
     };
     Device {
         node: found.node.clone(),

@@ -3,6 +3,7 @@
 use capture::config::{DumpLevel, Exclude, TargetKind, WhenFull};
 
 use crate::check::host::Host;
+use crate::check::remote;
 use crate::check::storage::{Device, Room, Storage, Unknown};
 use crate::check::{Finding, Level};
 use crate::crashkernel::mib;
@@ -11,12 +12,12 @@ use crate::crashkernel::mib;
 const LEAST: u64 = 16 << 20;
 
 /// What stands in the way of a target.
-struct Obstacle {
-    id: &'static str,
-    found: String,
-    remedy: String,
+pub(super) struct Obstacle {
+    pub(super) id: &'static str,
+    pub(super) found: String,
+    pub(super) remedy: String,
     /// Whether nothing can be saved there.
-    is_fatal: bool,
+    pub(super) is_fatal: bool,
 }
 
 pub(super) fn findings(host: &Host) -> Vec<Finding> {
@@ -59,6 +60,9 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
 }
 
 fn described(storage: &Storage) -> String {
+    if let Some(reach) = &storage.reach {
+        return remote::described(&storage.target, reach);
+    }
     let Ok(device) = &storage.device else { return storage.target.to_string() };
     let stack = device.stack.as_ref().map(|stack| format!(" ({stack})")).unwrap_or_default();
     let holds = device.filesystem.as_deref().unwrap_or("no file system");
@@ -67,6 +71,9 @@ fn described(storage: &Storage) -> String {
 }
 
 fn obstacles(host: &Host, storage: &Storage) -> Vec<Obstacle> {
+    if let Some(reach) = &storage.reach {
+        return remote::obstacles(&storage.target, reach);
+    }
     match &storage.device {
         Err(error) => vec![Obstacle {
             id: "",

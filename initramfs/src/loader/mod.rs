@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use capture::addr::to_u64;
 use capture::config;
-use capture::facts::{Facts, Planned, Stack, handover, parse_iomem};
+use capture::facts::{Facts, Planned, Remote, Stack, handover, parse_iomem};
 use capture::kexec::{BzImage, PAGE, machine};
 use capture::sys::kexec;
 use zeroize::{Zeroize, Zeroizing};
@@ -27,6 +27,7 @@ use crate::crashkernel::{Need, mib, need};
 use crate::fingerprint::crc32;
 use crate::host;
 use crate::image;
+use crate::remote::{self, SecretFile};
 use crate::watchdog;
 use crate::who;
 
@@ -61,6 +62,15 @@ pub fn load(image_file: &Path, kernel_file: &Path, key_file: Option<&Path>) -> R
 pub fn again() -> Result<Loaded, LoadError> {
     let loaded = armed()?;
     if loaded.updates_header { Ok(loaded) } else { rearm(None) }
+}
+
+/// Loads once more what is loaded, if a file of keys has changed since: `None` if none has.
+pub fn refresh() -> Result<Option<Loaded>, LoadError> {
+    let loaded = armed()?;
+    if loaded.secret_files.iter().all(SecretFile::is_same) {
+        return Ok(None);
+    }
+    rearm(None).map(Some)
 }
 
 /// Loads once more what is loaded, with this record in its facts: for a switch by a deliberate panic. Without one it waits for a
@@ -176,6 +186,8 @@ fn arm(
     };
     let cmdline = cmdline::build(&host::read("/proc/cmdline"), changes)?;
     let stacks = stacks::stacks(&contents.config, &next, key_file)?;
+    let gathered = remote::gather(&contents.config)?;
+    let remotes = gathered.remotes.clone();
     let mut loaded = Loaded {
         boot_id: host::read("/proc/sys/kernel/random/boot_id"),
         at: now(),
@@ -187,12 +199,14 @@ fn arm(
         config_crc32: contents.manifest.config.crc32.clone(),
         recommended: need.recommended,
         cmdline,
-        keys_in_image: stacks.iter().any(Stack::has_key),
+        keys_in_image: stacks.iter().any(Stack::has_key) || remotes.iter().any(Remote::has_secret),
+        secret_files: gathered.files,
+        expiries: gathered.expiries,
         key_file: key_file.map(absolute),
         ..Loaded::default()
     };
     let (boot, root) = (next.boot.and_then(Result::ok), next.root.and_then(Result::ok));
-    let facts = Facts { stacks, planned: planned.cloned(), boot, root, ..facts(&loaded, &kernel) };
+    let facts = Facts { stacks, remotes, planned: planned.cloned(), boot, root, ..facts(&loaded, &kernel) };
     let arms = Arms { kernel_file, kernel: &kernel, bz: &bz, image, facts, need };
     let was_armed = host::is_loaded();
     arms.load(capture.loader, &mut loaded).inspect_err(|_| {

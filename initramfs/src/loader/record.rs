@@ -6,6 +6,7 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 
 use crate::host;
+use crate::remote::{Expiry, SecretFile};
 
 /// Where it is kept.
 pub(super) const PATH: &str = "/run/afterimage/loaded.toml";
@@ -55,6 +56,12 @@ pub struct Loaded {
     /// The key file that was named on the command line.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
+    /// Files of keys that were read.
+    #[serde(default)]
+    pub secret_files: Vec<SecretFile>,
+    /// Until when keys are good that went with the image.
+    #[serde(default)]
+    pub expiries: Vec<Expiry>,
     /// Physical address at which the image is entered; on our own road.
     #[serde(default)]
     pub entry: Option<u64>,
