@@ -41,7 +41,8 @@ impl Control {
 
     fn ask(&self, script: &str, limit: Duration) -> Result<(u32, String)> {
         ensure!(script.len() <= SCRIPT, "it has {} bytes, more than {SCRIPT}", script.len());
-        let deadline = Instant::now().checked_add(limit.saturating_add(ANSWER)).context("the limit is too long")?;
+        let deadline =
+            Instant::now().checked_add(limit.saturating_add(ANSWER)).context("the limit is too long")?;
         let mut port = UnixStream::connect(&self.socket)
             .with_context(|| format!("connecting to {}", self.socket.display()))?;
         let request = format!("{} {}\n{script}", limit.as_secs().max(1), script.len());

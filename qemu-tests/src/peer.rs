@@ -144,14 +144,18 @@ impl Peer {
         let mut more = Vec::new();
         more.extend(disk("root", &root, "snapshot=on"));
         more.extend(disk("srv", &data.path, "discard=unmap,detect-zeroes=unmap"));
-        more.extend(["-chardev".into(), format!("socket,id=control,path={},server=on,wait=off", control.display())]);
+        more.extend([
+            "-chardev".into(),
+            format!("socket,id=control,path={},server=on,wait=off", control.display()),
+        ]);
         more.extend(["-serial".into(), "chardev:control".into()]);
         let machine = Machine {
             accel: Accel::detect(&kernel),
             kernel: kernel.vmlinuz(),
             initrd: None,
             // panic=-1: an init that ends is the end of QEMU, and so noticed.
-            append: "console=ttyS0 root=/dev/nvme0n1 rw init=/usr/local/sbin/peer panic=-1 mitigations=off".into(),
+            append: "console=ttyS0 root=/dev/nvme0n1 rw init=/usr/local/sbin/peer panic=-1 mitigations=off"
+                .into(),
             memory_mib: shape.memory_mib,
             cpus: 1,
             shape: Shape { cards: cards.collect(), more, ..Shape::default() },
@@ -163,7 +167,16 @@ impl Peer {
         vm.console.expect("peer: ready", BOOT)?;
         eprintln!("{name}: the peer is there after {:.1} s", started.elapsed().as_secs_f64());
         let keys = root.with_extension("img.keys");
-        Ok(Self { vm, control: Control::at(&control), data, keys, cards: shape.cards, copies: 0, sockets, work })
+        Ok(Self {
+            vm,
+            control: Control::at(&control),
+            data,
+            keys,
+            cards: shape.cards,
+            copies: 0,
+            sockets,
+            work,
+        })
     }
 
     /// The other end of a cable, for the machine under test.
@@ -283,8 +296,11 @@ fn data(work: &WorkDir, size_mib: u64) -> Result<Disk> {
 fn root() -> Result<PathBuf> {
     let script = workspace().join("scripts/make-peer-root");
     let mut hasher = DefaultHasher::new();
-    for path in [script.clone(), workspace().join("scripts/root.sh"), cache()?.join("kernels").join(SERIES).join("package")]
-    {
+    for path in [
+        script.clone(),
+        workspace().join("scripts/root.sh"),
+        cache()?.join("kernels").join(SERIES).join("package"),
+    ] {
         hasher.write(&fs::read(&path).with_context(|| format!("reading {}", path.display()))?);
     }
     let image = cache()?.join(format!("peer-root-{:016x}.img", hasher.finish()));
