@@ -5,8 +5,10 @@
 //! late) over `raw` over `blkdebug` (answers with an error) over the file. It sits in a slot of its own, to be
 //! pulled out.
 
+use crate::control::Control;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
 
 /// EIO of asm-generic/errno-base.h: what a medium error becomes.
 pub const EIO: u32 = 5;
@@ -60,6 +62,15 @@ pub enum Action {
     Unplug(String),
     /// A byte of the reservation for the capture kernel, so far from its beginning, becomes another one.
     Damage(u64),
+    /// The cable of a card, by its number, is unplugged, and after a while plugged in again. What follows waits as long.
+    LinkDown {
+        /// Which card.
+        card: usize,
+        /// For how long; for good if not given.
+        lasting: Option<Duration>,
+    },
+    /// The peer runs a script: `Action::Peer(peer.control(), Server::Ssh.stop())`. What follows waits for its end.
+    Peer(Control, String),
 }
 
 impl Fault {

@@ -36,6 +36,9 @@ pub const STACK_MODULES: [&str; 5] = ["dm_mod", "-crypto-aes", "-crypto-ecb", "-
 /// The program that [`with_network`] adds.
 pub const IP: &str = "/usr/sbin/ip";
 
+/// The file that [`with_links`] adds.
+pub const IP_BATCH: &str = "/network";
+
 /// The initramfs of the production system.
 pub fn production(kernel: &Kernel, binaries: &Binaries) -> Result<Vec<u8>> {
     let entry = |path: &str, kind| Entry { path: path.into(), mode: 0o755, kind };
@@ -85,6 +88,20 @@ pub fn with_stack_tools(image: Vec<u8>, kernel: &Kernel) -> Result<Vec<u8>> {
 /// An initramfs followed by the host's ip(8) with its libraries, and the driver of a virtio network card in `/modules/net`.
 pub fn with_network(image: Vec<u8>, kernel: &Kernel) -> Result<Vec<u8>> {
     with(image, kernel, &[IP], "net", &["virtio_net"])
+}
+
+/// The same with what VLANs and bonds need, and with what `ip -batch` is to do at [`IP_BATCH`].
+pub fn with_links(image: Vec<u8>, kernel: &Kernel, batch: &[String]) -> Result<Vec<u8>> {
+    let image = with(image, kernel, &[IP], "net", &["virtio_net", "8021q", "bonding"])?;
+    let batch = batch.iter().flat_map(|line| [line, "\n"]).collect::<String>();
+    Ok(with_files(image, &[(IP_BATCH.to_owned(), batch.into_bytes())]))
+}
+
+/// An initramfs followed by files.
+#[must_use]
+pub fn with_files(image: Vec<u8>, files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let entry = |(path, bytes): &(String, Vec<u8>)| Entry::file(path, 0o600, bytes.clone());
+    append(image, &files.iter().map(entry).collect::<Vec<_>>())
 }
 
 /// An initramfs followed by programs of the host, and modules in `/modules/LIST`.

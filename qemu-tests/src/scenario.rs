@@ -10,6 +10,7 @@ use crate::extra_disk::ExtraDisk;
 use crate::fault::Action;
 use crate::initramfs;
 use crate::kernel::Kernel;
+use crate::network::HostNetwork;
 use crate::outcome::{Dump, Outcome, Report};
 use crate::planted::Plant;
 use crate::qmp::Ending;
@@ -82,6 +83,10 @@ pub struct Scenario {
     pub third: bool,
     /// What the machine has beside memory and processors.
     pub shape: Shape,
+    /// How production comes onto the network, by the cards in `shape`.
+    pub network: HostNetwork,
+    /// More files in production's root, by their paths: keys for the loader to read, `/etc/hosts`.
+    pub files: Vec<(String, Vec<u8>)>,
     /// Words for the kernel command line of production.
     pub append: String,
     /// The machine loses power when the capture kernel says this.
@@ -92,7 +97,7 @@ pub struct Scenario {
     pub read_only_disk: bool,
     /// More disks, behind all others.
     pub extra: Vec<ExtraDisk>,
-    /// What is done to disks when the capture kernel says this, one after the other.
+    /// What is done to the machine and to its peer when the capture kernel says this, one after the other.
     pub actions: Vec<(String, Action)>,
     /// Jobs of the wrapper in the capture kernel, see `production-init/jobs.rs`: `wrap.kill=KILL@dump:_50%`.
     pub wrap: Vec<String>,
@@ -121,6 +126,8 @@ impl Scenario {
             late_mib: 0,
             third: false,
             shape: Shape::default(),
+            network: HostNetwork::default(),
+            files: Vec::new(),
             append: String::new(),
             power_cut: None,
             room: None,
@@ -279,6 +286,10 @@ impl Scenario {
         if self.plants.contains(&Plant::Swapped) {
             image = initramfs::with_swapon(image)?;
         }
+        if !self.network.ip.is_empty() {
+            image = initramfs::with_links(image, &self.kernel, &self.network.ip)?;
+        }
+        image = initramfs::with_files(image, &self.files);
         if self.third {
             image = initramfs::with_network(image, &self.kernel)?;
             write(&dir.join("content/boot/initrd"), &image)?;
@@ -362,6 +373,9 @@ impl Scenario {
         }
         if self.third {
             line.push_str(" prod.first");
+        }
+        if let Some(reach) = &self.network.reach {
+            line.extend([" prod.reach=", reach]);
         }
         if !self.run.is_empty() {
             line.push_str(" prod.run=");

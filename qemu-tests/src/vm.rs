@@ -6,6 +6,7 @@ use crate::console::{Console, Line};
 use crate::disk::Disk;
 use crate::fault::{self, Action};
 use crate::gdb;
+use crate::network::Card;
 use crate::qmp::Qmp;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -33,6 +34,10 @@ pub struct Shape {
     /// Whether there is a virtio network card: at [`NETWORK_ANSWER_AT`] someone says [`NETWORK_ANSWER`], and nobody else
     /// can be reached.
     pub network: bool,
+    /// Network cards to other machines: eth0, eth1, …
+    pub cards: Vec<Card>,
+    /// More arguments for QEMU.
+    pub more: Vec<String>,
 }
 
 /// Whom the network card can reach.
@@ -147,6 +152,10 @@ impl Vm {
             qemu.args(["-netdev", &format!("user,id=net,restrict=on,{answer}")]);
             qemu.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
         }
+        for (number, card) in machine.shape.cards.iter().enumerate() {
+            qemu.args(card.arguments(number));
+        }
+        qemu.args(&machine.shape.more);
         if machine.shape.watchdog {
             qemu.args(["-device", "i6300esb,addr=0x1e", "-action", "watchdog=reset"]);
         }
@@ -217,8 +226,24 @@ impl Vm {
         Ok(())
     }
 
-    /// Does something to a disk with faults.
+    /// Unplugs the cable of a card, and plugs it in again: the guest sees its carrier go and come.
+    pub fn set_link(&mut self, card: usize, up: bool) -> Result<()> {
+        let qmp = self.qmp.as_mut().context("there is no connection to QEMU")?;
+        qmp.execute("set_link", &json!({ "name": Card::cable_id(card), "up": up })).map(drop)
+    }
+
+    /// Does something to a disk with faults, a cable, or the peer.
     pub fn act(&mut self, action: &Action) -> Result<()> {
+        match action {
+            Action::LinkDown { card, lasting } => {
+                self.set_link(*card, false)?;
+                let Some(lasting) = lasting else { return Ok(()) };
+                sleep(*lasting);
+                return self.set_link(*card, true);
+            }
+            Action::Peer(control, script) => return control.run(script).map(drop),
+            Action::Stall(_) | Action::Unplug(_) | Action::Damage(_) => {}
+        }
         let qmp = self.qmp.as_mut().context("there is no connection to QEMU")?;
         let limits = |name: &str| {
             let (path, value) = (format!("/objects/group-{name}"), fault::limits());
@@ -235,6 +260,7 @@ impl Vm {
                 let address = reservation(&self.log)?.saturating_add(*offset);
                 return gdb::write_physical(&socket, address, &[0x5a]);
             }
+            Action::LinkDown { .. } | Action::Peer(..) => return Ok(()),
         }?;
         Ok(())
     }

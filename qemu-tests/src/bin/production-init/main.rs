@@ -16,6 +16,7 @@ mod hook;
 mod hotplug;
 mod jobs;
 mod kernel_memory;
+mod network;
 mod pagemap;
 mod plant;
 mod plants;
@@ -92,6 +93,7 @@ fn production() -> Result<()> {
     if line.has("prod.first") {
         here::tell("first")?;
     }
+    network::bring_up(line.get("prod.reach").ok())?;
     if let Ok(mib) = line.get("prod.hotadd") {
         hotplug::add(mib)?;
     }
