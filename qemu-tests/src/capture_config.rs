@@ -98,6 +98,12 @@ impl Target {
         Self(Vec::new()).key("type", "filesystem").key("device", device).key("path", DUMPS)
     }
 
+    /// One of this type, without any other key.
+    #[must_use]
+    pub fn any(kind: &str) -> Self {
+        Self(Vec::new()).key("type", kind)
+    }
+
     /// The whole of `device`.
     #[must_use]
     pub fn raw(device: &str) -> Self {

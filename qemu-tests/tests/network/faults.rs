@@ -1,0 +1,159 @@
+//! What goes wrong on the way, and what is saved all the same.
+
+use crate::{clear, collected, disk, ensure_complete, https, nfs, remote, s3, scenario, ssh, vmcore};
+use anyhow::{Result, ensure};
+use qemu_tests::fault::Action;
+use qemu_tests::outcome::Outcome;
+use qemu_tests::peer::{ADDRESS, NAME, Peer, PeerShape, Server};
+use qemu_tests::readers;
+use qemu_tests::turn::{alone, full};
+use std::time::Duration;
+
+/// A dump that takes its time, so that there is a middle of it.
+const SLOW: &str = "upload tbf rate 40mbit burst 64k latency 400ms";
+
+/// The last of two targets took the dump, and says why the first did not.
+fn ensure_next(outcome: &Outcome, words: &str) -> Result<()> {
+    let dump = outcome.dump()?;
+    ensure_complete(dump)?;
+    let result = dump.result()?;
+    let told = result.pointer("/degradations").map(ToString::to_string).unwrap_or_default();
+    ensure!(told.contains(words), "{words:?} is not in {result:#}");
+    Ok(())
+}
+
+#[test]
+fn who_is_not_the_collector_gets_nothing_and_the_next_target_does() -> Result<()> {
+    let _alone = alone();
+    let peer = Peer::start("strangers", &PeerShape::default())?;
+    peer.serve(&[Server::Ssh, Server::Nginx, Server::S3])?;
+    let stranger = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGtTW4cBkDWbdpDYnk9pOzCWpCbFLqmVRVTt7CNRzWF3";
+    let mut cases = vec![
+        ("host-key", ssh(&peer)?.key("host_key", vec![stranger]), "host key"),
+        (
+            "certificate",
+            remote("https", &format!("https://{NAME}:8443/dumps")).key("roots", "/keys/ca.pem"),
+            "ertificate",
+        ),
+    ];
+    if full() {
+        cases.extend([
+            ("token", https("token"), "401"),
+            ("credentials", s3().key("region", "elsewhere").key("credentials", "/keys/wrong.toml"), "403"),
+            (
+                "silent",
+                remote("ssh", "ssh://dump@10.9.0.77/x")
+                    .key("host_key", vec![stranger])
+                    .key("identity", "/keys/ssh"),
+                "10.9.0.77",
+            ),
+        ]);
+    }
+    for (name, target, words) in cases {
+        let mut scenario = scenario(&format!("net-wrong-{name}"), &peer)?;
+        scenario.files.push((
+            "/keys/wrong.toml".into(),
+            b"access_key = \"afterimage\"\nsecret_key = \"wrong\"\n".into(),
+        ));
+        scenario.config.targets = vec![target, disk()];
+        let outcome = scenario.run()?;
+        ensure_next(&outcome, words)?;
+        let left = peer.run("find /srv/dump /srv/www /srv/s3 -type f")?;
+        ensure!(left.trim().is_empty(), "{left}");
+        outcome.discard()?;
+    }
+    peer.discard()
+}
+
+/// Runs a capture to this target with something done to it in the middle of its dump.
+fn disturbed(
+    peer: &mut Peer,
+    name: &str,
+    target: crate::Target,
+    at: &str,
+    actions: Vec<Action>,
+) -> Result<u64> {
+    peer.run(SLOW)?;
+    let mut scenario = scenario(&format!("net-{name}"), peer)?;
+    scenario.config.level = 1;
+    scenario.config.targets = vec![target];
+    scenario.actions = actions.into_iter().map(|action| ("dump: ".to_owned(), action)).collect();
+    let outcome = scenario.run()?;
+    peer.run("plain")?;
+    let dump = collected(peer, at)?;
+    ensure_complete(&dump)?;
+    let received = vmcore(&dump, &outcome)?;
+    let log = String::from_utf8_lossy(&readers::makedumpfile_dmesg(&received)?).into_owned();
+    ensure!(log.contains("Kernel panic"), "{log}");
+    let result = dump.result()?;
+    let sent = result.pointer("/sent").and_then(|all| all.as_array()).cloned().unwrap_or_default();
+    let retries = sent.iter().filter_map(|sent| sent["retries"].as_u64()).sum();
+    clear(peer)?;
+    outcome.discard()?;
+    Ok(retries)
+}
+
+#[test]
+fn a_server_that_dies_and_comes_back_gets_all_of_the_dump() -> Result<()> {
+    let _alone = alone();
+    let mut peer = Peer::start("dies", &PeerShape::default())?;
+    peer.serve(&[Server::Ssh, Server::Nginx, Server::S3, Server::Nfs])?;
+    let restart = |server: Server| {
+        vec![Action::Peer(peer.control(), format!("{}\nsleep 5\n{}", server.stop(), server.start()))]
+    };
+    let (ssh_dies, s3_dies, web_dies, nfs_dies) =
+        (restart(Server::Ssh), restart(Server::S3), restart(Server::Nginx), restart(Server::Nfs));
+    let target = ssh(&peer)?;
+    let retries = disturbed(&mut peer, "ssh-dies", target, "/srv/dump", ssh_dies)?;
+    ensure!(retries > 0, "it was not in the middle of the dump");
+    let retries = disturbed(&mut peer, "s3-dies", s3(), "/srv/s3/dumps", s3_dies)?;
+    ensure!(retries > 0, "it was not in the middle of the dump");
+    if full() {
+        let retries = disturbed(&mut peer, "https-dies", https("dumps"), "/srv/www/dumps", web_dies)?;
+        ensure!(retries > 0, "it was not in the middle of the dump");
+        disturbed(&mut peer, "nfs-dies", nfs("4.2"), "/srv/dump", nfs_dies)?;
+    }
+    peer.discard()
+}
+
+#[test]
+fn a_cable_that_is_out_for_20_seconds_costs_nothing() -> Result<()> {
+    let _alone = alone();
+    let mut peer = Peer::start("cable", &PeerShape::default())?;
+    peer.serve(&[Server::Ssh, Server::Nfs, Server::S3])?;
+    let out = || vec![Action::LinkDown { card: 0, lasting: Some(Duration::from_secs(20)) }];
+    disturbed(&mut peer, "nfs-cable", nfs("4.2"), "/srv/dump", out())?;
+    if full() {
+        let target = ssh(&peer)?;
+        disturbed(&mut peer, "ssh-cable", target, "/srv/dump", out())?;
+        disturbed(&mut peer, "s3-cable", s3(), "/srv/s3/dumps", out())?;
+        let lossy = "upload netem delay 100ms loss 1%\ndownload netem delay 100ms";
+        let (target, losing) = (ssh(&peer)?, vec![Action::Peer(peer.control(), lossy.into())]);
+        disturbed(&mut peer, "ssh-lossy", target, "/srv/dump", losing)?;
+    }
+    peer.discard()
+}
+
+#[test]
+fn a_collector_without_room_or_that_is_gone_for_good_is_followed_by_the_next_target() -> Result<()> {
+    let _alone = alone();
+    let peer = Peer::start("full", &PeerShape::default())?;
+    peer.serve(&[Server::Ssh])?;
+    peer.run("mkdir -p /srv/small && mount -t tmpfs -o size=4m tmpfs /srv/small && chown dump: /srv/small")?;
+    let small = ssh(&peer)?.key("url", format!("ssh://dump@{ADDRESS}/srv/small")).key("when_full", "nothing");
+    let mut full_up = scenario("net-full", &peer)?;
+    full_up.config.targets = vec![small, disk()];
+    let outcome = full_up.run()?;
+    ensure_next(&outcome, "ssh://")?;
+    outcome.discard()?;
+    // The dump is on its way when the server dies for good.
+    peer.run(SLOW)?;
+    let mut gone = scenario("net-gone", &peer)?;
+    gone.config.level = 1;
+    gone.config.targets = vec![ssh(&peer)?.key("retry", 15), disk()];
+    gone.actions = vec![("dump: ".into(), Action::Peer(peer.control(), Server::Ssh.stop()))];
+    let outcome = gone.run()?;
+    ensure_next(&outcome, "ssh://")?;
+    outcome.discard()?;
+    peer.discard()
+}

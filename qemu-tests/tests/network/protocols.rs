@@ -1,0 +1,87 @@
+//! What a host receives is byte for byte what a local target gets.
+
+use crate::{clear, collected, ensure_complete, https, nfs, s3, scenario, series, ssh, vmcore};
+use anyhow::{Result, ensure};
+use qemu_tests::binaries::Binaries;
+use qemu_tests::command::{Run, command};
+use qemu_tests::kernel::Kernel;
+use qemu_tests::outcome::Outcome;
+use qemu_tests::peer::{Peer, PeerShape, Server};
+use qemu_tests::readers;
+use qemu_tests::scenario::Target;
+use qemu_tests::turn::{alone, full};
+use std::path::Path;
+
+/// The same engine on the raw copy of the same memory.
+fn locally(outcome: &Outcome) -> Result<std::path::PathBuf> {
+    let local = outcome.scratch("local");
+    command(&Binaries::get()?.afterimage.to_string_lossy())
+        .args(["dump", "--level", "31", "--force"])
+        .args([outcome.raw()?, &local])
+        .run()?;
+    Ok(local)
+}
+
+fn ensure_same(ours: &Path, theirs: &Path) -> Result<()> {
+    command("cmp").args([ours, theirs]).run().map(drop)
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let said = command("sha256sum").arg(path).run()?.stdout;
+    Ok(String::from_utf8_lossy(&said).split(' ').next().unwrap_or_default().to_owned())
+}
+
+/// Crashes a machine whose only target is this one, and compares what arrives with what a local target gets.
+fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<()> {
+    let mut scenario = scenario(&format!("net-{name}"), peer)?;
+    scenario.config.targets = vec![target];
+    scenario.raw_copy = true;
+    let outcome = scenario.run()?;
+    let dump = collected(peer, at)?;
+    ensure_complete(&dump)?;
+    let received = vmcore(&dump, &outcome)?;
+    ensure_same(&received, &locally(&outcome)?)?;
+    let result = dump.result()?;
+    let degradations = result.pointer("/degradations").and_then(|all| all.as_array());
+    ensure!(degradations.is_some_and(Vec::is_empty), "{result:#}");
+    // What result.json says was sent is what is there.
+    let sent = result.pointer("/sent").and_then(|all| all.as_array()).cloned().unwrap_or_default();
+    let log = sent.iter().find(|sent| sent["artifact"] == "dmesg.txt");
+    if let Some(log) = log {
+        ensure!(log["sha256"] == sha256(&dump.file("dmesg.txt"))?.as_str(), "{result:#}");
+    }
+    ensure!(log.is_some() || name.starts_with("nfs"), "{result:#}");
+    if name == "ssh" && series() == crate::SERIES {
+        let kernel = Kernel::with_symbols(crate::SERIES)?;
+        let said = readers::crash(&kernel.vmlinux(), &received, &["sys", "bt"])?.join("\n");
+        ensure!(said.contains("sysrq") || said.contains("panic"), "{said}");
+    }
+    clear(peer)?;
+    outcome.discard()
+}
+
+#[test]
+fn each_kind_of_server_gets_what_a_local_target_gets() -> Result<()> {
+    let _alone = alone();
+    let mut peer = Peer::start("protocols", &PeerShape::default())?;
+    peer.serve(&[Server::Ssh, Server::Nfs, Server::Nginx, Server::S3])?;
+    let target = ssh(&peer)?;
+    round_trip(&mut peer, "ssh", target, "/srv/dump")?;
+    round_trip(&mut peer, "nfs-4.2", nfs("4.2"), "/srv/dump")?;
+    let token = https("token").key("token_file", "/keys/token");
+    round_trip(&mut peer, "https", token, "/srv/www/token")?;
+    round_trip(&mut peer, "s3", s3(), "/srv/s3/dumps")?;
+    if full() {
+        round_trip(&mut peer, "nfs-4.1", nfs("4.1"), "/srv/dump")?;
+        round_trip(&mut peer, "nfs-3", nfs("3"), "/srv/dump")?;
+        let client =
+            https("client").key("client_cert", "/keys/client.pem").key("client_key", "/keys/client.key");
+        round_trip(&mut peer, "https-client", client.key("upload", "stream"), "/srv/www/client")?;
+        round_trip(&mut peer, "s3-objects", s3().key("max_parts", 2), "/srv/s3/dumps")?;
+    } else {
+        eprintln!(
+            "not run: NFS 4.1 and 3, client certificates, one stream, more than one object; AFTERIMAGE_FULL=1 runs them"
+        );
+    }
+    peer.discard()
+}
