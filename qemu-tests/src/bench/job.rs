@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use capture::budget::Budget;
-use capture::config::{Compress, Config, DumpLevel, Exclude};
+use capture::config::{Compress, Config, DumpLevel, Exclude, Format};
 use capture::dump::{self, DumpError, Written};
 use capture::facts::Facts;
 use capture::kernel::Kernel;
@@ -23,6 +23,7 @@ pub struct Job {
     exclude: Exclude,
     compress: Compress,
     plan: u64,
+    format: Format,
 }
 
 /// What became of it.
@@ -46,7 +47,14 @@ impl Job {
             exclude: Exclude::from(args.option("level", DumpLevel::new(31)?)?),
             compress: args.option("compress", Compress::default())?,
             plan: args.option("plan-mib", PLAN_MIB)?.saturating_mul(1 << 20),
+            format: Format::default(),
         })
+    }
+
+    /// The same in another format.
+    #[must_use]
+    pub fn format(self, format: Format) -> Self {
+        Self { format, ..self }
     }
 
     /// Dumps `core` to the sink that `open` makes when the page filter is ready.
@@ -54,6 +62,7 @@ impl Job {
         let mut config = Config::default();
         config.dump.exclude = self.exclude;
         config.dump.compress = self.compress;
+        config.dump.format = self.format;
         let mut summary = Summary::new(&config);
         run::record_anomalies(core, &mut summary);
         let info = run::settle(core, &Facts::default(), &|| (), &mut summary);
