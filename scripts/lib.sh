@@ -59,6 +59,12 @@ need_guests() {
     [ -f /usr/share/OVMF/OVMF_CODE_4M.fd ] || install_package ovmf
 }
 
+# Servers that targets on the network are tested against, on the loopback.
+need_servers() {
+    need sshd openssh-server
+    need ssh-keygen openssh-client
+}
+
 # What judges dumps: crash, and a Python for drgn.
 need_readers() {
     need crash crash

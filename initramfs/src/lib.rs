@@ -8,6 +8,7 @@
 //! | [`stack`], [`volume_key`] | what a target stands on: LVM and LUKS |
 //! | [`remote`] | what is known of targets on the network |
 //! | [`cmdline`], [`crashkernel`], [`host`], [`who`], [`loader`], [`status`] | arming the panic kernel |
+//! | [`keys`] | keys for collectors that are reached by SSH |
 //! | [`planned`] | switching kernels on purpose |
 //! | [`boot_entry`] | what the machine goes on to after a capture |
 //! | [`raw`] | raw devices: making one a target, copying a capture off it |
@@ -30,6 +31,7 @@ pub mod host;
 pub mod image;
 pub mod input;
 pub mod inspect;
+pub mod keys;
 pub mod loader;
 pub mod map;
 pub mod modules;

@@ -10,7 +10,7 @@ use afterimage::input::Input;
 use afterimage::loader::Loaded;
 use afterimage::map::text;
 use afterimage::offline::OfflineError;
-use afterimage::{estimate, host, inspect, loader, offline, planned, raw, status, survey};
+use afterimage::{estimate, host, inspect, keys, loader, offline, planned, raw, status, survey};
 use capture::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use capture::kernel::dmesg;
 use capture::sys::wiping::Wiping;
@@ -82,6 +82,30 @@ enum Command {
         limit: u64,
         /// Patterns
         patterns: Vec<String>,
+    },
+    /// Make the key with which this host logs in at collectors by SSH, and print its public half. A key that is there stays
+    Keys {
+        /// The private key
+        #[arg(long, value_name = "PATH", default_value = keys::PATH)]
+        file: PathBuf,
+    },
+    /// Print the line that lets the key in at a collector, for SFTP only; or install it there
+    ///
+    /// With USER@HOST it is appended to that account's authorized_keys by ssh, unless it is there, and the host's public keys are
+    /// printed for the configuration.
+    Propagate {
+        /// Directory of the collector in which SFTP begins: it must be there, and be the account's
+        #[arg(long, value_name = "DIR", default_value = "/var/crash")]
+        dir: String,
+        /// The private key
+        #[arg(long, value_name = "PATH", default_value = keys::PATH)]
+        file: PathBuf,
+        /// Port of the collector
+        #[arg(long, default_value_t = 22)]
+        port: u16,
+        /// The account at the collector
+        #[arg(value_name = "USER@HOST")]
+        at: Option<String>,
     },
     /// Say whether a panic would be captured; exit code 0 if so
     Status,
@@ -250,6 +274,18 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::CollectFiles { limit, patterns } => {
             planned::files::write(&patterns, limit, io::stdout().lock())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Keys { file } => {
+            println!("{}", keys::make(&file)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Propagate { dir, file, port, at } => {
+            let line = keys::line(&file, &dir)?;
+            match at {
+                Some(at) => print!("{}", keys::install(&line, &at, port)?),
+                None => println!("{line}"),
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Status => Ok(status()),
