@@ -59,6 +59,13 @@ need_guests() {
     [ -f /usr/share/OVMF/OVMF_CODE_4M.fd ] || install_package ovmf
 }
 
+# Servers that dumps are sent to.
+need_servers() {
+    need nginx nginx
+    need openssl openssl
+    need faketime faketime
+}
+
 # What judges dumps: crash, and a Python for drgn.
 need_readers() {
     need crash crash

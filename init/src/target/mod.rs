@@ -201,6 +201,11 @@ pub trait Target {
         Vec::new()
     }
 
+    /// What was wrong on the way there and did not matter, such as the clock.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Starts an artifact under its temporary name.
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError>;
 
