@@ -63,6 +63,9 @@ need_guests() {
 need_servers() {
     need sshd openssh-server
     need ssh-keygen openssh-client
+    need nginx nginx
+    need openssl openssl
+    need faketime faketime
 }
 
 # What judges dumps: crash, and a Python for drgn.

@@ -49,8 +49,9 @@ impl Budget {
     }
 }
 
-/// `MemAvailable` in bytes.
-fn mem_available(meminfo: &str) -> Option<u64> {
+/// `MemAvailable` of `/proc/meminfo` in bytes.
+#[must_use]
+pub fn mem_available(meminfo: &str) -> Option<u64> {
     kib(meminfo, "MemAvailable:")
 }
 

@@ -216,7 +216,7 @@ pub trait Target {
         Vec::new()
     }
 
-    /// What it made do with.
+    /// What was wrong on the way there and did not matter, such as the clock.
     fn remarks(&self) -> Vec<String> {
         Vec::new()
     }

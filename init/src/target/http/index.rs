@@ -1,0 +1,117 @@
+//! What an artifact was divided into: JSON, for whoever puts it together again (`cat` in this order does).
+
+use core::fmt::Write;
+
+use serde::Serialize;
+
+use super::store::{Part, Sum, part_name};
+
+/// The whole.
+#[derive(Debug, Serialize)]
+pub(super) struct Index<'a> {
+    /// Its name, once it is put together.
+    pub(super) name: &'a str,
+    pub(super) bytes: u64,
+    pub(super) sha256: String,
+    /// In order.
+    pub(super) objects: Vec<Entry>,
+}
+
+/// An object of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    pub(super) sha256: String,
+    /// How many parts it was sent in.
+    pub(super) parts: usize,
+    /// They, in order, where each is a file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) files: Vec<File>,
+}
+
+/// A part of its own.
+#[derive(Debug, Serialize)]
+pub(super) struct File {
+    name: String,
+    bytes: u64,
+    sha256: String,
+}
+
+impl Entry {
+    /// Of an object and its parts.
+    pub(super) fn new(name: &str, sum: &Sum, parts: &[Part], keeps_parts: bool) -> Self {
+        let files = (1_u32..).zip(parts).filter(|_| keeps_parts);
+        let files = files.map(|(number, part)| File {
+            name: part_name(name, number),
+            bytes: part.bytes,
+            sha256: hex(&part.sum),
+        });
+        Self {
+            name: name.to_owned(),
+            bytes: parts.iter().fold(0, |sum, part| sum.saturating_add(part.bytes)),
+            sha256: hex(sum),
+            parts: parts.len(),
+            files: files.collect(),
+        }
+    }
+}
+
+impl Index<'_> {
+    /// As text.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).unwrap_or_default() // text and numbers do not fail
+    }
+}
+
+/// Lower case, as sha256sum prints it.
+pub(super) fn hex(sum: &Sum) -> String {
+    sum.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// `vmcore.flat`, `vmcore.flat.2`, …: the objects of an artifact, numbered from 1.
+pub(super) fn object_name(artifact: &str, number: usize) -> String {
+    if number <= 1 { artifact.to_owned() } else { format!("{artifact}.{number}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_names_what_was_sent_in_order() {
+        let part = |bytes, byte| Part { bytes, sum: [byte; 32], tag: Box::default() };
+        let parts = [part(5, 0xab), part(3, 0x01)];
+        let entry = |number, keeps_parts| {
+            Entry::new(&object_name("vmcore.flat", number), &[7; 32], &parts, keeps_parts)
+        };
+        let objects = vec![entry(1, true), entry(2, false)];
+        let index = Index { name: "vmcore.flat", bytes: 16, sha256: hex(&[9; 32]), objects };
+        let json: serde_json::Value = serde_json::from_slice(&index.to_json()).unwrap();
+        let expected = serde_json::json!({
+            "name": "vmcore.flat",
+            "bytes": 16,
+            "sha256": "09".repeat(32),
+            "objects": [
+                {
+                    "name": "vmcore.flat", "bytes": 8, "sha256": "07".repeat(32), "parts": 2,
+                    "files": [
+                        { "name": "vmcore.flat.part00001", "bytes": 5, "sha256": "ab".repeat(32) },
+                        { "name": "vmcore.flat.part00002", "bytes": 3, "sha256": "01".repeat(32) },
+                    ],
+                },
+                { "name": "vmcore.flat.2", "bytes": 8, "sha256": "07".repeat(32), "parts": 2 },
+            ],
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn names_sort_as_parts_follow() {
+        let names: Vec<_> = [1, 2, 9, 10, 99, 100, 9_999, 10_000].map(|n| part_name("v", n)).into();
+        assert!(names.is_sorted(), "{names:?}");
+    }
+}
