@@ -45,11 +45,15 @@ impl Retry {
     }
 }
 
-/// A random part of a duration. The hasher's keys are of the kernel's random numbers (getrandom(2)).
-fn random_part(of: Duration) -> Duration {
+/// A random part of a duration.
+pub(super) fn random_part(of: Duration) -> Duration {
     let micros = u64::try_from(of.as_micros()).unwrap_or(u64::MAX);
-    let random = RandomState::new().build_hasher().finish();
-    Duration::from_micros(random.checked_rem(micros.saturating_add(1)).unwrap_or(0))
+    Duration::from_micros(random().checked_rem(micros.saturating_add(1)).unwrap_or(0))
+}
+
+/// A random number. The hasher's keys are of the kernel's random numbers (getrandom(2)).
+pub(super) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 #[cfg(test)]
