@@ -66,7 +66,9 @@ impl Lan {
         thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             tell.send(gettid()).unwrap();
-            todo.into_iter().for_each(|job| job());
+            for job in todo {
+                job();
+            }
         });
         let server = told.recv().unwrap();
         ip(&format!("link add cli address {CARD} type veth peer name srv netns {server}"));
@@ -95,7 +97,13 @@ impl Lan {
     fn serve(&mut self, args: &[&str]) {
         let mut command = Command::new(program("dnsmasq", "dnsmasq-base"));
         command
-            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root"])
+            .args([
+                "--keep-in-foreground",
+                "--conf-file=/dev/null",
+                "--no-resolv",
+                "--no-hosts",
+                "--user=root",
+            ])
             .args(["--interface=srv", "--bind-interfaces", "--pid-file=", "--log-dhcp"])
             .args(["--host-record=dumps.test,192.0.2.1,2001:db8::1", "--cname=alias.test,dumps.test"])
             .args(["--local=/test/"])
@@ -136,7 +144,8 @@ fn connect(peer: &Peer) -> IpAddr {
 #[test]
 fn fixed_addresses_routes_and_names() {
     Lan::with(|lan| {
-        lan.serve(&[]);
+        let many: Vec<String> = (1..=60).map(|n| format!("--host-record=many.test,10.0.0.{n}")).collect();
+        lan.serve(&many.iter().map(String::as_str).collect::<Vec<_>>());
         let port = lan.there(|| {
             ip("address add 198.51.100.1/32 dev srv");
             let listener = TcpListener::bind("[::]:0").unwrap();
@@ -168,6 +177,8 @@ fn fixed_addresses_routes_and_names() {
             assert!(ip("link show lo").contains("LOWER_UP"));
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let many = runtime.block_on(dns::lookup("many.test", &["192.0.2.1".parse().unwrap()])).unwrap();
+        assert_eq!(many.len(), 16, "by TCP, as they do not fit into a datagram, and no more than that");
         let nobody = runtime.block_on(dns::lookup("nobody.test", &["192.0.2.1".parse().unwrap()]));
         assert!(matches!(nobody, Err(dns::DnsError::NoSuchHost(..))), "{nobody:?}");
     });

@@ -9,12 +9,12 @@ use core::net::IpAddr;
 use std::io;
 use std::path::Path;
 
-use capture::config::Link;
+use capture::config::{Config, Link};
 use capture::facts::Remote;
 use capture::setup::net::dns;
 use capture::setup::net::netlink::{Netlink, Way};
 
-pub use cards::{CardError, modules};
+pub use cards::{CardError, Drivers, modules};
 pub use describe::{Unclonable, describe};
 pub use firmware::{Firmware, FirmwareError, firmware};
 
@@ -33,7 +33,9 @@ pub enum CloneError {
         source: io::Error,
     },
     /// The addresses of a target's host are not known.
-    #[error("{url}: its host has no address that is known now, so there is no way to it that could be cloned")]
+    #[error(
+        "{url}: its host has no address that is known now, so there is no way to it that could be cloned"
+    )]
     NoAddress {
         /// Which target.
         url: String,
@@ -66,6 +68,19 @@ pub enum CloneError {
         /// Why.
         source: Unclonable,
     },
+    /// Each way can be cloned by itself.
+    #[error("the ways to the targets cannot be cloned together; name the links as [[network]] instead")]
+    Together(#[source] Unclonable),
+}
+
+/// The links that a capture is to have: those of the configuration, or this host's. `remotes` are its targets on the network; without any
+/// it has none.
+pub fn links(config: &Config, remotes: &[Remote]) -> Result<Vec<Link>, CloneError> {
+    match config.network.links() {
+        _ if remotes.is_empty() => Ok(Vec::new()),
+        Some(links) => Ok(links.to_vec()),
+        None => clone(remotes),
+    }
 }
 
 /// The links by which this host reaches its targets now, each after those that it stands on, with the addresses and routes for that.
@@ -101,15 +116,10 @@ pub fn clone(remotes: &[Remote]) -> Result<Vec<Link>, CloneError> {
             return Err(last);
         }
     }
-    let servers = name_servers().into_iter().filter_map(|server| Some((server, netlink.way_to(server).ok()?)));
+    let servers =
+        name_servers().into_iter().filter_map(|server| Some((server, netlink.way_to(server).ok()?)));
     let servers: Vec<(IpAddr, Way)> = servers.filter(|(_, way)| !way.is_local).collect();
-    // Each by itself can be described, and so can all.
-    let links = describe(&interfaces, &addresses, &ways, &servers);
-    links.map_err(|source| CloneError::Unclonable {
-        url: "all targets".to_owned(),
-        addr: core::net::Ipv4Addr::UNSPECIFIED.into(),
-        source,
-    })
+    describe(&interfaces, &addresses, &ways, &servers).map_err(CloneError::Together)
 }
 
 fn name_servers() -> Vec<IpAddr> {

@@ -75,10 +75,8 @@ mod tests {
 
     #[test]
     fn a_member_of_a_bond_is_found_by_the_address_that_it_was_made_with() {
-        let mut interfaces =
-            [card(2, "eth0", 1, &[]), card(3, "eth1", 2, &[]), card(4, "bond0", 1, &[])];
-        interfaces[2].kind =
-            Some(Kind::Bond { mode: "802.3ad".into(), miimon: 100, primary: None });
+        let mut interfaces = [card(2, "eth0", 1, &[]), card(3, "eth1", 2, &[]), card(4, "bond0", 1, &[])];
+        interfaces[2].kind = Some(Kind::Bond { mode: "802.3ad".into(), miimon: 100, primary: None });
         for member in [0, 1] {
             interfaces[member].master = Some(4);
             interfaces[member].mac = interfaces[2].mac;

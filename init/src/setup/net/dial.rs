@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
+use crate::beat::{self, Beat};
 use crate::config::Url;
 use crate::setup::net::dns::{self, DnsError};
 
@@ -88,6 +89,7 @@ impl Peer {
     async fn connect_to(&self, addresses: &[IpAddr]) -> Result<TcpStream, Option<DialError>> {
         let mut last = None;
         for &addr in addresses {
+            beat::tell(&Beat::Alive); // each is waited for in turn
             let at = SocketAddr::new(addr, self.port);
             let connecting = timeout(ANSWER, TcpStream::connect(at)).await;
             match connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -167,9 +169,15 @@ mod tests {
         let stream = runtime.block_on(peer("dumps.example.com", port, &["127.0.0.2", "127.0.0.1"]).connect());
         assert_eq!(stream.unwrap().peer_addr().unwrap(), listener.local_addr().unwrap());
         let dead = runtime.block_on(peer("dumps.example.com", port, &["127.0.0.2"]).connect());
-        assert!(matches!(dead, Err(DialError::Connect { .. })), "the cause is the connection, not DNS: {dead:?}");
+        assert!(
+            matches!(dead, Err(DialError::Connect { .. })),
+            "the cause is the connection, not DNS: {dead:?}"
+        );
         let unknown = runtime.block_on(peer("dumps.example.com", port, &[]).connect());
-        assert!(matches!(unknown, Err(DialError::NoAddress { source: DnsError::NoServer, .. })), "{unknown:?}");
+        assert!(
+            matches!(unknown, Err(DialError::NoAddress { source: DnsError::NoServer, .. })),
+            "{unknown:?}"
+        );
     }
 
     #[test]

@@ -228,7 +228,7 @@ fn read(bytes: &[u8], id: u16, name: &str, kind: TYPE) -> Result<Answer, Bad> {
         return Ok(Answer::Cut);
     }
     match packet.rcode() {
-        RCODE::NoError => Ok(answer(&packet, wanted)),
+        RCODE::NoError => Ok(answer(&packet, &wanted)),
         RCODE::NameError => Ok(Answer::NoSuchHost),
         code => Err(Bad::Code(code)),
     }
@@ -244,7 +244,7 @@ fn counts_fit(bytes: &[u8]) -> bool {
 }
 
 /// Goes from alias to alias as far as the answer leads.
-fn answer(packet: &Packet<'_>, wanted: Name<'_>) -> Answer {
+fn answer(packet: &Packet<'_>, wanted: &Name<'_>) -> Answer {
     let mut name = wanted.clone();
     for _ in 0..MAX_ALIASES {
         let about = || packet.answers.iter().filter(|entry| entry.name == name && entry.class == CLASS::IN);
@@ -263,11 +263,20 @@ fn answer(packet: &Packet<'_>, wanted: Name<'_>) -> Answer {
         });
         match alias {
             Some(alias) => name = alias,
-            None if name == wanted => return Answer::Nothing,
+            None if name == *wanted => return Answer::Nothing,
             None => return Answer::Alias(name.to_string()),
         }
     }
     Answer::Nothing
+}
+
+/// The addresses in bytes that claim to be the answer to a question for a host's addresses; `None` if they are not.
+#[must_use]
+pub fn addresses_in(bytes: &[u8], id: u16, name: &str, v6: bool) -> Option<Vec<IpAddr>> {
+    match read(bytes, id, name, if v6 { TYPE::AAAA } else { TYPE::A }) {
+        Ok(Answer::Addresses(found)) => Some(found),
+        _ => None,
+    }
 }
 
 /// Name servers of this host, as `resolv.conf` files list them.
@@ -369,6 +378,18 @@ mod tests {
         let mut lying = good;
         lying[6..12].fill(0xff);
         assert!(!counts_fit(&lying));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_answer_is_read_or_refused(rest in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            let mut bytes = reply(vec![]);
+            bytes[6..8].copy_from_slice(&[0, 3]);
+            bytes.extend(&rest);
+            if let Some(found) = addresses_in(&bytes, 7, "dumps.example.com", false) {
+                proptest::prop_assert!((1..=MAX_ADDRESSES).contains(&found.len()));
+            }
+        }
     }
 
     #[test]

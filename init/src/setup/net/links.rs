@@ -94,7 +94,8 @@ pub(super) fn bring_up(netlink: &Netlink, links: &[Link], heartbeat: &dyn Fn()) 
     for link in links {
         heartbeat();
         let mut wait = Wait::new(&link.name, Duration::from_secs(link.wait()), heartbeat);
-        let index_of = |name: &str| made.iter().find(|(link, ..)| link.name == name).map(|&(.., index)| index);
+        let index_of =
+            |name: &str| made.iter().find(|(link, ..)| link.name == name).map(|&(.., index)| index);
         match attach(netlink, link, is_member(link, links), &index_of, &mut wait) {
             Ok(index) => made.push((link, wait, index)),
             Err(error) => all.fail(link, error),
@@ -158,7 +159,9 @@ fn attach(
     if link.address.contains(&Address::Slaac) {
         listen_to_routers(&interface.name);
     }
-    netlink.set_link(bond::switch(index, true)).map_err(kernel(format!("switching {} on", interface.name)))?;
+    netlink
+        .set_link(bond::switch(index, true))
+        .map_err(kernel(format!("switching {} on", interface.name)))?;
     Ok(index)
 }
 
@@ -175,11 +178,9 @@ fn find_card(netlink: &Netlink, link: &Link, wait: &mut Wait<'_>) -> Result<Inte
             log::info!("link {}: card {wanted} is {}", link.name, interface.name);
             Ok(interface)
         }
-        Err(BringUpError::TimeIsUp(TimeIsUp { seconds, .. })) => Err(BringUpError::NoCard {
-            card: wanted.to_string(),
-            seconds,
-            present: card::describe(&present),
-        }),
+        Err(BringUpError::TimeIsUp(TimeIsUp { seconds, .. })) => {
+            Err(BringUpError::NoCard { card: wanted.to_string(), seconds, present: card::describe(&present) })
+        }
         Err(other) => Err(other),
     }
 }
@@ -261,7 +262,9 @@ fn join(netlink: &Netlink, all: &[Interface], member: u32, bond: u32) -> Result<
 
 /// Lets the kernel take an address from routers' advertisements, by the MAC address: the one that this host has always had.
 fn listen_to_routers(interface: &str) {
-    for (name, value) in [("disable_ipv6", "0"), ("addr_gen_mode", "0"), ("autoconf", "1"), ("accept_ra", "2")] {
+    for (name, value) in
+        [("disable_ipv6", "0"), ("addr_gen_mode", "0"), ("autoconf", "1"), ("accept_ra", "2")]
+    {
         let path = Path::new(IPV6).join(interface).join(name);
         if let Err(error) = fs::write(&path, value) {
             log::warn!("{}: {error}", path.display()); // the kernel's default may do
@@ -303,12 +306,13 @@ fn settle(
             Err(error) => errors.push(error),
         }
     }
-    if own.is_empty() {
-        let last = errors.pop();
-        errors.into_iter().for_each(|error| all.fail(link, error));
-        return Err(last.unwrap_or(BringUpError::Nothing));
+    let why = if own.is_empty() { errors.pop() } else { None };
+    for error in errors {
+        all.fail(link, error);
     }
-    errors.into_iter().for_each(|error| all.fail(link, error));
+    if let Some(why) = why {
+        return Err(why);
+    }
     for route in routes {
         log::info!("link {}: route {route}", link.name);
         let added = netlink.add_route(index, &route, is_onlink(&route, &own), metric);

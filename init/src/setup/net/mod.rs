@@ -102,7 +102,8 @@ impl Network {
 
 fn outcome(all: BroughtUp) -> Result<Up, String> {
     if all.works.is_empty() {
-        let cause = |(link, error): &(String, links::BringUpError)| format!("{link}: {}", crate::log::chain(error));
+        let cause =
+            |(link, error): &(String, links::BringUpError)| format!("{link}: {}", crate::log::chain(error));
         let causes: Vec<String> = all.failed.iter().map(cause).collect();
         return Err(if causes.is_empty() { "none has an address".to_owned() } else { causes.join("; ") });
     }

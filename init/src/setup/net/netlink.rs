@@ -422,7 +422,11 @@ mod tests {
         let route: Route = "default via 169.254.1.1".parse().unwrap();
         let message = route_message(3, &route, true, 7).unwrap();
         assert!(message.header.flags.contains(RouteFlags::Onlink));
-        assert!(message.attributes.contains(&RouteAttribute::Gateway(RouteAddress::Inet([169, 254, 1, 1].into()))));
+        assert!(
+            message
+                .attributes
+                .contains(&RouteAttribute::Gateway(RouteAddress::Inet([169, 254, 1, 1].into())))
+        );
         assert!(message.attributes.contains(&RouteAttribute::Priority(7)));
         assert_eq!(message.header.destination_prefix_length, 0);
         let direct = route_message(3, &"198.51.100.0/24".parse().unwrap(), true, 7).unwrap();

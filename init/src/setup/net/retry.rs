@@ -39,7 +39,7 @@ impl Retry {
             FIRST.saturating_mul(1_u32.checked_shl(self.failures.min(16)).unwrap_or(u32::MAX)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         // From half of it on: a pause of nearly nothing is no pause.
-        let half = most / 2;
+        let half = most.checked_div(2).unwrap_or_default();
         let pause = half.saturating_add(random_part(half)).max(asked.unwrap_or_default());
         (pause < left).then_some(pause)
     }

@@ -15,6 +15,12 @@ const MOST: usize = 32;
 const ETHERNET: u8 = 1;
 /// What every network takes (RFC 791): a longest packet up to this is a mistake.
 const SMALLEST_MTU: u16 = 576;
+/// Bytes before the options, the magic cookie included; and what is in them, or separates options.
+const HEADER: usize = 240;
+const BOOT_REPLY: u8 = 2;
+const COOKIE: [u8; 4] = [99, 130, 83, 99];
+const PAD: u8 = 0;
+const END: u8 = 255;
 /// A lease that does not end.
 const FOR_EVER: u32 = u32::MAX;
 
@@ -128,19 +134,70 @@ impl Client<'_> {
 
     /// Reads a reply to it.
     pub(super) fn reply(&self, bytes: &[u8]) -> Result<Reply, Refused> {
-        let message = Message::decode(&mut Decoder::new(bytes));
-        let message = message.map_err(|error| Refused::Malformed(error.to_string()))?;
-        // chaddr() believes the length that the message gives.
-        let is_to_us = usize::from(message.hlen()) == self.mac.len() && message.chaddr() == self.mac;
-        if message.opcode() != Opcode::BootReply || message.xid() != self.xid || !is_to_us {
+        let (header, options) = bytes.split_at_checked(HEADER).ok_or(Refused::NotOurs)?;
+        if !self.is_to_us(header) {
             return Err(Refused::NotOurs);
         }
+        let message = Message::decode(&mut Decoder::new(&without_strangers(header, options)));
+        let message = message.map_err(|error| Refused::Malformed(error.to_string()))?;
         match message.opts().msg_type() {
             Some(MessageType::Offer) => lease(&message).map(Reply::Offer),
             Some(MessageType::Ack) => lease(&message).map(Reply::Ack),
             Some(MessageType::Nak) => Ok(Reply::Nak),
             _ => Err(Refused::Lacks("what kind it is of")),
         }
+    }
+
+    /// Whether a header is that of a reply to this client, in this exchange: op, hlen, xid, chaddr and the cookie (RFC 2131, 2).
+    fn is_to_us(&self, header: &[u8]) -> bool {
+        let at = |from: usize, what: &[u8]| header.get(from..).is_some_and(|rest| rest.starts_with(what));
+        at(0, &[BOOT_REPLY])
+            && at(2, &[6])
+            && at(4, &self.xid.to_be_bytes())
+            && at(28, &self.mac)
+            && at(236, &COOKIE)
+    }
+}
+
+/// A reply that has nothing in it but the options that are read, each of a length that it may have. The decoder panics at some others
+/// (dhcproto 0.15: option 152 and its neighbours of a wrong length), and a server may send whatever it likes.
+fn without_strangers(header: &[u8], options: &[u8]) -> Vec<u8> {
+    let mut bytes = header.to_vec();
+    if let Some(names) = bytes.get_mut(44..236) {
+        names.fill(0); // sname and file
+    }
+    let mut rest = options;
+    while let [code, after @ ..] = rest {
+        rest = match (*code, after) {
+            (PAD, _) => after,
+            (END, _) | (_, []) => break,
+            (_, [len, after @ ..]) => {
+                let Some((value, after)) = after.split_at_checked((*len).into()) else { break };
+                if is_read(*code, value.len()) {
+                    bytes.extend([*code, *len]);
+                    bytes.extend(value);
+                }
+                after
+            }
+        };
+    }
+    bytes.push(END);
+    bytes
+}
+
+/// Options that are read, and what lengths they have (RFC 2132, RFC 3442).
+fn is_read(code: u8, len: usize) -> bool {
+    match OptionCode::from(code) {
+        OptionCode::MessageType => len == 1,
+        OptionCode::InterfaceMtu => len == 2,
+        OptionCode::SubnetMask
+        | OptionCode::ServerIdentifier
+        | OptionCode::AddressLeaseTime
+        | OptionCode::Renewal
+        | OptionCode::Rebinding => len == 4,
+        OptionCode::Router | OptionCode::DomainNameServer => len > 0 && len.is_multiple_of(4),
+        OptionCode::ClasslessStaticRoute => len >= 5,
+        _ => false,
     }
 }
 
@@ -378,7 +435,7 @@ mod tests {
             message.set_opcode(Opcode::BootRequest);
         };
         assert_eq!(to(&other), Err(Refused::NotOurs));
-        assert!(matches!(CLIENT.reply(b"short"), Err(Refused::Malformed(_))));
+        assert_eq!(CLIENT.reply(b"short"), Err(Refused::NotOurs));
         assert_eq!(CLIENT.reply(&bytes(&reply(MessageType::Nak, &[]))), Ok(Reply::Nak));
     }
 
@@ -388,7 +445,10 @@ mod tests {
             MessageType::Ack,
             &[
                 DhcpOption::Router(vec![[192, 0, 2, 254].into()]),
-                DhcpOption::ClasslessStaticRoute(vec![("10.0.0.0/8".parse().unwrap(), [192, 0, 2, 1].into())]),
+                DhcpOption::ClasslessStaticRoute(vec![(
+                    "10.0.0.0/8".parse().unwrap(),
+                    [192, 0, 2, 1].into(),
+                )]),
                 DhcpOption::InterfaceMtu(1400),
             ],
         ));
@@ -402,5 +462,25 @@ mod tests {
             }
         }
         assert!(read > 0);
+        for code in 0..=255 {
+            for len in 0..=40_u8 {
+                let mut strange = good[..HEADER].to_vec();
+                strange.extend([53, 1, 2, 54, 4, 192, 0, 2, 1, 1, 4, 255, 255, 255, 0, code, len]);
+                strange.extend(vec![7; len.into()]);
+                let _ = CLIENT.reply(&strange);
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_options_are_read_or_refused(options in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
+            let mut reply = bytes(&reply(MessageType::Offer, &[]));
+            reply.truncate(HEADER);
+            reply.extend(&options);
+            if let Ok(Reply::Offer(lease) | Reply::Ack(lease)) = CLIENT.reply(&reply) {
+                proptest::prop_assert!((1..=32).contains(&lease.address.len) && lease.routes.len() <= MOST);
+            }
+        }
     }
 }

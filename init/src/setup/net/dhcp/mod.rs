@@ -11,9 +11,7 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
 use nix::unistd::gethostname;
 
 use crate::setup::net::retry::{random, random_part};
@@ -105,6 +103,15 @@ pub(super) fn acquire(
         }
     }
     talk.refused.map_or(Ok(None), |why| Err(DhcpError::Refused(why)))
+}
+
+/// The lease in bytes that claim to be a server's offer or confirmation; `None` if they are not.
+#[must_use]
+pub fn lease_in(bytes: &[u8], mac: [u8; 6], xid: u32) -> Option<Lease> {
+    match (Client { mac, host: None, xid, secs: 0 }).reply(bytes) {
+        Ok(Reply::Offer(lease) | Reply::Ack(lease)) => Some(lease),
+        _ => None,
+    }
 }
 
 impl Talk<'_> {
