@@ -71,6 +71,28 @@ impl HostNetwork {
         Self { ip, reach: None }
     }
 
+    /// A bond of the first two cards, without an address.
+    #[must_use]
+    pub fn bond(mode: &str) -> Self {
+        let ip = [
+            &*format!("link add bond0 type bond mode {mode} miimon 100"),
+            "link set eth0 master bond0",
+            "link set eth1 master bond0",
+            "link set bond0 up",
+        ];
+        Self { ip: ip.map(str::to_owned).into(), reach: None }
+    }
+
+    /// Lines that make a VLAN with an address: `bond0.7` of `bond0`.
+    #[must_use]
+    pub fn vlan(on: &str, id: u16, address: &str) -> [String; 3] {
+        [
+            format!("link add link {on} name {on}.{id} type vlan id {id}"),
+            format!("address add {address} dev {on}.{id}"),
+            format!("link set {on}.{id} up"),
+        ]
+    }
+
     /// The same, and somebody must answer.
     #[must_use]
     pub fn reaching(self, whom: &str) -> Self {

@@ -4,6 +4,7 @@
 
 mod faults;
 mod links;
+mod peer;
 mod protocols;
 
 use anyhow::{Context, Result, ensure};
