@@ -15,6 +15,8 @@ use crate::drivers::{self, DriversError};
 use crate::fingerprint::Fingerprint;
 use crate::host;
 use crate::modules::{ModuleTree, ModulesError};
+use crate::network::{self, CardError, CloneError, Firmware, FirmwareError};
+use crate::remote;
 use crate::strip::strip;
 use crate::watchdog::{self, Watchdog};
 
@@ -58,6 +60,15 @@ pub enum ImageError {
     /// Drivers.
     #[error(transparent)]
     Drivers(#[from] DriversError),
+    /// The way to targets on the network.
+    #[error(transparent)]
+    Network(#[from] CloneError),
+    /// Network cards.
+    #[error(transparent)]
+    Cards(#[from] CardError),
+    /// Their firmware.
+    #[error(transparent)]
+    Firmware(#[from] FirmwareError),
     /// A hook is no program for a bare image.
     #[error("hook {0} is no static x86_64 executable: the image has no libraries")]
     Hook(String),
@@ -152,7 +163,8 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     let init = fs::read(&sources.init).map_err(read(&sources.init))?;
     can_reach(&init, &config)?;
     let tree = ModuleTree::read(&sources.modules_dir)?;
-    let modules = tree.closure(&wanted_modules(&config, &tree, &sources.config)?)?;
+    let mut firmware = Vec::new();
+    let modules = tree.closure(&wanted_modules(&config, &tree, &sources.config, &mut firmware)?)?;
 
     let stripping = match config.image.strip {
         Strip::Always => true,
@@ -172,6 +184,10 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
         }
         hook_files.push(Fingerprint::of(Path::new(&hook.path), &program));
         entries.push(Entry::file(&format!("{}/{index}", config::HOOKS_PATH), 0o755, program));
+    }
+    for Firmware { path, file, .. } in &firmware {
+        let bytes = fs::read(file).map_err(read(file))?;
+        entries.push(Entry::file(&path.to_string_lossy(), 0o644, bytes));
     }
     let mut list = String::new();
     for module in &modules {
@@ -249,7 +265,12 @@ pub fn read_contents(image: &[u8], path: &Path) -> Result<Contents, ImageError> 
 
 /// Roots of the module closure: the watchdogs, the way to each target's device and to those that final actions need, and their file
 /// systems.
-fn wanted_modules(config: &Config, tree: &ModuleTree, path: &Path) -> Result<Vec<String>, ImageError> {
+fn wanted_modules(
+    config: &Config,
+    tree: &ModuleTree,
+    path: &Path,
+    firmware: &mut Vec<Firmware>,
+) -> Result<Vec<String>, ImageError> {
     if config.target.is_empty() {
         return Err(ImageError::NoTarget(path.to_owned()));
     }
@@ -259,6 +280,13 @@ fn wanted_modules(config: &Config, tree: &ModuleTree, path: &Path) -> Result<Vec
     };
     if config.image.modules.is_none() && Path::new(EFI).exists() && tree.has(EFIVARFS) {
         wanted.push(EFIVARFS.to_owned());
+    }
+    if config.needs_network() && config.image.modules.is_none() {
+        let remotes = remote::located(config);
+        let links = network::links(config, &remotes)?;
+        let drivers = network::modules(&links, tree)?;
+        firmware.extend(network::firmware(&drivers.cards, tree)?);
+        wanted.extend(drivers.all());
     }
     for target in &config.target {
         let fstype = match (&config.image.modules, target.kind, target.fstype) {

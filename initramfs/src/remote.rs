@@ -116,6 +116,21 @@ pub fn gather(config: &Config) -> Result<Gathered, RemoteError> {
     Ok(gathered)
 }
 
+/// Where each target on the network is, without its keys.
+#[must_use]
+pub fn located(config: &Config) -> Vec<Remote> {
+    let urls = config
+        .target
+        .iter()
+        .filter(|target| target.kind.is_remote())
+        .filter_map(|target| target.url.as_ref());
+    urls.map(|url| {
+        let addresses = resolve(url).unwrap_or_default();
+        Remote { url: url.to_string(), addresses, ..Remote::default() }
+    })
+    .collect()
+}
+
 fn read_secrets(target: &Target, remote: &mut Remote, gathered: &mut Gathered) -> Result<(), RemoteError> {
     let files = &mut gathered.files;
     let mut read = |path: &Option<String>| {

@@ -95,8 +95,12 @@ fn mount_export(
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
     let mut retry = Retry::new(Duration::from_secs(config.wait.max(1)));
     loop {
+        let (addresses, mut why) = match peer.resolve_blocking() {
+            Ok(addresses) => (addresses, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
         let mut last = None;
-        for address in peer.addresses_now() {
+        for address in addresses {
             heartbeat();
             let options = options(config, url, address);
             match mount(Some(source), at, Some("nfs"), flags, Some(options.as_str())) {
@@ -112,18 +116,21 @@ fn mount_export(
             what: "mounting it by NFS".to_owned(),
             source,
         };
-        let Some(errno) = last else {
-            return Err(failed(format!("host {} has no address that is known", url.host).into()));
-        };
         // What the server has decided stays decided.
-        let is_final =
-            matches!(errno, Errno::EACCES | Errno::EPERM | Errno::ENOENT | Errno::EINVAL | Errno::ENODEV);
+        let is_final = matches!(
+            last,
+            Some(Errno::EACCES | Errno::EPERM | Errno::ENOENT | Errno::EINVAL | Errno::ENODEV)
+        );
         match retry.pause(None) {
             Some(pause) if !is_final => {
                 heartbeat();
                 std::thread::sleep(pause);
             }
-            _ => return Err(failed(std::io::Error::from(errno).into())),
+            _ => {
+                let cause = last.map(std::io::Error::from).map(Into::into);
+                let cause = cause.or_else(|| Some(why.take()?.into()));
+                return Err(failed(cause.unwrap_or_else(|| "no address".into())));
+            }
         }
     }
 }

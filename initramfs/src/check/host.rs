@@ -156,9 +156,11 @@ impl Host {
             Err(_) => Path::new("/lib/modules").join(&release),
         };
         let tree = ModuleTree::read(&dir).map_err(|error| capture::log::chain(&error));
+        let network = config.as_ref().map(|config| config.network.clone()).unwrap_or_default();
         let targets = config.iter().flat_map(|config| &config.target);
         let expiries = recorded.as_ref().map(|loaded| loaded.expiries.as_slice()).unwrap_or_default();
-        let storage = targets.map(|target| storage::look(target, tree.as_ref(), expiries)).collect();
+        let storage =
+            targets.map(|target| storage::look(target, &network, tree.as_ref(), expiries)).collect();
         let next = config.as_ref().map(Next::find).unwrap_or_default();
         let next_modules = next.devices().into_iter().map(|(device, fstype)| {
             let tree = tree.as_ref().map_err(String::clone);

@@ -1,9 +1,13 @@
 //! Findings about a target on the network: whether it answers now, and whether what proves who we are is still good.
 
-use capture::config::{Config, Target};
+use capture::config::{Config, Network, Target, TargetKind};
 use capture::report::utc;
 
+use crate::check::storage::{self, Unknown};
 use crate::check::target::Obstacle;
+use crate::drivers;
+use crate::modules::ModuleTree;
+use crate::network;
 use crate::remote;
 
 /// Keys that expire sooner are worth a warning, seconds.
@@ -24,18 +28,26 @@ pub struct Reach {
     pub loaded_expires: Option<u64>,
     /// Now, seconds since 1970.
     pub now: u64,
+    /// Modules on the way there, or why they are not known.
+    pub modules: Result<Vec<String>, Unknown>,
 }
 
 /// Looks at the host of a target. `loaded` is until when the keys are good that are loaded.
 #[must_use]
-pub fn look(target: &Target, loaded_expires: Option<u64>) -> Option<Reach> {
+pub fn look(
+    target: &Target,
+    network: &Network,
+    tree: Result<&ModuleTree, &String>,
+    loaded_expires: Option<u64>,
+) -> Option<Reach> {
     let url = target.url.as_ref().filter(|_| target.kind.is_remote())?;
     let addresses = remote::resolve(url).unwrap_or_default();
-    let alone = Config { target: vec![target.clone()], ..Config::default() };
+    let alone = Config { target: vec![target.clone()], network: network.clone(), ..Config::default() };
     let gathered = remote::gather(&alone);
     let expires =
         gathered.as_ref().ok().and_then(|gathered| gathered.expiries.first()).map(|expiry| expiry.at);
     Some(Reach {
+        modules: tree.map_err(String::clone).and_then(|tree| modules(&alone, tree)).map_err(Unknown::Other),
         connects: remote::connects(url, &addresses),
         addresses: addresses.iter().map(ToString::to_string).collect(),
         secrets: gathered.map(drop).map_err(|error| capture::log::chain(&error)),
@@ -43,6 +55,16 @@ pub fn look(target: &Target, loaded_expires: Option<u64>) -> Option<Reach> {
         loaded_expires,
         now: std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
     })
+}
+
+/// The modules of the way to the only target of a configuration.
+fn modules(config: &Config, tree: &ModuleTree) -> Result<Vec<String>, String> {
+    let text = |error: &dyn core::error::Error| capture::log::chain(error);
+    let links = network::links(config, &remote::located(config)).map_err(|error| text(&error))?;
+    let mut roots = network::modules(&links, tree).map_err(|error| text(&error))?.all();
+    let nfs = config.target.iter().filter(|target| target.kind == TargetKind::Nfs);
+    roots.extend(nfs.flat_map(|target| drivers::nfs_modules(target.version.unwrap_or_default())));
+    storage::closure(&roots, tree)
 }
 
 pub(super) fn described(target: &Target, reach: &Reach) -> String {
@@ -100,6 +122,7 @@ mod tests {
             expires: Some(100_000),
             loaded_expires: Some(90_000),
             now: 1000,
+            modules: Ok(Vec::new()),
         };
         change(&mut reach);
         obstacles(&target, &reach)

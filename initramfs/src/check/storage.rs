@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use capture::addr::to_u64;
-use capture::config::{DeviceId, FsType, Target, TargetKind};
+use capture::config::{DeviceId, FsType, Network, Target, TargetKind};
 use capture::format::fields::Fields;
 use capture::format::superblock::PROBE_LEN;
 use capture::setup::block;
@@ -71,10 +71,15 @@ pub enum Unknown {
 
 /// Looks at the device of a target; `tree` has the modules of the image's kernel.
 #[must_use]
-pub fn look(target: &Target, tree: Result<&ModuleTree, &String>, expiries: &[Expiry]) -> Storage {
+pub fn look(
+    target: &Target,
+    network: &Network,
+    tree: Result<&ModuleTree, &String>,
+    expiries: &[Expiry],
+) -> Storage {
     let name = target.to_string();
     let expires = expiries.iter().find(|expiry| expiry.target == name).map(|expiry| expiry.at);
-    let reach = remote::look(target, expires);
+    let reach = remote::look(target, network, tree, expires);
     let device = match &target.device {
         Some(device) => block::find(device, Duration::ZERO, &|| ()).map_err(|error| error.to_string()),
         None => Err("it is no device of this host".to_owned()),
@@ -145,7 +150,7 @@ pub(super) fn modules_of(
     closure(&roots, tree)
 }
 
-fn closure(roots: &[String], tree: &ModuleTree) -> Result<Vec<String>, String> {
+pub(super) fn closure(roots: &[String], tree: &ModuleTree) -> Result<Vec<String>, String> {
     let closure = tree.closure(roots).map_err(|error| capture::log::chain(&error))?;
     Ok(closure.into_iter().filter(|module| !module.optional).map(|module| module.name).collect())
 }

@@ -72,7 +72,9 @@ fn described(storage: &Storage) -> String {
 
 fn obstacles(host: &Host, storage: &Storage) -> Vec<Obstacle> {
     if let Some(reach) = &storage.reach {
-        return remote::obstacles(&storage.target, reach);
+        let mut found = remote::obstacles(&storage.target, reach);
+        found.extend(drivers(host, storage, &reach.modules));
+        return found;
     }
     match &storage.device {
         Err(error) => vec![Obstacle {
@@ -85,7 +87,7 @@ fn obstacles(host: &Host, storage: &Storage) -> Vec<Obstacle> {
             let found = [
                 state(storage, device),
                 refused(storage, device),
-                drivers(host, storage, device),
+                drivers(host, storage, &device.modules),
                 room(host, storage, device),
             ];
             found.into_iter().flatten().collect()
@@ -121,12 +123,12 @@ fn refused(storage: &Storage, device: &Device) -> Option<Obstacle> {
     Some(Obstacle { id: "-refused", found, remedy: remedy.to_owned(), is_fatal: true })
 }
 
-fn drivers(host: &Host, storage: &Storage, device: &Device) -> Option<Obstacle> {
+fn drivers(host: &Host, storage: &Storage, modules: &Result<Vec<String>, Unknown>) -> Option<Obstacle> {
     let contents = &host.image.as_ref().ok()?.contents;
     let obstacle = |found, remedy: &str, is_fatal| {
         Some(Obstacle { id: "-drivers", found, remedy: remedy.to_owned(), is_fatal })
     };
-    match &device.modules {
+    match modules {
         // What a raw device needs is not told apart from what a file system on it would.
         Err(Unknown::Other(_)) if storage.target.kind == TargetKind::Raw => None,
         Err(Unknown::Stacked(_)) => None,

@@ -14,6 +14,7 @@ use crate::crashkernel::{Need, mib};
 use crate::host;
 use crate::image::ImageError;
 use crate::loader::Road;
+use crate::network::CloneError;
 use crate::remote::RemoteError;
 use crate::stack::StackError;
 use crate::volume_key::KeyError;
@@ -116,6 +117,9 @@ pub enum LoadError {
     /// No support.
     #[error("this kernel has no {}", .0.name())]
     NoSupport(Road),
+    /// The way to targets on the network.
+    #[error(transparent)]
+    Network(#[from] CloneError),
     /// A target on the network.
     #[error(transparent)]
     Remote(#[from] RemoteError),

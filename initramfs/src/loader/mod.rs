@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use capture::addr::to_u64;
-use capture::config;
+use capture::config::{self, Config, Link};
 use capture::facts::{Facts, Planned, Remote, Stack, handover, parse_iomem};
 use capture::kexec::{BzImage, PAGE, machine};
 use capture::sys::kexec;
@@ -27,6 +27,7 @@ use crate::crashkernel::{Need, mib, need};
 use crate::fingerprint::crc32;
 use crate::host;
 use crate::image;
+use crate::network;
 use crate::remote::{self, SecretFile};
 use crate::watchdog;
 use crate::who;
@@ -188,6 +189,7 @@ fn arm(
     let stacks = stacks::stacks(&contents.config, &next, key_file)?;
     let gathered = remote::gather(&contents.config)?;
     let remotes = gathered.remotes.clone();
+    let network = way_to(&contents.config, &remotes)?;
     let mut loaded = Loaded {
         boot_id: host::read("/proc/sys/kernel/random/boot_id"),
         at: now(),
@@ -206,7 +208,8 @@ fn arm(
         ..Loaded::default()
     };
     let (boot, root) = (next.boot.and_then(Result::ok), next.root.and_then(Result::ok));
-    let facts = Facts { stacks, remotes, planned: planned.cloned(), boot, root, ..facts(&loaded, &kernel) };
+    let facts =
+        Facts { stacks, remotes, network, planned: planned.cloned(), boot, root, ..facts(&loaded, &kernel) };
     let arms = Arms { kernel_file, kernel: &kernel, bz: &bz, image, facts, need };
     let was_armed = host::is_loaded();
     arms.load(capture.loader, &mut loaded).inspect_err(|_| {
@@ -226,6 +229,21 @@ fn arm(
         unstage()?;
     }
     Ok(loaded)
+}
+
+/// The links of this host, where the capture is to have the same. With another target, a network that is not up is no reason to leave
+/// the machine without a panic kernel.
+fn way_to(config: &Config, remotes: &[Remote]) -> Result<Vec<Link>, LoadError> {
+    if !config.network.is_clone() {
+        return Ok(Vec::new());
+    }
+    match network::links(config, remotes) {
+        Err(error) if config.target.iter().any(|target| !target.kind.is_remote()) => {
+            log::warn!("no target on the network can be used: {}", capture::log::chain(&error));
+            Ok(Vec::new())
+        }
+        links => Ok(links?),
+    }
 }
 
 fn remember(loaded: &Loaded) {

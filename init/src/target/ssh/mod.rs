@@ -181,7 +181,8 @@ impl Target for Ssh {
 
     fn room(&self) -> Option<u64> {
         let free = self.keeps_free.then(|| self.free())?;
-        let free = free.inspect_err(|error| log::warn!("its room is not known: {}", crate::log::chain(error)));
+        let free =
+            free.inspect_err(|error| log::warn!("its room is not known: {}", crate::log::chain(error)));
         free.ok().map(|free| free.saturating_sub(SPARE))
     }
 

@@ -237,7 +237,8 @@ impl Pool {
     /// What was acknowledged of a file and has a number below `below` needs not be kept any longer.
     pub(super) fn settle(&mut self, file: FileId, below: u64) {
         let settled = |(_, chunk): &(&u64, &Chunk)| chunk.file == file && chunk.acked;
-        let numbers: Vec<u64> = self.chunks.range(..below).filter(settled).map(|(number, _)| *number).collect();
+        let numbers: Vec<u64> =
+            self.chunks.range(..below).filter(settled).map(|(number, _)| *number).collect();
         numbers.into_iter().for_each(|number| self.remove(number));
     }
 

@@ -117,7 +117,10 @@ fn a_capture_is_saved_under_the_restricted_account() {
     write_dump(sink.as_mut(), &data, |_| ()).unwrap();
     drop(sink);
     let unfinished = names(&at);
-    assert!(unfinished.iter().any(|name| name.starts_with("vmcore-incomplete-") && name.len() == 26), "{unfinished:?}");
+    assert!(
+        unfinished.iter().any(|name| name.starts_with("vmcore-incomplete-") && name.len() == 26),
+        "{unfinished:?}"
+    );
     target.publish(Artifact::Vmcore).unwrap();
     assert!(fs::read(at.join("vmcore")).unwrap() == data);
 
@@ -134,7 +137,10 @@ fn a_capture_is_saved_under_the_restricted_account() {
     let sent = target.sent();
     let of = |name| sent.iter().find(|sent| sent.artifact == name).unwrap();
     assert_eq!(of("dmesg.txt").sha256, Some(hex(&bytes(300_000))));
-    assert_eq!((of("vmcore").sha256.as_deref(), of("vmcore").bytes, of("vmcore").retries), (None, 5 << 20, 0));
+    assert_eq!(
+        (of("vmcore").sha256.as_deref(), of("vmcore").bytes, of("vmcore").retries),
+        (None, 5 << 20, 0)
+    );
     assert_eq!(of("result.json").sha256, Some(hex(b"{\"second\": 2, \"longer\": 3}\n")));
     target.close().unwrap();
 
@@ -187,7 +193,10 @@ fn a_wrong_host_gets_nothing() {
     let error = crate::log::chain(&error);
     let offered = russh::keys::PublicKey::from_openssh(&sshd.host_key).unwrap();
     let offered = offered.fingerprint(russh::keys::HashAlg::Sha256).to_string();
-    assert!(error.contains("refused") && error.contains(&offered) && offered.starts_with("SHA256:"), "{error}");
+    assert!(
+        error.contains("refused") && error.contains(&offered) && offered.starts_with("SHA256:"),
+        "{error}"
+    );
     assert!(start.elapsed() < Duration::from_secs(3), "it is not tried again");
     assert!(names(&sshd.data()).is_empty());
 }
@@ -278,7 +287,9 @@ fn a_connection_that_is_cut_is_made_again_and_one_that_swallows_is_given_up() {
     assert!(!error.is_full() && at <= POOL as u64, "{at}");
     assert!(start.elapsed() < Duration::from_secs(4 + 4 + 4 + 2), "{:?}", start.elapsed());
     let start = Instant::now();
-    assert!(sink.write_at(0, b"x").is_err() && sink.sync().is_err() && target.create(Artifact::Result).is_err());
+    assert!(
+        sink.write_at(0, b"x").is_err() && sink.sync().is_err() && target.create(Artifact::Result).is_err()
+    );
     assert!(target.publish(Artifact::Live).is_err() && target.room().is_none());
     drop(sink);
     assert!(target.close().is_err());
@@ -326,7 +337,11 @@ impl Drop for Unmount {
 fn servers_that_say_nothing_or_rubbish_are_given_up() {
     let key = new_key(Algorithm::Ed25519);
     let (public, identity) = (key.public_key().to_openssh().unwrap(), server::pem(&key));
-    for (says, told) in [(&b""[..], "no answer for"), (&b"\0\xff rubbish"[..], "no answer for"), (&b"SSH-2.0-x\r\n\xff\xff\xff\xff\xff\xff\xff\xff"[..], "speaking SSH")] {
+    for (says, told) in [
+        (&b""[..], "no answer for"),
+        (&b"\0\xff rubbish"[..], "no answer for"),
+        (&b"SSH-2.0-x\r\n\xff\xff\xff\xff\xff\xff\xff\xff"[..], "speaking SSH"),
+    ] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         thread::spawn(move || {

@@ -18,8 +18,7 @@ use russh::keys::{Algorithm, PrivateKey, ssh_key::LineEnding};
 const SSHD: &str = "/usr/sbin/sshd";
 
 /// What `afterimage propagate` installs.
-pub(crate) const RESTRICTION: &str =
-    "restrict,command=\"internal-sftp -d DIR -P remove,rmdir,setstat,fsetstat,symlink,hardlink,posix-rename\" ";
+pub(crate) const RESTRICTION: &str = "restrict,command=\"internal-sftp -d DIR -P remove,rmdir,setstat,fsetstat,symlink,hardlink,posix-rename\" ";
 
 pub(crate) struct Sshd {
     pub(crate) dir: tempfile::TempDir,
@@ -54,7 +53,8 @@ impl Sshd {
         fs::write(at("host_key"), pem(host)).unwrap();
         fs::set_permissions(at("host_key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         let options = options.replace("DIR", &at("data"));
-        fs::write(at("authorized"), format!("{options}{}\n", user.public_key().to_openssh().unwrap())).unwrap();
+        fs::write(at("authorized"), format!("{options}{}\n", user.public_key().to_openssh().unwrap()))
+            .unwrap();
         let config = format!(
             "ListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
              PasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\nMaxStartups 100\n",
@@ -144,7 +144,8 @@ impl Proxy {
                 let client = client.unwrap();
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
                 for (from, to) in [(&client, &server), (&server, &client)] {
-                    let (from, to, state) = (from.try_clone().unwrap(), to.try_clone().unwrap(), shared.clone());
+                    let (from, to, state) =
+                        (from.try_clone().unwrap(), to.try_clone().unwrap(), shared.clone());
                     thread::spawn(move || copy(from, to, &state));
                 }
             }
@@ -193,7 +194,11 @@ fn copy(mut from: TcpStream, mut to: TcpStream, state: &State) {
                     break;
                 }
             }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => (),
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+            {
+                ()
+            }
             Err(_) => break,
         }
     }
