@@ -116,8 +116,7 @@ pub fn line(path: &Path, directory: &str) -> Result<String, KeysError> {
     let text = fs::read_to_string(path).map(Zeroizing::new);
     let text = text.map_err(|source| KeysError::Read { path: path.to_owned(), source })?;
     let key = PrivateKey::from_openssh(text.trim()).ok().filter(|key| !key.is_encrypted());
-    let mut public =
-        key.ok_or_else(|| KeysError::NoKey { path: path.to_owned() })?.public_key().clone();
+    let mut public = key.ok_or_else(|| KeysError::NoKey { path: path.to_owned() })?.public_key().clone();
     public.set_comment(comment());
     restricted(&public, directory)
 }
@@ -157,7 +156,8 @@ pub fn install(line: &str, at: &str, port: u16) -> Result<String, KeysError> {
         return Err(KeysError::Failed { program, host: at.to_owned(), status });
     }
     let program = "ssh-keyscan";
-    let scan = Command::new(program).args(["-T", "10", "-p", &port, "--", host]).stderr(Stdio::null()).output();
+    let scan =
+        Command::new(program).args(["-T", "10", "-p", &port, "--", host]).stderr(Stdio::null()).output();
     let scan = scan.map_err(|source| KeysError::Start { program, source })?;
     host_keys(&String::from_utf8_lossy(&scan.stdout)).ok_or_else(|| KeysError::NoHostKey(host.to_owned()))
 }
@@ -197,10 +197,7 @@ mod tests {
         let read = String::from_utf8(read.stdout).unwrap();
         assert_eq!(read.split_whitespace().nth(1), public.split_whitespace().nth(1), "{read}");
         let line = line(&path, "/srv/crash").unwrap();
-        assert_eq!(
-            line,
-            format!("restrict,command=\"internal-sftp -d /srv/crash -P {DENIED}\" {public}"),
-        );
+        assert_eq!(line, format!("restrict,command=\"internal-sftp -d /srv/crash -P {DENIED}\" {public}"),);
     }
 
     #[test]

@@ -124,9 +124,12 @@ async fn again(shared: &Shared, login: &Login) -> Result<Session, SshError> {
     let mut session = login.connect().await?;
     let files = shared.lock().files.len();
     for file in 0..files {
-        let names = shared.lock().files.get(file).filter(|entry| !entry.closed).map(|entry| {
-            [Some(entry.path.clone()), entry.next_path.clone()]
-        });
+        let names = shared
+            .lock()
+            .files
+            .get(file)
+            .filter(|entry| !entry.closed)
+            .map(|entry| [Some(entry.path.clone()), entry.next_path.clone()]);
         let Some(names) = names else { continue };
         let mut handle = None;
         for name in names.into_iter().flatten() {

@@ -92,8 +92,7 @@ pub(super) fn kind(status: &Status) -> io::ErrorKind {
 
 /// The server's words, as far as they are fit to be shown.
 pub(super) fn said(status: &Status) -> String {
-    let message: String =
-        status.error_message.chars().filter(|c| !c.is_control()).take(MESSAGE).collect();
+    let message: String = status.error_message.chars().filter(|c| !c.is_control()).take(MESSAGE).collect();
     format!("the server says {:?} ({})", message, status.status_code)
 }
 

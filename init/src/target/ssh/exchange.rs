@@ -14,7 +14,7 @@ use russh_sftp::protocol::{Packet, StatusCode};
 
 use super::error::{self, SshError};
 use super::pool::{Entry, FileId, Pool};
-use super::session::{close, encode, free_bytes, fsync, is_ok, reply_id, statvfs, status_of, write_header};
+use super::session::{close, encode, free_bytes, fsync, is_ok, reply_id, status_of, statvfs, write_header};
 
 /// Free bytes of a disk that is full: what is left is too little for another request, or kept for others.
 const FULL: u64 = 1 << 20;
@@ -68,9 +68,7 @@ impl Pool {
         if let Some(write) = self.next_write() {
             return Ok(Some(write));
         }
-        let done = |entry: &&mut Entry| {
-            entry.dropped && !entry.closed && entry.chunks == 0 && !entry.syncing
-        };
+        let done = |entry: &&mut Entry| entry.dropped && !entry.closed && entry.chunks == 0 && !entry.syncing;
         let Some(entry) = self.files.iter_mut().find(done) else { return Ok(None) };
         entry.closed = true;
         let handle = entry.handle.clone();

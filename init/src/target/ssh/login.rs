@@ -81,7 +81,9 @@ impl Login {
 
     async fn log_in(&self, handle: &mut client::Handle<Host>) -> Result<(), SshError> {
         let hash = match self.key.algorithm() {
-            Algorithm::Rsa { .. } => handle.best_supported_rsa_hash().await?.flatten().or(Some(HashAlg::Sha512)),
+            Algorithm::Rsa { .. } => {
+                handle.best_supported_rsa_hash().await?.flatten().or(Some(HashAlg::Sha512))
+            }
             _ => None,
         };
         let key = PrivateKeyWithHashAlg::new(self.key.clone(), hash);

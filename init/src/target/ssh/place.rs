@@ -29,7 +29,8 @@ impl Place {
         path: &str,
         capture: Capture<'_>,
     ) -> Result<Self, SshError> {
-        let parent = if path.is_empty() { capture.host.to_owned() } else { format!("{path}/{}", capture.host) };
+        let parent =
+            if path.is_empty() { capture.host.to_owned() } else { format!("{path}/{}", capture.host) };
         make_path(session, &parent).await?;
         let mut past = Past::default();
         if let Err(error) = session.list(&parent, MAX_NAMES, |name| past.see(name, capture)).await {
@@ -43,7 +44,10 @@ impl Place {
             let number = if turn == 1 { String::new() } else { format!("-{turn}") };
             let path = format!("{parent}/{}{number}", capture.name);
             if session.make_directory(&path).await? {
-                return Ok(Self { path, ledger: past.ledger(capture.name, capture.time, capture.crash_loop) });
+                return Ok(Self {
+                    path,
+                    ledger: past.ledger(capture.name, capture.time, capture.crash_loop),
+                });
             }
         }
         Err(SshError::Protocol(format!("{parent} has {MAX_TRIES} captures called {}", capture.name)))
@@ -130,7 +134,8 @@ mod tests {
         assert!(!ledger(&three[..2], now).looping);
         let old = [at(10), at(20), at(101), at(5000)];
         assert!(!ledger(&old, now).looping, "what is long ago does not count");
-        let attempts = [at(10), format!("{}-2", at(10)), format!("{}-3", at(10)), at(0), format!("{}-2", at(0))];
+        let attempts =
+            [at(10), format!("{}-2", at(10)), format!("{}-3", at(10)), at(0), format!("{}-2", at(0))];
         assert!(!ledger(&attempts, now).looping, "attempts at one crash are one");
         let others = ["", "lost+found", "T", "TZ", "Z-T", "9999-99-99T99-99-99Z-x", "unknown-time-web-1"];
         let others = ledger(&others.map(str::to_owned), now);

@@ -4,7 +4,6 @@ use super::super::exchange::Out;
 use super::*;
 use russh_sftp::protocol::{ExtendedReply, Packet, Status, StatusCode};
 
-
 const CHUNK: usize = 1000;
 
 fn pool(limit: usize, fsync: bool) -> Pool {
@@ -65,7 +64,11 @@ fn what_no_fsync_has_covered_is_sent_again_in_the_old_order() {
         assert_eq!(pool.push(0, at * 5000, &[at as u8; CHUNK]), CHUNK);
     }
     let (ids, bytes) = send(&mut pool);
-    assert_eq!((ids.len(), bytes), (4, 4 * CHUNK), "no fsync yet: nobody waits, and the pool is not half full");
+    assert_eq!(
+        (ids.len(), bytes),
+        (4, 4 * CHUNK),
+        "no fsync yet: nobody waits, and the pool is not half full"
+    );
     answer_all(&mut pool, ids);
     pool.disconnected();
     let order: Vec<_> = std::iter::from_fn(|| pool.take().unwrap())

@@ -267,9 +267,7 @@ pub(super) async fn within<T>(
     patience: Duration,
     doing: impl Future<Output = Result<T, SshError>>,
 ) -> Result<T, SshError> {
-    timeout(patience, doing)
-        .await
-        .map_err(|_| SshError::Silent { what, seconds: patience.as_secs() })?
+    timeout(patience, doing).await.map_err(|_| SshError::Silent { what, seconds: patience.as_secs() })?
 }
 
 #[cfg(test)]
@@ -280,7 +278,8 @@ mod tests {
     #[test]
     fn the_header_of_a_write_is_that_of_the_library() {
         let data = vec![7; 1000];
-        let write = Write { id: 0x0102_0304, handle: "h\0\u{1}".to_owned(), offset: 1 << 40, data: data.clone() };
+        let write =
+            Write { id: 0x0102_0304, handle: "h\0\u{1}".to_owned(), offset: 1 << 40, data: data.clone() };
         let ours = [write_header(write.id, &write.handle, write.offset, data.len()), data].concat();
         assert_eq!(ours, encode(Packet::Write(write)).unwrap());
     }
@@ -301,7 +300,9 @@ mod tests {
 
     #[tokio::test]
     async fn hostile_packets_are_refused_before_room_is_made_for_them() {
-        for bytes in [&b"\xff\xff\xff\xff"[..], b"\0\0\0\x01\xee", b"\0\0\0\x00", b"\0\0\0\x05\x65\0\0", b"\0\0"] {
+        for bytes in
+            [&b"\xff\xff\xff\xff"[..], b"\0\0\0\x01\xee", b"\0\0\0\x00", b"\0\0\0\x05\x65\0\0", b"\0\0"]
+        {
             assert!(receive(&mut &bytes[..]).await.is_err(), "{bytes:?}");
         }
         // SSH_FXP_NAME with four billion names.

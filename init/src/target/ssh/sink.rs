@@ -44,10 +44,8 @@ impl SftpSink {
     }
 
     fn no_room(&self, offset: u64, len: usize) -> SinkError {
-        let source = io::Error::new(
-            io::ErrorKind::StorageFull,
-            format!("the target has {} bytes for it", self.limit),
-        );
+        let source =
+            io::Error::new(io::ErrorKind::StorageFull, format!("the target has {} bytes for it", self.limit));
         SinkError::Write { offset, len, source }
     }
 }

@@ -16,7 +16,7 @@ use crate::facts::{Remote, Secret};
 use crate::setup::net::Network;
 use crate::sink::SinkError;
 use russh::keys::Algorithm;
-use server::{Proxy, RESTRICTION, Sshd, new_key};
+use server::{Proxy, RESTRICTION, Shape, Sshd, new_key};
 use sha2::{Digest, Sha256};
 
 const NAME: &str = "2025-11-23T12-13-20Z-web-0123abcd";
@@ -117,7 +117,10 @@ fn a_capture_is_saved_under_the_restricted_account() {
     write_dump(sink.as_mut(), &data, |_| ()).unwrap();
     drop(sink);
     let unfinished = names(&at);
-    assert!(unfinished.iter().any(|name| name.starts_with("vmcore-incomplete-") && name.len() == 26), "{unfinished:?}");
+    assert!(
+        unfinished.iter().any(|name| name.starts_with("vmcore-incomplete-") && name.len() == 26),
+        "{unfinished:?}"
+    );
     target.publish(Artifact::Vmcore).unwrap();
     assert!(fs::read(at.join("vmcore")).unwrap() == data);
 
@@ -134,7 +137,10 @@ fn a_capture_is_saved_under_the_restricted_account() {
     let sent = target.sent();
     let of = |name| sent.iter().find(|sent| sent.artifact == name).unwrap();
     assert_eq!(of("dmesg.txt").sha256, Some(hex(&bytes(300_000))));
-    assert_eq!((of("vmcore").sha256.as_deref(), of("vmcore").bytes, of("vmcore").retries), (None, 5 << 20, 0));
+    assert_eq!(
+        (of("vmcore").sha256.as_deref(), of("vmcore").bytes, of("vmcore").retries),
+        (None, 5 << 20, 0)
+    );
     assert_eq!(of("result.json").sha256, Some(hex(b"{\"second\": 2, \"longer\": 3}\n")));
     target.close().unwrap();
 
@@ -187,7 +193,10 @@ fn a_wrong_host_gets_nothing() {
     let error = crate::log::chain(&error);
     let offered = russh::keys::PublicKey::from_openssh(&sshd.host_key).unwrap();
     let offered = offered.fingerprint(russh::keys::HashAlg::Sha256).to_string();
-    assert!(error.contains("refused") && error.contains(&offered) && offered.starts_with("SHA256:"), "{error}");
+    assert!(
+        error.contains("refused") && error.contains(&offered) && offered.starts_with("SHA256:"),
+        "{error}"
+    );
     assert!(start.elapsed() < Duration::from_secs(3), "it is not tried again");
     assert!(names(&sshd.data()).is_empty());
 }
@@ -237,7 +246,8 @@ fn a_server_that_is_killed_and_comes_back_gets_the_rest() {
     let sent = target.sent();
     assert!(sent.iter().any(|sent| sent.artifact == "vmcore" && sent.retries >= 1), "{sent:?}");
     let peak = target.shared.lock().peak();
-    assert!(peak <= POOL && peak > POOL / 2, "{peak}");
+    let limit = target.shared.lock().limit();
+    assert!(peak <= limit && peak > limit / 2 && limit <= 8 << 20, "{peak} of {limit}");
     drop(log);
     target.close().unwrap();
 }
@@ -275,14 +285,59 @@ fn a_connection_that_is_cut_is_made_again_and_one_that_swallows_is_given_up() {
     };
     let text = crate::log::chain(&error);
     assert!(text.contains("no progress for 4 s") && text.contains("no answer for 4 s"), "{text}");
-    assert!(!error.is_full() && at <= POOL as u64, "{at}");
+    assert!(!error.is_full() && at <= *pool::BYTES.end(), "{at}");
     assert!(start.elapsed() < Duration::from_secs(4 + 4 + 4 + 2), "{:?}", start.elapsed());
     let start = Instant::now();
-    assert!(sink.write_at(0, b"x").is_err() && sink.sync().is_err() && target.create(Artifact::Result).is_err());
+    assert!(
+        sink.write_at(0, b"x").is_err() && sink.sync().is_err() && target.create(Artifact::Result).is_err()
+    );
     assert!(target.publish(Artifact::Live).is_err() && target.room().is_none());
     drop(sink);
     assert!(target.close().is_err());
     assert!(start.elapsed() < Duration::from_secs(1), "from then on it fails at once");
+}
+
+#[test]
+fn a_long_way_is_used_to_nine_tenths() {
+    let sshd = Sshd::start(RESTRICTION);
+    // 20 Mbit/s, and 200 ms there and back.
+    let shape = Shape { bytes_per_second: 2_500_000, delay: Duration::from_millis(100) };
+    let proxy = Proxy::shaped(sshd.port, Some(shape));
+    let mut target = open_at(proxy.port, "", &sshd.host_key, &sshd.identity, 20).unwrap();
+    let data = bytes(24 << 20);
+    let mut sink = target.create(Artifact::Vmcore).unwrap();
+    let start = Instant::now();
+    let mut synced = start;
+    for (piece, at) in data.chunks(300_000).zip((0..).step_by(300_000)) {
+        if synced.elapsed() > Duration::from_secs(2) {
+            sink.sync().unwrap(); // as a kdump file does
+            synced = Instant::now();
+        }
+        sink.write_at(at, piece).unwrap();
+    }
+    sink.sync().unwrap();
+    let took = start.elapsed().as_secs_f64();
+    let used = data.len() as f64 / took / shape.bytes_per_second as f64;
+    println!("{used:.3} of the way's speed, {took:.1} s");
+    assert!((0.9..1.01).contains(&used), "{used}");
+    drop(sink);
+    target.publish(Artifact::Vmcore).unwrap();
+    assert!(fs::read(sshd.data().join("web").join(NAME).join("vmcore")).unwrap() == data);
+    assert_eq!((target.sent()[0].retries, &target.sent()[0].sha256), (0, &Some(hex(&data))));
+}
+
+#[test]
+fn new_keys_for_the_connection_do_not_break_it() {
+    let key = || new_key(Algorithm::Ed25519);
+    let sshd = Sshd::with_config(RESTRICTION, &key(), &key(), "RekeyLimit 1M\n");
+    let mut target = open(&sshd, "");
+    let data = bytes(12 << 20);
+    let mut sink = target.create(Artifact::Vmcore).unwrap();
+    write_dump(sink.as_mut(), &data, |_| ()).unwrap();
+    drop(sink);
+    target.publish(Artifact::Vmcore).unwrap();
+    assert!(fs::read(sshd.data().join("web").join(NAME).join("vmcore")).unwrap() == data);
+    assert_eq!(target.sent()[0].retries, 0);
 }
 
 #[test]
@@ -326,7 +381,11 @@ impl Drop for Unmount {
 fn servers_that_say_nothing_or_rubbish_are_given_up() {
     let key = new_key(Algorithm::Ed25519);
     let (public, identity) = (key.public_key().to_openssh().unwrap(), server::pem(&key));
-    for (says, told) in [(&b""[..], "no answer for"), (&b"\0\xff rubbish"[..], "no answer for"), (&b"SSH-2.0-x\r\n\xff\xff\xff\xff\xff\xff\xff\xff"[..], "speaking SSH")] {
+    for (says, told) in [
+        (&b""[..], "no answer for"),
+        (&b"\0\xff rubbish"[..], "no answer for"),
+        (&b"SSH-2.0-x\r\n\xff\xff\xff\xff\xff\xff\xff\xff"[..], "speaking SSH"),
+    ] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         thread::spawn(move || {
