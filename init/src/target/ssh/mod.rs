@@ -154,7 +154,8 @@ impl Ssh {
         let (answer, _) = self.shared.ask(rename)?;
         // After a lost answer it may have been done before: the directory is ours alone.
         let was_lost = attempts.load(core::sync::atomic::Ordering::Relaxed) > 0;
-        if !is_ok(&answer) && !(was_lost && self.exists(&new)?) {
+        let done = is_ok(&answer) || (was_lost && self.exists(&new)?);
+        if !done {
             return Err(io_error(&status_of(answer)));
         }
         if let Some(entry) = self.shared.lock().files.get_mut(file) {
@@ -206,7 +207,9 @@ impl Target for Ssh {
     fn close(self: Box<Self>) -> Result<(), TargetError> {
         let Self { shared, runtime, url, .. } = *self;
         let closed = shared.close(CLOSE);
-        log::debug!("what was not durable took {} bytes at most", shared.lock().peak());
+        let pool = shared.lock();
+        log::debug!("what was not durable took {} of {} bytes at most", pool.peak(), pool.limit());
+        drop(pool);
         drop(runtime);
         closed.map_err(|source| TargetError::File { what: "closing", name: url, source })
     }

@@ -59,6 +59,7 @@ pub(super) struct Pool {
 
 /// A file on the server.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each says what one kind of request waits for")]
 pub(super) struct Entry {
     pub(super) artifact: Artifact,
     pub(super) path: String,
@@ -244,7 +245,9 @@ impl Pool {
         let settled = |(_, chunk): &(&u64, &Chunk)| chunk.file == file && chunk.acked;
         let numbers: Vec<u64> =
             self.chunks.range(..below).filter(settled).map(|(number, _)| *number).collect();
-        numbers.into_iter().for_each(|number| self.remove(number));
+        for number in numbers {
+            self.remove(number);
+        }
     }
 
     pub(super) fn remove(&mut self, number: u64) {
@@ -296,7 +299,9 @@ impl Pool {
         self.lose(file, io::ErrorKind::NotFound, "it is gone from the server".to_owned());
         let its: Vec<u64> =
             self.chunks.iter().filter(|(_, chunk)| chunk.file == file).map(|(number, _)| *number).collect();
-        its.into_iter().for_each(|number| self.remove(number));
+        for number in its {
+            self.remove(number);
+        }
         self.files.iter_mut().skip(file).take(1).for_each(|entry| entry.closed = true);
     }
 

@@ -215,10 +215,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream, state: &State) {
                 }
             }
             Err(error)
-                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
-            {
-                ()
-            }
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
             Err(_) => break,
         }
     }
@@ -241,9 +238,10 @@ fn copy_shaped(mut from: TcpStream, mut to: TcpStream, shape: Shape) {
     let mut buffer = vec![0; 16 << 10];
     let mut free = Instant::now();
     while let Ok(len @ 1..) = from.read(&mut buffer) {
-        let takes = Duration::from_secs_f64(len as f64 / shape.bytes_per_second as f64);
+        let takes = Duration::from_micros(len as u64 * 1_000_000 / shape.bytes_per_second);
         // A thread sleeps longer than it is told; what it is late may be made up for, as tbf's burst does.
-        free = free.max(Instant::now() - Duration::from_millis(30)) + takes;
+        let burst = Duration::from_millis(30);
+        free = free.max(Instant::now().checked_sub(burst).unwrap()) + takes;
         thread::sleep(free.saturating_duration_since(Instant::now()));
         if on_the_way.send((free + shape.delay, buffer[..len].to_vec())).is_err() {
             break;
