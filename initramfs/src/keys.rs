@@ -200,7 +200,7 @@ mod tests {
         let read = String::from_utf8(read.stdout).unwrap();
         assert_eq!(read.split_whitespace().nth(1), public.split_whitespace().nth(1), "{read}");
         let line = line(&path, "/srv/crash").unwrap();
-        assert_eq!(line, format!("restrict,command=\"internal-sftp -d /srv/crash -P {DENIED}\" {public}"),);
+        assert_eq!(line, format!("restrict,command=\"internal-sftp -d /srv/crash -P {DENIED}\" {public}"));
     }
 
     #[test]
