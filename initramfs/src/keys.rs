@@ -164,15 +164,18 @@ pub fn install(line: &str, at: &str, port: u16) -> Result<String, KeysError> {
 
 /// `host_key` by what ssh-keyscan prints. It asks whoever answers: the fingerprints are there to be compared.
 fn host_keys(scanned: &str) -> Option<String> {
-    let mut keys = String::new();
+    let mut keys = Vec::new();
     for line in scanned.lines().filter(|line| !line.starts_with('#')) {
         let Some((_, key)) = line.trim().split_once(char::is_whitespace) else { continue };
         let Ok(key) = PublicKey::from_openssh(key.trim()) else { continue };
         let Ok(text) = key.to_openssh() else { continue };
-        keys.push_str(&format!("    \"{text}\", # {}\n", key.fingerprint(HashAlg::Sha256)));
+        keys.push(format!("    \"{text}\", # {}\n", key.fingerprint(HashAlg::Sha256)));
     }
     (!keys.is_empty()).then(|| {
-        format!("# Compare these with what `ssh-keygen -lf` says on that host.\nhost_key = [\n{keys}]\n")
+        format!(
+            "# Compare these with what `ssh-keygen -lf` says on that host.\nhost_key = [\n{}]\n",
+            keys.concat()
+        )
     })
 }
 
@@ -197,7 +200,7 @@ mod tests {
         let read = String::from_utf8(read.stdout).unwrap();
         assert_eq!(read.split_whitespace().nth(1), public.split_whitespace().nth(1), "{read}");
         let line = line(&path, "/srv/crash").unwrap();
-        assert_eq!(line, format!("restrict,command=\"internal-sftp -d /srv/crash -P {DENIED}\" {public}"),);
+        assert_eq!(line, format!("restrict,command=\"internal-sftp -d /srv/crash -P {DENIED}\" {public}"));
     }
 
     #[test]

@@ -276,17 +276,10 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             planned::files::write(&patterns, limit, io::stdout().lock())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Keys { file } => {
-            println!("{}", keys::make(&file)?);
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Keys { file } => print(&format!("{}\n", keys::make(&file)?)),
         Command::Propagate { dir, file, port, at } => {
             let line = keys::line(&file, &dir)?;
-            match at {
-                Some(at) => print!("{}", keys::install(&line, &at, port)?),
-                None => println!("{line}"),
-            }
-            Ok(ExitCode::SUCCESS)
+            print(&at.map_or_else(|| Ok(format!("{line}\n")), |at| keys::install(&line, &at, port))?)
         }
         Command::Status => Ok(status()),
         Command::Check { image, kernel_image, config, json } => {
@@ -377,6 +370,11 @@ fn build(sources: &Sources, output: &Path) -> Result<ExitCode, Failure> {
 }
 
 /// Says what a load has armed.
+fn print(text: &str) -> Result<ExitCode, Failure> {
+    io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn said(loaded: &Loaded) -> ExitCode {
     let planned = if loader::why_not_planned().is_none() { ", and so will a planned switch" } else { "" };
     let image = loaded.image_file.display();

@@ -27,10 +27,9 @@ const MESSAGES: usize = 32;
 /// How often the server is asked whether it is still there, and after how many questions without an answer it is not.
 const KEEPALIVE: (Duration, usize) = (Duration::from_secs(10), 3);
 /// When a server that reads nothing is given up, whatever else waits for it.
-const INACTIVE: Duration = Duration::from_secs(60);
+const INACTIVE: Duration = Duration::from_mins(1);
 
-/// All that it takes to log in, as often as need be.
-#[derive(Debug)]
+/// All that it takes to log in, as often as need be. Not to be shown: it has the key.
 pub(super) struct Login {
     peer: Peer,
     user: String,
@@ -222,7 +221,7 @@ mod tests {
         let login = |pin: &str, identity: &str| {
             let secret = Secret::new(identity.to_owned());
             let peer = Peer::of(&url, &[], &[]);
-            Login::new(&url, peer, &[pin.to_owned()], Some(&secret), Duration::from_secs(1)).unwrap_err()
+            Login::new(&url, peer, &[pin.to_owned()], Some(&secret), Duration::from_secs(1)).err().unwrap()
         };
         assert!(matches!(login(ED25519, ""), SshError::NoIdentity));
         let error = login(ED25519, "-----BEGIN OPENSSH PRIVATE KEY-----\ns3cr3t\n");

@@ -33,6 +33,8 @@ use std::time::Duration;
 
 use russh_sftp::protocol::{OpenFlags, Packet, Rename, Stat};
 
+use crate::addr::to_usize;
+use crate::budget::MemoryUse;
 use crate::config;
 use crate::setup::net::dial::Peer;
 use crate::setup::net::retry::Retry;
@@ -43,7 +45,7 @@ use crate::target::{Artifact, Capture, Ledger, Sent, Target, TargetError};
 use error::{SshError, io_error};
 use login::Login;
 use place::Place;
-use pool::{POOL, Pool};
+use pool::Pool;
 use session::{Session, is_ok, status_of};
 use shared::Shared;
 use sink::SftpSink;
@@ -60,7 +62,6 @@ const BEAT: Duration = Duration::from_secs(1);
 /// A directory on a server, and the connection to it.
 #[derive(Debug)]
 pub(super) struct Ssh {
-    // Before the runtime: nothing waits for what is not there any more.
     shared: Arc<Shared>,
     runtime: Runtime,
     url: String,
@@ -92,7 +93,7 @@ impl Ssh {
             .map_err(|error| failed("reaching it by SFTP", error.into()))?;
         log::info!("target {config} is there: {:?}", session.offers);
         let keeps_free = session.offers.statvfs;
-        let shared = Arc::new(Shared::new(Pool::new(POOL, session.offers)));
+        let shared = Arc::new(Shared::new(Pool::new(pool_bytes(), session.offers)));
         runtime.handle().spawn(driver::drive(shared.clone(), login, session, patience));
         let of_user = url.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
         let url = format!("ssh://{of_user}{}", url.authority());
@@ -153,7 +154,8 @@ impl Ssh {
         let (answer, _) = self.shared.ask(rename)?;
         // After a lost answer it may have been done before: the directory is ours alone.
         let was_lost = attempts.load(core::sync::atomic::Ordering::Relaxed) > 0;
-        if !is_ok(&answer) && !(was_lost && self.exists(&new)?) {
+        let done = is_ok(&answer) || (was_lost && self.exists(&new)?);
+        if !done {
             return Err(io_error(&status_of(answer)));
         }
         if let Some(entry) = self.shared.lock().files.get_mut(file) {
@@ -205,7 +207,9 @@ impl Target for Ssh {
     fn close(self: Box<Self>) -> Result<(), TargetError> {
         let Self { shared, runtime, url, .. } = *self;
         let closed = shared.close(CLOSE);
-        log::debug!("held {} bytes at most", shared.lock().peak());
+        let pool = shared.lock();
+        log::debug!("what was not durable took {} of {} bytes at most", pool.peak(), pool.limit());
+        drop(pool);
         drop(runtime);
         closed.map_err(|source| TargetError::File { what: "closing", name: url, source })
     }
@@ -248,6 +252,14 @@ async fn beating<T>(doing: impl Future<Output = T>, heartbeat: &dyn Fn()) -> T {
             return done;
         }
     }
+}
+
+/// A quarter of what memory there is, as all buffers get, within [`pool::BYTES`].
+fn pool_bytes() -> usize {
+    let mut memory = MemoryUse::default();
+    memory.look();
+    let quarter = memory.least_available_bytes.unwrap_or(0) / 4;
+    to_usize(quarter.clamp(*pool::BYTES.start(), *pool::BYTES.end()))
 }
 
 /// The hasher's keys are of the kernel's random numbers (getrandom(2)).

@@ -1,6 +1,6 @@
 //! What was written and is not durable on the server yet: kept, so that a new connection can send it again.
 //!
-//! 8 MiB in all, for all files together: with 2 MiB under way at most (the window that OpenSSH grants a channel: 80 Mbit/s at 200 ms),
+//! 8 MiB in all, or 4 where memory is short, for all files together: with 2 MiB under way at most (the window that OpenSSH grants a channel: 80 Mbit/s at 200 ms),
 //! the rest covers what waits for an fsync, which is asked for when half of the pool was sent. Beside the pool, russh holds some
 //! hundred KiB. Bytes that follow each other are put together into chunks of one write request.
 //!
@@ -17,8 +17,8 @@ use super::session::Offers;
 use crate::addr::to_u64;
 use crate::target::{Artifact, Sent};
 
-/// Bytes of all chunks, with what is counted for the books.
-pub(super) const POOL: usize = 8 << 20;
+/// Bytes of all chunks, with what is counted for the books: by the memory there is.
+pub(super) const BYTES: core::ops::RangeInclusive<u64> = 4 << 20..=8 << 20;
 /// Bytes that a chunk costs beside its data.
 const OVERHEAD: usize = 128;
 
@@ -59,6 +59,7 @@ pub(super) struct Pool {
 
 /// A file on the server.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each says what one kind of request waits for")]
 pub(super) struct Entry {
     pub(super) artifact: Artifact,
     pub(super) path: String,
@@ -140,6 +141,11 @@ impl Pool {
             closing: false,
             over: None,
         }
+    }
+
+    /// Most bytes that it may hold.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Most bytes that it has held.
@@ -239,7 +245,9 @@ impl Pool {
         let settled = |(_, chunk): &(&u64, &Chunk)| chunk.file == file && chunk.acked;
         let numbers: Vec<u64> =
             self.chunks.range(..below).filter(settled).map(|(number, _)| *number).collect();
-        numbers.into_iter().for_each(|number| self.remove(number));
+        for number in numbers {
+            self.remove(number);
+        }
     }
 
     pub(super) fn remove(&mut self, number: u64) {
@@ -291,7 +299,9 @@ impl Pool {
         self.lose(file, io::ErrorKind::NotFound, "it is gone from the server".to_owned());
         let its: Vec<u64> =
             self.chunks.iter().filter(|(_, chunk)| chunk.file == file).map(|(number, _)| *number).collect();
-        its.into_iter().for_each(|number| self.remove(number));
+        for number in its {
+            self.remove(number);
+        }
         self.files.iter_mut().skip(file).take(1).for_each(|entry| entry.closed = true);
     }
 

@@ -34,7 +34,9 @@ fn status(id: u32, status_code: StatusCode) -> Packet {
 }
 
 fn answer_all(pool: &mut Pool, ids: Vec<u32>) {
-    ids.into_iter().for_each(|id| pool.answer(status(id, StatusCode::Ok)).unwrap());
+    for id in ids {
+        pool.answer(status(id, StatusCode::Ok)).unwrap();
+    }
 }
 
 #[test]
@@ -48,7 +50,7 @@ fn small_writes_become_large_ones_and_the_limit_holds() {
         }
         at += taken as u64;
     }
-    assert!(pool.peak() <= 20 * CHUNK && at as usize > 15 * CHUNK, "{at} bytes in {}", pool.peak());
+    assert!(pool.peak() <= 20 * CHUNK && at > 15 * CHUNK as u64, "{at} bytes in {}", pool.peak());
     assert!(pool.chunks.len() <= 20, "{}", pool.chunks.len());
     pool.waiting = 1;
     let (ids, bytes) = send(&mut pool);
@@ -60,8 +62,8 @@ fn small_writes_become_large_ones_and_the_limit_holds() {
 #[test]
 fn what_no_fsync_has_covered_is_sent_again_in_the_old_order() {
     let mut pool = pool(20 * CHUNK, true);
-    for at in 0..4 {
-        assert_eq!(pool.push(0, at * 5000, &[at as u8; CHUNK]), CHUNK);
+    for at in 0..4_u8 {
+        assert_eq!(pool.push(0, u64::from(at) * 5000, &[at; CHUNK]), CHUNK);
     }
     let (ids, bytes) = send(&mut pool);
     assert_eq!(

@@ -131,7 +131,9 @@ impl Session {
                 break;
             }
             names = names.saturating_add(files.len());
-            files.iter().for_each(|file| each(&file.filename));
+            for file in &files {
+                each(&file.filename);
+            }
         }
         self.request("close", |id| close(id, handle.clone())).await.map(drop)
     }

@@ -63,7 +63,7 @@ impl Sink for SftpSink {
     fn sync(&mut self) -> Result<(), SinkError> {
         let synced = self.shared.sync(self.file).map_err(SinkError::Sync);
         let whole = synced.is_ok() && self.hashed.is_some();
-        let digest = || self.sha256.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = || hex(&self.sha256.clone().finalize());
         if let Some(entry) = self.shared.lock().files.get_mut(self.file) {
             entry.sha256 = whole.then(digest);
         }
@@ -77,6 +77,12 @@ impl Sink for SftpSink {
     fn reserve(&mut self, len: u64) -> Result<(), SinkError> {
         if len > self.limit { Err(self.no_room(0, crate::addr::to_usize(len))) } else { Ok(()) }
     }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let digits =
+        |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0'));
+    bytes.iter().flat_map(digits).collect()
 }
 
 impl Drop for SftpSink {

@@ -16,7 +16,7 @@ use crate::facts::{Remote, Secret};
 use crate::setup::net::Network;
 use crate::sink::SinkError;
 use russh::keys::Algorithm;
-use server::{Proxy, RESTRICTION, Sshd, new_key};
+use server::{Proxy, RESTRICTION, Shape, Sshd, new_key};
 use sha2::{Digest, Sha256};
 
 const NAME: &str = "2025-11-23T12-13-20Z-web-0123abcd";
@@ -87,7 +87,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 fn hex(data: &[u8]) -> String {
-    Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
+    sink::hex(&Sha256::digest(data))
 }
 
 #[test]
@@ -246,7 +246,8 @@ fn a_server_that_is_killed_and_comes_back_gets_the_rest() {
     let sent = target.sent();
     assert!(sent.iter().any(|sent| sent.artifact == "vmcore" && sent.retries >= 1), "{sent:?}");
     let peak = target.shared.lock().peak();
-    assert!(peak <= POOL && peak > POOL / 2, "{peak}");
+    let limit = target.shared.lock().limit();
+    assert!(peak <= limit && peak > limit / 2 && limit <= 8 << 20, "{peak} of {limit}");
     drop(log);
     target.close().unwrap();
 }
@@ -284,7 +285,7 @@ fn a_connection_that_is_cut_is_made_again_and_one_that_swallows_is_given_up() {
     };
     let text = crate::log::chain(&error);
     assert!(text.contains("no progress for 4 s") && text.contains("no answer for 4 s"), "{text}");
-    assert!(!error.is_full() && at <= POOL as u64, "{at}");
+    assert!(!error.is_full() && at <= *pool::BYTES.end(), "{at}");
     assert!(start.elapsed() < Duration::from_secs(4 + 4 + 4 + 2), "{:?}", start.elapsed());
     let start = Instant::now();
     assert!(
@@ -294,6 +295,49 @@ fn a_connection_that_is_cut_is_made_again_and_one_that_swallows_is_given_up() {
     drop(sink);
     assert!(target.close().is_err());
     assert!(start.elapsed() < Duration::from_secs(1), "from then on it fails at once");
+}
+
+#[test]
+fn a_long_way_is_used_to_nine_tenths() {
+    let sshd = Sshd::start(RESTRICTION);
+    // 20 Mbit/s, and 200 ms there and back.
+    let shape = Shape { bytes_per_second: 2_500_000, delay: Duration::from_millis(100) };
+    let proxy = Proxy::shaped(sshd.port, Some(shape));
+    let mut target = open_at(proxy.port, "", &sshd.host_key, &sshd.identity, 20).unwrap();
+    let data = bytes(24 << 20);
+    let mut sink = target.create(Artifact::Vmcore).unwrap();
+    let start = Instant::now();
+    let mut synced = start;
+    for (piece, at) in data.chunks(300_000).zip((0..).step_by(300_000)) {
+        if synced.elapsed() > Duration::from_secs(2) {
+            sink.sync().unwrap(); // as a kdump file does
+            synced = Instant::now();
+        }
+        sink.write_at(at, piece).unwrap();
+    }
+    sink.sync().unwrap();
+    let took = start.elapsed();
+    let used = data.len() as u128 * 1_000_000 / took.as_micros() * 100 / u128::from(shape.bytes_per_second);
+    println!("{used} % of the way's speed, {took:?}");
+    assert!((90..=100).contains(&used), "{used} %");
+    drop(sink);
+    target.publish(Artifact::Vmcore).unwrap();
+    assert!(fs::read(sshd.data().join("web").join(NAME).join("vmcore")).unwrap() == data);
+    assert_eq!((target.sent()[0].retries, &target.sent()[0].sha256), (0, &Some(hex(&data))));
+}
+
+#[test]
+fn new_keys_for_the_connection_do_not_break_it() {
+    let key = || new_key(Algorithm::Ed25519);
+    let sshd = Sshd::with_config(RESTRICTION, &key(), &key(), "RekeyLimit 1M\n");
+    let mut target = open(&sshd, "");
+    let data = bytes(12 << 20);
+    let mut sink = target.create(Artifact::Vmcore).unwrap();
+    write_dump(sink.as_mut(), &data, |_| ()).unwrap();
+    drop(sink);
+    target.publish(Artifact::Vmcore).unwrap();
+    assert!(fs::read(sshd.data().join("web").join(NAME).join("vmcore")).unwrap() == data);
+    assert_eq!(target.sent()[0].retries, 0);
 }
 
 #[test]

@@ -44,6 +44,11 @@ impl Sshd {
     }
 
     pub(crate) fn with_keys(options: &str, host: &PrivateKey, user: &PrivateKey) -> Self {
+        Self::with_config(options, host, user, "")
+    }
+
+    /// The same with more lines of sshd_config.
+    pub(crate) fn with_config(options: &str, host: &PrivateKey, user: &PrivateKey, more: &str) -> Self {
         assert!(Path::new(SSHD).exists(), "{SSHD} is missing: install the package openssh-server");
         assert!(nix::unistd::geteuid().is_root(), "this test logs in as root: run it as root");
         let dir = tempfile::tempdir().unwrap();
@@ -57,7 +62,7 @@ impl Sshd {
             .unwrap();
         let config = format!(
             "ListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
-             PasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\nMaxStartups 100\n",
+             PasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\nMaxStartups 100\n{more}",
             at("host_key"),
             at("authorized"),
         );
@@ -128,13 +133,25 @@ struct State {
     stop: AtomicBool,
     passed: AtomicU64,
     cuts: AtomicU64,
+    shape: Option<Shape>,
+}
+
+/// How fast and how far away a server is.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) bytes_per_second: u64,
+    pub(crate) delay: Duration,
 }
 
 impl Proxy {
     pub(crate) fn to(port: u16) -> Self {
+        Self::shaped(port, None)
+    }
+
+    pub(crate) fn shaped(port: u16, shape: Option<Shape>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let own = listener.local_addr().unwrap().port();
-        let state = Arc::new(State::default());
+        let state = Arc::new(State { shape, ..State::default() });
         let shared = state.clone();
         thread::spawn(move || {
             for client in listener.incoming() {
@@ -146,7 +163,10 @@ impl Proxy {
                 for (from, to) in [(&client, &server), (&server, &client)] {
                     let (from, to, state) =
                         (from.try_clone().unwrap(), to.try_clone().unwrap(), shared.clone());
-                    thread::spawn(move || copy(from, to, &state));
+                    thread::spawn(move || match state.shape {
+                        Some(shape) => copy_shaped(from, to, shape),
+                        None => copy(from, to, &state),
+                    });
                 }
             }
         });
@@ -195,13 +215,39 @@ fn copy(mut from: TcpStream, mut to: TcpStream, state: &State) {
                 }
             }
             Err(error)
-                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
-            {
-                ()
-            }
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
             Err(_) => break,
         }
     }
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
+}
+
+/// Each byte leaves when those before it have left at the given speed, and arrives after the delay.
+fn copy_shaped(mut from: TcpStream, mut to: TcpStream, shape: Shape) {
+    let (on_the_way, arriving) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
+    let arrive = thread::spawn(move || {
+        for (at, bytes) in arriving {
+            thread::sleep(at.saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    });
+    let mut buffer = vec![0; 16 << 10];
+    let mut free = Instant::now();
+    while let Ok(len @ 1..) = from.read(&mut buffer) {
+        let takes = Duration::from_micros(len as u64 * 1_000_000 / shape.bytes_per_second);
+        // A thread sleeps longer than it is told; what it is late may be made up for, as tbf's burst does.
+        let burst = Duration::from_millis(30);
+        free = free.max(Instant::now().checked_sub(burst).unwrap()) + takes;
+        thread::sleep(free.saturating_duration_since(Instant::now()));
+        if on_the_way.send((free + shape.delay, buffer[..len].to_vec())).is_err() {
+            break;
+        }
+    }
+    drop(on_the_way);
+    let _ = arrive.join();
+    let _ = from.shutdown(Shutdown::Both);
 }
