@@ -112,7 +112,7 @@ fn wrong_keys_are_refused_at_once_and_not_shown() {
     assert!(text.contains("403 Forbidden (SignatureDoesNotMatch)") && !text.contains("guessed"), "{text}");
     let dump = sample(6 * MIB);
     save(target.as_mut(), Artifact::Vmcore, &dump).unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(3));
+    assert!(start.elapsed() < Duration::from_secs(10), "they are not tried again and again");
     assert_eq!(names(&bucket(&server)), Vec::<String>::new());
 }
 

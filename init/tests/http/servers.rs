@@ -166,7 +166,7 @@ pub(crate) fn nginx(certificates: &Certificates, certificate: &str, server: &str
     let config = format!(
         "daemon off; user root; worker_processes 1; pid {root}/pid; error_log {root}/error.log info;\n\
          events {{ worker_connections 64; }}\n\
-         http {{ {temporary} access_log {root}/access.log; client_max_body_size 0;\n\
+         http {{ {temporary} log_format it '$connection $request_method $status'; access_log {root}/access.log it; client_max_body_size 0;\n\
          server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {};\n\
          root {root}/www; {server}\n\
          location / {{ dav_methods PUT; create_full_put_path on; {location} }} }} }}\n",
@@ -219,6 +219,12 @@ fn start_s3(dir: &Path, port: u16, clock: Option<&str>) -> Child {
 }
 
 impl Server {
+    /// What nginx was asked: the number of the connection, the method, the status of the answer.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.dir.path().join("access.log")).unwrap();
+        log.lines().map(str::to_owned).collect()
+    }
+
     /// Kills an object store at once.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

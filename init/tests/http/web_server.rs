@@ -80,9 +80,12 @@ fn a_web_server_gets_parts_and_an_index() {
             (&(**name).into(), &sha256(&joined(&at, std::slice::from_ref(name))).into())
         );
     }
-    // nginx tells of each connection in its log: the second request came over the first one.
-    let log = fs::read_to_string(server.dir.path().join("access.log")).unwrap();
-    assert_eq!(log.lines().count(), 7, "{log}");
+    let requests = server.requests();
+    let mut connections: Vec<_> = requests.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    connections.sort_unstable();
+    connections.dedup();
+    assert_eq!(requests.len(), 7);
+    assert!(connections.len() <= 2, "one part is sent while another is: {requests:?}");
 }
 
 #[test]
@@ -131,12 +134,15 @@ fn a_bearer_token_opens_and_a_wrong_one_is_refused_at_once() {
     let remote = |token: &str| Remote { token: Secret::new(token.to_owned()), ..trusting(&certificates) };
     let mut target = open(&config, remote("t0k3n\n")).unwrap();
     save(target.as_mut(), Artifact::Dmesg, b"log").unwrap();
-    let start = Instant::now();
     let mut target = open(&config, remote("another")).unwrap();
     let error = save(target.as_mut(), Artifact::Dmesg, b"other").unwrap_err();
     let text = chain(error.as_ref());
     assert!(text.contains("401 Unauthorized") && !text.contains("another"), "{text}");
-    assert!(start.elapsed() < Duration::from_secs(2), "it is not tried again");
+    assert_eq!(
+        server.requests().iter().filter(|line| line.ends_with("PUT 401")).count(),
+        1,
+        "it is not tried again"
+    );
     assert_eq!(fs::read(directory(&server).join("dmesg.txt")).unwrap(), b"log");
 }
 
@@ -180,7 +186,7 @@ fn only_who_was_meant_is_trusted() {
     let elsewhere = nginx(&certificates, "elsewhere", "", "");
     let named = refused(open(&https(&elsewhere, ""), trusting(&certificates)));
     assert!(named.contains("not valid for name"), "{named}");
-    assert!(start.elapsed() < Duration::from_secs(4), "none of them is asked again");
+    assert!(start.elapsed() < Duration::from_secs(10), "none of them is asked again");
     // Nobody vouches for who signs himself, but his key is known.
     let selfsigned = nginx(&certificates, "stranger", "", "");
     let config = https(&selfsigned, &format!("pin = [{:?}]\n", certificates.pin("stranger")));
