@@ -142,6 +142,9 @@ pub(crate) struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return; // stopped already: its number may be another's
+        }
         let _ = Command::new("kill").arg(self.child.id().to_string()).status(); // nginx ends its workers
         let start = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < Duration::from_secs(5) {
@@ -219,8 +222,11 @@ fn start_s3(dir: &Path, port: u16, clock: Option<&str>) -> Child {
 }
 
 impl Server {
-    /// What nginx was asked: the number of the connection, the method, the status of the answer.
-    pub(crate) fn requests(&self) -> Vec<String> {
+    /// What nginx was asked: the number of the connection, the method, the status of the answer. It is stopped for that: it
+    /// notes a request after the answer.
+    pub(crate) fn requests(&mut self) -> Vec<String> {
+        run(Command::new("kill").args(["-QUIT", &self.child.id().to_string()]));
+        self.child.wait().unwrap();
         let log = fs::read_to_string(self.dir.path().join("access.log")).unwrap();
         log.lines().map(str::to_owned).collect()
     }
