@@ -30,7 +30,7 @@ const ANSWER_BYTES: usize = 64 << 10;
 /// Bytes that hyper holds of a request on its way.
 const BUFFER: usize = 128 << 10;
 /// A request in which a byte moves now and then ends all the same: 16 MiB at 20 KB/s take less.
-const LONGEST: Duration = Duration::from_secs(900);
+const LONGEST: Duration = Duration::from_mins(15);
 /// How often it is looked whether anything moves.
 const LOOK: Duration = Duration::from_millis(250);
 

@@ -117,6 +117,10 @@ pub(super) enum Verdict {
     /// The same may do later, after this time at least.
     Later(Option<Duration>),
     /// Another request will do, now.
+    #[cfg_attr(
+        not(feature = "s3"),
+        expect(dead_code, reason = "only requests that are signed differ by the time")
+    )]
     Otherwise,
     /// The same will not do.
     Refused,

@@ -17,6 +17,7 @@ mod stream;
 mod tls;
 mod web;
 
+use core::fmt::Write;
 use core::future::Future;
 use core::pin::pin;
 use std::io;
@@ -145,14 +146,14 @@ impl Http {
         let name = file_name(artifact);
         let (runtime, store) = (Arc::clone(&self.runtime), Arc::clone(&self.store));
         if is_dump && self.way == Way::Stream {
-            return Flow::Stream(Stream::start(runtime, store, name));
+            return Flow::Stream(Box::new(Stream::start(runtime, store, name)));
         }
         let expected = if is_dump { self.expected } else { 0 };
         let plan = Plan::measure(self.least_part, expected, self.max_parts);
         log::debug!("{name} goes in parts of {} bytes, {} of them in memory", plan.part, plan.buffers);
         // Whoever collects dumps from a web server always finds them in the same shape.
         let may_be_one = !(is_dump && store.keeps_parts());
-        Flow::Parts(Upload::new(runtime, store, name, Pool::new(plan), self.max_parts, may_be_one))
+        Flow::Parts(Box::new(Upload::new(runtime, store, name, Pool::new(plan), self.max_parts, may_be_one)))
     }
 
     fn failed(&self, what: String, problem: SinkProblem) -> TargetError {
@@ -230,7 +231,7 @@ fn encoded(name: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             text.push(char::from(byte));
         } else {
-            text.push_str(&format!("%{byte:02X}"));
+            let _ = write!(text, "%{byte:02X}");
         }
     }
     text

@@ -208,7 +208,7 @@ impl Upload {
         done: Result<(usize, Result<Part, UploadError>), tokio::task::JoinError>,
     ) -> Result<(), SinkProblem> {
         let gone = || UploadError::Gone { what: self.name.clone() };
-        let (index, part) = done.map_err(|_| gone()).map_or_else(|error| (0, Err(error)), |done| done);
+        let (index, part) = done.unwrap_or_else(|_| (0, Err(gone())));
         let part = self.keep(part)?;
         if let Some(place) = self.arrived.get_mut(index) {
             *place = Some(part);

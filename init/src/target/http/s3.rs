@@ -27,7 +27,7 @@ use super::store::{Begun, Part, Sum};
 use super::web::AGENT;
 
 /// For how long a signature is good: longer than a request takes.
-const GOOD_FOR: Duration = Duration::from_secs(3600);
+const GOOD_FOR: Duration = Duration::from_hours(1);
 /// Clocks that differ by more are why a signature was refused, perhaps: stores allow 15 minutes, and some less.
 const SKEW: u64 = 60;
 /// To say that an upload is given up. Who does not answer has a lifecycle rule.
@@ -315,4 +315,49 @@ fn list(parts: &[Part]) -> String {
     }
     text.push_str("</CompleteMultipartUpload>");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signed_address_is_taken_apart_as_it_is() {
+        let signed = "https://[2001:db8::1]:9000/b/k%20k?X-Amz-Signature=00&partNumber=1";
+        assert_eq!(split(signed), ("[2001:db8::1]:9000", "/b/k%20k?X-Amz-Signature=00&partNumber=1"));
+        assert_eq!(split("http://h"), ("h", "/"));
+        let request = request(signed, Method::POST, &[("x-a", "1")], &Bytes::new()).unwrap();
+        assert_eq!(request.headers()[HOST], "[2001:db8::1]:9000");
+        assert_eq!(request.headers()[CONTENT_LENGTH], "0");
+        assert_eq!(request.uri(), "/b/k%20k?X-Amz-Signature=00&partNumber=1");
+    }
+
+    #[test]
+    fn parts_are_listed_with_their_checksums() {
+        let part = |tag: &str| Part { bytes: 1, sum: [0; 32], tag: tag.into() };
+        let sum = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        let listed = |number: u32, tag: &str| {
+            format!(
+                "<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag><ChecksumSHA256>{sum}</ChecksumSHA256></Part>"
+            )
+        };
+        assert_eq!(
+            list(&[part("\"a\""), part("b")]),
+            format!(
+                "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{}{}</CompleteMultipartUpload>",
+                listed(1, "\"a\""),
+                listed(2, "b")
+            )
+        );
+    }
+
+    #[test]
+    fn keys_past_their_time_are_told() {
+        let keys = |expires: &str| AccessKeys { expires: expires.to_owned(), ..AccessKeys::default() };
+        let at = "2026-11-23T16:05:22Z".parse().unwrap();
+        assert_eq!(expired(&keys(""), at), None);
+        assert_eq!(expired(&keys("2026-11-23T17:05:22+00:00"), at), None);
+        assert!(expired(&keys("2026-11-23T16:05:21Z"), at).unwrap().contains("2026-11-23T16:05:21Z"));
+        assert_eq!(expired(&keys("soon"), at), None, "the loader refuses that");
+    }
 }

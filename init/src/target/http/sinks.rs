@@ -23,8 +23,8 @@ const SMALL: usize = 1 << 20;
 
 /// An artifact on its way.
 pub(super) enum Flow {
-    Parts(Upload),
-    Stream(Stream),
+    Parts(Box<Upload>),
+    Stream(Box<Stream>),
 }
 
 impl Flow {

@@ -142,8 +142,7 @@ impl Verifier {
             return;
         }
         let Ok(verifier) = verifier_of(store, &self.provider) else { return };
-        let verified = verifier.verify_server_cert(certificate, &[], name, &[], now);
-        if let Err(error) = verified
+        if let Err(error) = verifier.verify_server_cert(certificate, &[], name, &[], now)
             && good_at(&error).is_some()
         {
             self.note(&error);

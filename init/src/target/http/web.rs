@@ -18,7 +18,7 @@ use crate::facts::Secret;
 
 use super::body::Body;
 use super::client::{Answer, Client};
-use super::insist::{Insistence, UploadError, judge};
+use super::insist::{Code, Insistence, UploadError, judge};
 use super::store::Sum;
 
 /// Who asks.
@@ -63,7 +63,7 @@ impl Web {
         if answer.status.is_success() {
             return Ok(());
         }
-        Err(UploadError::Refused { what: what(), status: answer.status, code: Default::default() })
+        Err(UploadError::Refused { what: what(), status: answer.status, code: Code::default() })
     }
 
     /// What was wrong, and did not matter.

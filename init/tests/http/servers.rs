@@ -16,10 +16,10 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// The name of the host in certificates and URLs; its address is pinned.
-pub const HOST: &str = "collector.test";
+pub(crate) const HOST: &str = "collector.test";
 
 /// A program that must be there.
-pub fn program(name: &str, package: &str) -> PathBuf {
+pub(crate) fn program(name: &str, package: &str) -> PathBuf {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let found = path.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
     found.unwrap_or_else(|| panic!("{name} is missing: install the package {package}"))
@@ -35,7 +35,7 @@ fn s3s_fs() -> PathBuf {
     path
 }
 
-pub fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -55,13 +55,13 @@ fn wait_for(port: u16, child: &mut Child, log: &Path) {
 }
 
 /// Certificates made by openssl, in a directory.
-pub struct Certificates {
-    pub dir: TempDir,
+pub(crate) struct Certificates {
+    pub(crate) dir: TempDir,
 }
 
 impl Certificates {
     /// A root (`ca`), a certificate of [`HOST`] (`server`) and one of ours (`client`).
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let this = Self { dir: TempDir::new().unwrap() };
         this.root("ca", None);
         this.signed("server", &format!("subjectAltName=DNS:{HOST}"), None);
@@ -69,11 +69,11 @@ impl Certificates {
         this
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
@@ -92,7 +92,7 @@ impl Certificates {
         command
     }
 
-    pub fn root(&self, name: &str, at: Option<&str>) {
+    pub(crate) fn root(&self, name: &str, at: Option<&str>) {
         let (key, pem) = (format!("{name}.key"), format!("{name}.pem"));
         run(self
             .openssl(at)
@@ -111,7 +111,7 @@ impl Certificates {
     }
 
     /// Signed by `ca`, for 30 days.
-    pub fn signed(&self, name: &str, extension: &str, at: Option<&str>) {
+    pub(crate) fn signed(&self, name: &str, extension: &str, at: Option<&str>) {
         let (key, csr, pem, ext) =
             (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"), format!("{name}.ext"));
         fs::write(self.path(&ext), extension).unwrap();
@@ -126,7 +126,7 @@ impl Certificates {
     }
 
     /// `sha256/BASE64` of the public key.
-    pub fn pin(&self, name: &str) -> String {
+    pub(crate) fn pin(&self, name: &str) -> String {
         let (key, der) = (format!("{name}.key"), format!("{name}.der"));
         run(self.openssl(None).args(["pkey", "-in", &key, "-pubout", "-outform", "DER", "-out", &der]));
         format!("sha256/{}", STANDARD.encode(Sha256::digest(fs::read(self.path(&der)).unwrap())))
@@ -134,14 +134,17 @@ impl Certificates {
 }
 
 /// A server process with files of its own.
-pub struct Server {
-    pub dir: TempDir,
-    pub port: u16,
+pub(crate) struct Server {
+    pub(crate) dir: TempDir,
+    pub(crate) port: u16,
     child: Child,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return; // stopped already: its number may be another's
+        }
         let _ = Command::new("kill").arg(self.child.id().to_string()).status(); // nginx ends its workers
         let start = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < Duration::from_secs(5) {
@@ -153,7 +156,7 @@ impl Drop for Server {
 }
 
 /// nginx with TLS that takes PUT: `server` and `location` are more of its configuration.
-pub fn nginx(certificates: &Certificates, certificate: &str, server: &str, location: &str) -> Server {
+pub(crate) fn nginx(certificates: &Certificates, certificate: &str, server: &str, location: &str) -> Server {
     let nginx = program("nginx", "nginx");
     let dir = TempDir::new().unwrap();
     let root = dir.path().display();
@@ -166,7 +169,7 @@ pub fn nginx(certificates: &Certificates, certificate: &str, server: &str, locat
     let config = format!(
         "daemon off; user root; worker_processes 1; pid {root}/pid; error_log {root}/error.log info;\n\
          events {{ worker_connections 64; }}\n\
-         http {{ {temporary} access_log {root}/access.log; client_max_body_size 0;\n\
+         http {{ {temporary} log_format it '$connection $request_method $status'; access_log {root}/access.log it; client_max_body_size 0;\n\
          server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {};\n\
          root {root}/www; {server}\n\
          location / {{ dav_methods PUT; create_full_put_path on; {location} }} }} }}\n",
@@ -185,10 +188,10 @@ pub fn nginx(certificates: &Certificates, certificate: &str, server: &str, locat
 }
 
 /// Access key and secret key of the object store.
-pub const KEYS: (&str, &str) = ("host-web1", "a secret that nobody sees");
+pub(crate) const KEYS: (&str, &str) = ("host-web1", "a secret that nobody sees");
 
 /// s3s-fs with a bucket `dumps`; its clock is off by `clock`, as faketime takes it.
-pub fn s3(clock: Option<&str>) -> Server {
+pub(crate) fn s3(clock: Option<&str>) -> Server {
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("dumps")).unwrap();
     let port = free_port();
@@ -219,39 +222,46 @@ fn start_s3(dir: &Path, port: u16, clock: Option<&str>) -> Child {
 }
 
 impl Server {
+    /// What nginx was asked: the number of the connection, the method, the status of the answer. It is stopped for that: it
+    /// notes a request after the answer.
+    pub(crate) fn requests(&mut self) -> Vec<String> {
+        run(Command::new("kill").args(["-QUIT", &self.child.id().to_string()]));
+        self.child.wait().unwrap();
+        let log = fs::read_to_string(self.dir.path().join("access.log")).unwrap();
+        log.lines().map(str::to_owned).collect()
+    }
+
     /// Kills an object store at once.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Starts it again where it was.
-    pub fn restart_s3(&mut self) {
+    pub(crate) fn restart_s3(&mut self) {
         self.child = start_s3(self.dir.path(), self.port, None);
         wait_for(self.port, &mut self.child, &self.dir.path().join("log"));
     }
 }
 
 /// Passes connections on, and breaks each that has carried as many bytes as are left.
-pub struct Proxy {
-    pub port: u16,
-    pub cuts: Arc<AtomicI64>,
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
 }
 
 impl Proxy {
     /// The first `cuts` connections break after `bytes` bytes to the server.
-    pub fn new(to: u16, bytes: usize, cuts: i64) -> Self {
+    pub(crate) fn new(to: u16, bytes: usize, cuts: i64) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let left = Arc::new(AtomicI64::new(cuts));
-        let counter = Arc::clone(&left);
         thread::spawn(move || {
             for from in listener.incoming().flatten() {
-                let counter = Arc::clone(&counter);
-                thread::spawn(move || pass(&from, to, bytes, &counter));
+                let left = Arc::clone(&left);
+                thread::spawn(move || pass(&from, to, bytes, &left));
             }
         });
-        Self { port, cuts: left }
+        Self { port }
     }
 }
 
