@@ -38,7 +38,7 @@ pub(super) fn save_to(
     let failed = |cause| Degradation::Target { target: config.to_string(), cause };
     beat::tell(&Beat::Target(capture.index));
     // Another attempt at a raw device reads what the first has written: that may be much, and is watched for progress.
-    job.step(Step::Open, opening(job, config));
+    job.step(Step::Open, opening(config, capture));
     let slow = patience(config);
     let opened = target::open(config, capture).map_err(|error| failed(crate::log::chain(&error)));
     let mut target = opened.map_err(|degradation| summary.degrade(degradation)).ok()?;
@@ -67,12 +67,12 @@ pub(super) fn save_to(
 }
 
 /// Seconds that opening a target may take beyond what a step may.
-fn opening(job: &Job<'_>, config: &config::Target) -> u64 {
+fn opening(config: &config::Target, capture: target::Capture<'_>) -> u64 {
     match config.kind {
         // Another attempt at a raw device reads what the first has written: that may be much, and is watched for progress.
         TargetKind::Raw => u64::MAX,
         TargetKind::Filesystem => config.wait,
-        _ => config.wait.saturating_add(job.config.network.patience()),
+        _ => config.wait.saturating_add(capture.network_patience()),
     }
 }
 

@@ -261,6 +261,16 @@ impl<'a> Capture<'a> {
         Ok(self.network.ok_or(NetError::NoLinks)?.up(self.heartbeat)?)
     }
 
+    /// Seconds that it may take to bring the network up.
+    #[must_use]
+    pub fn network_patience(&self) -> u64 {
+        #[cfg(feature = "net")]
+        let seconds = self.network.map_or(0, Network::patience);
+        #[cfg(not(feature = "net"))]
+        let seconds = 0;
+        seconds
+    }
+
     /// What the loader found out about this target.
     #[must_use]
     pub fn remote(&self, config: &config::Target) -> Option<&Remote> {

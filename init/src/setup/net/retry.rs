@@ -39,17 +39,21 @@ impl Retry {
             FIRST.saturating_mul(1_u32.checked_shl(self.failures.min(16)).unwrap_or(u32::MAX)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         // From half of it on: a pause of nearly nothing is no pause.
-        let half = most / 2;
+        let half = most.checked_div(2).unwrap_or_default();
         let pause = half.saturating_add(random_part(half)).max(asked.unwrap_or_default());
         (pause < left).then_some(pause)
     }
 }
 
-/// A random part of a duration. The hasher's keys are of the kernel's random numbers (getrandom(2)).
-fn random_part(of: Duration) -> Duration {
+/// A random part of a duration.
+pub(super) fn random_part(of: Duration) -> Duration {
     let micros = u64::try_from(of.as_micros()).unwrap_or(u64::MAX);
-    let random = RandomState::new().build_hasher().finish();
-    Duration::from_micros(random.checked_rem(micros.saturating_add(1)).unwrap_or(0))
+    Duration::from_micros(random().checked_rem(micros.saturating_add(1)).unwrap_or(0))
+}
+
+/// A random number. The hasher's keys are of the kernel's random numbers (getrandom(2)).
+pub(super) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 #[cfg(test)]
