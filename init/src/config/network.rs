@@ -150,11 +150,13 @@ impl Network {
     /// Refuses links that cannot be.
     pub(super) fn check(&self) -> Result<(), String> {
         let Self::Links(links) = self else { return Ok(()) };
-        let mut known: Vec<&str> = Vec::new();
+        let mut known: Vec<&Link> = Vec::new();
         for link in links {
-            let name = link.name.as_str();
-            link.check(&known).map_err(|reason| format!("{name:?}: {reason}"))?;
-            known.push(name);
+            link.check(&known).map_err(|reason| format!("{:?}: {reason}", link.name))?;
+            known.push(link);
+        }
+        if !links.is_empty() && links.iter().all(|link| link.address.is_empty()) {
+            return Err("no link has an address".to_owned());
         }
         Ok(())
     }
@@ -163,13 +165,6 @@ impl Network {
     #[must_use]
     pub fn is_clone(&self) -> bool {
         *self == Self::Clone
-    }
-
-    /// Seconds until all of it must work; of the host's links, those of one.
-    #[must_use]
-    pub fn patience(&self) -> u64 {
-        self.links()
-            .map_or(Link::default().wait(), |links| links.iter().map(Link::wait).fold(0, u64::saturating_add))
     }
 
     /// The links that are given; none if they are the host's.
@@ -189,7 +184,7 @@ impl Link {
         if self.wait == 0 { 60 } else { self.wait }
     }
 
-    fn check(&self, known: &[&str]) -> Result<(), String> {
+    fn check(&self, known: &[&Self]) -> Result<(), String> {
         let kinds = [self.card.is_some(), self.vlan.is_some(), self.bond.is_some()];
         if kinds.into_iter().filter(|given| *given).count() != 1 {
             return Err("give one of card, vlan and bond".to_owned());
@@ -197,33 +192,54 @@ impl Link {
         if !is_name(&self.name) {
             return Err(format!("name must have 1 to {MAX_NAME} letters, digits, '.', '-' or '_'"));
         }
-        if known.contains(&self.name.as_str()) {
+        if known.iter().any(|link| link.name == self.name) {
             return Err("there are two of this name".to_owned());
         }
-        let under: Vec<&String> = self
-            .vlan
-            .iter()
-            .map(|vlan| &vlan.on)
-            .chain(self.bond.iter().flat_map(|bond| bond.members.iter().chain(&bond.primary)))
-            .collect();
-        if let Some(missing) = under.iter().find(|name| !known.contains(&name.as_str())) {
-            return Err(format!("no link {missing:?} stands before it"));
+        let stands_before = |name: &str| known.iter().find(|link| link.name == name);
+        let missing = |name: &str| format!("no link {name:?} stands before it");
+        let is_member = |name: &str| {
+            let bonds = known.iter().filter_map(|link| link.bond.as_ref());
+            bonds.flat_map(|bond| &bond.members).any(|member| member == name)
+        };
+        if let Some(vlan) = &self.vlan {
+            stands_before(&vlan.on).ok_or_else(|| missing(&vlan.on))?;
+            if is_member(&vlan.on) {
+                return Err(format!("{:?} belongs to a bond: the VLAN must be on that", vlan.on));
+            }
+            if !(1..=4094).contains(&vlan.id) {
+                return Err("vlan.id must be from 1 to 4094".to_owned());
+            }
         }
-        if self.bond.as_ref().is_some_and(|bond| bond.members.is_empty()) {
-            return Err("a bond has members".to_owned());
-        }
-        if let Some(mac) = self.bond.as_ref().and_then(|bond| bond.mac.as_ref())
-            && parse_mac(mac).is_none()
-        {
-            return Err(format!("{mac:?} is no MAC address"));
-        }
-        if self.vlan.as_ref().is_some_and(|vlan| !(1..=4094).contains(&vlan.id)) {
-            return Err("vlan.id must be from 1 to 4094".to_owned());
+        if let Some(bond) = &self.bond {
+            for name in &bond.members {
+                let member = stands_before(name).ok_or_else(|| missing(name))?;
+                if member.card.is_none() || !member.address.is_empty() || is_member(name) {
+                    return Err(format!("{name:?} must be a card without addresses, and in one bond only"));
+                }
+            }
+            bond.check()?;
         }
         if self.mtu.is_some_and(|mtu| !(68..=65_535).contains(&mtu)) {
             return Err("mtu must be from 68 to 65535".to_owned());
         }
         Ok(())
+    }
+}
+
+impl Bond {
+    fn check(&self) -> Result<(), String> {
+        if self.members.is_empty() {
+            return Err("a bond has members".to_owned());
+        }
+        if let Some(primary) = self.primary.as_ref().filter(|primary| !self.members.contains(primary)) {
+            return Err(format!("primary {primary:?} is none of the members"));
+        }
+        // The lowest bit is that of groups (IEEE 802).
+        let is_good = |mac: &String| parse_mac(mac).is_some_and(|[first, ..]| first & 1 == 0);
+        match self.mac.as_ref().filter(|mac| !is_good(mac)) {
+            Some(mac) => Err(format!("{mac:?} is no MAC address of a link")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -379,7 +395,7 @@ impl fmt::Display for Route {
 impl fmt::Display for Card {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Mac([a, b, c, d, e, g]) => write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}"),
+            Self::Mac(mac) => f.write_str(&mac.map(|byte| format!("{byte:02x}")).join(":")),
             Self::Bus(text) | Self::Name(text) => f.write_str(text),
         }
     }
@@ -431,5 +447,50 @@ mod tests {
                 .all(|bad| bad.parse::<Route>().is_err())
         );
         assert!(["", "a/b", "much-too-long-a-name", ":"].iter().all(|bad| bad.parse::<Card>().is_err()));
+    }
+
+    #[test]
+    fn links_that_cannot_be_are_refused() {
+        let card = |name: &str, mac: u8, more: &str| {
+            format!("[[network]]\nname = \"{name}\"\ncard = \"02:00:00:00:00:0{mac}\"\n{more}\n")
+        };
+        let bond = |name: &str, more: &str| {
+            format!(
+                "[[network]]\nname = \"{name}\"\nbond = {{ mode = \"active-backup\", {more} }}\naddress = [\"dhcp\"]\n"
+            )
+        };
+        let vlan = |on: &str, id: u16| {
+            format!(
+                "[[network]]\nname = \"v{id}\"\nvlan = {{ id = {id}, on = \"{on}\" }}\naddress = [\"dhcp\"]\n"
+            )
+        };
+        let why = |text: &str| crate::config::Config::parse(text).unwrap_err().to_string();
+        let (a, b) = (card("a", 1, ""), card("b", 2, ""));
+        let good = bond("bond0", "members = [\"a\", \"b\"], primary = \"b\"");
+        assert!(crate::config::Config::parse(&format!("{a}{b}{good}{}", vlan("bond0", 5))).is_ok());
+        for (text, reason) in [
+            (a.clone(), "no link has an address"),
+            (format!("{a}{a}"), "two of this name"),
+            (format!("{a}{}", bond("bond0", "members = [\"b\"]")), "no link \\\"b\\\""),
+            (format!("{a}{}", bond("bond0", "members = []")), "a bond has members"),
+            (format!("{a}{}", bond("bond0", "members = [\"a\"], primary = \"b\"")), "none of the members"),
+            (
+                format!("{a}{}", bond("bond0", "members = [\"a\"], mac = \"01:00:5e:00:00:01\"")),
+                "no MAC address",
+            ),
+            (
+                format!("{a}{}{}", bond("x", "members = [\"a\"]"), bond("y", "members = [\"a\"]")),
+                "one bond only",
+            ),
+            (format!("{a}{b}{good}{}", vlan("a", 5)), "belongs to a bond"),
+            (format!("{a}{}", vlan("a", 4095)), "1 to 4094"),
+            (format!("{a}{}", vlan("c", 5)), "no link"),
+            (card("a", 1, "mtu = 20\naddress = [\"dhcp\"]"), "mtu"),
+        ] {
+            let error = why(&text);
+            assert!(error.contains(&reason.replace("\\\"", "\"")), "{error} for {text}");
+        }
+        let with = card("a", 1, "address = [\"dhcp\"]");
+        assert!(why(&format!("{with}{}", bond("bond0", "members = [\"a\"]"))).contains("without addresses"));
     }
 }
