@@ -41,6 +41,12 @@ need_rust() {
     fi
 }
 
+# Servers that tests on this machine talk to.
+need_servers() {
+    need dnsmasq dnsmasq-base
+    need ip iproute2
+}
+
 # What a guest needs.
 need_guests() {
     need qemu-system-x86_64 qemu-system-x86
