@@ -108,7 +108,7 @@ fn physical(sysfs: &Path) -> Result<Vec<PathBuf>, &'static str> {
 }
 
 /// Modules of every device from the root bus to `sysfs`, the outermost first.
-fn modules_on_the_way(sysfs: &Path, tree: &ModuleTree) -> Vec<String> {
+pub(crate) fn modules_on_the_way(sysfs: &Path, tree: &ModuleTree) -> Vec<String> {
     let mut chain: Vec<&Path> =
         sysfs.ancestors().take_while(|path| *path != Path::new("/sys/devices")).collect();
     chain.reverse();

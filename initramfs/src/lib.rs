@@ -3,7 +3,7 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`watchdog`], [`image`] | what goes into an image, and its bytes |
+//! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`watchdog`], [`network`], [`image`] | what goes into an image, and its bytes |
 //! | [`fingerprint`], [`check`] | whether a crash now would be saved |
 //! | [`stack`], [`volume_key`] | what a target stands on: LVM and LUKS |
 //! | [`remote`] | what is known of targets on the network |
@@ -33,6 +33,7 @@ pub mod inspect;
 pub mod loader;
 pub mod map;
 pub mod modules;
+pub mod network;
 pub mod offline;
 pub mod planned;
 pub mod raw;
