@@ -57,7 +57,8 @@ impl Card {
             Cable::To(socket) => stream("off", socket),
             Cable::User => format!("user,id={id}"),
         };
-        let device = format!("virtio-net-pci,netdev={id},mac={},romfile=", self.mac);
+        // LACP takes no card that does not tell these two.
+        let device = format!("virtio-net-pci,netdev={id},mac={},romfile=,speed=10000,duplex=full", self.mac);
         ["-netdev".into(), netdev, "-device".into(), device]
     }
 }

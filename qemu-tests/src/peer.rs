@@ -225,7 +225,8 @@ impl Peer {
         self.run(&format!("cat >{path} <<'{end}'\n{text}{line_end}{end}\n")).map(drop)
     }
 
-    /// Cuts all cables in the middle: both ends keep their carriers, and what they send is lost.
+    /// Unplugs all cables on the peer's side, as a switch that fails further on: the machine under test keeps its carrier, and
+    /// what it sends is lost. For its own carrier to go, see [`crate::fault::Action::LinkDown`].
     pub fn sever(&mut self) -> Result<()> {
         (0..self.cards).try_for_each(|card| self.vm.set_link(card, false))
     }

@@ -19,6 +19,10 @@ pub(crate) fn bring_up(reach: Option<&str>) -> Result<()> {
     if Path::new(IP_BATCH).exists() {
         early::modules("/modules/net")?;
         early::wait_for(Path::new("/sys/class/net/eth0"))?;
+        // The driver makes one when it is loaded, of a mode that is not asked for.
+        if Path::new("/sys/class/net/bond0").exists() {
+            ip(&["link", "delete", "bond0"])?;
+        }
         ip(&["link", "set", "lo", "up"])?;
         ip(&["-batch", IP_BATCH])?;
     }
