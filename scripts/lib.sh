@@ -41,12 +41,6 @@ need_rust() {
     fi
 }
 
-# Servers that tests on this machine talk to.
-need_servers() {
-    need dnsmasq dnsmasq-base
-    need ip iproute2
-}
-
 # What a guest needs.
 need_guests() {
     need qemu-system-x86_64 qemu-system-x86
@@ -72,6 +66,8 @@ need_servers() {
     need nginx nginx
     need openssl openssl
     need faketime faketime
+    need dnsmasq dnsmasq-base
+    need ip iproute2
 }
 
 # What judges dumps: crash, and a Python for drgn.

@@ -250,19 +250,10 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             build(&Sources { kernel, modules_dir, config, init }, &output)
         }
         Command::Load { again: true, .. } => Ok(said(&loader::again()?)),
-        Command::Load { refresh: true, .. } => Ok(loader::refresh()?.map_or_else(
-            || {
-                println!("no file of keys has changed: what is loaded stays");
-                ExitCode::SUCCESS
-            },
-            |loaded| said(&loaded),
-        )),
-        Command::Load { image, kernel_image, key_file, .. } => {
-            let running =
-                || PathBuf::from(format!("/boot/vmlinuz-{}", host::read("/proc/sys/kernel/osrelease")));
-            let kernel = kernel_image.unwrap_or_else(running);
-            Ok(said(&loader::load(&image.unwrap_or_default(), &kernel, key_file.as_deref())?))
+        Command::Load { refresh: true, .. } => {
+            Ok(loader::refresh()?.map_or_else(nothing_new, |loaded| said(&loaded)))
         }
+        Command::Load { image, kernel_image, key_file, .. } => load(image, kernel_image, key_file.as_deref()),
         Command::Unload => {
             loader::unload()?;
             println!("unloaded: a panic will not be captured");
@@ -317,16 +308,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let whole = recovered.iter().all(|one| one.whole);
             Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) })
         }
-        Command::Reset { target } => {
-            if target.is_dir() {
-                captures::reset(&target)
-                    .and_then(|_| tried::remove(&target))
-                    .map_err(|error| format!("{}: {error}", target.display()))?;
-            } else {
-                raw::reset(&target)?;
-            }
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Reset { target } => reset(&target),
         Command::Dmesg { files } => {
             let input = Input::open(&files)?;
             let mut out = BufWriter::new(io::stdout().lock());
@@ -366,6 +348,32 @@ fn build(sources: &Sources, output: &Path) -> Result<ExitCode, Failure> {
         image.manifest.kernel,
         if image.manifest.modules.is_empty() { "none".to_owned() } else { image.manifest.modules.join(" ") }
     );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(
+    image: Option<PathBuf>,
+    kernel_image: Option<PathBuf>,
+    key_file: Option<&Path>,
+) -> Result<ExitCode, Failure> {
+    let running = || PathBuf::from(format!("/boot/vmlinuz-{}", host::read("/proc/sys/kernel/osrelease")));
+    let kernel = kernel_image.unwrap_or_else(running);
+    Ok(said(&loader::load(&image.unwrap_or_default(), &kernel, key_file)?))
+}
+
+fn nothing_new() -> ExitCode {
+    println!("no file of keys has changed: what is loaded stays");
+    ExitCode::SUCCESS
+}
+
+fn reset(target: &Path) -> Result<ExitCode, Failure> {
+    if target.is_dir() {
+        captures::reset(target)
+            .and_then(|_| tried::remove(target))
+            .map_err(|error| format!("{}: {error}", target.display()))?;
+    } else {
+        raw::reset(target)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

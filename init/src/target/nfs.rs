@@ -24,7 +24,7 @@ const MOUNT_POINT: &str = "/target";
 const UNIQUE_ID: &str = "/sys/module/nfs/parameters/nfs4_unique_id";
 /// Tenths of a second that the server may take to answer a request, and how often it is sent again then: the file system is mounted soft,
 /// so after that the writes fail, and the next target has its turn.
-const TIMEO: u32 = 100;
+const TIMEO: u64 = 100;
 /// Bytes of a request: a capture kernel has no megabytes for each of many.
 const TRANSFER: u32 = 256 << 10;
 /// Room that no dump takes.
@@ -140,17 +140,18 @@ fn options(config: &config::Target, url: &Url, address: IpAddr) -> String {
     let (version, _) = version(config);
     let protocol = if address.is_ipv6() { "tcp6" } else { "tcp" };
     // So that `retry` seconds without an answer are an error: each time it is waited a little longer (RPC_MAX_MAJOR…, net/sunrpc).
-    let retrans = (config.retry().saturating_mul(10) / u64::from(TIMEO)).clamp(2, 60);
+    let retrans = config.retry().saturating_mul(10).checked_div(TIMEO).unwrap_or(0).clamp(2, 60);
     let mut options = format!(
         "vers={version},addr={address},proto={protocol},soft,timeo={TIMEO},retrans={retrans},rsize={TRANSFER},wsize={TRANSFER},\
          sec=sys,nosharecache"
     );
     if let Some(port) = url.port {
-        options.push_str(&format!(",port={port}"));
+        options.extend([",port=", &port.to_string()]);
     }
     if version == "3" {
         // The kernel asks the server's rpcbind and mountd itself; nobody here could answer for locks.
-        options.push_str(&format!(",nolock,mountaddr={address},mountvers=3,mountproto={protocol}"));
+        let mountd = format!(",nolock,mountaddr={address},mountvers=3,mountproto={protocol}");
+        options.push_str(&mountd);
     }
     options
 }

@@ -78,8 +78,8 @@ pub fn look(
     expiries: &[Expiry],
 ) -> Storage {
     let name = target.to_string();
-    let expires = expiries.iter().find(|expiry| expiry.target == name).map(|expiry| expiry.at);
-    let reach = remote::look(target, network, tree, expires);
+    let until = expiries.iter().find(|expiry| expiry.target == name).map(|expiry| expiry.at);
+    let reach = remote::look(target, network, tree, until);
     let device = match &target.device {
         Some(device) => block::find(device, Duration::ZERO, &|| ()).map_err(|error| error.to_string()),
         None => Err("it is no device of this host".to_owned()),

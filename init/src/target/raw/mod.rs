@@ -292,7 +292,7 @@ impl Raw {
             return Err(RawError::ReadOnly(name).into());
         }
         let device = Device::open(&found.node)?;
-        ::log::info!("target {} is {name} (raw)", device_id);
+        ::log::info!("target {device_id} is {name} (raw)");
         Ok(Self::start(device, &config.overwrite, &capture)?)
     }
 
