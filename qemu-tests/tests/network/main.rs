@@ -95,31 +95,43 @@ fn clear(peer: &Peer) -> Result<()> {
     peer.run("rm -rf /srv/dump/* /srv/www/*/* /srv/s3/dumps/*").map(drop)
 }
 
-/// The dump that was collected, rearranged if it was a stream.
-fn vmcore(dump: &Dump, outcome: &Outcome) -> Result<PathBuf> {
-    let whole = dump.file("vmcore");
-    if whole.exists() {
-        return Ok(whole);
-    }
-    let flat = dump.file("vmcore.flat");
-    if !flat.exists() {
-        let mut parts: Vec<PathBuf> = fs::read_dir(&dump.path)?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| {
-                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmcore.flat.part"))
-            })
-            .collect();
-        parts.sort();
-        ensure!(!parts.is_empty(), "there is no dump: {:?}", dump.files());
-        let mut all = Vec::new();
-        for part in parts {
-            all.extend(fs::read(part)?);
+/// A dump that was collected.
+struct Received {
+    file: PathBuf,
+    /// What `afterimage dump` calls its format.
+    format: &'static str,
+}
+
+impl Received {
+    /// The same as readers like it best.
+    fn rearranged(&self, outcome: &Outcome) -> Result<PathBuf> {
+        if self.format == "kdump" {
+            return Ok(self.file.clone());
         }
-        fs::write(&flat, all)?;
+        let rearranged = outcome.scratch("rearranged");
+        qemu_tests::readers::reassemble(&self.file, &rearranged)?;
+        Ok(rearranged)
     }
-    let rearranged = outcome.scratch("rearranged");
-    qemu_tests::readers::reassemble(&flat, &rearranged)?;
-    Ok(rearranged)
+}
+
+/// The dump that was collected; of parts, all in one file.
+fn received(dump: &Dump, outcome: &Outcome) -> Result<Received> {
+    let file = dump.file("vmcore");
+    if file.exists() {
+        return Ok(Received { file, format: "kdump" });
+    }
+    // Objects and parts sort as they follow each other: vmcore.flat, vmcore.flat.2, …; vmcore.flat.part00001, ….
+    let names = dump.files().into_iter().map(|(name, _)| name);
+    let mut names: Vec<String> =
+        names.filter(|name| name.starts_with("vmcore.flat") && !name.ends_with(".json")).collect();
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    ensure!(!names.is_empty(), "there is no dump: {:?}", dump.files());
+    let file = outcome.scratch("received");
+    let mut all = fs::File::create(&file)?;
+    for name in names {
+        std::io::copy(&mut fs::File::open(dump.file(&name))?, &mut all)?;
+    }
+    Ok(Received { file, format: "flattened" })
 }
 
 fn ensure_complete(dump: &Dump) -> Result<()> {

@@ -7,7 +7,7 @@ use qemu_tests::peer::{
     ACCESS_KEY, ADDRESS, ADDRESS6, NAME, Peer, PeerShape, SECRET_KEY, Server, TOKEN, USER,
 };
 use qemu_tests::scenario::Scenario;
-use qemu_tests::turn::alone;
+use qemu_tests::turn::{alone, is_left_out};
 use std::fs;
 use std::time::Duration;
 
@@ -114,6 +114,9 @@ fn scenario(name: &str, network: HostNetwork) -> Result<Scenario> {
 #[test]
 fn another_guest_reaches_it() -> Result<()> {
     let _alone = alone();
+    if is_left_out("another guest reaches it") {
+        return Ok(());
+    }
     let peer = Peer::start("reached", &PeerShape::default())?;
     peer.serve(&[Server::Ssh])?;
     watch(&peer)?;
@@ -129,6 +132,9 @@ fn another_guest_reaches_it() -> Result<()> {
 #[test]
 fn another_guest_reaches_it_by_a_vlan_on_a_bond() -> Result<()> {
     let _alone = alone();
+    if is_left_out("another guest reaches it by a vlan on a bond") {
+        return Ok(());
+    }
     let peer = Peer::start("bonded", &PeerShape { cards: 2, ..PeerShape::default() })?;
     peer.run("bond 802.3ad; vlan bond0 7")?;
     peer.serve(&[Server::Ssh])?;
@@ -153,6 +159,9 @@ fn another_guest_reaches_it_by_a_vlan_on_a_bond() -> Result<()> {
 #[test]
 fn it_slows_down_what_arrives() -> Result<()> {
     let _alone = alone();
+    if is_left_out("it slows down what arrives") {
+        return Ok(());
+    }
     let peer = Peer::start("shaped", &PeerShape::default())?;
     peer.serve(&[Server::Ssh])?;
     peer.run("upload tbf rate 20mbit burst 32k latency 200ms; download netem delay 100ms loss 1%")?;

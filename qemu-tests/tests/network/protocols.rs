@@ -1,6 +1,6 @@
 //! What a host receives is byte for byte what a local target gets.
 
-use crate::{clear, collected, ensure_complete, https, nfs, s3, scenario, series, ssh, vmcore};
+use crate::{clear, collected, ensure_complete, https, nfs, received, s3, scenario, series, ssh};
 use anyhow::{Result, ensure};
 use qemu_tests::binaries::Binaries;
 use qemu_tests::command::{Run, command};
@@ -12,11 +12,11 @@ use qemu_tests::scenario::Target;
 use qemu_tests::turn::{alone, full};
 use std::path::Path;
 
-/// The same engine on the raw copy of the same memory.
-fn locally(outcome: &Outcome) -> Result<std::path::PathBuf> {
+/// The same engine on the raw copy of the same memory, for a disk.
+fn locally(outcome: &Outcome, format: &str) -> Result<std::path::PathBuf> {
     let local = outcome.scratch("local");
     command(&Binaries::get()?.afterimage.to_string_lossy())
-        .args(["dump", "--level", "31", "--force"])
+        .args(["dump", "--level", "31", "--format", format, "--force"])
         .args([outcome.raw()?, &local])
         .run()?;
     Ok(local)
@@ -39,8 +39,8 @@ fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<(
     let outcome = scenario.run()?;
     let dump = collected(peer, at)?;
     ensure_complete(&dump)?;
-    let received = vmcore(&dump, &outcome)?;
-    ensure_same(&received, &locally(&outcome)?)?;
+    let received = received(&dump, &outcome)?;
+    ensure_same(&received.file, &locally(&outcome, received.format)?)?;
     let result = dump.result()?;
     let degradations = result.pointer("/degradations").and_then(|all| all.as_array());
     ensure!(degradations.is_some_and(Vec::is_empty), "{result:#}");
@@ -51,9 +51,10 @@ fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<(
         ensure!(log["sha256"] == sha256(&dump.file("dmesg.txt"))?.as_str(), "{result:#}");
     }
     ensure!(log.is_some() || name.starts_with("nfs"), "{result:#}");
-    if name == "ssh" && series() == crate::SERIES {
+    if matches!(name, "ssh" | "https") && series() == crate::SERIES {
         let kernel = Kernel::with_symbols(crate::SERIES)?;
-        let said = readers::crash(&kernel.vmlinux(), &received, &["sys", "bt"])?.join("\n");
+        let said =
+            readers::crash(&kernel.vmlinux(), &received.rearranged(&outcome)?, &["sys", "bt"])?.join("\n");
         ensure!(said.contains("sysrq") || said.contains("panic"), "{said}");
     }
     clear(peer)?;
