@@ -12,6 +12,9 @@ use std::time::Duration;
 /// A dump that takes its time, so that there is a middle of it.
 const SLOW: &str = "upload tbf rate 40mbit burst 64k latency 400ms";
 
+/// What the capture says in the middle of its dump. The panicking kernel says "Kdump: loaded".
+const IN_THE_MIDDLE: &str = "afterimage: dump: ";
+
 /// The last of two targets took the dump, and says why the first did not.
 fn ensure_next(outcome: &Outcome, words: &str) -> Result<()> {
     let dump = outcome.dump()?;
@@ -29,7 +32,7 @@ fn who_is_not_the_collector_gets_nothing_and_the_next_target_does() -> Result<()
     peer.serve(&[Server::Ssh, Server::Nginx, Server::S3])?;
     let stranger = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGtTW4cBkDWbdpDYnk9pOzCWpCbFLqmVRVTt7CNRzWF3";
     let mut cases = vec![
-        ("host-key", ssh(&peer)?.key("host_key", vec![stranger]), "host key"),
+        ("host-key", ssh(&peer)?.key("host_key", vec![stranger]), "is refused: host_key has"),
         (
             "certificate",
             remote("https", &format!("https://{NAME}:8443/dumps")).key("roots", "/keys/ca.pem"),
@@ -77,12 +80,12 @@ fn disturbed(
     let mut scenario = scenario(&format!("net-{name}"), peer)?;
     scenario.config.level = 1;
     scenario.config.targets = vec![target];
-    scenario.actions = actions.into_iter().map(|action| ("dump: ".to_owned(), action)).collect();
+    scenario.actions = actions.into_iter().map(|action| (IN_THE_MIDDLE.to_owned(), action)).collect();
     let outcome = scenario.run()?;
     peer.run("plain")?;
     let dump = collected(peer, at)?;
     ensure_complete(&dump)?;
-    let received = received(&dump, &outcome)?.rearranged(&outcome)?;
+    let received = received(&dump, &outcome)?.rearranged(&outcome, "rearranged")?;
     let log = String::from_utf8_lossy(&readers::makedumpfile_dmesg(&received)?).into_owned();
     ensure!(log.contains("Kernel panic"), "{log}");
     let result = dump.result()?;
@@ -144,7 +147,7 @@ fn a_collector_without_room_or_that_is_gone_for_good_is_followed_by_the_next_tar
     let mut full_up = scenario("net-full", &peer)?;
     full_up.config.targets = vec![small, disk()];
     let outcome = full_up.run()?;
-    ensure_next(&outcome, "ssh://")?;
+    ensure_next(&outcome, "no-room")?;
     outcome.discard()?;
     if is_left_out("a server that dies for good") {
         return peer.discard();
@@ -154,7 +157,7 @@ fn a_collector_without_room_or_that_is_gone_for_good_is_followed_by_the_next_tar
     let mut gone = scenario("net-gone", &peer)?;
     gone.config.level = 1;
     gone.config.targets = vec![ssh(&peer)?.key("retry", 15), disk()];
-    gone.actions = vec![("dump: ".into(), Action::Peer(peer.control(), Server::Ssh.stop()))];
+    gone.actions = vec![(IN_THE_MIDDLE.into(), Action::Peer(peer.control(), Server::Ssh.stop()))];
     let outcome = gone.run()?;
     ensure_next(&outcome, "ssh://")?;
     outcome.discard()?;

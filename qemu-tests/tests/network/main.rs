@@ -104,11 +104,11 @@ struct Received {
 
 impl Received {
     /// The same as readers like it best.
-    fn rearranged(&self, outcome: &Outcome) -> Result<PathBuf> {
+    fn rearranged(&self, outcome: &Outcome, name: &str) -> Result<PathBuf> {
         if self.format == "kdump" {
             return Ok(self.file.clone());
         }
-        let rearranged = outcome.scratch("rearranged");
+        let rearranged = outcome.scratch(name);
         qemu_tests::readers::reassemble(&self.file, &rearranged)?;
         Ok(rearranged)
     }
@@ -123,7 +123,7 @@ fn received(dump: &Dump, outcome: &Outcome) -> Result<Received> {
     // Objects and parts sort as they follow each other: vmcore.flat, vmcore.flat.2, …; vmcore.flat.part00001, ….
     let names = dump.files().into_iter().map(|(name, _)| name);
     let mut names: Vec<String> =
-        names.filter(|name| name.starts_with("vmcore.flat") && !name.ends_with(".json")).collect();
+        names.filter(|name| name.starts_with("vmcore.flat") && !name.contains(".json")).collect();
     names.sort_by_key(|name| (name.len(), name.clone()));
     ensure!(!names.is_empty(), "there is no dump: {:?}", dump.files());
     let file = outcome.scratch("received");
