@@ -18,6 +18,9 @@ use crate::target::{self, Artifact, Target, TargetError};
 /// Bytes that are kept free for `result.json`: some hundred degradations.
 const RESULT_ROOM: u64 = 64 << 10;
 
+/// Seconds that an attempt at a host may take.
+const LAST_ATTEMPT: u64 = 60;
+
 /// How a target did.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Saved {
@@ -78,7 +81,8 @@ fn opening(config: &config::Target, capture: target::Capture<'_>) -> u64 {
 
 /// Seconds that saving something small may take beyond what a step may: on the network it is tried again.
 fn patience(config: &config::Target) -> u64 {
-    if config.kind.is_remote() { config.retry() } else { 0 }
+    // Patience begins with a failure, and the last attempt has its own limit of time.
+    if config.kind.is_remote() { config.retry().saturating_add(LAST_ATTEMPT) } else { 0 }
 }
 
 /// Says whether no dump was wanted.
