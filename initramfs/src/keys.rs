@@ -17,7 +17,8 @@ use crate::host;
 
 /// Where the key is, unless said otherwise.
 pub const PATH: &str = "/etc/afterimage/keys/id_ed25519";
-/// Requests that the target never makes: what is on the collector cannot be removed or changed with this key.
+/// Requests that the target never makes: with this key nothing on the collector is removed, renamed over or linked. Names of requests that
+/// only newer servers know are not among them: an older one would refuse to start.
 const DENIED: &str = "remove,rmdir,setstat,fsetstat,symlink,hardlink,posix-rename";
 /// Appends the line on standard input to the account's keys, unless it is there. In one line and without single quotes: it goes
 /// through a login shell that may be any.

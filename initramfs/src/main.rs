@@ -57,7 +57,7 @@ enum Command {
         /// Load what is loaded once more, if the machine's CPUs or memory have changed and the kernel has not seen to that itself
         #[arg(long, conflicts_with_all = ["image", "kernel_image", "key_file"])]
         again: bool,
-        /// Load what is loaded once more, if a file of keys has changed since: for keys that are good for some time only
+        /// Load what is loaded once more, if a file of keys has changed since, or the way to a target on the network was not known
         #[arg(long, conflicts_with_all = ["image", "kernel_image", "key_file", "again"])]
         refresh: bool,
         /// The kernel to run it with [default: /boot/vmlinuz-VERSION of the running kernel]
@@ -362,7 +362,7 @@ fn load(
 }
 
 fn nothing_new() -> ExitCode {
-    println!("no file of keys has changed: what is loaded stays");
+    println!("no file of keys has changed, and the way to each target is known: what is loaded stays");
     ExitCode::SUCCESS
 }
 

@@ -1,14 +1,16 @@
 //! Targets on the network, as this host knows them: addresses, certificates, and what proves who we are. Read when the image is loaded, so
 //! that none of it lies in the image on disk.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use capture::config::{Config, Target, TargetKind, Url};
 use capture::facts::{AccessKeys, Remote, Secret};
+use russh::keys::ssh_key::{PrivateKey, PublicKey};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -44,6 +46,14 @@ pub enum RemoteError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// A key that cannot be used.
+    #[error("target {target}: {what}")]
+    Ssh {
+        /// Which target.
+        target: String,
+        /// What is wrong.
+        what: String,
+    },
     /// The file of an object store's keys. The text does not show it.
     #[error("target {target}: {path}, line {line}: {reason}")]
     Credentials {
@@ -73,7 +83,7 @@ pub enum RemoteError {
 pub struct SecretFile {
     /// Which.
     pub path: PathBuf,
-    /// Its time of modification, seconds since 1970.
+    /// Its time of modification, nanoseconds since 1970.
     pub modified: u64,
     /// Its inode: a file that was replaced within a second is another one.
     pub inode: u64,
@@ -146,7 +156,9 @@ fn read_secrets(target: &Target, remote: &mut Remote, gathered: &mut Gathered) -
         if !Path::new(path).exists() {
             return Err(RemoteError::NoIdentity { target: target.to_string(), path: path.into() });
         }
-        remote.identity = Secret::new(read(&Some(path.to_owned()))?.to_string());
+        let key = read(&Some(path.to_owned()))?;
+        usable(target, Path::new(path), &key)?;
+        remote.identity = Secret::new(key.to_string());
     }
     if let Some(path) = &target.credentials {
         let text = read(&target.credentials)?;
@@ -157,6 +169,25 @@ fn read_secrets(target: &Target, remote: &mut Remote, gathered: &mut Gathered) -
         remote.keys = Some(keys);
     }
     Ok(())
+}
+
+/// Whether the capture will be able to log in: it has no terminal to ask for a pass phrase.
+fn usable(target: &Target, path: &Path, key: &str) -> Result<(), RemoteError> {
+    let failed = |what: String| RemoteError::Ssh { target: target.to_string(), what };
+    let key = PrivateKey::from_openssh(key.trim())
+        .map_err(|_| failed(format!("{} is no private key of OpenSSH's", path.display())))?;
+    if key.is_encrypted() {
+        return Err(failed(format!(
+            "{} has a pass phrase, which nobody can give after a crash",
+            path.display()
+        )));
+    }
+    match target.host_key.iter().find(|line| PublicKey::from_openssh(line.trim()).is_err()) {
+        Some(line) => Err(failed(format!(
+            "host_key {line:?} is no public key: write it as in known_hosts, without the name"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn access_keys(target: &Target, path: &Path, text: &str) -> Result<AccessKeys, RemoteError> {
@@ -199,7 +230,7 @@ fn read_file(
 ) -> Result<Zeroizing<String>, RemoteError> {
     let mut text = Zeroizing::new(String::with_capacity(usize::try_from(MOST).unwrap_or(0)));
     let read = File::open(path).and_then(|file| {
-        let seen = SecretFile::of(path)?;
+        let seen = SecretFile::new(path, &file.metadata()?);
         let read = file.take(MOST).read_to_string(&mut text)?;
         if u64::try_from(read) == Ok(MOST) {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 1 MiB"));
@@ -212,17 +243,17 @@ fn read_file(
 }
 
 impl SecretFile {
-    fn of(path: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = std::fs::metadata(path)?;
-        let modified = u64::try_from(metadata.mtime()).unwrap_or(0);
-        Ok(Self { path: path.to_owned(), modified, inode: metadata.ino() })
+    fn new(path: &Path, metadata: &Metadata) -> Self {
+        let nanoseconds =
+            metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+        let modified = u64::try_from(nanoseconds).unwrap_or(0);
+        Self { path: path.to_owned(), modified, inode: metadata.ino() }
     }
 
     /// Whether the file is as it was. One that is gone is another one.
     #[must_use]
     pub fn is_same(&self) -> bool {
-        Self::of(&self.path).is_ok_and(|now| now == *self)
+        std::fs::metadata(&self.path).is_ok_and(|now| Self::new(&self.path, &now) == *self)
     }
 }
 
@@ -303,6 +334,12 @@ mod tests {
         let ssh = "[[target]]\ntype = \"ssh\"\nurl = \"ssh://u@127.0.0.1/\"\nhost_key = [\"x\"]\nidentity = \"/no/such/key\"\n";
         let error = gather(&Config::parse(ssh).unwrap()).unwrap_err().to_string();
         assert!(error.contains("afterimage keys"), "{error}");
+        fs::write(dir.path().join("id"), "no key").unwrap();
+        let error = gather(
+            &Config::parse(&ssh.replace("/no/such/key", &dir.path().join("id").display().to_string()))
+                .unwrap(),
+        );
+        assert!(error.unwrap_err().to_string().contains("no private key"));
     }
 
     #[test]

@@ -384,6 +384,8 @@ mod tests {
             ("sha256/47DE", "sha1/47DE", "is no pin"),
             ("\"8M\"", "\"1M\"", "from 5M to 64M"),
             ("credentials = \"/etc/afterimage/s3.toml\"", "", "credentials is missing"),
+            ("https://store/bucket/prefix", "http://store/bucket/prefix", "without TLS"),
+            ("part_size = \"8M\"", "part_size = \"8M\"\nupload = \"stream\"", "one stream"),
             ("store/bucket/prefix", "store", "bucket"),
             ("on = \"bond0\"", "on = \"bond1\"", "stands before it"),
             ("id = 5", "id = 4095", "4094"),

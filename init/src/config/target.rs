@@ -269,6 +269,17 @@ impl Target {
             TargetKind::Https if self.client_cert.is_some() != self.client_key.is_some() => {
                 Err("client_cert and client_key go together".to_owned())
             }
+            TargetKind::S3
+                if url.scheme == Scheme::Http && (self.roots.is_some() || !self.pin.is_empty()) =>
+            {
+                Err(format!("{url}: roots and pin mean nothing without TLS: write https://"))
+            }
+            TargetKind::Https
+                if self.upload == Some(Upload::Stream)
+                    && (self.part_size.is_some() || self.max_parts.is_some()) =>
+            {
+                Err("part_size and max_parts mean nothing for one stream".to_owned())
+            }
             TargetKind::S3 if self.credentials.is_none() => Err("credentials is missing".to_owned()),
             TargetKind::S3 if url.path.is_empty() => Err(format!("{url}: write the bucket, too")),
             _ => Ok(()),

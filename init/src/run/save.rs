@@ -57,7 +57,7 @@ pub(super) fn save_to(
         save_dmesg(job, target.as_mut(), summary);
         summary.seconds.dmesg = lap.lap();
     }
-    save_live(job, target.as_mut(), summary);
+    save_live(job, slow, target.as_mut(), summary);
     let result = reserve_result(target.as_mut());
     let settled = save_dump_or_notes(job, config, target.as_mut(), summary);
     summary.seconds.dump = lap.lap();
@@ -75,6 +75,9 @@ fn opening(config: &config::Target, capture: target::Capture<'_>) -> u64 {
         // Another attempt at a raw device reads what the first has written: that may be much, and is watched for progress.
         TargetKind::Raw => u64::MAX,
         TargetKind::Filesystem => config.wait,
+        TargetKind::Nfs => {
+            config.wait.saturating_add(capture.network_patience()).saturating_add(patience(config))
+        }
         _ => config.wait.saturating_add(capture.network_patience()),
     }
 }
@@ -82,7 +85,12 @@ fn opening(config: &config::Target, capture: target::Capture<'_>) -> u64 {
 /// Seconds that saving something small may take beyond what a step may: on the network it is tried again.
 fn patience(config: &config::Target) -> u64 {
     // Patience begins with a failure, and the last attempt has its own limit of time.
-    if config.kind.is_remote() { config.retry().saturating_add(LAST_ATTEMPT) } else { 0 }
+    let patience = config.retry().saturating_add(LAST_ATTEMPT);
+    match config.kind {
+        TargetKind::Filesystem | TargetKind::Raw => 0,
+        TargetKind::Nfs => patience.saturating_mul(3), // each of opening, writing and closing a file is waited for
+        _ => patience,
+    }
 }
 
 /// Says whether no dump was wanted.
@@ -160,10 +168,10 @@ fn save_dmesg(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
 }
 
 /// What live collectors found, if there was a planned switch. An attempt that saves the log only has seen memory that does harm.
-fn save_live(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
+fn save_live(job: &Job<'_>, slow: u64, target: &mut dyn Target, summary: &mut Summary) {
     let recorded = job.planned.and_then(|planned| planned.live.as_ref());
     let (Some(live), Some(core), true) = (recorded, job.core, job.rung < Rung::LogOnly) else { return };
-    job.step(Step::Log, 0);
+    job.step(Step::Log, slow);
     live::save(core, live, target, job.heartbeat, summary);
 }
 

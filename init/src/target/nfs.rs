@@ -94,8 +94,10 @@ fn mount_export(
 ) -> Result<(), TargetError> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
     let mut retry = Retry::new(Duration::from_secs(config.wait.max(1)));
+    // The addresses that the loader found come first; DNS is asked if none of them does.
+    let mut known = Some(peer.addresses_now()).filter(|known| !known.is_empty());
     loop {
-        let (addresses, mut why) = match peer.resolve_blocking() {
+        let (addresses, mut why) = match known.take().map_or_else(|| peer.resolve_blocking(), Ok) {
             Ok(addresses) => (addresses, None),
             Err(error) => (Vec::new(), Some(error)),
         };

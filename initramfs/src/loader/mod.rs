@@ -65,10 +65,10 @@ pub fn again() -> Result<Loaded, LoadError> {
     if loaded.updates_header { Ok(loaded) } else { rearm(None) }
 }
 
-/// Loads once more what is loaded, if a file of keys has changed since: `None` if none has.
+/// Loads once more what is loaded, if a file of keys has changed since, or the way to a target was not known: `None` if neither.
 pub fn refresh() -> Result<Option<Loaded>, LoadError> {
     let loaded = armed()?;
-    if loaded.secret_files.iter().all(SecretFile::is_same) {
+    if !loaded.way_unknown && loaded.secret_files.iter().all(SecretFile::is_same) {
         return Ok(None);
     }
     rearm(None).map(Some)
@@ -190,6 +190,7 @@ fn arm(
     let gathered = remote::gather(&contents.config)?;
     let remotes = gathered.remotes.clone();
     let network = way_to(&contents.config, &remotes)?;
+    let no_way = contents.config.network.is_clone() && network.is_empty() && !remotes.is_empty();
     let mut loaded = Loaded {
         boot_id: host::read("/proc/sys/kernel/random/boot_id"),
         at: now(),
@@ -203,6 +204,7 @@ fn arm(
         cmdline,
         keys_in_image: stacks.iter().any(Stack::has_key) || remotes.iter().any(Remote::has_secret),
         secret_files: gathered.files,
+        way_unknown: no_way || remotes.iter().any(|remote| remote.addresses.is_empty()),
         expiries: gathered.expiries,
         key_file: key_file.map(absolute),
         ..Loaded::default()

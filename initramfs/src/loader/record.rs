@@ -24,6 +24,7 @@ pub enum Road {
 
 /// What was loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "a record: each is a fact of its own")]
 pub struct Loaded {
     /// Boot during which it was loaded.
     pub boot_id: String,
@@ -59,6 +60,9 @@ pub struct Loaded {
     /// Files of keys that were read.
     #[serde(default)]
     pub secret_files: Vec<SecretFile>,
+    /// Whether the way to a target on the network was not known.
+    #[serde(default)]
+    pub way_unknown: bool,
     /// Until when keys are good that went with the image.
     #[serde(default)]
     pub expiries: Vec<Expiry>,

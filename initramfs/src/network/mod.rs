@@ -90,7 +90,7 @@ pub fn clone(remotes: &[Remote]) -> Result<Vec<Link>, CloneError> {
     let netlink = Netlink::open().map_err(kernel("its links"))?;
     let interfaces = netlink.interfaces().map_err(kernel("its links"))?;
     let addresses = netlink.addresses().map_err(kernel("its addresses"))?;
-    let mut ways: Vec<Way> = Vec::new();
+    let (mut ways, mut failed): (Vec<Way>, _) = (Vec::new(), None);
     for remote in remotes {
         let mut last = CloneError::NoAddress { url: remote.url.clone() };
         let before = ways.len();
@@ -113,8 +113,12 @@ pub fn clone(remotes: &[Remote]) -> Result<Vec<Link>, CloneError> {
             }
         }
         if ways.len() == before {
-            return Err(last);
+            log::warn!("{}", capture::log::chain(&last));
+            failed = Some(last);
         }
+    }
+    if let (true, Some(failed)) = (ways.is_empty(), failed) {
+        return Err(failed);
     }
     let servers =
         name_servers().into_iter().filter_map(|server| Some((server, netlink.way_to(server).ok()?)));

@@ -1,7 +1,9 @@
 //! What is sent: a part in pieces, so that nothing of it is copied but what is on its way; or a stream of unknown length.
 
 use core::pin::Pin;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll};
+use std::sync::Arc;
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use tokio::sync::mpsc::Receiver;
@@ -17,7 +19,19 @@ pub(super) enum Body {
     /// Bytes that are there.
     Whole(Bytes),
     /// Bytes to come; none at all are the end. A sender that goes away before that breaks the request.
-    Stream(Receiver<Bytes>),
+    Stream {
+        /// They come here.
+        pieces: Receiver<Bytes>,
+        /// Whether it waits for us, not we for the host.
+        hungry: Arc<AtomicBool>,
+    },
+}
+
+impl Body {
+    /// A stream, and where its pieces come from.
+    pub(super) fn stream(pieces: Receiver<Bytes>) -> Self {
+        Self::Stream { pieces, hungry: Arc::default() }
+    }
 }
 
 /// The stream has no end.
@@ -36,11 +50,15 @@ impl HttpBody for Body {
         match &mut *self {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes.split_to(bytes.len().min(PIECE)))))),
-            Self::Stream(pieces) => pieces.poll_recv(context).map(|piece| match piece {
-                Some(end) if end.is_empty() => None,
-                Some(piece) => Some(Ok(Frame::data(piece))),
-                None => Some(Err(GivenUp)),
-            }),
+            Self::Stream { pieces, hungry } => {
+                let piece = pieces.poll_recv(context);
+                hungry.store(piece.is_pending(), Ordering::Relaxed);
+                piece.map(|piece| match piece {
+                    Some(end) if end.is_empty() => None,
+                    Some(piece) => Some(Ok(Frame::data(piece))),
+                    None => Some(Err(GivenUp)),
+                })
+            }
         }
     }
 
@@ -51,7 +69,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(to_u64(bytes.len())),
-            Self::Stream(_) => SizeHint::new(),
+            Self::Stream { .. } => SizeHint::new(),
         }
     }
 }

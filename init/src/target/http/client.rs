@@ -1,9 +1,10 @@
 //! One request, and an answer to it within limits of time and size. Connections are kept for the next request; what is sent again,
 //! and when, is not decided here.
 
+use core::error::Error as _;
 use core::future::Future;
 use core::pin::{Pin, pin};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::task::{Context, Poll};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -93,18 +95,51 @@ pub(super) enum SendError {
 impl SendError {
     /// Whether it is the same the next time: the host is somebody else, or does not know us.
     pub(super) fn is_final(&self) -> bool {
-        let Self::Tls { source, .. } = self else { return false };
-        let error = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-        matches!(
-            error,
-            Some(
-                rustls::Error::InvalidCertificate(_)
-                    | rustls::Error::General(_)
-                    | rustls::Error::AlertReceived(_)
-                    | rustls::Error::PeerIncompatible(_)
-            )
-        )
+        match self {
+            Self::Tls { source, .. } => matches!(
+                tls(source),
+                Some(
+                    rustls::Error::InvalidCertificate(_)
+                        | rustls::Error::General(_)
+                        | rustls::Error::AlertReceived(_)
+                        | rustls::Error::PeerIncompatible(_)
+                )
+            ),
+            // In TLS 1.3 a client's certificate is refused when the client takes the handshake for done (RFC 8446, 4.4.2.4).
+            Self::Broken { source, .. } => {
+                let mut cause = source.source();
+                while let Some(error) = cause {
+                    let alert = error.downcast_ref::<io::Error>().and_then(tls);
+                    if matches!(alert, Some(rustls::Error::AlertReceived(alert)) if is_refusal(*alert)) {
+                        return true;
+                    }
+                    cause = error.source();
+                }
+                false
+            }
+            _ => false,
+        }
     }
+}
+
+/// The TLS error in an error of input or output.
+fn tls(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Whether an alert says that we are not who may come in.
+fn is_refusal(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::CertificateRequired
+    )
 }
 
 impl Client {
@@ -133,11 +168,15 @@ impl Client {
             None => self.connect().await?,
         };
         let moved = Arc::clone(&connection.moved);
+        let hungry = match request.body() {
+            Body::Stream { hungry, .. } => Some(Arc::clone(hungry)),
+            Body::Whole(_) => None,
+        };
         let exchange = async {
             let response = connection.sender.send_request(request).await?;
             read(response).await
         };
-        let (answer, is_whole) = self.watch(exchange, &moved).await?;
+        let (answer, is_whole) = self.watch(exchange, &moved, hungry.as_deref()).await?;
         // After a refusal the rest of the body may be on its way still: that connection is dropped.
         if answer.status.is_success() && is_whole {
             self.keep(connection);
@@ -145,11 +184,13 @@ impl Client {
         Ok(answer)
     }
 
-    /// Waits for an exchange as long as bytes move.
+    /// Waits for an exchange as long as bytes move. A stream takes as long as it takes, and while it has nothing to send that is not the
+    /// host's fault.
     async fn watch<T>(
         &self,
         exchange: impl Future<Output = Result<T, hyper::Error>>,
         moved: &AtomicU64,
+        hungry: Option<&AtomicBool>,
     ) -> Result<T, SendError> {
         let host = || self.peer.host.clone();
         let (start, mut since, mut seen) = (Instant::now(), Instant::now(), moved.load(Ordering::Relaxed));
@@ -159,13 +200,13 @@ impl Client {
                 return done.map_err(|source| SendError::Broken { host: host(), source });
             }
             let now = moved.load(Ordering::Relaxed);
-            if now != seen {
+            if now != seen || hungry.is_some_and(|hungry| hungry.load(Ordering::Relaxed)) {
                 (seen, since) = (now, Instant::now());
             }
             if since.elapsed() >= self.silence {
                 return Err(SendError::Silent { host: host(), limit: self.silence });
             }
-            if start.elapsed() >= LONGEST {
+            if hungry.is_none() && start.elapsed() >= LONGEST {
                 return Err(SendError::Slow { host: host() });
             }
         }

@@ -16,7 +16,7 @@ use crate::setup::net::runtime::Runtime;
 use super::index::{Entry, Index, hex, object_name};
 use super::insist::UploadError;
 use super::pool::Pool;
-use super::store::{Begun, Part, Store};
+use super::store::{Begun, Part, Store, Sum};
 use super::{SinkProblem, wait};
 
 /// How often it is looked for failures while no buffer is free.
@@ -45,8 +45,8 @@ pub(super) struct Upload {
     sent: usize,
     arrived: Vec<Option<Part>>,
     under_way: JoinSet<(usize, Result<Part, UploadError>)>,
-    /// Objects that are complete.
-    entries: Vec<Entry>,
+    /// Objects all of whose parts have arrived. They become whole together: one alone would look like the whole artifact.
+    ended: Vec<Ended>,
     retries: Arc<AtomicU64>,
     failed: Option<Arc<UploadError>>,
     is_finished: bool,
@@ -77,7 +77,7 @@ impl Upload {
             sent: 0,
             arrived: Vec::new(),
             under_way: JoinSet::new(),
-            entries: Vec::new(),
+            ended: Vec::new(),
             retries: Arc::default(),
             failed: None,
             is_finished: false,
@@ -123,16 +123,17 @@ impl Upload {
     pub(super) fn finish(&mut self) -> Result<(u64, String), SinkProblem> {
         self.check()?;
         let last = self.filling.take().unwrap_or_default();
-        if self.may_be_one && self.sent == 0 && self.entries.is_empty() {
+        if self.may_be_one && self.sent == 0 && self.ended.is_empty() {
             self.whole.update(&last);
             let bytes = self.pool.lend(last);
             let put = wait(&self.runtime, self.store.put(&self.name, bytes, &self.retries));
             self.keep(put)?;
         } else {
-            if !last.is_empty() || (self.sent == 0 && self.entries.is_empty()) {
+            if !last.is_empty() || (self.sent == 0 && self.ended.is_empty()) {
                 self.submit(last)?;
             }
-            self.complete_object()?;
+            self.end_object()?;
+            self.complete()?;
             self.put_index()?;
         }
         self.is_finished = true;
@@ -156,7 +157,7 @@ impl Upload {
     /// Sends a part on its way.
     fn submit(&mut self, buffer: Vec<u8>) -> Result<(), SinkProblem> {
         if self.sent >= self.max_parts {
-            self.complete_object()?;
+            self.end_object()?;
             self.object_sum = Some(Sha256::new());
         }
         self.whole.update(&buffer);
@@ -175,20 +176,28 @@ impl Upload {
         Ok(())
     }
 
-    /// Waits for the parts of the object that is being sent, and makes one of them.
-    fn complete_object(&mut self) -> Result<(), SinkProblem> {
+    /// Waits for the parts of the object that is being sent.
+    fn end_object(&mut self) -> Result<(), SinkProblem> {
         while !self.under_way.is_empty() {
             if let Some(done) = wait(&self.runtime, self.under_way.join_next()) {
                 self.arrive(done)?;
             }
         }
-        let Some(object) = self.object.clone() else { return Ok(()) };
-        let parts: Vec<Part> = core::mem::take(&mut self.arrived).into_iter().flatten().collect();
-        let completed = wait(&self.runtime, self.store.complete(&object, &parts, &self.retries));
-        self.keep(completed)?;
+        let Some(object) = self.object.take() else { return Ok(()) };
+        let parts = core::mem::take(&mut self.arrived).into_iter().flatten().collect();
         let sum = self.object_sum.as_ref().unwrap_or(&self.whole).clone().finalize().into();
-        self.entries.push(Entry::new(&object.name, &sum, &parts, self.store.keeps_parts()));
-        (self.object, self.sent) = (None, 0);
+        self.ended.push(Ended { object, parts, sum });
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// Makes objects of the parts. The first one comes last: under its name the artifact is looked for.
+    fn complete(&mut self) -> Result<(), SinkProblem> {
+        for index in (0..self.ended.len()).rev() {
+            let Some(Ended { object, parts, .. }) = self.ended.get(index) else { break };
+            let completed = wait(&self.runtime, self.store.complete(object, parts, &self.retries));
+            self.keep(completed)?;
+        }
         Ok(())
     }
 
@@ -196,7 +205,7 @@ impl Upload {
         if let Some(object) = &self.object {
             return Ok(object.clone());
         }
-        let name = object_name(&self.name, self.entries.len().saturating_add(1));
+        let name = object_name(&self.name, self.ended.len().saturating_add(1));
         let begun = wait(&self.runtime, self.store.begin(&name, &self.retries));
         let begun = self.keep(begun)?;
         self.object = Some(begun.clone());
@@ -225,15 +234,24 @@ impl Upload {
     }
 
     fn put_index(&mut self) -> Result<(), SinkProblem> {
-        if self.entries.len() <= 1 && !self.store.keeps_parts() {
+        let lists_parts = self.store.keeps_parts();
+        if self.ended.len() <= 1 && !lists_parts {
             return Ok(());
         }
-        let objects = core::mem::take(&mut self.entries);
+        let entry = |ended: Ended| Entry::new(&ended.object.name, &ended.sum, &ended.parts, lists_parts);
+        let objects = core::mem::take(&mut self.ended).into_iter().map(entry).collect();
         let index = Index { name: &self.name, bytes: self.at, sha256: self.sum(), objects };
         let name = format!("{}.json", self.name);
         let put = wait(&self.runtime, self.store.put(&name, Bytes::from(index.to_json()), &self.retries));
         self.keep(put)
     }
+}
+
+/// An object that is not whole yet.
+struct Ended {
+    object: Begun,
+    parts: Vec<Part>,
+    sum: Sum,
 }
 
 impl Drop for Upload {
@@ -243,16 +261,21 @@ impl Drop for Upload {
             return;
         }
         self.under_way.abort_all();
-        let Some(object) = self.object.take() else { return };
-        let (under_way, store) = (&mut self.under_way, &self.store);
-        let aborting = async {
-            while under_way.join_next().await.is_some() {} // a part that arrives later would stay
-            tokio::time::timeout(GOODBYE, store.abort(&object)).await
-        };
-        match wait(&self.runtime, aborting) {
-            Ok(Ok(())) => log::warn!("{} is given up, and its parts are removed", object.name),
-            Ok(Err(error)) => log::warn!("{}", crate::log::chain(&error)),
-            Err(_) => log::warn!("{} is given up: the host does not answer", object.name),
+        let ended = core::mem::take(&mut self.ended).into_iter().map(|ended| ended.object);
+        for object in self.object.take().into_iter().chain(ended) {
+            let (under_way, store) = (&mut self.under_way, &self.store);
+            let aborting = async {
+                while under_way.join_next().await.is_some() {} // a part that arrives later would stay
+                tokio::time::timeout(GOODBYE, store.abort(&object)).await
+            };
+            match wait(&self.runtime, aborting) {
+                Ok(Ok(())) => log::warn!("{} is given up, and its parts are removed", object.name),
+                Ok(Err(error)) => log::warn!("{}", crate::log::chain(&error)),
+                Err(_) => {
+                    log::warn!("{} is given up: the host does not answer", object.name);
+                    break;
+                }
+            }
         }
     }
 }

@@ -30,6 +30,8 @@ use super::web::AGENT;
 const GOOD_FOR: Duration = Duration::from_hours(1);
 /// Clocks that differ by more are why a signature was refused, perhaps: stores allow 15 minutes, and some less.
 const SKEW: u64 = 60;
+/// What the answer to a completion is called (API_CompleteMultipartUpload).
+const RESULT: &[u8] = b"CompleteMultipartUploadResult";
 /// To say that an upload is given up. Who does not answer has a lifecycle rule.
 const ABORT: Duration = Duration::from_secs(5);
 /// Header of a part's or an object's SHA-256, base64.
@@ -179,7 +181,12 @@ impl S3 {
             // Nobody else could complete or abort it: it was the try whose answer was lost.
             let is_gone = answer.status == StatusCode::NOT_FOUND && code(&answer.body) == "NoSuchUpload";
             let is_again = retries.load(Ordering::Relaxed) > before;
-            if is_gone && is_again { Verdict::Done } else { self.judge(answer) }
+            let says_so = answer.body.windows(RESULT.len()).any(|window| window == RESULT);
+            match self.judge(answer) {
+                _ if is_gone && is_again => Verdict::Done,
+                Verdict::Done if !says_so => Verdict::Later(None),
+                verdict => verdict,
+            }
         };
         let insistence = Insistence { client: &self.client, patience: self.patience, retries };
         let make = || request(&sign(&self.now()), Method::POST, &headers, &body);

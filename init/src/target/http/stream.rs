@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::JoinHandle;
 
 use crate::addr::{to_u64, to_usize};
@@ -33,24 +33,17 @@ pub(super) struct Stream {
     filling: Option<Vec<u8>>,
     pieces: Option<Sender<Bytes>>,
     sending: Option<JoinHandle<Result<(), UploadError>>>,
+    /// Until the first piece: a server does not wait long for a body, and memory is scanned first.
+    waiting: Option<(Arc<Store>, Receiver<Bytes>)>,
     at: u64,
     whole: Sha256,
     failed: Option<Arc<UploadError>>,
 }
 
 impl Stream {
-    /// Begins the request.
+    /// Nothing is sent yet.
     pub(super) fn start(runtime: Arc<Runtime>, store: Arc<Store>, name: &str) -> Self {
         let (pieces, body) = mpsc::channel(to_usize(PLAN.buffers).saturating_add(1)); // and its end
-        let file = name.to_owned();
-        let sending = async move {
-            match store.as_ref() {
-                Store::Web(web) => web.stream(&file, Body::Stream(body)).await,
-                #[cfg(feature = "s3")]
-                Store::S3(_) => Err(UploadError::Nonsense { what: file, problem: "S3 takes no streams" }),
-            }
-        };
-        let sending = Some(runtime.handle().spawn(sending));
         let pool = Pool::new(PLAN);
         let (pieces, whole) = (Some(pieces), Sha256::new());
         Self {
@@ -59,11 +52,26 @@ impl Stream {
             pool,
             filling: None,
             pieces,
-            sending,
+            sending: None,
+            waiting: Some((store, body)),
             at: 0,
             whole,
             failed: None,
         }
+    }
+
+    /// Begins the request, if that is not done.
+    fn begin(&mut self) {
+        let Some((store, body)) = self.waiting.take() else { return };
+        let file = self.name.clone();
+        let sending = async move {
+            match store.as_ref() {
+                Store::Web(web) => web.stream(&file, Body::stream(body)).await,
+                #[cfg(feature = "s3")]
+                Store::S3(_) => Err(UploadError::Nonsense { what: file, problem: "S3 takes no streams" }),
+            }
+        };
+        self.sending = Some(self.runtime.handle().spawn(sending));
     }
 
     /// Takes the next bytes.
@@ -137,6 +145,7 @@ impl Stream {
     }
 
     fn push(&mut self, bytes: Bytes) -> Result<(), SinkProblem> {
+        self.begin();
         // There is room for all buffers, so an error is the end of the request.
         let pushed = self.pieces.as_ref().map(|pieces| pieces.try_send(bytes));
         if matches!(pushed, Some(Ok(()))) {

@@ -83,20 +83,24 @@ async fn serve(
             }
         }
     };
-    let mut answers = 0_u64;
+    let before = shared.lock().progress;
+    let was_idle = shared.lock().is_idle();
     let read = async {
         loop {
             let packet = receive(&mut reader).await?;
             shared.lock().answer(packet)?;
-            answers = answers.saturating_add(1);
             shared.changed();
         }
     };
     let watch = async {
-        let most = SILENCE.min(patience);
         loop {
             sleep(TICK).await;
-            let silent = shared.lock().silent_for();
+            let (silent, syncing) = {
+                let pool = shared.lock();
+                (pool.silent_for(), pool.is_syncing())
+            };
+            // A disk that many hosts write to at once takes its time.
+            let most = if syncing { patience } else { SILENCE.min(patience) };
             if silent.is_some() {
                 beat::tell(&Beat::Alive); // answers come, or it is waited for them no longer than this:
             }
@@ -110,7 +114,7 @@ async fn serve(
         ended = read => ended,
         ended = watch => ended,
     };
-    if answers > 0 || shared.lock().asked.is_empty() {
+    if was_idle || shared.lock().progress > before {
         retry.progress();
     }
     if ended.is_ok() {

@@ -86,6 +86,16 @@ impl Pool {
         (!self.asked.is_empty()).then(|| self.answered.elapsed())
     }
 
+    /// Whether the server may be busy with an fsync: all that was asked for after it waits as well.
+    pub(super) fn is_syncing(&self) -> bool {
+        self.asked.values().any(|asked| matches!(asked, Asked::Sync(..)))
+    }
+
+    /// Whether there is nothing that could make progress.
+    pub(super) fn is_idle(&self) -> bool {
+        self.chunks.is_empty() && self.calls.is_empty() && self.asked.is_empty()
+    }
+
     fn ask(&mut self, what: Asked) -> u32 {
         if self.asked.is_empty() {
             self.answered = Instant::now();
@@ -163,7 +173,10 @@ impl Pool {
                     }
                 }
             }
-            Asked::Call(answer) => drop(answer.try_send((packet, self.generation))), // nobody may wait any more
+            Asked::Call(answer) => {
+                self.progress = self.progress.saturating_add(1);
+                drop(answer.try_send((packet, self.generation))); // nobody may wait any more
+            }
             Asked::Close => (),
         }
         Ok(())

@@ -51,6 +51,9 @@ pub(super) struct Pool {
     pub(super) waiting: usize,
     /// When the server answered last, or was asked something after it had answered all.
     pub(super) answered: Instant,
+    /// Counts what came to its end: bytes that need not be kept any longer, questions with an answer. Other answers are no progress: what was
+    /// acknowledged and is not durable is sent again.
+    pub(super) progress: u64,
     /// Nothing more will be written.
     pub(super) closing: bool,
     /// Why nothing goes any more.
@@ -132,6 +135,7 @@ impl Pool {
             next_chunk: 0,
             first_unsent: 0,
             asked: HashMap::new(),
+            progress: 0,
             next_id: 0,
             calls: VecDeque::new(),
             probes: VecDeque::new(),
@@ -252,6 +256,7 @@ impl Pool {
 
     pub(super) fn remove(&mut self, number: u64) {
         let Some(chunk) = self.chunks.remove(&number) else { return };
+        self.progress = self.progress.saturating_add(1);
         self.used = self.used.saturating_sub(chunk.cost());
         let Some(entry) = self.files.get_mut(chunk.file) else { return };
         entry.chunks = entry.chunks.saturating_sub(1);

@@ -56,6 +56,10 @@ impl Shared {
             if let Some(told) = entry.tell() {
                 return Err(told);
             }
+            if entry.closed {
+                // Its old handle may be another file's on a new connection.
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the file is not open any more"));
+            }
             if bytes.is_empty() {
                 break;
             }
