@@ -28,7 +28,8 @@ const TICK: Duration = Duration::from_millis(500);
 /// Pieces of 4 KiB that a pipe holds (pipe(7)).
 const PIPE_PIECES: usize = 16;
 
-/// How often the child is looked for when its pipe is closed: it is about to end.
+/// How often the child is looked for when its pipe is closed, because it is about to end; and how long beats gather in the pipe before
+/// they are heard: an attempt that names each page would otherwise spend most of its time on switches to PID 1 and back.
 const REAP_TICK: Duration = Duration::from_millis(10);
 
 /// PID 1's main function.
@@ -137,12 +138,11 @@ pub(super) fn wait(
         let ended = reap(pid);
         if open && (ended.is_some() || readable(&beats, TICK)) {
             open = hear(&mut beats, seen);
-        } else if !open {
-            std::thread::sleep(REAP_TICK);
         }
         if let Some(end) = ended {
             return end;
         }
+        std::thread::sleep(REAP_TICK);
         let stalled = seen.progress.elapsed() >= limits.stall;
         if stalled || limits.is_late() || seen.is_step_late() {
             return give_up(pid, limits, watchdog, seen);
