@@ -42,18 +42,14 @@ impl SinkError {
     }
 }
 
-/// A place for positioned bytes. Every method may block for as long as the device does.
+/// A place for positioned bytes. What was never written reads as zero, as in a new file.
+/// Every method may block for as long as the device does.
 pub trait Sink {
     /// Writes all of `bytes` at `offset`.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError>;
 
     /// Makes everything written so far durable.
     fn sync(&mut self) -> Result<(), SinkError>;
-
-    /// Whether bytes that were never written read as zero, as those of a new file do.
-    fn starts_zeroed(&self) -> bool {
-        false
-    }
 
     /// Whether an offset may be written more than once. A stream takes each once.
     fn is_rewritable(&self) -> bool {

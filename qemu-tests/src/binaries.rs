@@ -64,15 +64,15 @@ fn build() -> Result<Binaries> {
 /// Builds and asks cargo where the results are: that depends on configuration and environment.
 fn executables(arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let mut build = command(&cargo);
+    let mut command = command(&cargo);
     // What cargo has set for the test that runs is not of this build; build scripts that look at it (ring's does) would run again,
     // and all that stands on them.
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
-            build.env_remove(name);
+            command.env_remove(name);
         }
     }
-    let output = build
+    let output = command
         .current_dir(workspace())
         .args(["build", "--release", "--message-format=json-render-diagnostics"])
         .args(arguments)

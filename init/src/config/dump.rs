@@ -57,11 +57,11 @@ impl Format {
         }
     }
 
-    /// Whether pages may be written in any order. A stream's readers sort its records, so they are few and large; the other
+    /// Whether pages may be written in any order. Flattened and kdump have the same one: rearranged, a stream is the same file. The other
     /// formats grow with the pages.
     #[must_use]
     pub fn takes_any_order(self) -> bool {
-        self == Self::Kdump
+        matches!(self, Self::Kdump | Self::Flattened)
     }
 
     /// Whether pages are stored compressed.

@@ -3,7 +3,7 @@
 //! Page data is appended in the order in which pages come; descriptors go to their ranks. A descriptor is written only
 //! after the data it points to is durable, so what a reader finds after a power cut is true: a page's descriptor is either
 //! right or zero, which readers take as "lost". All pages of zeros share one block, at every level. On a stream nothing is
-//! written twice: the header comes last.
+//! written twice: the header comes last, and the descriptors of lost pages never come.
 
 use std::time::{Duration, Instant};
 
@@ -25,16 +25,12 @@ const PENDING_DESCS: usize = 2 << 20;
 const SYNC_EVERY: Duration = Duration::from_secs(2);
 /// Bitmap blocks between two heartbeats: 128 GiB of memory with 4 KiB pages.
 const HEARTBEAT_BLOCKS: u64 = 1024;
-/// Bytes of zeros that are written at a time: a stream's readers want few records.
-const ZEROS: u64 = 1 << 20;
 
 /// The dump that is being written.
 pub(super) struct KdumpWriter<'a> {
     sink: &'a mut dyn Sink,
     layout: Layout,
     header: Header,
-    /// Pages that get a descriptor.
-    kept: u64,
     /// Made of a dump that ends early: then this one says so, too.
     of_incomplete: bool,
     /// Where the block lies that all zero pages share.
@@ -45,8 +41,6 @@ pub(super) struct KdumpWriter<'a> {
     descs: Vec<u8>,
     /// Where the descriptors in `descs` go: (rank of the first, number).
     places: Vec<(u64, u64)>,
-    /// Rank after the last one whose descriptor was written.
-    next_rank: u64,
     /// Whose turn it is, and where the dump ended when the first ones had theirs.
     turn: Turn,
     has_vital: bool,
@@ -79,14 +73,12 @@ impl<'a> KdumpWriter<'a> {
             sink,
             layout,
             header,
-            kept: plan.kept(),
             of_incomplete: core.left_out().incomplete,
             zero,
             end,
             synced: Instant::now(),
             descs,
             places: Vec::new(),
-            next_rank: 0,
             turn: Turn::Rest,
             has_vital: plan.order().is_complete(),
             vital_len: None,
@@ -124,16 +116,11 @@ impl<'a> KdumpWriter<'a> {
 
     fn write_descs(&mut self) -> Result<(), DumpError> {
         let mut from = 0_usize;
-        for index in 0..self.places.len() {
-            let Some(&(rank, count)) = self.places.get(index) else { break };
-            if !self.sink.is_rewritable() {
-                self.lose_up_to(rank)?;
-            }
+        for &(rank, count) in &self.places {
             let end = from.saturating_add(to_usize(count).saturating_mul(DESC_LEN));
             let descs = self.descs.get(from..end).unwrap_or_default();
             let offset = self.layout.desc_offset(rank).unwrap_or(u64::MAX);
             self.sink.write_at(offset, descs).map_err(failed("page descriptors"))?;
-            self.next_rank = rank.saturating_add(count);
             from = end;
         }
         Ok(())
@@ -144,10 +131,9 @@ impl<'a> KdumpWriter<'a> {
         if self.turn == Turn::First && self.has_vital {
             self.checkpoint()?;
             self.sync("the vital part")?;
-            log::info!(
-                "dump: the vital part is saved, {} MiB; a dump cut short from here on opens",
-                self.end >> 20
-            );
+            // A stream's header comes last.
+            let opens = if self.sink.is_rewritable() { "; a dump cut short from here on opens" } else { "" };
+            log::info!("dump: the vital part is saved, {} MiB{opens}", self.end >> 20);
             self.vital_len = Some(self.end);
         }
         self.turn = next;
@@ -169,24 +155,6 @@ impl<'a> KdumpWriter<'a> {
         result
     }
 
-    /// Writes descriptors of lost pages up to `rank`, which a stream does not begin with.
-    fn lose_up_to(&mut self, rank: u64) -> Result<(), DumpError> {
-        if let (Some(from), Some(to)) =
-            (self.layout.desc_offset(self.next_rank), self.layout.desc_offset(rank))
-            && from < to
-        {
-            self.write_zeros(from, to, "page descriptors")?;
-            self.next_rank = rank;
-        }
-        Ok(())
-    }
-
-    /// Ends a stream: the header, which takes little room, and the descriptors that are missing, as those of lost pages.
-    fn end_stream(&mut self) -> Result<(), DumpError> {
-        self.write_headers()?;
-        self.lose_up_to(self.kept)
-    }
-
     fn write_headers(&mut self) -> Result<(), DumpError> {
         let (block0, sub) = self.layout.emit_headers(&self.header);
         self.sink.write_at(0, &block0).map_err(failed("the header"))?;
@@ -206,38 +174,15 @@ impl<'a> KdumpWriter<'a> {
             let at = self.layout.bitmap1_offset().saturating_add(index.saturating_mul(to_u64(block_len)));
             self.write_bits(at, &block)?;
         }
-        let mut written = self.layout.bitmap2_offset();
         plan.each_unit(|unit, bits| {
             heartbeat();
-            let at = self.layout.bitmap2_offset().saturating_add(unit.start().0 >> 3);
-            self.fill_gap(written, at)?;
-            self.write_bits(at, bits)?;
-            written = at.saturating_add(to_u64(bits.len()));
-            Ok::<(), DumpError>(())
-        })?;
-        self.fill_gap(written, self.layout.descs_offset())
+            self.write_bits(self.layout.bitmap2_offset().saturating_add(unit.start().0 >> 3), bits)
+        })
     }
 
-    /// Writes zeros where a sink does not begin with them.
-    fn fill_gap(&mut self, from: u64, to: u64) -> Result<(), DumpError> {
-        if self.sink.starts_zeroed() { Ok(()) } else { self.write_zeros(from, to, "the bitmaps") }
-    }
-
-    fn write_zeros(&mut self, from: u64, to: u64, what: &'static str) -> Result<(), DumpError> {
-        let zeros = vec![0; to_usize(to.saturating_sub(from).min(ZEROS))];
-        let mut at = from;
-        while at < to {
-            let len = to.saturating_sub(at).min(ZEROS);
-            let bytes = zeros.get(..to_usize(len)).unwrap_or_default();
-            self.sink.write_at(at, bytes).map_err(failed(what))?;
-            at = at.saturating_add(len);
-        }
-        Ok(())
-    }
-
-    /// A machine with its memory far up has bitmaps of mostly zeros, which a new file holds already.
+    /// A machine with its memory far up has bitmaps of mostly zeros, which a sink holds already.
     fn write_bits(&mut self, at: u64, bits: &[u8]) -> Result<(), DumpError> {
-        if bits.iter().all(|&byte| byte == 0) && self.sink.starts_zeroed() {
+        if bits.iter().all(|&byte| byte == 0) {
             return Ok(());
         }
         self.sink.write_at(at, bits).map_err(failed("the bitmaps"))
@@ -310,9 +255,6 @@ impl DumpWriter for KdumpWriter<'_> {
     fn finish(&mut self) -> Result<(), DumpError> {
         self.end_turn(Turn::Rest)?;
         self.checkpoint()?;
-        if !self.sink.is_rewritable() {
-            self.lose_up_to(self.kept)?;
-        }
         self.header.incomplete = self.of_incomplete;
         self.write_headers()?;
         self.sync("the final header")
@@ -323,7 +265,7 @@ impl DumpWriter for KdumpWriter<'_> {
         self.header.incomplete = true;
         let mark = if self.sink.is_rewritable() { self.write_headers() } else { Ok(()) };
         let rest = mark.and(self.checkpoint()).and_then(|()| self.sync("the last page descriptors"));
-        let ended = if self.sink.is_rewritable() { Ok(()) } else { self.end_stream() };
+        let ended = if self.sink.is_rewritable() { Ok(()) } else { self.write_headers() };
         if let Err(error) = rest.and(ended) {
             log::warn!("closing the incomplete dump: {}", crate::log::chain(&error));
         }

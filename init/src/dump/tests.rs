@@ -8,6 +8,7 @@ use std::path::Path;
 use super::*;
 use crate::addr::{Pfn, to_usize};
 use crate::config::DumpLevel;
+use crate::format::flattened::{self as flattened_format, Record};
 use crate::kernel::testing::{Generation, LRU, PAGES, TestKernel};
 use crate::source::testing::CoreFile;
 use crate::source::{Access, Kdump, ReadError, Vmcore};
@@ -323,6 +324,35 @@ fn a_full_sink_ends_a_flattened_dump_where_it_can() {
     assert!(ended > 25, "{ended} dumps could be ended");
 }
 
+/// The file that a stream's records make up.
+fn rearranged(stream: &[u8]) -> Vec<u8> {
+    let mut out = MemorySink::default();
+    let mut rest = &stream[flattened_format::HEADER_LEN..];
+    loop {
+        let (head, body) = rest.split_at(flattened_format::RECORD_LEN);
+        match Record::parse(head).unwrap() {
+            Record::Piece { offset, len } => {
+                let (bytes, next) = body.split_at(to_usize(len));
+                out.write_at(offset, bytes).unwrap();
+                rest = next;
+            }
+            Record::End => return out.bytes,
+        }
+    }
+}
+
+#[test]
+fn a_stream_makes_up_the_same_file() {
+    let kernel = with_struct_pages();
+    for (level, plan) in [(0, 1 << 20), (31, 1 << 20), (31, 0)] {
+        let exclude = DumpLevel::new(level).unwrap().into();
+        let (file, written) = filtered(&kernel, exclude, plan, Format::Kdump);
+        let (stream, streamed) = filtered(&kernel, exclude, plan, Format::Flattened);
+        assert!(rearranged(&stream) == file, "level {level}");
+        assert!(written.pages.written > 0 && streamed.pages == written.pages);
+    }
+}
+
 #[test]
 fn a_pipe_that_breaks_gets_nothing_more() {
     /// Takes some bytes, then half of a write, and then must not be asked again.
@@ -367,11 +397,12 @@ fn with_struct_pages() -> TestKernel {
     kernel
 }
 
-fn filtered(kernel: &TestKernel, exclude: Exclude, plan: u64) -> (Vec<u8>, Written) {
+fn filtered(kernel: &TestKernel, exclude: Exclude, plan: u64, format: Format) -> (Vec<u8>, Written) {
     let (_file, core, info) = kernel.core();
     let filter = PageFilter::discover(&core, &info, core.mappings(), &mut |_| ()).unwrap();
     let budget = Budget { workers: 2, plan };
-    let request = Request { exclude, info: info.clone(), budget, ..request(31, Compress::Zstd(1), 1) };
+    let request =
+        Request { exclude, format, info: info.clone(), budget, ..request(31, Compress::Zstd(1), 1) };
     let (mut sink, mut written) = (MemorySink::default(), Written::default());
     write(&core, Some(&filter), &request, &mut sink, &|| (), &mut written).unwrap();
     (sink.bytes, written)
@@ -382,8 +413,8 @@ fn bits_that_are_forgotten_are_found_again() {
     let kernel = with_struct_pages();
     let everything = Exclude::classes(&["zero", "private-cache", "user", "free", "unused-vmemmap"]).unwrap();
     for exclude in [DumpLevel::new(31).unwrap().into(), DumpLevel::new(16).unwrap().into(), everything] {
-        let (roomy, with_room) = filtered(&kernel, exclude, 1 << 20);
-        let (tight, without) = filtered(&kernel, exclude, 0);
+        let (roomy, with_room) = filtered(&kernel, exclude, 1 << 20, Format::Kdump);
+        let (tight, without) = filtered(&kernel, exclude, 0, Format::Kdump);
         assert!(with_room.pages.excluded > 512);
         assert_eq!(without.pages, with_room.pages);
         assert!(tight == roomy);
@@ -394,7 +425,7 @@ fn bits_that_are_forgotten_are_found_again() {
 fn struct_pages_of_pages_that_are_all_dropped_are_dropped() {
     let kernel = with_struct_pages();
     let exclude = Exclude::classes(&["free", "unused-vmemmap"]).unwrap();
-    let (bytes, written) = filtered(&kernel, exclude, 1 << 20);
+    let (bytes, written) = filtered(&kernel, exclude, 1 << 20, Format::Kdump);
     let back = reopen(&bytes);
     let mut page = vec![0; 4096];
     let kept = (0..PAGES).filter(|&pfn| back.page_reader().read_page(Pfn(pfn), &mut page).is_ok());
@@ -432,7 +463,8 @@ fn a_dump_of_a_dump_says_what_its_source_lacks() {
 #[test]
 fn without_page_types_forgotten_bits_lose_no_page() {
     // A dump that leaves pages out, of a kernel without VMCOREINFO, and no room to remember which.
-    let (bytes, written) = filtered(&with_struct_pages(), DumpLevel::new(31).unwrap().into(), 1 << 20);
+    let (bytes, written) =
+        filtered(&with_struct_pages(), DumpLevel::new(31).unwrap().into(), 1 << 20, Format::Kdump);
     assert!(written.pages.excluded > 0);
     let source = reopen(&bytes);
     let request = Request { budget: Budget { workers: 1, plan: 0 }, ..request(1, Compress::Zstd(1), 1) };

@@ -134,10 +134,6 @@ impl Sink for FileSink {
         Ok(())
     }
 
-    fn starts_zeroed(&self) -> bool {
-        true // a target makes its files anew
-    }
-
     fn reserve(&mut self, len: u64) -> Result<(), SinkError> {
         if len > self.limit {
             let len = crate::addr::to_usize(len);

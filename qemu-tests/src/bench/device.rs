@@ -86,10 +86,6 @@ impl Sink for Device<'_> {
         Ok(())
     }
 
-    fn starts_zeroed(&self) -> bool {
-        true
-    }
-
     fn reserve(&mut self, _len: u64) -> Result<(), SinkError> {
         if self.reached == Reached::Nothing {
             self.reached = Reached::Plan;

@@ -37,10 +37,6 @@ impl Sink for Boxed {
         self.0.sync()
     }
 
-    fn starts_zeroed(&self) -> bool {
-        self.0.starts_zeroed()
-    }
-
     fn is_rewritable(&self) -> bool {
         self.0.is_rewritable()
     }

@@ -1,6 +1,6 @@
 //! What a host receives is byte for byte what a local target gets.
 
-use crate::{Received, clear, collected, ensure_complete, https, nfs, received, s3, scenario, series, ssh};
+use crate::{clear, collected, ensure_complete, https, nfs, received, s3, scenario, series, ssh};
 use anyhow::{Result, ensure};
 use qemu_tests::binaries::Binaries;
 use qemu_tests::command::{Run, command};
@@ -13,10 +13,10 @@ use qemu_tests::turn::{alone, full};
 use std::path::Path;
 
 /// The same engine on the raw copy of the same memory, for a disk.
-fn locally(outcome: &Outcome, format: &str) -> Result<std::path::PathBuf> {
+fn locally(outcome: &Outcome) -> Result<std::path::PathBuf> {
     let local = outcome.scratch("local");
     command(&Binaries::get()?.afterimage.to_string_lossy())
-        .args(["dump", "--level", "31", "--format", format, "--force"])
+        .args(["dump", "--level", "31", "--force"])
         .args([outcome.raw()?, &local])
         .run()?;
     Ok(local)
@@ -41,11 +41,7 @@ fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<(
     ensure_complete(&dump)?;
     let received = received(&dump, &outcome)?;
     // Where records of a stream begin and end depends on the time that it takes; what they make up does not.
-    let local = Received { file: locally(&outcome, received.format)?, format: received.format };
-    ensure_same(
-        &received.rearranged(&outcome, "received.vmcore")?,
-        &local.rearranged(&outcome, "local.vmcore")?,
-    )?;
+    ensure_same(&received.rearranged(&outcome, "received.vmcore")?, &locally(&outcome)?)?;
     let result = dump.result()?;
     let degradations = result.pointer("/degradations").and_then(|all| all.as_array());
     ensure!(degradations.is_some_and(Vec::is_empty), "{result:#}");

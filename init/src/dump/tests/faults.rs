@@ -32,10 +32,6 @@ impl Sink for Failing {
         Ok(())
     }
 
-    fn starts_zeroed(&self) -> bool {
-        true
-    }
-
     fn truncate(&mut self, len: u64) -> Result<(), SinkError> {
         self.bytes.resize(to_usize(len), 0);
         Ok(())

@@ -159,10 +159,6 @@ impl Sink for Small {
         Ok(())
     }
 
-    fn starts_zeroed(&self) -> bool {
-        true
-    }
-
     fn truncate(&mut self, len: u64) -> Result<(), SinkError> {
         self.bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
         Ok(())

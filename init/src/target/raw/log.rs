@@ -197,10 +197,6 @@ impl Sink for RawSink {
         self.log.borrow_mut().sync()
     }
 
-    fn starts_zeroed(&self) -> bool {
-        true // bytes that no record has are zero
-    }
-
     /// Promises room for the first `len` bytes, each written once in whole records. Many small writes take more, and may
     /// still fail.
     fn reserve(&mut self, len: u64) -> Result<(), SinkError> {

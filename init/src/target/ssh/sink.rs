@@ -70,10 +70,6 @@ impl Sink for SftpSink {
         synced
     }
 
-    fn starts_zeroed(&self) -> bool {
-        true // a file that is new
-    }
-
     fn reserve(&mut self, len: u64) -> Result<(), SinkError> {
         if len > self.limit { Err(self.no_room(0, crate::addr::to_usize(len))) } else { Ok(()) }
     }
