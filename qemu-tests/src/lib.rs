@@ -17,6 +17,7 @@ pub mod bitmap;
 pub mod boot;
 pub mod cache;
 pub mod capture_config;
+pub mod collector;
 pub mod command;
 pub mod console;
 pub mod control;

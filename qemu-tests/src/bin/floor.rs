@@ -1,34 +1,86 @@
 //! The smallest crash kernel reservation with which a capture still succeeds, in a guest of 2 GiB at level 31.
 //!
 //! `cargo run -p qemu-tests --bin floor [SERIES]` finds it by bisection for each compression of the image, one run per point,
-//! so give or take 2 MiB; `... --bin floor SERIES MIB RUNS` tries one reservation so many times.
+//! so give or take 2 MiB; `... --bin floor SERIES MIB RUNS` tries one reservation so many times. `... --bin floor to ssh 6.1 [MIB RUNS]` is
+//! about a target on the network: ssh, nfs, https or s3, with an image compressed by gzip.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use qemu_tests::collector;
 use qemu_tests::kernel::Kernel;
-use qemu_tests::scenario::Scenario;
+use qemu_tests::peer::{Peer, PeerShape, Server};
+use qemu_tests::scenario::{HOST, Scenario};
 
 const RANGE: core::ops::Range<u32> = 48..96;
+/// With a target on the network.
+const REMOTE: core::ops::Range<u32> = 64..144;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let series = arguments.first().map_or("6.1", String::as_str);
-    let kernel = Kernel::of_series(series)?;
-    if let [_, mib, runs] = arguments.as_slice() {
-        return repeat(&kernel, mib.parse()?, runs.parse()?);
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["to", kind, series, rest @ ..] => remote(kind, &Kernel::of_series(series)?, rest),
+        [series, mib, runs] => repeat(&Kernel::of_series(series)?, mib.parse()?, runs.parse()?),
+        _ => local(&Kernel::of_series(words.first().unwrap_or(&"6.1"))?),
     }
+}
+
+fn local(kernel: &Kernel) -> Result<()> {
     println!(
         "| image | kernel | smallest crashkernel= that captured | largest that did not |\n|---|---|---|---|"
     );
     for compress in ["gzip", "xz", "zstd"] {
-        let (mut fails, mut works) = (RANGE.start, RANGE.end);
-        ensure!(captures(&kernel, compress, works), "no capture even with {works} MiB");
-        while works.saturating_sub(fails) > 1 {
-            let middle = fails.midpoint(works);
-            if captures(&kernel, compress, middle) { works = middle } else { fails = middle }
-        }
-        println!("| {compress} | {} | {works}M | {fails}M |", kernel.version());
+        let works = bisect(RANGE, |mib| captures(kernel, compress, mib))?;
+        println!("| {compress} | {} | {works}M | {}M |", kernel.version(), works.saturating_sub(1));
     }
     Ok(())
+}
+
+fn bisect(range: core::ops::Range<u32>, mut captures: impl FnMut(u32) -> bool) -> Result<u32> {
+    let (mut fails, mut works) = (range.start, range.end);
+    ensure!(captures(works), "no capture even with {works} MiB");
+    while works.saturating_sub(fails) > 1 {
+        let middle = fails.midpoint(works);
+        if captures(middle) { works = middle } else { fails = middle }
+    }
+    Ok(works)
+}
+
+fn remote(kind: &str, kernel: &Kernel, rest: &[&str]) -> Result<()> {
+    let mut peer = Peer::start("floor", &PeerShape::default())?;
+    peer.serve(&[Server::Ssh, Server::Nfs, Server::Nginx, Server::S3])?;
+    let mut captures = |mib| told(mib, sends(kind, kernel, &mut peer, mib));
+    if let [mib, runs] = *rest {
+        let (mib, runs): (u32, u32) = (mib.parse()?, runs.parse()?);
+        let passed = (0..runs).filter(|_| captures(mib)).count();
+        println!("{kind}, {}: {passed} of {runs} captures with crashkernel={mib}M", kernel.version());
+        ensure!(u32::try_from(passed) == Ok(runs), "not all captures succeeded");
+    } else {
+        let works = bisect(REMOTE, captures)?;
+        println!("| {kind} | {} | {works}M | {}M |", kernel.version(), works.saturating_sub(1));
+    }
+    peer.discard()
+}
+
+/// Whether a capture with this reservation sends a complete dump.
+fn sends(kind: &str, kernel: &Kernel, peer: &mut Peer, mib: u32) -> Result<bool> {
+    let (target, at) = match kind {
+        "ssh" => (collector::ssh(peer)?, "/srv/dump"),
+        "nfs" => (collector::nfs("4.2"), "/srv/dump"),
+        "https" => (collector::https("dumps"), "/srv/www/dumps"),
+        "s3" => (collector::s3(), "/srv/s3/dumps"),
+        _ => bail!("{kind} is no kind of target on the network"),
+    };
+    let mut scenario = collector::scenario(&format!("floor-{kind}-{mib}"), kernel, peer)?;
+    scenario.crashkernel = format!("{mib}M");
+    scenario.memory_mib = 2048;
+    scenario.config.targets = vec![target];
+    let outcome = scenario.run();
+    let complete = peer.dumps(&format!("{at}/{HOST}")).and_then(|mut dumps| {
+        Ok(dumps.pop().context("no dump")?.result()?.get("outcome").is_some_and(|said| said == "complete"))
+    });
+    peer.run("rm -rf /srv/dump/* /srv/www/*/* /srv/s3/dumps/*")?;
+    outcome?.discard()?;
+    complete
 }
 
 /// Captures with one reservation, `runs` times.
@@ -51,7 +103,12 @@ fn captures(kernel: &Kernel, compress: &str, mib: u32) -> bool {
         outcome.discard()?;
         Ok(complete)
     });
-    outcome.unwrap_or_else(|error| {
+    told(mib, outcome)
+}
+
+/// `false` for an error, which is told.
+fn told(mib: u32, captured: Result<bool>) -> bool {
+    captured.unwrap_or_else(|error| {
         eprintln!("{mib} MiB: {}", error.to_string().lines().next().unwrap_or_default());
         false
     })

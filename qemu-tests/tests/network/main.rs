@@ -8,79 +8,25 @@ mod peer;
 mod protocols;
 
 use anyhow::{Context, Result, ensure};
+use qemu_tests::collector;
+pub(crate) use qemu_tests::collector::{disk, https, nfs, remote, s3, ssh};
 use qemu_tests::kernel::Kernel;
-use qemu_tests::network::HostNetwork;
 use qemu_tests::outcome::{Dump, Outcome};
-use qemu_tests::peer::{ACCESS_KEY, ADDRESS, NAME, Peer, SECRET_KEY, TOKEN, USER};
-use qemu_tests::scenario::Config;
+use qemu_tests::peer::Peer;
 pub(crate) use qemu_tests::scenario::Target;
 use qemu_tests::scenario::{HOST, Scenario};
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// The kernel of most tests; `AFTERIMAGE_SERIES` names another.
 const SERIES: &str = "6.1";
-const PATIENCE: Duration = Duration::from_mins(8);
-/// Where production finds what the loader is to read.
-const KEYS: &str = "/keys";
 
 fn series() -> String {
     std::env::var("AFTERIMAGE_SERIES").unwrap_or_else(|_| SERIES.to_owned())
 }
 
-/// A machine with a cable to the peer, an address, and all keys.
 fn scenario(name: &str, peer: &Peer) -> Result<Scenario> {
-    let mut scenario = Scenario::new(name, &Kernel::of_series(&series())?);
-    scenario.config = config();
-    scenario.patience = PATIENCE;
-    scenario.crashkernel = "192M".into();
-    scenario.shape.cards = vec![peer.card(0)];
-    scenario.network = HostNetwork::address("10.9.0.2/24", None);
-    let mut file = |name: &str, bytes: Vec<u8>| scenario.files.push((format!("{KEYS}/{name}"), bytes));
-    for name in ["ssh", "ca.pem", "client.pem", "client.key"] {
-        file(name, fs::read(peer.key(name)).with_context(|| format!("the peer's {name}"))?);
-    }
-    file("token", TOKEN.into());
-    file("s3.toml", format!("access_key = \"{ACCESS_KEY}\"\nsecret_key = \"{SECRET_KEY}\"\n").into());
-    scenario.files.push(("/etc/hosts".into(), format!("127.0.0.1 localhost\n{ADDRESS} {NAME}\n").into()));
-    Ok(scenario)
-}
-
-fn config() -> Config {
-    let modules = ["virtio_pci", "virtio_blk", "virtio_net"].map(str::to_owned).into();
-    Config { level: 31, modules, ..Config::default() }
-}
-
-fn remote(kind: &str, url: &str) -> Target {
-    Target::any(kind).key("url", url).key("wait", 20)
-}
-
-/// SFTP as the key of [`USER`].
-fn ssh(peer: &Peer) -> Result<Target> {
-    let known = fs::read_to_string(peer.key("known_hosts"))?;
-    let hosts = known.lines().filter_map(|line| line.strip_prefix(&format!("{ADDRESS} ")));
-    let keys: Vec<String> = hosts.map(str::to_owned).collect();
-    ensure!(!keys.is_empty(), "no host key of {ADDRESS} in {known}");
-    let url = format!("ssh://{USER}@{ADDRESS}/srv/dump");
-    Ok(remote("ssh", &url).key("host_key", keys).key("identity", format!("{KEYS}/ssh")))
-}
-
-fn nfs(version: &str) -> Target {
-    remote("nfs", &format!("nfs://{ADDRESS}/srv/dump")).key("version", version)
-}
-
-fn https(directory: &str) -> Target {
-    remote("https", &format!("https://{NAME}/{directory}")).key("roots", format!("{KEYS}/ca.pem"))
-}
-
-fn s3() -> Target {
-    remote("s3", &format!("http://{ADDRESS}:9000/dumps")).key("credentials", format!("{KEYS}/s3.toml"))
-}
-
-/// The disk of production, which takes what the network does not.
-fn disk() -> Target {
-    Target::filesystem("LABEL=dump").key("fstype", "ext4")
+    collector::scenario(name, &Kernel::of_series(&series())?, peer)
 }
 
 /// The only capture in a directory of the peer.

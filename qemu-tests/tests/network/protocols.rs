@@ -9,7 +9,7 @@ use qemu_tests::outcome::Outcome;
 use qemu_tests::peer::{Peer, PeerShape, Server};
 use qemu_tests::readers;
 use qemu_tests::scenario::Target;
-use qemu_tests::turn::{alone, full};
+use qemu_tests::turn::{alone, full, is_left_out};
 use std::path::Path;
 
 /// The same engine on the raw copy of the same memory, for a disk.
@@ -89,5 +89,48 @@ fn each_kind_of_server_gets_what_a_local_target_gets() -> Result<()> {
             "not run: NFS 4.1 and 3, client certificates, one stream, more than one object; AFTERIMAGE_FULL=1 runs them"
         );
     }
+    peer.discard()
+}
+
+/// A line of 20 Mbit/s, bytes per second. Headers are no payload, 4 % of frames of 1514 bytes and next to nothing of the large ones that
+/// virtio hands on: the whole rate is what shares are of.
+const LINE: f64 = 20e6 / 8.0;
+
+#[test]
+fn a_slow_line_is_used_by_each_protocol() -> Result<()> {
+    let _alone = alone();
+    if is_left_out("a line of 20 Mbit/s") {
+        return Ok(());
+    }
+    let mut peer = Peer::start("rates", &PeerShape::default())?;
+    peer.serve(&[Server::Ssh, Server::Nfs, Server::Nginx, Server::S3])?;
+    peer.run("upload tbf rate 20mbit burst 32k latency 200ms")?;
+    let cases = [
+        ("ssh", ssh(&peer)?, "/srv/dump"),
+        ("nfs", nfs("4.2"), "/srv/dump"),
+        ("https", https("dumps"), "/srv/www/dumps"),
+        ("s3", s3(), "/srv/s3/dumps"),
+    ];
+    let mut slow = Vec::new();
+    for (name, target, at) in cases {
+        let mut scenario = scenario(&format!("net-rate-{name}"), &peer)?;
+        scenario.config.level = 1;
+        scenario.config.targets = vec![target];
+        let outcome = scenario.run()?;
+        let dump = collected(&mut peer, at)?;
+        ensure_complete(&dump)?;
+        let result = dump.result()?;
+        let number = |at| result.pointer(at).and_then(serde_json::Value::as_f64).unwrap_or_default();
+        let (bytes, seconds) = (number("/dump_bytes"), number("/seconds/dump"));
+        let share = bytes / seconds / LINE;
+        eprintln!("{name}: {bytes} bytes in {seconds} s, {share:.3} of the line");
+        ensure!(share < 1.01, "the line is not what it was to be: {result:#}");
+        if share < 0.9 {
+            slow.push((name, share));
+        }
+        clear(&peer)?;
+        outcome.discard()?;
+    }
+    ensure!(slow.is_empty(), "{slow:?}");
     peer.discard()
 }
