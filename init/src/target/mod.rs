@@ -8,6 +8,7 @@ mod filesystem;
 #[cfg(feature = "https")]
 mod http;
 pub mod ledger;
+mod mounted;
 pub mod name;
 #[cfg(feature = "nfs")]
 mod nfs;
@@ -290,10 +291,10 @@ pub fn open(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn Tar
 
 fn open_plain(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn Target>, TargetError> {
     match config.kind {
-        TargetKind::Filesystem => Ok(Box::new(filesystem::Filesystem::open(config, capture)?)),
+        TargetKind::Filesystem => Ok(Box::new(filesystem::open(config, capture)?)),
         TargetKind::Raw => Ok(Box::new(raw::Raw::open(config, capture)?)),
         #[cfg(feature = "nfs")]
-        TargetKind::Nfs => Ok(Box::new(nfs::Nfs::open(config, capture)?)),
+        TargetKind::Nfs => Ok(Box::new(nfs::open(config, capture)?)),
         #[cfg(feature = "ssh")]
         TargetKind::Ssh => Ok(Box::new(ssh::Ssh::open(config, capture)?)),
         #[cfg(feature = "https")]

@@ -4,22 +4,19 @@
 
 use core::net::IpAddr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::mount;
 use nix::unistd::sethostname;
 
 use crate::config::{self, NfsVersion, Url};
 use crate::setup::net::dial::Peer;
 use crate::setup::net::retry::Retry;
-use crate::sink::Sink;
-use crate::target::directory::Directory;
-use crate::target::{Artifact, Capture, Ledger, Target, TargetError};
+use crate::target::mounted::{self, Mounted};
+use crate::target::{Capture, TargetError};
 
-/// Below it the exports are mounted, each in a directory of its own.
-const MOUNT_POINT: &str = "/target";
 /// `nfs4_unique_id`: what a client is known by (fs/nfs/nfs4client.c).
 const UNIQUE_ID: &str = "/sys/module/nfs/parameters/nfs4_unique_id";
 /// Tenths of a second that the server may take to answer a request, and how often it is sent again then: the file system is mounted soft,
@@ -27,45 +24,19 @@ const UNIQUE_ID: &str = "/sys/module/nfs/parameters/nfs4_unique_id";
 const TIMEO: u64 = 100;
 /// Bytes of a request: a capture kernel has no megabytes for each of many.
 const TRANSFER: u32 = 256 << 10;
-/// Room that no dump takes.
-const SPARE: u64 = 1 << 20;
 
-/// A mounted export with the capture's directory in it.
-#[derive(Debug)]
-pub(super) struct Nfs {
-    directory: Directory,
-    mounted: PathBuf,
-    source: String,
-    ledger: Ledger,
-    keep: Option<u32>,
-    reserve: u64,
-}
-
-impl Nfs {
-    pub(super) fn open(config: &config::Target, capture: Capture<'_>) -> Result<Self, TargetError> {
-        let url = config.url.as_ref().ok_or(TargetError::NoDevice)?;
-        let up = capture.up()?;
-        introduce(capture);
-        let pinned = capture.remote(config).map(|remote| remote.addresses.as_slice()).unwrap_or_default();
-        let peer = Peer::of(url, pinned, &up.dns);
-        let source = format!("{}:{}", url.host, url.path);
-        let mounted = Path::new(MOUNT_POINT).join(capture.index.to_string());
-        let _ = umount2(&mounted, MntFlags::empty()); // an attempt that was killed leaves it mounted
-        let _ = fs::create_dir_all(&mounted);
-        mount_export(config, &peer, url, &source, &mounted, capture.heartbeat)?;
-        log::info!("target {config} is mounted (NFS {})", version(config).0);
-        let count = |ledger: &mut Ledger| ledger.count(capture.name, capture.time, capture.crash_loop);
-        let path = format!("{}/{}", config.path().trim_end_matches('/'), capture.host);
-        match Directory::create_counted(&mounted, &path, capture.name, count) {
-            Ok((directory, ledger)) => {
-                Ok(Self { directory, mounted, source, ledger, keep: config.keep, reserve: config.reserve.0 })
-            }
-            Err(error) => {
-                unmount(&mounted)?;
-                Err(error)
-            }
-        }
-    }
+pub(super) fn open(config: &config::Target, capture: Capture<'_>) -> Result<Mounted, TargetError> {
+    let url = config.url.as_ref().ok_or(TargetError::NoDevice)?;
+    let up = capture.up()?;
+    introduce(capture);
+    let pinned = capture.remote(config).map(|remote| remote.addresses.as_slice()).unwrap_or_default();
+    let peer = Peer::of(url, pinned, &up.dns);
+    let source = format!("{}:{}", url.host, url.path);
+    let at = mounted::place(capture);
+    mount_export(config, &peer, url, &source, &at, capture.heartbeat)?;
+    log::info!("target {config} is mounted (NFS {})", version(config).0);
+    let path = format!("{}/{}", config.path().trim_end_matches('/'), capture.host);
+    Mounted::open(at, &path, config, capture, source, u64::MAX)
 }
 
 /// What the server knows us by: the host's name and boot, where the capture kernel has "(none)" like all others. Without it the
@@ -92,7 +63,6 @@ fn mount_export(
     at: &Path,
     heartbeat: &dyn Fn(),
 ) -> Result<(), TargetError> {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
     let mut retry = Retry::new(Duration::from_secs(config.wait.max(1)));
     // The addresses that the loader found come first; DNS is asked if none of them does.
     let mut known = Some(peer.addresses_now()).filter(|known| !known.is_empty());
@@ -105,7 +75,7 @@ fn mount_export(
         for address in addresses {
             heartbeat();
             let options = options(config, url, address);
-            match mount(Some(source), at, Some("nfs"), flags, Some(options.as_str())) {
+            match mount(Some(source), at, Some("nfs"), mounted::flags(), Some(options.as_str())) {
                 Ok(()) => return Ok(()),
                 Err(errno) => {
                     log::warn!("mounting {source} from {address}: {}", errno.desc());
@@ -164,53 +134,6 @@ fn version(config: &config::Target) -> (&'static str, NfsVersion) {
         NfsVersion::V4_1 => ("4.1", NfsVersion::V4_1),
         NfsVersion::V4_2 => ("4.2", NfsVersion::V4_2),
     }
-}
-
-impl Target for Nfs {
-    fn location(&self) -> String {
-        format!("{}{}", self.source, self.directory.path().display())
-    }
-
-    fn directory(&self) -> Option<PathBuf> {
-        let path = self.directory.path();
-        Some(self.mounted.join(path.strip_prefix("/").unwrap_or(path)))
-    }
-
-    fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    fn room(&self) -> Option<u64> {
-        let free = self.directory.free();
-        let free = free.inspect_err(|error| log::warn!("{}", crate::log::chain(error))).ok()?;
-        Some(free.saturating_sub(self.reserve.saturating_add(SPARE)))
-    }
-
-    fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
-        let limit = if artifact == Artifact::Vmcore { self.room().unwrap_or(u64::MAX) } else { u64::MAX };
-        self.directory.create_file(artifact, limit)
-    }
-
-    fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
-        self.directory.publish(artifact)
-    }
-
-    fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
-        self.keep.map_or(Ok(()), |keep| self.directory.retire(keep, self.ledger.sequence, heartbeat))
-    }
-
-    fn close(self: Box<Self>) -> Result<(), TargetError> {
-        drop(self.directory); // its descriptors would keep the file system busy
-        unmount(&self.mounted)
-    }
-}
-
-fn unmount(at: &Path) -> Result<(), TargetError> {
-    umount2(at, MntFlags::empty()).map_err(|errno| TargetError::File {
-        what: "unmounting",
-        name: at.display().to_string(),
-        source: errno.into(),
-    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod body;
 mod client;
+mod filling;
 mod index;
 mod insist;
 mod parts;

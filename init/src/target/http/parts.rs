@@ -9,18 +9,15 @@ use hyper::body::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
-use crate::addr::to_u64;
-use crate::beat::{self, Beat};
 use crate::setup::net::runtime::Runtime;
 
-use super::index::{Entry, Index, hex, object_name};
+use super::filling::{Filled, Filling};
+use super::index::{Entry, Index, object_name};
 use super::insist::UploadError;
 use super::pool::Pool;
 use super::store::{Begun, Part, Store, Sum};
 use super::{SinkProblem, wait};
 
-/// How often it is looked for failures while no buffer is free.
-const LOOK: Duration = Duration::from_secs(1);
 /// To say that an upload is given up.
 const GOODBYE: Duration = Duration::from_secs(10);
 
@@ -33,11 +30,7 @@ pub(super) struct Upload {
     max_parts: usize,
     /// Whether it goes as one file if it is no longer than a part.
     may_be_one: bool,
-    pool: Pool,
-    filling: Option<Vec<u8>>,
-    /// Bytes so far.
-    at: u64,
-    whole: Sha256,
+    filling: Filling,
     /// Of the object, from the second one on; the first is the whole as long as there is no other.
     object_sum: Option<Sha256>,
     object: Option<Begun>,
@@ -68,10 +61,7 @@ impl Upload {
             name: name.to_owned(),
             max_parts: usize::try_from(max_parts.max(1)).unwrap_or(usize::MAX),
             may_be_one,
-            pool,
-            filling: None,
-            at: 0,
-            whole: Sha256::new(),
+            filling: Filling::new(pool),
             object_sum: None,
             object: None,
             sent: 0,
@@ -89,91 +79,24 @@ impl Upload {
         self.retries.load(Ordering::Relaxed)
     }
 
-    /// Takes the next bytes. Waits while all buffers are full of what has not arrived.
-    pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<(), SinkProblem> {
-        self.check()?;
-        while !bytes.is_empty() {
-            let mut buffer = match self.filling.take() {
-                Some(buffer) => buffer,
-                None => self.free_buffer()?,
-            };
-            let room = self.pool.part().saturating_sub(buffer.len());
-            let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
-            buffer.extend_from_slice(now);
-            self.at = self.at.saturating_add(to_u64(now.len()));
-            bytes = later;
-            if buffer.len() >= self.pool.part() {
-                self.submit(buffer)?;
-            } else {
-                self.filling = Some(buffer);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether all is well so far. What was sent is not waited for: a part has a least size, so the last bytes cannot go yet.
-    pub(super) fn check(&mut self) -> Result<(), SinkProblem> {
-        while let Some(done) = self.under_way.try_join_next() {
-            let _ = self.arrive(done); // kept, and told below
-        }
-        self.failed.as_ref().map_or(Ok(()), |error| Err(SinkProblem::Upload(Arc::clone(error))))
-    }
-
     /// Waits until all of it is there, and makes it whole. Its length and SHA-256.
     pub(super) fn finish(&mut self) -> Result<(u64, String), SinkProblem> {
         self.check()?;
-        let last = self.filling.take().unwrap_or_default();
+        let last = self.filling.rest();
         if self.may_be_one && self.sent == 0 && self.ended.is_empty() {
-            self.whole.update(&last);
-            let bytes = self.pool.lend(last);
+            let bytes = self.filling.lend(last);
             let put = wait(&self.runtime, self.store.put(&self.name, bytes, &self.retries));
             self.keep(put)?;
         } else {
             if !last.is_empty() || (self.sent == 0 && self.ended.is_empty()) {
-                self.submit(last)?;
+                self.hand_on(last)?;
             }
             self.end_object()?;
             self.complete()?;
             self.put_index()?;
         }
         self.is_finished = true;
-        Ok((self.at, self.sum()))
-    }
-
-    fn sum(&self) -> String {
-        hex(&self.whole.clone().finalize().into())
-    }
-
-    fn free_buffer(&mut self) -> Result<Vec<u8>, SinkProblem> {
-        loop {
-            self.check()?;
-            if let Some(buffer) = self.pool.take(LOOK).map_err(SinkProblem::Memory)? {
-                return Ok(buffer);
-            }
-            beat::tell(&Beat::Alive); // each part has its limits of time
-        }
-    }
-
-    /// Sends a part on its way.
-    fn submit(&mut self, buffer: Vec<u8>) -> Result<(), SinkProblem> {
-        if self.sent >= self.max_parts {
-            self.end_object()?;
-            self.object_sum = Some(Sha256::new());
-        }
-        self.whole.update(&buffer);
-        if let Some(sum) = &mut self.object_sum {
-            sum.update(&buffer);
-        }
-        let bytes = self.pool.lend(buffer);
-        let object = self.begun()?;
-        let index = self.sent;
-        self.sent = index.saturating_add(1);
-        self.arrived.push(None);
-        let number = u32::try_from(self.sent).unwrap_or(u32::MAX);
-        let (store, retries) = (Arc::clone(&self.store), Arc::clone(&self.retries));
-        let sending = async move { (index, store.part(&object, number, bytes, &retries).await) };
-        self.under_way.spawn_on(sending, self.runtime.handle());
-        Ok(())
+        Ok((self.filling.at, self.filling.sum()))
     }
 
     /// Waits for the parts of the object that is being sent.
@@ -185,7 +108,7 @@ impl Upload {
         }
         let Some(object) = self.object.take() else { return Ok(()) };
         let parts = core::mem::take(&mut self.arrived).into_iter().flatten().collect();
-        let sum = self.object_sum.as_ref().unwrap_or(&self.whole).clone().finalize().into();
+        let sum = self.object_sum.as_ref().unwrap_or(&self.filling.whole).clone().finalize().into();
         self.ended.push(Ended { object, parts, sum });
         self.sent = 0;
         Ok(())
@@ -240,10 +163,44 @@ impl Upload {
         }
         let entry = |ended: Ended| Entry::new(&ended.object.name, &ended.sum, &ended.parts, lists_parts);
         let objects = core::mem::take(&mut self.ended).into_iter().map(entry).collect();
-        let index = Index { name: &self.name, bytes: self.at, sha256: self.sum(), objects };
+        let index = Index { name: &self.name, bytes: self.filling.at, sha256: self.filling.sum(), objects };
         let name = format!("{}.json", self.name);
         let put = wait(&self.runtime, self.store.put(&name, Bytes::from(index.to_json()), &self.retries));
         self.keep(put)
+    }
+}
+
+impl Filled for Upload {
+    fn filling(&mut self) -> &mut Filling {
+        &mut self.filling
+    }
+
+    /// What was sent is not waited for: a part has a least size, so the last bytes cannot go yet.
+    fn check(&mut self) -> Result<(), SinkProblem> {
+        while let Some(done) = self.under_way.try_join_next() {
+            let _ = self.arrive(done); // kept, and told below
+        }
+        self.failed.as_ref().map_or(Ok(()), |error| Err(SinkProblem::Upload(Arc::clone(error))))
+    }
+
+    fn hand_on(&mut self, buffer: Vec<u8>) -> Result<(), SinkProblem> {
+        if self.sent >= self.max_parts {
+            self.end_object()?;
+            self.object_sum = Some(Sha256::new());
+        }
+        if let Some(sum) = &mut self.object_sum {
+            sum.update(&buffer);
+        }
+        let bytes = self.filling.lend(buffer);
+        let object = self.begun()?;
+        let index = self.sent;
+        self.sent = index.saturating_add(1);
+        self.arrived.push(None);
+        let number = u32::try_from(self.sent).unwrap_or(u32::MAX);
+        let (store, retries) = (Arc::clone(&self.store), Arc::clone(&self.retries));
+        let sending = async move { (index, store.part(&object, number, bytes, &retries).await) };
+        self.under_way.spawn_on(sending, self.runtime.handle());
+        Ok(())
     }
 }
 

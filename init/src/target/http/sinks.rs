@@ -12,6 +12,7 @@ use crate::setup::net::runtime::Runtime;
 use crate::sink::{Sink, SinkError};
 use crate::target::{Artifact, Sent};
 
+use super::filling::Filled;
 use super::index::hex;
 use super::parts::Upload;
 use super::store::Store;
@@ -28,17 +29,10 @@ pub(super) enum Flow {
 }
 
 impl Flow {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), SinkProblem> {
+    fn filled(&mut self) -> &mut dyn Filled {
         match self {
-            Self::Parts(upload) => upload.write(bytes),
-            Self::Stream(stream) => stream.write(bytes),
-        }
-    }
-
-    fn check(&mut self) -> Result<(), SinkProblem> {
-        match self {
-            Self::Parts(upload) => upload.check(),
-            Self::Stream(stream) => stream.check(),
+            Self::Parts(upload) => upload.as_mut(),
+            Self::Stream(stream) => stream.as_mut(),
         }
     }
 
@@ -85,12 +79,9 @@ impl InOrder {
 impl Sink for InOrder {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
         let at = self.at;
-        let written =
-            self.with(
-                |flow| {
-                    if offset == at { flow.write(bytes) } else { Err(SinkProblem::Order { at, offset }) }
-                },
-            );
+        let written = self.with(|flow| {
+            if offset == at { flow.filled().write(bytes) } else { Err(SinkProblem::Order { at, offset }) }
+        });
         if let Err(source) = written {
             // Some of the bytes may have been taken: what could follow would not be the artifact.
             drop(self.flow.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -102,7 +93,7 @@ impl Sink for InOrder {
 
     /// Tells of failures so far. What is on its way is waited for when it is published.
     fn sync(&mut self) -> Result<(), SinkError> {
-        self.with(Flow::check).map_err(SinkError::Sync)
+        self.with(|flow| flow.filled().check()).map_err(SinkError::Sync)
     }
 
     fn is_rewritable(&self) -> bool {
