@@ -102,6 +102,9 @@ pub enum ImageError {
         /// Which file.
         file: &'static str,
     },
+    /// No init to build it with.
+    #[error("no init to put into the image")]
+    NoInit,
     /// The manifest makes no sense.
     #[error("the manifest in {0} cannot be read")]
     Manifest(PathBuf),
@@ -116,8 +119,8 @@ pub struct Sources {
     pub modules_dir: PathBuf,
     /// The configuration file.
     pub config: PathBuf,
-    /// The static init.
-    pub init: PathBuf,
+    /// Static inits, the preferred one first: the first that was built with all kinds of targets in use is taken.
+    pub inits: Vec<PathBuf>,
 }
 
 /// What an image says of itself.
@@ -160,8 +163,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     let text = fs::read_to_string(&sources.config).map_err(read(&sources.config))?;
     let config =
         Config::parse(&text).map_err(|source| ImageError::Config { path: sources.config.clone(), source })?;
-    let init = fs::read(&sources.init).map_err(read(&sources.init))?;
-    can_reach(&init, &config)?;
+    let (init_path, init) = choose_init(&sources.inits, &config)?;
     let tree = ModuleTree::read(&sources.modules_dir)?;
     let mut firmware = Vec::new();
     let modules = tree.closure(&wanted_modules(&config, &tree, &sources.config, &mut firmware)?)?;
@@ -172,7 +174,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
         Strip::Auto => !host::enforces_module_signatures(),
     };
     let config_file = Fingerprint::of(&absolute(&sources.config)?, text.as_bytes());
-    let init_file = Fingerprint::of(&absolute(&sources.init)?, &init);
+    let init_file = Fingerprint::of(&absolute(init_path)?, &init);
     let (mut module_files, mut hook_files) = (Vec::new(), Vec::new());
     let mut entries = skeleton();
     entries.push(Entry::file("init", 0o755, init));
@@ -343,6 +345,19 @@ fn skeleton() -> Vec<Entry> {
     entries
 }
 
+/// The first init that can reach all targets, or why the last one cannot.
+fn choose_init<'a>(inits: &'a [PathBuf], config: &Config) -> Result<(&'a Path, Vec<u8>), ImageError> {
+    let mut problem = ImageError::NoInit;
+    for path in inits {
+        let init = fs::read(path).map_err(read(path))?;
+        match can_reach(&init, config) {
+            Ok(()) => return Ok((path, init)),
+            Err(error) => problem = error,
+        }
+    }
+    Err(problem)
+}
+
 /// Refuses targets that the init was built without. One that does not say what it was built with is believed.
 fn can_reach(init: &[u8], config: &Config) -> Result<(), ImageError> {
     let says = |kind: TargetKind| memmem(init, format!("afterimage-target:{kind};").as_bytes());
@@ -405,7 +420,7 @@ mod tests {
             kernel: "6.1-test".into(),
             modules_dir: modules,
             config: dir.join("config.toml"),
-            init: dir.join("init"),
+            inits: vec![dir.join("init")],
         }
     }
 
@@ -429,7 +444,7 @@ mod tests {
                 "the file on the host, not what is in the image"
             );
             assert_eq!(contents.manifest.config, Fingerprint::of(&sources.config, config.as_bytes()));
-            assert_eq!(contents.manifest.init, Fingerprint::of(&sources.init, b"static init"));
+            assert_eq!(contents.manifest.init, Fingerprint::of(&sources.inits[0], b"static init"));
             assert_eq!(contents.config, Config::parse(&config).unwrap());
             let archive = compress::decompress(&image.bytes).unwrap();
             let files = cpio::read_files(&archive).unwrap();
@@ -471,6 +486,28 @@ mod tests {
             Err(ImageError::InitWithout(TargetKind::Nfs))
         ));
         assert!(can_reach(capture::target::BUILT_WITH.concat().as_bytes(), &config).is_ok());
+    }
+
+    #[test]
+    fn the_smallest_init_that_reaches_all_targets_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let inits =
+            [("small", "filesystem"), ("large", "filesystem;afterimage-target:ssh")].map(|(name, kinds)| {
+                let path = dir.path().join(name);
+                fs::write(&path, format!("afterimage-target:{kinds};")).unwrap();
+                path
+            });
+        let chosen = |kind: &str, inits: &[PathBuf]| {
+            let config = Config::parse(&format!("[[target]]\n{kind}\n")).unwrap();
+            choose_init(inits, &config).map(|(path, _)| path.to_owned())
+        };
+        let disk = "type = \"filesystem\"\ndevice = \"LABEL=x\"";
+        let ssh =
+            "type = \"ssh\"\nurl = \"ssh://a@b/c\"\nidentity = \"/k\"\nhost_key = [\"ssh-ed25519 AAAA\"]";
+        assert_eq!(chosen(disk, &inits).unwrap(), inits[0]);
+        assert_eq!(chosen(ssh, &inits).unwrap(), inits[1]);
+        assert!(matches!(chosen(ssh, &inits[..1]), Err(ImageError::InitWithout(TargetKind::Ssh))));
+        assert!(matches!(chosen(disk, &[]), Err(ImageError::NoInit)));
     }
 
     #[test]

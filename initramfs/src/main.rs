@@ -42,7 +42,8 @@ enum Command {
         /// Configuration file
         #[arg(long, value_name = "FILE", default_value = "/etc/afterimage/config.toml")]
         config: PathBuf,
-        /// The static init [default: `init` beside this program, or in ../lib/afterimage]
+        /// The static init [default: beside this program, or in ../lib/afterimage: `init-storage` if that is there and all targets are
+        /// disks, else `init`]
         #[arg(long, value_name = "FILE")]
         init: Option<PathBuf>,
         /// The image to write
@@ -246,8 +247,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Build { kernel, modules_dir, config, init, output } => {
             let modules_dir = modules_dir.unwrap_or_else(|| Path::new("/lib/modules").join(&kernel));
-            let init = init.map_or_else(default_init, Ok)?;
-            build(&Sources { kernel, modules_dir, config, init }, &output)
+            let inits = init.map_or_else(default_inits, |init| Ok(vec![init]))?;
+            build(&Sources { kernel, modules_dir, config, inits }, &output)
         }
         Command::Load { again: true, .. } => Ok(said(&loader::again()?)),
         Command::Load { refresh: true, .. } => {
@@ -411,14 +412,20 @@ fn check(options: &check::Options, json: bool) -> ExitCode {
     })
 }
 
-/// The init that was built or installed together with this program.
-fn default_init() -> Result<PathBuf, Failure> {
+/// The inits that were built or installed together with this program, the smaller one first.
+fn default_inits() -> Result<Vec<PathBuf>, Failure> {
     let program = std::env::current_exe()?;
-    let dir = program.parent().unwrap_or(Path::new("/"));
-    let places = [dir.join("init"), dir.join("../lib/afterimage/init")];
-    let found = places.iter().find(|path| path.is_file());
-    found.cloned().ok_or_else(|| {
-        let [a, b] = places.map(|path| path.display().to_string());
+    let beside = program.parent().unwrap_or(Path::new("/"));
+    let places = [beside.to_owned(), beside.join("../lib/afterimage")];
+    let inits = |place: &PathBuf| -> Vec<PathBuf> {
+        ["init-storage", "init"]
+            .map(|name| place.join(name))
+            .into_iter()
+            .filter(|path| path.is_file())
+            .collect()
+    };
+    places.iter().map(inits).find(|inits| !inits.is_empty()).ok_or_else(|| {
+        let [a, b] = places.map(|path| path.join("init").display().to_string());
         format!("no init at {a} or {b}: name it with --init").into()
     })
 }
