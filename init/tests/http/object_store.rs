@@ -179,3 +179,20 @@ fn a_server_that_accepts_and_never_reads_is_given_up() {
     assert!((2..10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     assert!(at <= 16 << 20, "{at} bytes are held in memory");
 }
+
+#[test]
+fn a_server_that_is_gone_is_waited_for_once() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let config = s3_config(port, "").replace("retry = 20", "retry = 4");
+    let mut target = open(&config, keys()).unwrap();
+    drop(listener);
+    let mut took = |artifact| {
+        let start = Instant::now();
+        let error = save(target.as_mut(), artifact, b"x").unwrap_err();
+        assert!(chain(error.as_ref()).contains("no answer in"), "{error}");
+        start.elapsed()
+    };
+    let (first, second) = (took(Artifact::Dmesg), took(Artifact::Vmcore));
+    assert!(first > Duration::from_secs(1) && second < first / 2, "{first:?}, {second:?}");
+}

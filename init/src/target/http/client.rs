@@ -43,6 +43,9 @@ pub(super) struct Client {
     /// How long nothing may move in a request.
     silence: Duration,
     idle: Mutex<Vec<Connection>>,
+    /// The host did not answer for as long as there was patience. The next one who asks tries once: a target that is dead is waited for
+    /// once, not once for each artifact.
+    pub(super) is_dead: AtomicBool,
 }
 
 /// What came back.
@@ -145,7 +148,7 @@ fn is_refusal(alert: AlertDescription) -> bool {
 impl Client {
     /// Of a host; without `trust` in the clear.
     pub(super) fn new(peer: Peer, trust: Option<Trust>, silence: Duration) -> Self {
-        Self { peer, trust, silence, idle: Mutex::new(Vec::new()) }
+        Self { peer, trust, silence, idle: Mutex::new(Vec::new()), is_dead: AtomicBool::new(false) }
     }
 
     /// What was wrong with the clock.

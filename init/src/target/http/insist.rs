@@ -197,6 +197,7 @@ impl Insistence<'_> {
             // After a failure the others that wait in the pool are not to be believed either.
             let sent = self.client.send(request, tries > 0).await;
             tries = tries.saturating_add(1);
+            self.client.is_dead.fetch_and(sent.is_err(), Ordering::Relaxed);
             let (asked, error) = match sent {
                 Ok(answer) => match judge(&answer) {
                     Verdict::Done => return Ok(answer),
@@ -213,8 +214,14 @@ impl Insistence<'_> {
                 }
                 Err(source) => (None, UploadError::Unanswered { what: what(), tries, source }),
             };
-            let retry = retry.get_or_insert_with(|| Retry::new(self.patience));
-            let Some(pause) = retry.pause(asked) else { return Err(error) };
+            let patience =
+                || if self.client.is_dead.load(Ordering::Relaxed) { Duration::ZERO } else { self.patience };
+            let retry = retry.get_or_insert_with(|| Retry::new(patience()));
+            let Some(pause) = retry.pause(asked) else {
+                let is_unanswered = matches!(error, UploadError::Unanswered { .. });
+                self.client.is_dead.fetch_or(is_unanswered, Ordering::Relaxed);
+                return Err(error);
+            };
             log::warn!("{}; again in {} ms", crate::log::chain(&error), pause.as_millis());
             self.retries.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(pause).await;
