@@ -10,6 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use capture::config::{Config, Target, TargetKind, Url};
 use capture::facts::{AccessKeys, Remote, Secret};
+use capture::target::{self, TargetError};
 use russh::keys::ssh_key::{PrivateKey, PublicKey};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -54,6 +55,9 @@ pub enum RemoteError {
         /// What is wrong.
         what: String,
     },
+    /// Certificates, their key or a token that cannot be used.
+    #[error(transparent)]
+    Unusable(#[from] TargetError),
     /// The file of an object store's keys. The text does not show it.
     #[error("target {target}: {path}, line {line}: {reason}")]
     Credentials {
@@ -168,7 +172,7 @@ fn read_secrets(target: &Target, remote: &mut Remote, gathered: &mut Gathered) -
         }
         remote.keys = Some(keys);
     }
-    Ok(())
+    Ok(target::verify(target, remote)?)
 }
 
 /// Whether the capture will be able to log in: it has no terminal to ask for a pass phrase.
@@ -287,6 +291,18 @@ mod tests {
     use super::*;
     use std::fs;
 
+    /// Of nobody: its key is gone.
+    const ROOT: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBcDCCARWgAwIBAgIUTFd6ylaGilOkSKr4XIewMnHN+GcwCgYIKoZIzj0EAwIw\n\
+        DDEKMAgGA1UEAwwBcjAgFw0yNjExMjgxMzQxMTJaGA8yMTI2MTEwNDEzNDExMlow\n\
+        DDEKMAgGA1UEAwwBcjBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABNJVdMI0+okQ\n\
+        3cgvJ1m2HP6/5Atj4c2NRbgBPet9XT04lBrN23oMPFrWNaqxR3BwzC+ub1Eu1IMm\n\
+        wrBM5vkHrA+jUzBRMB0GA1UdDgQWBBRxG6Y4hZsCBkvAsOlmfGqExP6vkzAfBgNV\n\
+        HSMEGDAWgBRxG6Y4hZsCBkvAsOlmfGqExP6vkzAPBgNVHRMBAf8EBTADAQH/MAoG\n\
+        CCqGSM49BAMCA0kAMEYCIQDdmEe1SwOxuukGnUTrnQh/QdVQhYxFREYJBUOvSBrR\n\
+        JAIhAOfc8xQ+xj2f8J0ZXyLPPMV7rHHJENrb/utMkqIkgwYs\n\
+        -----END CERTIFICATE-----\n";
+
     fn config(dir: &Path, more: &str) -> Config {
         let text = format!(
             "[[target]]\ntype = \"s3\"\nurl = \"https://127.0.0.1:1/b\"\nroots = \"{0}/roots\"\ncredentials = \"{0}/keys\"\n{more}",
@@ -298,14 +314,14 @@ mod tests {
     #[test]
     fn addresses_and_secrets_are_read_and_changes_are_seen() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("roots"), "PEM").unwrap();
+        fs::write(dir.path().join("roots"), ROOT).unwrap();
         let keys = "access_key = \"AK\"\nsecret_key = \"SK\"\nsession_token = \"ST\"\nexpires = \"2026-11-28T12:00:00Z\"\n";
         fs::write(dir.path().join("keys"), keys).unwrap();
         let gathered = gather(&config(dir.path(), "")).unwrap();
         let remote = &gathered.remotes[0];
         assert_eq!(
             (&*remote.url, &*remote.roots, &remote.addresses[..]),
-            ("https://127.0.0.1:1/b", "PEM", &["127.0.0.1".parse().unwrap()][..])
+            ("https://127.0.0.1:1/b", ROOT, &["127.0.0.1".parse().unwrap()][..])
         );
         assert_eq!(remote.keys.as_ref().unwrap().session_token.expose(), "ST");
         assert_eq!(
@@ -322,7 +338,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = || capture::log::chain(&gather(&config(dir.path(), "")).unwrap_err());
         assert!(error().contains("roots"), "{}", error());
-        fs::write(dir.path().join("roots"), "PEM").unwrap();
+        fs::write(dir.path().join("keys"), "access_key = \"AK\"\nsecret_key = \"SK\"\n").unwrap();
+        for (roots, reason) in [
+            ("PEM", "neither roots nor pins"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "vouches"),
+        ] {
+            fs::write(dir.path().join("roots"), roots).unwrap();
+            assert!(error().contains(reason), "{}", error());
+        }
+        fs::write(dir.path().join("roots"), ROOT).unwrap();
         for (text, reason) in [
             ("access_key = \"AK\"\nsecret_key = s3cr3t\n", "line 2"),
             ("access_key = \"AK\"\n", "missing"),

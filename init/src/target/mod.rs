@@ -280,6 +280,17 @@ impl<'a> Capture<'a> {
     }
 }
 
+/// Whether the certificates, keys and tokens that the loader recorded for a target can be used: to be known when the image is loaded, not
+/// after the crash.
+pub fn verify(config: &config::Target, remote: &Remote) -> Result<(), TargetError> {
+    #[cfg(feature = "https")]
+    if matches!(config.kind, TargetKind::Https | TargetKind::S3) {
+        return http::verify(config, remote);
+    }
+    let _ = (config, remote);
+    Ok(())
+}
+
 /// Opens a target. The error says why it cannot be used.
 pub fn open(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn Target>, TargetError> {
     let device = config.device.as_ref().map(config::DeviceId::to_string);

@@ -112,13 +112,7 @@ impl Http {
             what: what.to_owned(),
             source,
         };
-        let trust = match url.scheme {
-            Scheme::Http => None,
-            _ => Some(
-                Trust::new(&url.host, remote, &config.pin)
-                    .map_err(|error| failed("preparing TLS", error.into()))?,
-            ),
-        };
+        let trust = trust(config, url, remote)?;
         let patience = Duration::from_secs(config.retry());
         let peer = Peer::of(url, &remote.addresses, &up.dns);
         let client = Arc::new(Client::new(peer, trust, SILENCE.min(patience)));
@@ -160,6 +154,29 @@ impl Http {
     fn failed(&self, what: String, problem: SinkProblem) -> TargetError {
         TargetError::Remote { url: self.location.clone(), what, source: problem.into() }
     }
+}
+
+/// Whether what the loader recorded for a target can be used: certificates, keys, the token.
+pub(super) fn verify(config: &config::Target, remote: &Remote) -> Result<(), TargetError> {
+    let url = config.url.as_ref().ok_or(TargetError::NoDevice)?;
+    trust(config, url, remote)?;
+    web::bearer(&remote.token).map(drop).map_err(|_| TargetError::Remote {
+        url: url.to_string(),
+        what: "preparing requests".to_owned(),
+        source: "the token has characters that no header can have".into(), // the error's own text is not ours to trust with it
+    })
+}
+
+fn trust(config: &config::Target, url: &Url, remote: &Remote) -> Result<Option<Trust>, TargetError> {
+    if url.scheme == Scheme::Http {
+        return Ok(None);
+    }
+    let trust = Trust::new(&url.host, remote, &config.pin);
+    trust.map(Some).map_err(|error| TargetError::Remote {
+        url: url.to_string(),
+        what: "preparing TLS".to_owned(),
+        source: error.into(),
+    })
 }
 
 fn store(

@@ -10,7 +10,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::body::Bytes;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, InvalidHeaderValue, USER_AGENT,
+};
 use hyper::http::request::Builder;
 use hyper::{Method, Request};
 
@@ -75,11 +77,19 @@ impl Web {
         let request = Request::builder().method(Method::PUT).uri(format!("{}/{name}", self.path));
         let request = request.header(HOST, &self.authority).header(USER_AGENT, AGENT);
         let request = request.header(CONTENT_TYPE, "application/octet-stream");
-        if self.token.is_empty() {
-            return Ok(request);
-        }
-        let mut value = HeaderValue::try_from(format!("Bearer {}", self.token.expose().trim()))?;
-        value.set_sensitive(true);
-        Ok(request.header(AUTHORIZATION, value))
+        Ok(match bearer(&self.token)? {
+            Some(value) => request.header(AUTHORIZATION, value),
+            None => request,
+        })
     }
+}
+
+/// The value of `Authorization`, if there is a token.
+pub(super) fn bearer(token: &Secret) -> Result<Option<HeaderValue>, InvalidHeaderValue> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose().trim()))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
