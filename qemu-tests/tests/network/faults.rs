@@ -130,9 +130,22 @@ fn a_cable_that_is_out_for_20_seconds_costs_nothing() -> Result<()> {
         let target = ssh(&peer)?;
         disturbed(&mut peer, "ssh-cable", target, "/srv/dump", out())?;
         disturbed(&mut peer, "s3-cable", s3(), "/srv/s3/dumps", out())?;
-        let lossy = "upload netem delay 100ms loss 1%\ndownload netem delay 100ms";
-        let (target, losing) = (ssh(&peer)?, vec![Action::Peer(peer.control(), lossy.into())]);
-        disturbed(&mut peer, "ssh-lossy", target, "/srv/dump", losing)?;
+    }
+    peer.discard()
+}
+
+#[test]
+fn a_line_that_loses_packets_and_takes_its_time_costs_nothing() -> Result<()> {
+    let _alone = alone();
+    if is_left_out("1 % loss at 200 ms") {
+        return Ok(());
+    }
+    let mut peer = Peer::start("lossy", &PeerShape::default())?;
+    peer.serve(&[Server::Ssh, Server::S3])?;
+    let lossy = "upload netem delay 100ms loss 1%\ndownload netem delay 100ms";
+    for (name, target, at) in [("ssh", ssh(&peer)?, "/srv/dump"), ("s3", s3(), "/srv/s3/dumps")] {
+        let losing = vec![Action::Peer(peer.control(), lossy.into())];
+        disturbed(&mut peer, &format!("{name}-lossy"), target, at, losing)?;
     }
     peer.discard()
 }

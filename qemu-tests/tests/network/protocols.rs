@@ -114,7 +114,9 @@ fn a_slow_line_is_used_by_each_protocol() -> Result<()> {
     let mut slow = Vec::new();
     for (name, target, at) in cases {
         let mut scenario = scenario(&format!("net-rate-{name}"), &peer)?;
+        // So much that what emulation takes to scan memory is little beside it.
         scenario.config.level = 1;
+        scenario.config.compress = "none".into();
         scenario.config.targets = vec![target];
         let outcome = scenario.run()?;
         let dump = collected(&mut peer, at)?;
