@@ -92,9 +92,8 @@ fn each_kind_of_server_gets_what_a_local_target_gets() -> Result<()> {
     peer.discard()
 }
 
-/// A line of 20 Mbit/s, bytes per second. Headers are no payload, 4 % of frames of 1514 bytes and next to nothing of the large ones that
-/// virtio hands on: the whole rate is what shares are of.
-const LINE: f64 = 20e6 / 8.0;
+/// Payload of a line of 20 Mbit/s, bytes per second: of the 1514 bytes of a frame 1448 are TCP's, with timestamps.
+const LINE: f64 = 20e6 / 8.0 * 1448.0 / 1514.0;
 
 #[test]
 fn a_slow_line_is_used_by_each_protocol() -> Result<()> {
@@ -125,8 +124,9 @@ fn a_slow_line_is_used_by_each_protocol() -> Result<()> {
         let number = |at| result.pointer(at).and_then(serde_json::Value::as_f64).unwrap_or_default();
         let (bytes, seconds) = (number("/dump_bytes"), number("/seconds/dump"));
         let share = bytes / seconds / LINE;
-        eprintln!("{name}: {bytes} bytes in {seconds} s, {share:.3} of the line");
-        ensure!(share < 1.01, "the line is not what it was to be: {result:#}");
+        eprintln!("{name}: {bytes} bytes in {seconds} s, {share:.3} of the line's payload");
+        // Larger packets, which virtio hands on, have fewer headers.
+        ensure!(share < 1.05, "the line is not what it was to be: {result:#}");
         if share < 0.9 {
             slow.push((name, share));
         }
