@@ -69,6 +69,8 @@ impl<'a> KdumpWriter<'a> {
         let zero = PageDesc { offset: data, size, flags: Compression::Raw.flag() };
         let end = data.saturating_add(layout.page_size.bytes());
         let descs = Vec::with_capacity(PENDING_DESCS);
+        // A stream that is cut has no header: nothing is vital in it.
+        let has_vital = plan.order().is_complete() && sink.is_rewritable();
         let mut writer = Self {
             sink,
             layout,
@@ -80,7 +82,7 @@ impl<'a> KdumpWriter<'a> {
             descs,
             places: Vec::new(),
             turn: Turn::Rest,
-            has_vital: plan.order().is_complete(),
+            has_vital,
             vital_len: None,
             pending: PageCounts::default(),
             saved: PageCounts::default(),
@@ -131,9 +133,10 @@ impl<'a> KdumpWriter<'a> {
         if self.turn == Turn::First && self.has_vital {
             self.checkpoint()?;
             self.sync("the vital part")?;
-            // A stream's header comes last.
-            let opens = if self.sink.is_rewritable() { "; a dump cut short from here on opens" } else { "" };
-            log::info!("dump: the vital part is saved, {} MiB{opens}", self.end >> 20);
+            log::info!(
+                "dump: the vital part is saved, {} MiB; a dump cut short from here on opens",
+                self.end >> 20
+            );
             self.vital_len = Some(self.end);
         }
         self.turn = next;

@@ -65,7 +65,7 @@ fn a_volume_that_was_extended_after_the_load_is_refused_and_left_alone() -> Resu
 fn dump_into_volume(series: &str) -> Result<()> {
     let setup = Setup::new(&format!("stack-{series}"), series)?;
     let mut vm = Vm::start(&setup.machine("make", "console.log"))?;
-    vm.console.expect("went with the image", BOOT)?;
+    vm.console.expect("keys         went with the image", BOOT)?;
     vm.console.expect("production: loaded", BOOT)?;
     vm.console.expect("Kernel panic", BOOT)?;
     let console = vm.wait_exit(CAPTURE)?.console;
