@@ -69,6 +69,21 @@ pub fn s3() -> Target {
     remote("s3", &format!("http://{ADDRESS}:9000/dumps")).key("credentials", format!("{KEYS}/s3.toml"))
 }
 
+/// A target of each kind: what it is called, and where on the peer its dumps arrive.
+pub fn each(peer: &Peer) -> Result<[(&'static str, Target, &'static str); 4]> {
+    Ok([
+        ("ssh", ssh(peer)?, "/srv/dump"),
+        ("nfs", nfs("4.2"), "/srv/dump"),
+        ("https", https("dumps"), "/srv/www/dumps"),
+        ("s3", s3(), "/srv/s3/dumps"),
+    ])
+}
+
+/// Empties the peer between two runs.
+pub fn clear(peer: &Peer) -> Result<()> {
+    peer.run("rm -rf /srv/dump/* /srv/www/*/* /srv/s3/dumps/*").map(drop)
+}
+
 /// The disk of production, which takes what the network does not.
 #[must_use]
 pub fn disk() -> Target {

@@ -4,11 +4,11 @@
 //! so give or take 2 MiB; `... --bin floor SERIES MIB RUNS` tries one reservation so many times. `... --bin floor to ssh 6.1 [MIB RUNS]` is
 //! about a target on the network: ssh, nfs, https or s3, with an image compressed by gzip.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use qemu_tests::collector;
 use qemu_tests::kernel::Kernel;
 use qemu_tests::peer::{Peer, PeerShape, Server};
-use qemu_tests::scenario::{HOST, Scenario};
+use qemu_tests::scenario::{HOST, Scenario, Target};
 
 const RANGE: core::ops::Range<u32> = 48..96;
 /// With a target on the network.
@@ -19,7 +19,10 @@ fn main() -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["to", kind, series, rest @ ..] => remote(kind, &Kernel::of_series(series)?, rest),
-        [series, mib, runs] => repeat(&Kernel::of_series(series)?, mib.parse()?, runs.parse()?),
+        [series, mib, runs] => {
+            let kernel = Kernel::of_series(series)?;
+            repeat(kernel.version(), mib.parse()?, runs.parse()?, |mib| captures(&kernel, "gzip", mib))
+        }
         _ => local(&Kernel::of_series(words.first().unwrap_or(&"6.1"))?),
     }
 }
@@ -48,45 +51,38 @@ fn bisect(range: core::ops::Range<u32>, mut captures: impl FnMut(u32) -> bool) -
 fn remote(kind: &str, kernel: &Kernel, rest: &[&str]) -> Result<()> {
     let mut peer = Peer::start("floor", &PeerShape::default())?;
     peer.serve(&[Server::Ssh, Server::Nfs, Server::Nginx, Server::S3])?;
-    let mut captures = |mib| told(mib, sends(kind, kernel, &mut peer, mib));
+    let mut each = collector::each(&peer)?.into_iter();
+    let wanted = each.find(|(name, ..)| *name == kind);
+    let (name, target, at) = wanted.with_context(|| format!("{kind} is no kind of target on the network"))?;
+    let mut captures = |mib| told(mib, sends(name, &target, at, kernel, &mut peer, mib));
     if let [mib, runs] = *rest {
-        let (mib, runs): (u32, u32) = (mib.parse()?, runs.parse()?);
-        let passed = (0..runs).filter(|_| captures(mib)).count();
-        println!("{kind}, {}: {passed} of {runs} captures with crashkernel={mib}M", kernel.version());
-        ensure!(u32::try_from(passed) == Ok(runs), "not all captures succeeded");
+        repeat(&format!("{name}, {}", kernel.version()), mib.parse()?, runs.parse()?, captures)?;
     } else {
-        let works = bisect(REMOTE, captures)?;
-        println!("| {kind} | {} | {works}M | {}M |", kernel.version(), works.saturating_sub(1));
+        let works = bisect(REMOTE, &mut captures)?;
+        println!("| {name} | {} | {works}M | {}M |", kernel.version(), works.saturating_sub(1));
     }
     peer.discard()
 }
 
 /// Whether a capture with this reservation sends a complete dump.
-fn sends(kind: &str, kernel: &Kernel, peer: &mut Peer, mib: u32) -> Result<bool> {
-    let (target, at) = match kind {
-        "ssh" => (collector::ssh(peer)?, "/srv/dump"),
-        "nfs" => (collector::nfs("4.2"), "/srv/dump"),
-        "https" => (collector::https("dumps"), "/srv/www/dumps"),
-        "s3" => (collector::s3(), "/srv/s3/dumps"),
-        _ => bail!("{kind} is no kind of target on the network"),
-    };
-    let mut scenario = collector::scenario(&format!("floor-{kind}-{mib}"), kernel, peer)?;
+fn sends(name: &str, target: &Target, at: &str, kernel: &Kernel, peer: &mut Peer, mib: u32) -> Result<bool> {
+    let mut scenario = collector::scenario(&format!("floor-{name}-{mib}"), kernel, peer)?;
     scenario.crashkernel = format!("{mib}M");
     scenario.memory_mib = 2048;
-    scenario.config.targets = vec![target];
+    scenario.config.targets = vec![target.clone()];
     let outcome = scenario.run();
     let complete = peer.dumps(&format!("{at}/{HOST}")).and_then(|mut dumps| {
         Ok(dumps.pop().context("no dump")?.result()?.get("outcome").is_some_and(|said| said == "complete"))
     });
-    peer.run("rm -rf /srv/dump/* /srv/www/*/* /srv/s3/dumps/*")?;
+    collector::clear(peer)?;
     outcome?.discard()?;
     complete
 }
 
 /// Captures with one reservation, `runs` times.
-fn repeat(kernel: &Kernel, mib: u32, runs: u32) -> Result<()> {
-    let passed = (0..runs).filter(|_| captures(kernel, "gzip", mib)).count();
-    println!("{}: {passed} of {runs} captures with crashkernel={mib}M", kernel.version());
+fn repeat(what: &str, mib: u32, runs: u32, mut captures: impl FnMut(u32) -> bool) -> Result<()> {
+    let passed = (0..runs).filter(|_| captures(mib)).count();
+    println!("{what}: {passed} of {runs} captures with crashkernel={mib}M");
     ensure!(u32::try_from(passed) == Ok(runs), "not all captures succeeded");
     Ok(())
 }

@@ -9,7 +9,7 @@ mod protocols;
 
 use anyhow::{Context, Result, ensure};
 use qemu_tests::collector;
-pub(crate) use qemu_tests::collector::{disk, https, nfs, remote, s3, ssh};
+pub(crate) use qemu_tests::collector::{clear, disk, https, nfs, remote, s3, ssh};
 use qemu_tests::kernel::Kernel;
 use qemu_tests::outcome::{Dump, Outcome};
 use qemu_tests::peer::Peer;
@@ -34,11 +34,6 @@ fn collected(peer: &mut Peer, path: &str) -> Result<Dump> {
     let mut dumps = peer.dumps(&format!("{path}/{HOST}"))?;
     ensure!(dumps.len() == 1, "{dumps:?}");
     dumps.pop().context("no capture")
-}
-
-/// Empties the peer between two runs.
-fn clear(peer: &Peer) -> Result<()> {
-    peer.run("rm -rf /srv/dump/* /srv/www/*/* /srv/s3/dumps/*").map(drop)
 }
 
 /// A dump that was collected.

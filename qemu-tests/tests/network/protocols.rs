@@ -3,6 +3,7 @@
 use crate::{clear, collected, ensure_complete, https, nfs, received, s3, scenario, series, ssh};
 use anyhow::{Result, ensure};
 use qemu_tests::binaries::Binaries;
+use qemu_tests::collector;
 use qemu_tests::command::{Run, command};
 use qemu_tests::kernel::Kernel;
 use qemu_tests::outcome::Outcome;
@@ -104,14 +105,8 @@ fn a_slow_line_is_used_by_each_protocol() -> Result<()> {
     let mut peer = Peer::start("rates", &PeerShape::default())?;
     peer.serve(&[Server::Ssh, Server::Nfs, Server::Nginx, Server::S3])?;
     peer.run("upload tbf rate 20mbit burst 32k latency 200ms")?;
-    let cases = [
-        ("ssh", ssh(&peer)?, "/srv/dump"),
-        ("nfs", nfs("4.2"), "/srv/dump"),
-        ("https", https("dumps"), "/srv/www/dumps"),
-        ("s3", s3(), "/srv/s3/dumps"),
-    ];
     let mut slow = Vec::new();
-    for (name, target, at) in cases {
+    for (name, target, at) in collector::each(&peer)? {
         let mut scenario = scenario(&format!("net-rate-{name}"), &peer)?;
         // So much that what emulation takes to scan memory is little beside it.
         scenario.config.level = 1;
