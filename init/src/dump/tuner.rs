@@ -41,6 +41,8 @@ const GROWTH: f64 = 1.05;
 /// bytes.
 const UNPROVEN: f64 = 4e6;
 const CAUTIOUS: i32 = -1;
+/// Bytes after which what the sink cost counts half.
+const LONG_AGO: f64 = 32e6;
 /// Levels that take as long as the best one but for this are as good: of these, the one that makes the smallest dump.
 const AS_GOOD: f64 = 1.01;
 
@@ -58,11 +60,12 @@ struct State {
     /// CPU time that workers take for a page, by what compressing it took in a trial: more, for it is read, too, and less, for a
     /// trial finds nothing in the CPU's caches.
     scale: Option<f64>,
-    /// CPU seconds per byte that is written.
-    per_byte: f64,
+    /// CPU seconds that this process spent beside its workers, and the bytes that it wrote with them: a sink may encrypt in a thread of its
+    /// own.
+    beside: (f64, f64),
     /// Bytes per second that the sink takes; unknown while it was never the slower one.
     speed: Option<f64>,
-    /// Threads' worth of CPU that the workers get: others may want it, too.
+    /// Threads' worth of CPU that the process gets: others may want it, too.
     threads: f64,
     window: Watch,
     windows: u64,
@@ -104,8 +107,10 @@ struct Watch {
     bytes: f64,
     /// In the sink.
     writing: Duration,
-    /// Of this, on the CPU.
+    /// What this process was on the CPU meanwhile, in whatever thread.
     cpu: Duration,
+    /// CPU time of the process at `since`.
+    began: Duration,
     /// For workers.
     waiting: Duration,
     threaded: bool,
@@ -123,6 +128,7 @@ impl Watch {
             bytes: 0.0,
             writing: none,
             cpu: none,
+            began: cpu_time(PROCESS),
             waiting: none,
             threaded: false,
             synced: false,
@@ -149,7 +155,7 @@ impl Tuner {
             Mutex::new(State {
                 rungs: [Rung::default(); LADDER.len()],
                 scale: None,
-                per_byte: 0.0,
+                beside: (0.0, 0.0),
                 speed: None,
                 threads: workers,
                 window: Watch::new(),
@@ -183,9 +189,9 @@ impl Tuner {
         if self.state.is_none() {
             return emit().map(drop);
         }
-        let (start, cpu) = (Instant::now(), cpu_time());
+        let (start, cpu) = (Instant::now(), cpu_time(PROCESS));
         let synced = emit()?;
-        let (writing, cpu) = (start.elapsed(), cpu_time().saturating_sub(cpu));
+        let (writing, cpu) = (start.elapsed(), cpu_time(PROCESS).saturating_sub(cpu));
         if let Some(mut state) = self.state() {
             state.taken += float(bytes);
             let window = &mut state.window;
@@ -196,7 +202,7 @@ impl Tuner {
             let elapsed = window.since.elapsed();
             let enough = if state.windows < EARLY_WINDOWS { EARLY_WINDOW } else { WINDOW };
             if elapsed >= enough {
-                state.look(elapsed, self.workers);
+                state.look(elapsed, cpu_time(PROCESS), self.workers);
                 self.choose(&state);
             }
         }
@@ -256,20 +262,24 @@ impl Tuner {
 }
 
 impl State {
-    /// Ends a window.
-    fn look(&mut self, elapsed: Duration, workers: f64) {
+    /// Ends a window, at this CPU time of the process.
+    fn look(&mut self, elapsed: Duration, process: Duration, workers: f64) {
         let window = core::mem::replace(&mut self.window, Watch::new());
         self.windows = self.windows.saturating_add(1);
         if window.synced {
             return;
         }
         let speed = window.speed_of_sink(elapsed);
+        let spent = process.saturating_sub(window.began);
         if window.threaded && speed.is_none() {
-            let seen = window.working.as_secs_f64() / elapsed.as_secs_f64();
+            let seen = spent.as_secs_f64() / elapsed.as_secs_f64();
             self.threads = f64::midpoint(self.threads, seen.clamp(0.5, workers));
         }
-        if window.bytes > 0.0 {
-            self.per_byte = f64::midpoint(self.per_byte, window.cpu.as_secs_f64() / window.bytes);
+        // A worker tells what it took when it has finished a batch: of one window that may be wrong either way.
+        let beside = spent.as_secs_f64() - window.working.as_secs_f64();
+        self.beside = (self.beside.0 + beside, self.beside.1 + window.bytes);
+        if self.beside.1 > LONG_AGO {
+            self.beside = (self.beside.0 / 2.0, self.beside.1 / 2.0);
         }
         let taken = window.bytes / elapsed.as_secs_f64();
         self.speed = match (speed, self.speed) {
@@ -282,7 +292,8 @@ impl State {
     /// Seconds that a page takes at a level.
     fn seconds_per_page(&self, level: i32) -> Option<f64> {
         let (cpu, bytes) = self.cost(level)?;
-        let cpu = (self.scale.unwrap_or(1.0) * cpu + bytes * self.per_byte) / self.threads;
+        let per_byte = if self.beside.1 > 0.0 { (self.beside.0 / self.beside.1).max(0.0) } else { 0.0 };
+        let cpu = (self.scale.unwrap_or(1.0) * cpu + bytes * per_byte) / self.threads;
         Some(self.speed.map_or(cpu, |speed| cpu.max(bytes / speed)))
     }
 
@@ -328,7 +339,7 @@ impl Probe {
             self.level = level;
             codec.set_level(level);
         }
-        (self.began, self.trials, self.compressed) = (cpu_time(), Duration::ZERO, 0);
+        (self.began, self.trials, self.compressed) = (cpu_time(THREAD), Duration::ZERO, 0);
     }
 
     /// Sees a page that is going to be compressed.
@@ -346,7 +357,7 @@ impl Probe {
     }
 
     fn try_levels(&mut self, page: &[u8]) {
-        let began = cpu_time();
+        let began = cpu_time(THREAD);
         let costly = self.wants_costly && self.tried.is_multiple_of(COSTLY_EVERY);
         self.tried = self.tried.saturating_add(1);
         self.out.resize(page.len(), 0);
@@ -358,9 +369,9 @@ impl Probe {
             }
             // Twice: the second time the level's tables are in the CPU's caches, as they are when all pages have this level.
             let _ = codec.pack_or_copy(page, &mut self.out);
-            let before = cpu_time();
+            let before = cpu_time(THREAD);
             let (len, _) = codec.pack_or_copy(page, &mut self.out);
-            let seconds = cpu_time().saturating_sub(before).as_secs_f64();
+            let seconds = cpu_time(THREAD).saturating_sub(before).as_secs_f64();
             results.push((index, seconds, float(len)));
             if *level == START {
                 start = Some((seconds, float(len)));
@@ -370,7 +381,7 @@ impl Probe {
             self.found
                 .extend(results.into_iter().map(|(index, seconds, bytes)| (index, seconds, bytes, start)));
         }
-        self.trials = self.trials.saturating_add(cpu_time().saturating_sub(began));
+        self.trials = self.trials.saturating_add(cpu_time(THREAD).saturating_sub(began));
     }
 
     /// Ends a batch: tells what was found.
@@ -389,7 +400,7 @@ impl Probe {
         {
             *used = used.saturating_add(1);
         }
-        let all = cpu_time().saturating_sub(self.began);
+        let all = cpu_time(THREAD).saturating_sub(self.began);
         state.window.working = state.window.working.saturating_add(all);
         let spent = all.saturating_sub(self.trials).as_secs_f64();
         let pages = f64::from(u32::try_from(self.compressed).unwrap_or(u32::MAX));
@@ -405,9 +416,14 @@ impl Probe {
     }
 }
 
-/// CPU time of this thread.
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
+/// All threads.
+const PROCESS: ClockId = ClockId::CLOCK_PROCESS_CPUTIME_ID;
+/// This one.
+const THREAD: ClockId = ClockId::CLOCK_THREAD_CPUTIME_ID;
+
+/// CPU time so far.
+fn cpu_time(whose: ClockId) -> Duration {
+    clock_gettime(whose).map(Duration::from).unwrap_or_default()
 }
 
 fn float(bytes: usize) -> f64 {
@@ -449,13 +465,33 @@ mod tests {
     }
 
     #[test]
+    fn a_sink_that_is_on_the_cpu_itself_is_dear_and_not_slow() {
+        let tuner = tuner(None, 1e9);
+        let mut state = tuner.state().unwrap();
+        let second = Duration::from_secs(1);
+        let Watch { bytes, writing, cpu, working, began, .. } = &mut state.window;
+        // Half of the time it encrypts 10 MB: 50 us for the 1000 bytes of a page.
+        (*bytes, *writing, *cpu, *working) = (10e6, second / 2, second / 2, second / 2);
+        let process = *began + second;
+        state.look(second, process, 1.0);
+        assert_eq!(state.speed, None);
+        tuner.choose(&state);
+        assert_eq!(
+            tuner.level.load(Ordering::Relaxed),
+            3,
+            "15 us and 45 us: as long as level 1 takes, and smaller"
+        );
+    }
+
+    #[test]
     fn a_sink_is_slow_while_it_is_waited_for_and_may_be_faster_later() {
         let tuner = tuner(None, 0.0);
         let mut state = tuner.state().unwrap();
         let second = Duration::from_secs(1);
         let mut window = |bytes, writing, synced| {
             (state.window.bytes, state.window.writing, state.window.synced) = (bytes, writing, synced);
-            state.look(second, 1.0);
+            let process = state.window.began + second / 10;
+            state.look(second, process, 1.0);
             state.speed
         };
         assert_eq!(window(50e6, second / 100, false), None, "hardly waited for");
