@@ -265,8 +265,22 @@ pub struct Sent {
     pub bytes: u64,
     /// SHA-256 of it, hex; `None` where it was not sent from its beginning to its end.
     pub sha256: Option<String>,
+    /// Then: all of it in pieces, where their sums are known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pieces: Vec<Piece>,
     /// How often something had to be sent again.
     pub retries: u64,
+}
+
+/// A part of an artifact.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Piece {
+    /// Where it begins.
+    pub offset: u64,
+    /// Its length, bytes.
+    pub bytes: u64,
+    /// SHA-256 of it, hex.
+    pub sha256: String,
 }
 
 /// Seconds by phase.

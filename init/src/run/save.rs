@@ -205,7 +205,8 @@ fn save_dump(job: &Job<'_>, request: &Request, target: &mut dyn Target, summary:
     match result {
         Ok(()) => summary.outcome = Outcome::Complete,
         Err(error) => {
-            summary.degrade(Degradation::Dump { cause: crate::log::chain(error.as_ref()) });
+            let cause = format!("{}: {}", target.location(), crate::log::chain(error.as_ref()));
+            summary.degrade(Degradation::Dump { cause });
             // Of a stream that ends early nothing is published.
             if written.pages.in_dump() > 0 && !target.is_stream() {
                 summary.outcome = Outcome::Incomplete;

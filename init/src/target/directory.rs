@@ -11,7 +11,6 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::fsync;
 
-use crate::sink::Sink;
 use crate::target::file::FileSink;
 use crate::target::{Artifact, Ledger, TargetError, captures};
 
@@ -93,12 +92,18 @@ impl Directory {
     }
 
     /// Makes the file of an artifact under its temporary name, mode 0600. What would lie behind byte `limit` does not fit.
-    pub fn create_file(&self, artifact: Artifact, limit: u64) -> Result<Box<dyn Sink>, TargetError> {
+    pub fn create_file(&self, artifact: Artifact, limit: u64) -> Result<FileSink, TargetError> {
         let name = artifact.temporary();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&self.fd, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
         let fd = fd.map_err(|errno| TargetError::File { what: "creating", name, source: errno.into() })?;
-        Ok(Box::new(FileSink::new(File::from(fd)).limited(limit)))
+        Ok(FileSink::new(File::from(fd)).limited(limit))
+    }
+
+    /// Opens the file of an artifact under its temporary name, to be read.
+    pub fn open_file(&self, artifact: Artifact) -> nix::Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&self.fd, artifact.temporary().as_str(), flags, Mode::empty()).map(File::from)
     }
 
     /// Gives an artifact its final name and makes that durable.
@@ -158,6 +163,7 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> TargetError + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sink::Sink;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 

@@ -2,6 +2,8 @@
 //! name without `-incomplete` always means a whole file.
 
 pub mod captures;
+#[cfg(any(feature = "ssh", feature = "nfs"))]
+mod digest;
 pub mod directory;
 pub mod file;
 mod filesystem;
@@ -305,7 +307,7 @@ fn open_plain(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn T
         TargetKind::Filesystem => Ok(Box::new(filesystem::open(config, capture)?)),
         TargetKind::Raw => Ok(Box::new(raw::Raw::open(config, capture)?)),
         #[cfg(feature = "nfs")]
-        TargetKind::Nfs => Ok(Box::new(nfs::open(config, capture)?)),
+        TargetKind::Nfs => Ok(Box::new(nfs::Nfs::open(config, capture)?)),
         #[cfg(feature = "ssh")]
         TargetKind::Ssh => Ok(Box::new(ssh::Ssh::open(config, capture)?)),
         #[cfg(feature = "https")]

@@ -8,6 +8,7 @@ use nix::mount::{MntFlags, MsFlags, umount2};
 use crate::config;
 use crate::sink::Sink;
 use crate::target::directory::Directory;
+use crate::target::file::FileSink;
 use crate::target::{Artifact, Capture, Ledger, Target, TargetError};
 
 /// Below it the targets' file systems are mounted, each in a directory of its own: one that hangs is not in the way of the next.
@@ -65,6 +66,19 @@ impl Mounted {
             }
         }
     }
+
+    /// Makes the file of an artifact under its temporary name.
+    pub(super) fn create_file(&self, artifact: Artifact) -> Result<FileSink, TargetError> {
+        // The dump stays out of what is reserved; the log and the result are small and may use it.
+        let limit = if artifact == Artifact::Vmcore { self.room().unwrap_or(u64::MAX) } else { u64::MAX };
+        self.directory.create_file(artifact, limit)
+    }
+
+    /// Opens the file of an artifact under its temporary name, to be read.
+    #[cfg(feature = "nfs")]
+    pub(super) fn open_file(&self, artifact: Artifact) -> nix::Result<fs::File> {
+        self.directory.open_file(artifact)
+    }
 }
 
 impl Target for Mounted {
@@ -88,9 +102,7 @@ impl Target for Mounted {
     }
 
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
-        // The dump stays out of what is reserved; the log and the result are small and may use it.
-        let limit = if artifact == Artifact::Vmcore { self.room().unwrap_or(u64::MAX) } else { u64::MAX };
-        self.directory.create_file(artifact, limit)
+        Ok(Box::new(self.create_file(artifact)?))
     }
 
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {

@@ -314,7 +314,10 @@ impl Target for Http {
         drop(flow);
         let (bytes, sha256) =
             finished.map_err(|problem| self.failed(format!("publishing {name}"), problem))?;
-        sinks::record(&self.sent, Sent { artifact: name, bytes, sha256: Some(sha256), retries });
+        sinks::record(
+            &self.sent,
+            Sent { artifact: name, bytes, sha256: Some(sha256), retries, ..Sent::default() },
+        );
         Ok(())
     }
 

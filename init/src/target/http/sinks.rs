@@ -146,7 +146,7 @@ impl Sink for Small {
         put.map_err(|error| SinkError::Sync(SinkProblem::Upload(Arc::new(error)).into()))?;
         let sum = hex(&Sha256::digest(&self.bytes).into());
         let (bytes, retries) = (to_u64(self.bytes.len()), self.retries.load(Ordering::Relaxed));
-        record(&self.sent, Sent { artifact: name, bytes, sha256: Some(sum), retries });
+        record(&self.sent, Sent { artifact: name, bytes, sha256: Some(sum), retries, ..Sent::default() });
         Ok(())
     }
 

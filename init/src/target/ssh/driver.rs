@@ -1,5 +1,6 @@
 //! Talks to the server on the network's thread: sends, takes answers, and connects again after a connection has broken.
 
+use core::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub(super) async fn drive(shared: Arc<Shared>, login: Login, session: Session, p
                 Ok(()) => return,
                 Err(error) => error,
             },
-            None => match again(&shared, &login).await {
+            None => match beating(again(&shared, &login)).await {
                 Ok(new) => {
                     log::info!("the connection is there again");
                     session = Some(new);
@@ -44,7 +45,7 @@ pub(super) async fn drive(shared: Arc<Shared>, login: Login, session: Session, p
         log::warn!("the connection to the target: {}", crate::log::chain(&error));
         match retry.pause(None) {
             _ if error.is_final() => return shared.give_up(error),
-            Some(pause) => wait(pause).await,
+            Some(pause) => beating(sleep(pause)).await,
             None => {
                 let seconds = patience.as_secs();
                 return shared.give_up(SshError::GaveUp { seconds, source: Box::new(error) });
@@ -150,12 +151,13 @@ async fn again(shared: &Shared, login: &Login) -> Result<Session, SshError> {
     Ok(session)
 }
 
-async fn wait(pause: Duration) {
-    let mut left = pause;
-    while !left.is_zero() {
-        beat::tell(&Beat::Alive); // bounded by patience
-        let some = left.min(TICK);
-        sleep(some).await;
-        left = left.saturating_sub(some);
+/// Waits for something that has deadlines of its own.
+async fn beating<T>(doing: impl Future<Output = T>) -> T {
+    tokio::pin!(doing);
+    loop {
+        beat::tell(&Beat::Alive);
+        if let Ok(done) = timeout(TICK, &mut doing).await {
+            return done;
+        }
     }
 }

@@ -10,8 +10,10 @@
 //! | [`pool`], [`exchange`] | bytes that are not durable yet; what is sent next |
 //! | [`driver`], [`shared`] | the thread that talks, and how the others meet it |
 //! | [`sink`] | a file |
+//! | [`back`] | what lies in one, read for its digest |
 //! | [`place`] | the directory of the capture, and what earlier captures tell |
 
+mod back;
 mod driver;
 mod error;
 mod exchange;
@@ -40,8 +42,10 @@ use crate::setup::net::dial::Peer;
 use crate::setup::net::retry::Retry;
 use crate::setup::net::runtime::Runtime;
 use crate::sink::Sink;
+use crate::target::digest::Digests;
 use crate::target::{Artifact, Capture, Ledger, Sent, Target, TargetError};
 
+use back::ReadBack;
 use error::{SshError, io_error};
 use login::Login;
 use place::Place;
@@ -67,6 +71,7 @@ pub(super) struct Ssh {
     url: String,
     place: Place,
     keeps_free: bool,
+    digests: Digests,
 }
 
 impl Ssh {
@@ -97,7 +102,7 @@ impl Ssh {
         runtime.handle().spawn(driver::drive(shared.clone(), login, session, patience));
         let of_user = url.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
         let url = format!("ssh://{of_user}{}", url.authority());
-        Ok(Self { shared, runtime, url, place, keeps_free })
+        Ok(Self { shared, runtime, url, place, keeps_free, digests: Digests::default() })
     }
 
     /// Free bytes of the server's file system.
@@ -132,7 +137,7 @@ impl Ssh {
         }
     }
 
-    fn rename(&self, artifact: Artifact) -> io::Result<()> {
+    fn rename(&mut self, artifact: Artifact) -> io::Result<()> {
         let new = format!("{}/{}", self.place.path, artifact.name());
         let found = {
             let mut pool = self.shared.lock();
@@ -144,6 +149,9 @@ impl Ssh {
         };
         let (file, old) = found.ok_or(io::ErrorKind::NotFound)?;
         self.shared.sync(file)?;
+        let mut back = ReadBack::new(&self.shared, &old);
+        self.digests.complete(artifact, |offset, buffer| back.read(offset, buffer));
+        drop(back);
         let (oldpath, newpath) = (old, new.clone());
         let attempts = Arc::new(core::sync::atomic::AtomicU32::new(0));
         let counted = attempts.clone();
@@ -189,14 +197,17 @@ impl Target for Ssh {
     }
 
     fn sent(&self) -> Vec<Sent> {
-        self.shared.lock().sent()
+        let retries = |sent: &Sent| self.shared.lock().retries(sent.artifact);
+        let with_retries = |sent| Sent { retries: retries(&sent), ..sent };
+        self.digests.sent().into_iter().map(with_retries).collect()
     }
 
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
         let limit = if artifact == Artifact::Vmcore { self.room().unwrap_or(u64::MAX) } else { u64::MAX };
         let sink = self.create_file(artifact, limit);
         let name = artifact.temporary();
-        Ok(Box::new(sink.map_err(|source| TargetError::File { what: "creating", name, source })?))
+        let sink = sink.map_err(|source| TargetError::File { what: "creating", name, source })?;
+        Ok(self.digests.follow(artifact, Box::new(sink)))
     }
 
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {

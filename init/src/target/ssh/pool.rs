@@ -15,7 +15,7 @@ use super::error::SshError;
 use super::exchange::{Asked, Call};
 use super::session::Offers;
 use crate::addr::to_u64;
-use crate::target::{Artifact, Sent};
+use crate::target::Artifact;
 
 /// Bytes of all chunks, with what is counted for the books: by the memory there is.
 pub(super) const BYTES: core::ops::RangeInclusive<u64> = 4 << 20..=8 << 20;
@@ -89,7 +89,6 @@ pub(super) struct Entry {
     pub(super) lost: Option<Lost>,
     /// End of what was acknowledged.
     pub(super) len: u64,
-    pub(super) sha256: Option<String>,
     pub(super) retries: u64,
 }
 
@@ -319,15 +318,10 @@ impl Pool {
         self.used = 0;
     }
 
-    /// What was acknowledged, by file.
-    pub(super) fn sent(&self) -> Vec<Sent> {
-        let sent = |entry: &Entry| Sent {
-            artifact: entry.artifact.name(),
-            bytes: entry.len,
-            sha256: entry.sha256.clone(),
-            retries: entry.retries,
-        };
-        self.files.iter().filter(|entry| entry.len > 0).map(sent).collect()
+    /// How often bytes of an artifact had to be sent again.
+    pub(super) fn retries(&self, artifact: &str) -> u64 {
+        let of_it = self.files.iter().filter(|entry| entry.artifact.name() == artifact);
+        of_it.fold(0, |sum, entry| sum.saturating_add(entry.retries))
     }
 }
 
@@ -349,7 +343,6 @@ impl Entry {
             tail: None,
             lost: None,
             len: 0,
-            sha256: None,
             retries: 0,
         }
     }

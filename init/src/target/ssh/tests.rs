@@ -61,16 +61,20 @@ fn bytes(len: usize) -> Vec<u8> {
     std::iter::repeat_with(next).flatten().take(len).collect()
 }
 
-/// A dump of sorts: a header that is written first and last, data in pieces of odd length.
+/// What stands before the pages of a dump.
+const FRONT: usize = 100_000;
+
+/// A dump of sorts: a header that is written first and last, descriptors after it, data in pieces of odd length.
 fn write_dump(sink: &mut dyn Sink, data: &[u8], mut each: impl FnMut(usize)) -> Result<(), SinkError> {
     sink.write_at(0, &[0; 4096])?;
-    let mut at = 4096;
-    for piece in data[4096..].chunks(70_001) {
+    let mut at = FRONT;
+    for piece in data[FRONT..].chunks(70_001) {
         sink.write_at(at as u64, piece)?;
         at += piece.len();
         each(at);
     }
     sink.sync()?;
+    sink.write_at(4096, &data[4096..FRONT])?;
     sink.write_at(0, &data[..4096])?;
     sink.sync()
 }
@@ -87,7 +91,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 fn hex(data: &[u8]) -> String {
-    sink::hex(&Sha256::digest(data))
+    format!("{:x}", Sha256::digest(data))
 }
 
 #[test]
@@ -137,10 +141,12 @@ fn a_capture_is_saved_under_the_restricted_account() {
     let sent = target.sent();
     let of = |name| sent.iter().find(|sent| sent.artifact == name).unwrap();
     assert_eq!(of("dmesg.txt").sha256, Some(hex(&bytes(300_000))));
-    assert_eq!(
-        (of("vmcore").sha256.as_deref(), of("vmcore").bytes, of("vmcore").retries),
-        (None, 5 << 20, 0)
-    );
+    let dump = of("vmcore");
+    assert_eq!((dump.sha256.as_deref(), dump.bytes, dump.retries), (None, 5 << 20, 0));
+    let pieces: Vec<_> =
+        dump.pieces.iter().map(|piece| (piece.offset, piece.bytes, &*piece.sha256)).collect();
+    let (front, back) = data.split_at(FRONT);
+    assert_eq!(pieces, [(0, 100_000, &*hex(front)), (100_000, (5 << 20) - 100_000, &*hex(back))]);
     assert_eq!(of("result.json").sha256, Some(hex(b"{\"second\": 2, \"longer\": 3}\n")));
     target.close().unwrap();
 

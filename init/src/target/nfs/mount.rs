@@ -1,4 +1,4 @@
-//! A directory that an NFS server exports, mounted by mount(2) alone: no mount.nfs, no rpcbind, no statd.
+//! Mounting what an NFS server exports, by mount(2) alone: no mount.nfs, no rpcbind, no statd.
 //!
 //! The client makes itself known by a name of its own: servers tell clients by it, and two that look the same throw each other out.
 
@@ -14,34 +14,20 @@ use nix::unistd::sethostname;
 use crate::config::{self, NfsVersion, Url};
 use crate::setup::net::dial::Peer;
 use crate::setup::net::retry::Retry;
-use crate::target::mounted::{self, Mounted};
+use crate::target::mounted;
 use crate::target::{Capture, TargetError};
 
 /// `nfs4_unique_id`: what a client is known by (fs/nfs/nfs4client.c).
 const UNIQUE_ID: &str = "/sys/module/nfs/parameters/nfs4_unique_id";
-/// Tenths of a second that the server may take to answer a request, and how often it is sent again then: the file system is mounted soft,
-/// so after that the writes fail, and the next target has its turn.
+/// Tenths of a second that the server may take to answer a request, and how often it is sent again then: the file system is mounted softerr,
+/// so after that calls fail with ETIMEDOUT, where an error of the server's disk is EIO.
 const TIMEO: u64 = 100;
 /// Bytes of a request: a capture kernel has no megabytes for each of many.
 const TRANSFER: u32 = 256 << 10;
 
-pub(super) fn open(config: &config::Target, capture: Capture<'_>) -> Result<Mounted, TargetError> {
-    let url = config.url.as_ref().ok_or(TargetError::NoDevice)?;
-    let up = capture.up()?;
-    introduce(capture);
-    let pinned = capture.remote(config).map(|remote| remote.addresses.as_slice()).unwrap_or_default();
-    let peer = Peer::of(url, pinned, &up.dns);
-    let source = format!("{}:{}", url.host, url.path);
-    let at = mounted::place(capture);
-    mount_export(config, &peer, url, &source, &at, capture.heartbeat)?;
-    log::info!("target {config} is mounted (NFS {})", version(config).0);
-    let path = format!("{}/{}", config.path().trim_end_matches('/'), capture.host);
-    Mounted::open(at, &path, config, capture, source, u64::MAX)
-}
-
 /// What the server knows us by: the host's name and boot, where the capture kernel has "(none)" like all others. Without it the
 /// mount may still do.
-fn introduce(capture: Capture<'_>) {
+pub(super) fn introduce(capture: Capture<'_>) {
     let named = sethostname(capture.host).map_err(std::io::Error::from);
     let told = named.and_then(|()| {
         if !Path::new(UNIQUE_ID).exists() {
@@ -55,7 +41,7 @@ fn introduce(capture: Capture<'_>) {
 }
 
 /// Mounts the export from the first address that answers, again and again while there is time.
-fn mount_export(
+pub(super) fn mount_export(
     config: &config::Target,
     peer: &Peer,
     url: &Url,
@@ -114,7 +100,7 @@ fn options(config: &config::Target, url: &Url, address: IpAddr) -> String {
     // So that `retry` seconds without an answer are an error: each time it is waited a little longer (RPC_MAX_MAJOR…, net/sunrpc).
     let retrans = config.retry().saturating_mul(10).checked_div(TIMEO).unwrap_or(0).clamp(2, 60);
     let mut options = format!(
-        "vers={version},addr={address},proto={protocol},soft,timeo={TIMEO},retrans={retrans},rsize={TRANSFER},wsize={TRANSFER},\
+        "vers={version},addr={address},proto={protocol},softerr,timeo={TIMEO},retrans={retrans},rsize={TRANSFER},wsize={TRANSFER},\
          sec=sys,nosharecache"
     );
     if let Some(port) = url.port {
@@ -128,7 +114,7 @@ fn options(config: &config::Target, url: &Url, address: IpAddr) -> String {
     options
 }
 
-fn version(config: &config::Target) -> (&'static str, NfsVersion) {
+pub(super) fn version(config: &config::Target) -> (&'static str, NfsVersion) {
     match config.version.unwrap_or_default() {
         NfsVersion::V3 => ("3", NfsVersion::V3),
         NfsVersion::V4_1 => ("4.1", NfsVersion::V4_1),
@@ -154,7 +140,7 @@ mod tests {
         };
         assert_eq!(
             options("4.2", "192.0.2.1"),
-            "vers=4.2,addr=192.0.2.1,proto=tcp,soft,timeo=100,retrans=3,rsize=262144,wsize=262144,sec=sys,nosharecache,port=2050"
+            "vers=4.2,addr=192.0.2.1,proto=tcp,softerr,timeo=100,retrans=3,rsize=262144,wsize=262144,sec=sys,nosharecache,port=2050"
         );
         let third = options("3", "2001:db8::1");
         assert!(third.ends_with(",nolock,mountaddr=2001:db8::1,mountvers=3,mountproto=tcp6"), "{third}");
