@@ -53,6 +53,10 @@ pub struct PeerShape {
     pub memory_mib: u32,
     /// Size of the disk below /srv.
     pub disk_mib: u64,
+    /// Cards after those: [`Peer::card`] of another peer.
+    pub plugged_in: Vec<Card>,
+    /// Files and directories that are brought along, to /srv/peer.
+    pub files: Vec<PathBuf>,
 }
 
 /// What can be started in it.
@@ -86,7 +90,7 @@ pub struct Peer {
 
 impl Default for PeerShape {
     fn default() -> Self {
-        Self { cards: 1, memory_mib: 512, disk_mib: 4096 }
+        Self { cards: 1, memory_mib: 512, disk_mib: 4096, plugged_in: Vec::new(), files: Vec::new() }
     }
 }
 
@@ -124,7 +128,7 @@ impl Peer {
         let kernel = Kernel::of_series(SERIES)?;
         let root = root()?;
         let work = WorkDir::new(&format!("{name}-peer"))?;
-        let data = data(&work, shape.disk_mib)?;
+        let data = data(&work, shape)?;
         // Not in the work directory: the path of a socket has at most 107 bytes (unix(7)).
         let sockets = tempfile::tempdir().context("making a directory for sockets")?;
         let control = sockets.path().join("control");
@@ -158,7 +162,7 @@ impl Peer {
                 .into(),
             memory_mib: shape.memory_mib,
             cpus: 1,
-            shape: Shape { cards: cards.collect(), more, ..Shape::default() },
+            shape: Shape { cards: cards.chain(shape.plugged_in.clone()).collect(), more, ..Shape::default() },
             disks: Vec::new(),
             log: work.path().join("console.log"),
         };
@@ -272,14 +276,11 @@ fn cable(sockets: &Path, number: usize) -> PathBuf {
 }
 
 /// The disk below /srv, with what is brought along.
-fn data(work: &WorkDir, size_mib: u64) -> Result<Disk> {
+fn data(work: &WorkDir, shape: &PeerShape) -> Result<Disk> {
     let content = work.path().join("srv");
     let to = content.join("peer");
     fs::create_dir_all(&to).with_context(|| format!("making {}", to.display()))?;
-    let copy = |from: &Path| -> Result<()> {
-        let name = from.file_name().context("a file without a name")?;
-        fs::copy(from, to.join(name)).with_context(|| format!("copying {}", from.display())).map(drop)
-    };
+    let copy = |from: &Path| command("cp").args(["-r", "--sparse=always"]).arg(from).arg(&to).run().map(drop);
     let files = workspace().join(FILES);
     for entry in fs::read_dir(&files).with_context(|| format!("reading {}", files.display()))? {
         copy(&entry?.path())?;
@@ -289,8 +290,9 @@ fn data(work: &WorkDir, size_mib: u64) -> Result<Disk> {
     if s3.exists() {
         copy(&s3)?;
     }
+    shape.files.iter().try_for_each(|file| copy(file))?;
     let uuid = "5a17c0de-0000-4000-8000-0000000000ee";
-    Disk::ext4(&work.path().join("srv.img"), size_mib.saturating_mul(MIB), "srv", uuid, &content)
+    Disk::ext4(&work.path().join("srv.img"), shape.disk_mib.saturating_mul(MIB), "srv", uuid, &content)
 }
 
 /// The image of its system, made when there is none of today's script and kernel.

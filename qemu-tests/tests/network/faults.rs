@@ -1,13 +1,17 @@
 //! What goes wrong on the way, and what is saved all the same.
 
 use crate::{clear, collected, disk, ensure_complete, https, nfs, received, remote, s3, scenario, ssh};
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use qemu_tests::fault::Action;
-use qemu_tests::outcome::Outcome;
+use qemu_tests::network::HostNetwork;
+use qemu_tests::outcome::{Dump, Outcome};
 use qemu_tests::peer::{ADDRESS, NAME, Peer, PeerShape, Server};
 use qemu_tests::readers;
+use qemu_tests::scenario::{HOST, Scenario};
 use qemu_tests::turn::{alone, full, is_left_out};
-use std::time::Duration;
+use std::fs;
+use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// A dump that takes its time, so that there is a middle of it.
 const SLOW: &str = "upload tbf rate 40mbit burst 64k latency 400ms";
@@ -65,6 +69,54 @@ fn who_is_not_the_collector_gets_nothing_and_the_next_target_does() -> Result<()
         ensure!(left.trim().is_empty(), "{left}");
         outcome.discard()?;
     }
+    peer.discard()
+}
+
+/// From when to when a dump was under way, in seconds since 1970.
+fn when(dump: &Dump) -> Result<core::ops::Range<u64>> {
+    let written = |name: &str| -> Result<u64> {
+        Ok(fs::metadata(dump.file(name))?.modified()?.duration_since(UNIX_EPOCH)?.as_secs())
+    };
+    Ok(written("dmesg.txt")?..written("vmcore")?)
+}
+
+#[test]
+fn two_hosts_of_one_name_dump_to_one_nfs_server_at_once() -> Result<()> {
+    let _alone = alone();
+    if is_left_out("two hosts at one NFS server") {
+        return Ok(());
+    }
+    let mut peer = Peer::start("two", &PeerShape { cards: 2, ..PeerShape::default() })?;
+    peer.run("address eth1 1")?;
+    peer.serve(&[Server::Nfs])?;
+    peer.run(SLOW)?;
+    let of = |number: usize| -> Result<Scenario> {
+        let mut scenario = scenario(&format!("net-host-{number}"), &peer)?;
+        scenario.shape.cards = vec![peer.card(number)];
+        scenario.network = HostNetwork::address(&format!("10.9.{number}.2/24"), None);
+        let url = format!("nfs://10.9.{number}.1/srv/dump");
+        scenario.config.targets = vec![nfs("4.2").key("url", url)];
+        scenario.config.level = 1;
+        Ok(scenario)
+    };
+    let (first, second) = (of(0)?, of(1)?);
+    let (first, second) = thread::scope(|scope| {
+        let second = scope.spawn(|| second.run());
+        (first.run(), second.join().map_err(|_| anyhow!("the second host's thread panicked")))
+    });
+    let outcomes = [first?, second??];
+    let dumps = peer.dumps(&format!("/srv/dump/{HOST}"))?;
+    ensure!(dumps.len() == 2, "{dumps:?}");
+    let makes = |dump: &Dump| -> Result<_> {
+        ensure_complete(dump)?;
+        let log = String::from_utf8_lossy(&readers::makedumpfile_dmesg(&dump.file("vmcore"))?).into_owned();
+        ensure!(log.contains("Kernel panic"), "{log}");
+        when(dump)
+    };
+    let times = [makes(&dumps[0])?, makes(&dumps[1])?];
+    let (from, to) = (times[0].start.max(times[1].start), times[0].end.min(times[1].end));
+    ensure!(from + 2 <= to, "they were not at it together: {times:?}");
+    outcomes.into_iter().try_for_each(Outcome::discard)?;
     peer.discard()
 }
 
@@ -154,7 +206,7 @@ fn a_line_that_loses_packets_and_takes_its_time_costs_nothing() -> Result<()> {
 fn a_collector_without_room_or_that_is_gone_for_good_is_followed_by_the_next_target() -> Result<()> {
     let _alone = alone();
     let peer = Peer::start("full", &PeerShape::default())?;
-    peer.serve(&[Server::Ssh])?;
+    peer.serve(&[Server::Ssh, Server::Nfs])?;
     peer.run("mkdir -p /srv/small && mount -t tmpfs -o size=4m tmpfs /srv/small && chown dump: /srv/small")?;
     let small = ssh(&peer)?.key("url", format!("ssh://dump@{ADDRESS}/srv/small")).key("when_full", "nothing");
     let mut full_up = scenario("net-full", &peer)?;
@@ -167,12 +219,16 @@ fn a_collector_without_room_or_that_is_gone_for_good_is_followed_by_the_next_tar
     }
     // The dump is on its way when the server dies for good.
     peer.run(SLOW)?;
-    let mut gone = scenario("net-gone", &peer)?;
-    gone.config.level = 1;
-    gone.config.targets = vec![ssh(&peer)?.key("retry", 15), disk()];
-    gone.actions = vec![(IN_THE_MIDDLE.into(), Action::Peer(peer.control(), Server::Ssh.stop()))];
-    let outcome = gone.run()?;
-    ensure_next(&outcome, "ssh://")?;
-    outcome.discard()?;
+    let cases =
+        [("ssh", ssh(&peer)?, Server::Ssh, "ssh://"), ("nfs", nfs("4.2"), Server::Nfs, "10.9.0.1:/srv/dump")];
+    for (name, target, server, words) in cases {
+        let mut gone = scenario(&format!("net-{name}-gone"), &peer)?;
+        gone.config.level = 1;
+        gone.config.targets = vec![target.key("retry", 15), disk()];
+        gone.actions = vec![(IN_THE_MIDDLE.into(), Action::Peer(peer.control(), server.stop()))];
+        let outcome = gone.run()?;
+        ensure_next(&outcome, words)?;
+        outcome.discard()?;
+    }
     peer.discard()
 }

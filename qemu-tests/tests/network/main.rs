@@ -44,6 +44,11 @@ struct Received {
 }
 
 impl Received {
+    /// What `result.json` calls it.
+    fn artifact(&self) -> &'static str {
+        if self.format == "kdump" { "vmcore" } else { "vmcore.flat" }
+    }
+
     /// The same as readers like it best.
     fn rearranged(&self, outcome: &Outcome, name: &str) -> Result<PathBuf> {
         if self.format == "kdump" {
