@@ -242,7 +242,8 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text).map_err(|error| ConfigError::Toml(Box::new(error)))?;
         for (number, target) in (1..).zip(&config.target) {
-            target.check().map_err(|reason| ConfigError::Target { number, reason })?;
+            let checked = target.check().and_then(|()| target.check_patience(config.capture.stall_timeout));
+            checked.map_err(|reason| ConfigError::Target { number, reason })?;
         }
         config.network.check().map_err(ConfigError::Network)?;
         for (number, collector) in (1..).zip(&config.collector) {

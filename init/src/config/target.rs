@@ -190,6 +190,24 @@ impl Target {
         self.retry.unwrap_or(120)
     }
 
+    /// Seconds that one call may wait for an NFS server that is gone, in the kernel, where nothing tells that the capture goes on: a host that
+    /// lost its power is noticed in the second round only (net/sunrpc/clnt.c, `rpc_check_timeout`).
+    fn longest_call(&self) -> u64 {
+        self.retry().max(20).saturating_add(10).saturating_mul(2)
+    }
+
+    /// Refuses to wait for a server longer than a capture may go without progress.
+    pub(super) fn check_patience(&self, stall_timeout: u64) -> Result<(), String> {
+        let longest = self.longest_call();
+        if self.kind != TargetKind::Nfs || longest <= stall_timeout {
+            return Ok(());
+        }
+        Err(format!(
+            "with retry = {} a call may wait {longest} s for the NFS server, and stall_timeout = {stall_timeout} ends the capture before",
+            self.retry()
+        ))
+    }
+
     /// Refuses keys that mean nothing for this kind of target, and what is missing, each by its name.
     pub(super) fn check(&self) -> Result<(), String> {
         let block = [TargetKind::Filesystem, TargetKind::Raw];
@@ -388,6 +406,24 @@ impl fmt::Display for Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nfs_is_waited_for_no_longer_than_a_capture_may_go_without_progress() {
+        let parse = |retry: u64, stall: u64, kind: &str| {
+            let host = if kind == "ssh" { "u@h" } else { "h" };
+            let text = format!(
+                "[capture]\nstall_timeout = {stall}\n[[target]]\ntype = \"{kind}\"\nurl = \"{kind}://{host}/d\"\nretry = {retry}\n\
+                 {}",
+                if kind == "ssh" { "host_key = [\"ssh-ed25519 AAAA\"]\nidentity = \"/k\"\n" } else { "" }
+            );
+            crate::config::Config::parse(&text).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(parse(140, 300, "nfs"), Ok(()));
+        let refused = parse(141, 300, "nfs").unwrap_err();
+        assert!(refused.contains("retry = 141") && refused.contains("302 s"), "{refused}");
+        assert!(parse(1, 59, "nfs").is_err() && parse(1, 60, "nfs").is_ok(), "the kernel's least");
+        assert_eq!(parse(141, 300, "ssh"), Ok(()), "it tells that it waits");
+    }
 
     #[test]
     fn sizes() {

@@ -292,7 +292,8 @@ impl State {
     /// Seconds that a page takes at a level.
     fn seconds_per_page(&self, level: i32) -> Option<f64> {
         let (cpu, bytes) = self.cost(level)?;
-        let per_byte = if self.beside.1 > 0.0 { (self.beside.0 / self.beside.1).max(0.0) } else { 0.0 };
+        // In the beginning, what workers have not told yet would be taken for the sink's.
+        let per_byte = if self.beside.1 >= UNPROVEN { (self.beside.0 / self.beside.1).max(0.0) } else { 0.0 };
         let cpu = (self.scale.unwrap_or(1.0) * cpu + bytes * per_byte) / self.threads;
         Some(self.speed.map_or(cpu, |speed| cpu.max(bytes / speed)))
     }

@@ -6,16 +6,20 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
 use crate::addr::{to_u64, to_usize};
+use crate::beat::{self, Beat};
 use crate::report::{Piece, Sent};
 use crate::sink::{Sink, SinkError};
 use crate::target::Artifact;
 
 /// What is read back of a file is a part of it that is no larger than one in so many: of a kdump file, some hundredths.
 const LARGEST_FRONT: u64 = 8;
+/// It takes a tenth of what the dump took at the most, or this if that is more: the machine waits for it.
+const LEAST_PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that are read at a time.
 const READ: u64 = 128 << 10;
 
@@ -27,6 +31,7 @@ pub(super) struct Digests(Vec<Followed>);
 struct Followed {
     artifact: Artifact,
     running: Arc<Mutex<Running>>,
+    since: Instant,
     /// Sum of what stands before what was hashed on its way.
     front: Option<String>,
 }
@@ -35,11 +40,11 @@ impl Digests {
     /// Hashes what is written to a new artifact.
     pub(super) fn follow(&mut self, artifact: Artifact, sink: Box<dyn Sink>) -> Box<dyn Sink> {
         let running = Arc::new(Mutex::new(Running::from(0)));
-        self.0.push(Followed { artifact, running: running.clone(), front: None });
+        self.0.push(Followed { artifact, running: running.clone(), since: Instant::now(), front: None });
         Box::new(Hashed { sink, running })
     }
 
-    /// Reads back the front of a durable artifact. `read` fills a buffer from an offset.
+    /// Reads back the front of an artifact that is durable and has its name: no sum is worth either. `read` fills a buffer from an offset.
     pub(super) fn complete(
         &mut self,
         artifact: Artifact,
@@ -52,7 +57,14 @@ impl Digests {
         let mut hash = Sha256::new();
         let mut buffer = vec![0; to_usize(front.min(READ))];
         let mut at = 0;
+        let patience = followed.since.elapsed().div_f64(10.0).max(LEAST_PATIENCE);
+        let start = Instant::now();
         while at < front {
+            beat::tell(&Beat::Alive); // bounded by patience
+            if start.elapsed() > patience {
+                log::warn!("{} has no SHA-256: reading back {front} bytes takes too long", artifact.name());
+                return;
+            }
             let some = buffer.get_mut(..to_usize(front.saturating_sub(at).min(READ))).unwrap_or_default();
             if let Err(error) = read(at, some) {
                 log::warn!("{} has no SHA-256: reading it back at {at}: {error}", artifact.name());
@@ -159,7 +171,9 @@ impl Sink for Hashed {
     }
 
     fn truncate(&mut self, len: u64) -> Result<(), SinkError> {
-        lock(&self.running).is_broken = true;
+        let mut running = lock(&self.running);
+        (running.is_broken, running.end) = (true, running.end.min(len));
+        drop(running);
         self.sink.truncate(len)
     }
 }

@@ -100,10 +100,10 @@ impl Directory {
         Ok(FileSink::new(File::from(fd)).limited(limit))
     }
 
-    /// Opens the file of an artifact under its temporary name, to be read.
+    /// Opens the file of a published artifact, to be read.
     pub fn open_file(&self, artifact: Artifact) -> nix::Result<File> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(&self.fd, artifact.temporary().as_str(), flags, Mode::empty()).map(File::from)
+        openat(&self.fd, artifact.name(), flags, Mode::empty()).map(File::from)
     }
 
     /// Gives an artifact its final name and makes that durable.

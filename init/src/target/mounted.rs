@@ -16,6 +16,12 @@ const MOUNT_POINT: &str = "/target";
 /// Room that no dump takes: metadata of the file system, and `result.json`.
 const SPARE: u64 = 1 << 20;
 
+/// How often, and how fast one after the other, the calls of a server that is gone are ended: for five seconds.
+#[cfg(feature = "nfs")]
+const ABANDON_TRIES: u32 = 50;
+#[cfg(feature = "nfs")]
+const ABANDON_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// How they are mounted: nothing in them is a device, or is run.
 pub(super) fn flags() -> MsFlags {
     MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME
@@ -74,10 +80,25 @@ impl Mounted {
         self.directory.create_file(artifact, limit)
     }
 
-    /// Opens the file of an artifact under its temporary name, to be read.
+    /// Opens a published file, to be read.
     #[cfg(feature = "nfs")]
     pub(super) fn open_file(&self, artifact: Artifact) -> nix::Result<fs::File> {
         self.directory.open_file(artifact)
+    }
+
+    /// Lets go of a server that is gone: unmounting by force ends the calls that wait for it (`nfs_umount_begin`), among them those of files
+    /// that are being closed in other threads, which send others.
+    #[cfg(feature = "nfs")]
+    pub(super) fn abandon(self) {
+        let Self { directory, at, .. } = self;
+        drop(directory);
+        for _ in 0..ABANDON_TRIES {
+            match umount2(&at, MntFlags::MNT_FORCE) {
+                Ok(()) => return,
+                Err(_) => std::thread::sleep(ABANDON_PAUSE),
+            }
+        }
+        log::warn!("{} stays mounted", at.display());
     }
 }
 

@@ -1,6 +1,8 @@
 //! What goes wrong on the way, and what is saved all the same.
 
-use crate::{clear, collected, disk, ensure_complete, https, nfs, received, remote, s3, scenario, ssh};
+use crate::{
+    clear, collected, disk, ensure_complete, ensure_sums, https, nfs, received, remote, s3, scenario, ssh,
+};
 use anyhow::{Result, anyhow, ensure};
 use qemu_tests::fault::Action;
 use qemu_tests::network::HostNetwork;
@@ -137,10 +139,12 @@ fn disturbed(
     peer.run("plain")?;
     let dump = collected(peer, at)?;
     ensure_complete(&dump)?;
-    let received = received(&dump, &outcome)?.rearranged(&outcome, "rearranged")?;
+    let received = received(&dump, &outcome)?;
+    let result = dump.result()?;
+    ensure_sums(&result, received.artifact(), &received.file)?;
+    let received = received.rearranged(&outcome, "rearranged")?;
     let log = String::from_utf8_lossy(&readers::makedumpfile_dmesg(&received)?).into_owned();
     ensure!(log.contains("Kernel panic"), "{log}");
-    let result = dump.result()?;
     let sent = result.pointer("/sent").and_then(|all| all.as_array()).cloned().unwrap_or_default();
     let retries = sent.iter().filter_map(|sent| sent["retries"].as_u64()).sum();
     clear(peer)?;
@@ -228,7 +232,19 @@ fn a_collector_without_room_or_that_is_gone_for_good_is_followed_by_the_next_tar
         gone.actions = vec![(IN_THE_MIDDLE.into(), Action::Peer(peer.control(), server.stop()))];
         let outcome = gone.run()?;
         ensure_next(&outcome, words)?;
+        // It is waited for once: half a minute by NFS, and the dump for the disk takes a quarter.
+        outcome.ensure_in_time(Duration::from_secs(80))?;
         outcome.discard()?;
     }
+    // Where there is no next target, the machine boots again all the same.
+    peer.serve(&[Server::Nfs])?;
+    let mut only = scenario("net-nfs-only", &peer)?;
+    only.config.level = 1;
+    only.config.targets = vec![nfs("4.2").key("retry", 15)];
+    only.actions = vec![(IN_THE_MIDDLE.into(), Action::Peer(peer.control(), Server::Nfs.stop()))];
+    let outcome = only.run()?;
+    outcome.ensure_in_time(Duration::from_mins(1))?;
+    outcome.ensure_said("final action: reboot")?;
+    outcome.discard()?;
     peer.discard()
 }

@@ -10,13 +10,15 @@ mod protocols;
 use anyhow::{Context, Result, ensure};
 use qemu_tests::collector;
 pub(crate) use qemu_tests::collector::{clear, disk, https, nfs, remote, s3, ssh};
+use qemu_tests::command::{Run, command};
 use qemu_tests::kernel::Kernel;
 use qemu_tests::outcome::{Dump, Outcome};
 use qemu_tests::peer::Peer;
 pub(crate) use qemu_tests::scenario::Target;
 use qemu_tests::scenario::{HOST, Scenario};
+use serde_json::Value;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The kernel of most tests; `AFTERIMAGE_SERIES` names another.
 const SERIES: &str = "6.1";
@@ -85,5 +87,31 @@ fn ensure_complete(dump: &Dump) -> Result<()> {
     ensure!(result.pointer("/outcome").is_some_and(|outcome| outcome == "complete"), "{result:#}");
     let log = dump.dmesg()?;
     ensure!(log.contains("Kernel panic"), "{log}");
+    Ok(())
+}
+
+/// SHA-256 of some bytes of a file.
+fn sha256(path: &Path, offset: u64, bytes: u64) -> Result<String> {
+    let (path, from) = (path.display(), offset.saturating_add(1));
+    let some = format!("tail -c +{from} '{path}' | head -c {bytes} | sha256sum");
+    let said = command("sh").args(["-c", &some]).run()?.stdout;
+    Ok(String::from_utf8_lossy(&said).split(' ').next().unwrap_or_default().to_owned())
+}
+
+/// What result.json says was sent is what is there, all of it.
+fn ensure_sums(result: &Value, artifact: &str, file: &Path) -> Result<()> {
+    let all = result.pointer("/sent").and_then(Value::as_array).context("nothing was sent")?;
+    let sent = all.iter().find(|sent| sent["artifact"] == artifact).with_context(|| artifact.to_owned())?;
+    let len = fs::metadata(file)?.len();
+    ensure!(sent["bytes"] == len, "{len} bytes are there of {sent:#}");
+    let whole = vec![serde_json::json!({ "offset": 0, "bytes": len, "sha256": sent["sha256"] })];
+    let pieces = sent["pieces"].as_array().unwrap_or(&whole);
+    let mut at = 0;
+    for piece in pieces {
+        let bytes = piece["bytes"].as_u64().context("no length")?;
+        ensure!(piece["offset"] == at && piece["sha256"] == sha256(file, at, bytes)?.as_str(), "{sent:#}");
+        at = at.saturating_add(bytes);
+    }
+    ensure!(at == len, "the sums are of {at} bytes: {sent:#}");
     Ok(())
 }

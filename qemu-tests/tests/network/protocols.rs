@@ -1,7 +1,9 @@
 //! What a host receives is byte for byte what a local target gets.
 
-use crate::{clear, collected, ensure_complete, https, nfs, received, s3, scenario, series, ssh};
-use anyhow::{Context, Result, ensure};
+use crate::{
+    clear, collected, ensure_complete, ensure_sums, https, nfs, received, s3, scenario, series, ssh,
+};
+use anyhow::{Result, ensure};
 use qemu_tests::binaries::Binaries;
 use qemu_tests::collector;
 use qemu_tests::command::{Run, command};
@@ -12,7 +14,6 @@ use qemu_tests::readers;
 use qemu_tests::scenario::Target;
 use qemu_tests::turn::{alone, full, is_left_out};
 use serde_json::Value;
-use std::fs;
 use std::path::Path;
 
 /// The same engine on the raw copy of the same memory, for a disk.
@@ -29,31 +30,6 @@ fn ensure_same(ours: &Path, theirs: &Path) -> Result<()> {
     command("cmp").args([ours, theirs]).run().map(drop)
 }
 
-/// SHA-256 of some bytes of a file.
-fn sha256(path: &Path, offset: u64, bytes: u64) -> Result<String> {
-    let (path, from) = (path.display(), offset.saturating_add(1));
-    let some = format!("tail -c +{from} '{path}' | head -c {bytes} | sha256sum");
-    let said = command("sh").args(["-c", &some]).run()?.stdout;
-    Ok(String::from_utf8_lossy(&said).split(' ').next().unwrap_or_default().to_owned())
-}
-
-/// What result.json says was sent is what is there, all of it.
-fn ensure_sums(sent: &[Value], artifact: &str, file: &Path) -> Result<()> {
-    let sent = sent.iter().find(|sent| sent["artifact"] == artifact).with_context(|| artifact.to_owned())?;
-    let len = fs::metadata(file)?.len();
-    ensure!(sent["bytes"] == len, "{len} bytes are there of {sent:#}");
-    let whole = vec![serde_json::json!({ "offset": 0, "bytes": len, "sha256": sent["sha256"] })];
-    let pieces = sent["pieces"].as_array().unwrap_or(&whole);
-    let mut at = 0;
-    for piece in pieces {
-        let bytes = piece["bytes"].as_u64().context("no length")?;
-        ensure!(piece["offset"] == at && piece["sha256"] == sha256(file, at, bytes)?.as_str(), "{sent:#}");
-        at = at.saturating_add(bytes);
-    }
-    ensure!(at == len, "the sums are of {at} bytes: {sent:#}");
-    Ok(())
-}
-
 /// Crashes a machine whose only target is this one, and compares what arrives with what a local target gets.
 fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<()> {
     let mut scenario = scenario(&format!("net-{name}"), peer)?;
@@ -68,9 +44,8 @@ fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<(
     let result = dump.result()?;
     let degradations = result.pointer("/degradations").and_then(|all| all.as_array());
     ensure!(degradations.is_some_and(Vec::is_empty), "{result:#}");
-    let sent = result.pointer("/sent").and_then(|all| all.as_array()).cloned().unwrap_or_default();
-    ensure_sums(&sent, "dmesg.txt", &dump.file("dmesg.txt"))?;
-    ensure_sums(&sent, received.artifact(), &received.file)?;
+    ensure_sums(&result, "dmesg.txt", &dump.file("dmesg.txt"))?;
+    ensure_sums(&result, received.artifact(), &received.file)?;
     if matches!(name, "ssh" | "https") && series() == crate::SERIES {
         let kernel = Kernel::with_symbols(crate::SERIES)?;
         let said = readers::crash(

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use crate::config;
 use crate::setup::net::dial::Peer;
@@ -51,7 +52,7 @@ impl Target for Nfs {
     }
 
     fn directory(&self) -> Option<PathBuf> {
-        self.mounted.directory()
+        self.gone.check().ok().and_then(|()| self.mounted.directory())
     }
 
     fn ledger(&self) -> &Ledger {
@@ -74,27 +75,37 @@ impl Target for Nfs {
 
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
         let Self { mounted, digests, gone } = self;
-        gone.unless("publishing", artifact, || {
-            let file = mounted.open_file(artifact);
-            digests.complete(artifact, |offset, buffer| {
-                file.as_ref().map_err(|errno| io::Error::from(*errno))?.read_exact_at(buffer, offset)
-            });
-            mounted.publish(artifact)
-        })
+        gone.unless("publishing", artifact, || mounted.publish(artifact))?;
+        let mut file = None;
+        digests.complete(artifact, |offset, buffer| {
+            let mut read = || -> io::Result<()> {
+                if file.is_none() {
+                    file = Some(mounted.open_file(artifact)?);
+                }
+                file.as_ref().map_or(Ok(()), |file| file.read_exact_at(buffer, offset))
+            };
+            read().inspect_err(|error| gone.watch(Some(error)))
+        });
+        Ok(())
     }
 
     fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
+        if self.gone.check().is_err() {
+            return Ok(()); // it would be waited for once more
+        }
         self.mounted.retire(heartbeat)
     }
 
     fn close(self: Box<Self>) -> Result<(), TargetError> {
         let Self { mounted, gone, .. } = *self;
         let name = mounted.location();
-        if let Err(source) = gone.check() {
-            let_go(move || Box::new(mounted).close());
-            return Err(TargetError::File { what: "closing", name, source });
+        match gone.check() {
+            Ok(()) => Box::new(mounted).close(),
+            Err(source) => {
+                mounted.abandon();
+                Err(TargetError::File { what: "closing", name, source })
+            }
         }
-        Box::new(mounted).close()
     }
 }
 
@@ -130,14 +141,6 @@ impl Gone {
     }
 }
 
-/// Does what may wait for the server once more, while the next target has its turn. What is not done when the capture ends is left undone.
-fn let_go<T: Send + 'static>(doing: impl FnOnce() -> T + Send + 'static) {
-    let thread = std::thread::Builder::new().name("let-go".to_owned());
-    if let Err(error) = thread.spawn(doing) {
-        log::warn!("what is left of an NFS target is waited for: {error}");
-    }
-}
-
 /// A file on a server that may be gone.
 struct Waiting<S: Sink + Send + 'static> {
     /// `None` when it is dropped.
@@ -149,7 +152,11 @@ impl<S: Sink + Send + 'static> Drop for Waiting<S> {
     fn drop(&mut self) {
         let sink = self.sink.take();
         if self.gone.check().is_err() {
-            let_go(move || drop(sink)); // closing a file writes what is left of it
+            // Closing a file writes what is left of it, until all such calls are ended: see `Mounted::abandon`.
+            let closing = thread::Builder::new().name("closing".to_owned()).spawn(move || drop(sink));
+            if let Err(error) = closing {
+                log::warn!("a file on a server that is gone is waited for: {error}");
+            }
         }
     }
 }

@@ -5,14 +5,14 @@ use std::io;
 use russh_sftp::protocol::{OpenFlags, Packet, Read};
 
 use super::error::io_error;
-use super::session::{close, open, status_of};
+use super::session::{open, status_of};
 use super::shared::Shared;
 use crate::addr::to_u64;
 
-/// Bytes of an answer that each server gives (draft-ietf-secsh-filexfer-02, 3: packets of 34,000).
-const READ: usize = 32 << 10;
+/// Bytes that are asked for at a time. A server that has no room for so many gives fewer (OpenSSH before 8.5: 64 KiB).
+const READ: usize = 128 << 10;
 
-/// A file that is read from its beginning on.
+/// A file that is read from its beginning on. Its handle goes with the session: a connection that is new may have given its number to another file.
 pub(super) struct ReadBack<'a> {
     shared: &'a Shared,
     path: &'a str,
@@ -64,15 +64,5 @@ impl<'a> ReadBack<'a> {
         let (answer, generation) = self.shared.ask(move |_, id| open(id, &path, OpenFlags::READ))?;
         let Packet::Handle(handle) = answer else { return Err(io_error(&status_of(answer))) };
         Ok((handle.handle, generation))
-    }
-}
-
-impl Drop for ReadBack<'_> {
-    fn drop(&mut self) {
-        if let Some((handle, generation)) = self.handle.take()
-            && self.shared.lock().generation == generation
-        {
-            let _ = self.shared.ask(move |_, id| close(id, handle.clone()));
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! A directory on a host that is reached by SFTP: `<path>/<host>/<capture>/{dmesg.txt,vmcore,…}`.
 //!
-//! What it asks of the account: open, write, stat, mkdir, readdir and a rename that replaces nothing. It removes nothing and changes
+//! What it asks of the account: open, write, read, stat, mkdir, readdir and a rename that replaces nothing. It removes nothing and changes
 //! nothing that is there, so the account needs no right to.
 //!
 //! | file | idea |
@@ -137,7 +137,7 @@ impl Ssh {
         }
     }
 
-    fn rename(&mut self, artifact: Artifact) -> io::Result<()> {
+    fn rename(&self, artifact: Artifact) -> io::Result<()> {
         let new = format!("{}/{}", self.place.path, artifact.name());
         let found = {
             let mut pool = self.shared.lock();
@@ -149,9 +149,6 @@ impl Ssh {
         };
         let (file, old) = found.ok_or(io::ErrorKind::NotFound)?;
         self.shared.sync(file)?;
-        let mut back = ReadBack::new(&self.shared, &old);
-        self.digests.complete(artifact, |offset, buffer| back.read(offset, buffer));
-        drop(back);
         let (oldpath, newpath) = (old, new.clone());
         let attempts = Arc::new(core::sync::atomic::AtomicU32::new(0));
         let counted = attempts.clone();
@@ -197,9 +194,12 @@ impl Target for Ssh {
     }
 
     fn sent(&self) -> Vec<Sent> {
-        let retries = |sent: &Sent| self.shared.lock().retries(sent.artifact);
-        let with_retries = |sent| Sent { retries: retries(&sent), ..sent };
-        self.digests.sent().into_iter().map(with_retries).collect()
+        let pool = self.shared.lock();
+        let acknowledged = |sent: Sent| {
+            let (bytes, retries) = pool.acknowledged_of(sent.artifact);
+            Sent { bytes, retries, ..sent }
+        };
+        self.digests.sent().into_iter().map(acknowledged).filter(|sent| sent.bytes > 0).collect()
     }
 
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
@@ -212,7 +212,11 @@ impl Target for Ssh {
 
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
         let name = artifact.name().to_owned();
-        self.rename(artifact).map_err(|source| TargetError::File { what: "publishing", name, source })
+        self.rename(artifact).map_err(|source| TargetError::File { what: "publishing", name, source })?;
+        let path = format!("{}/{}", self.place.path, artifact.name());
+        let mut back = ReadBack::new(&self.shared, &path);
+        self.digests.complete(artifact, |offset, buffer| back.read(offset, buffer));
+        Ok(())
     }
 
     fn close(self: Box<Self>) -> Result<(), TargetError> {

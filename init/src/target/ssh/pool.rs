@@ -318,10 +318,10 @@ impl Pool {
         self.used = 0;
     }
 
-    /// How often bytes of an artifact had to be sent again.
-    pub(super) fn retries(&self, artifact: &str) -> u64 {
-        let of_it = self.files.iter().filter(|entry| entry.artifact.name() == artifact);
-        of_it.fold(0, |sum, entry| sum.saturating_add(entry.retries))
+    /// Bytes of an artifact that the server has, and how often some had to be sent again.
+    pub(super) fn acknowledged_of(&self, artifact: &str) -> (u64, u64) {
+        let of_it = self.files.iter().rfind(|entry| entry.artifact.name() == artifact);
+        of_it.map_or((0, 0), |entry| (entry.len, entry.retries))
     }
 }
 
