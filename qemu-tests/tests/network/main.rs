@@ -82,9 +82,15 @@ fn received(dump: &Dump, outcome: &Outcome) -> Result<Received> {
     Ok(Received { file, format: "flattened" })
 }
 
+/// Memory that a capture may take: 16 MiB of parts at the most, and what it takes for a disk.
+const MEMORY: u64 = 40 << 20;
+
 fn ensure_complete(dump: &Dump) -> Result<()> {
     let result = dump.result()?;
     ensure!(result.pointer("/outcome").is_some_and(|outcome| outcome == "complete"), "{result:#}");
+    let peak = result.pointer("/peak_memory_bytes").and_then(Value::as_u64).context("no peak of memory")?;
+    eprintln!("peak memory {} KiB", peak >> 10);
+    ensure!(peak <= MEMORY, "{peak} bytes of memory: {result:#}");
     let log = dump.dmesg()?;
     ensure!(log.contains("Kernel panic"), "{log}");
     Ok(())
