@@ -1,12 +1,12 @@
 //! Talks to the server on the network's thread: sends, takes answers, and connects again after a connection has broken.
 
-use core::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 
+use super::beating;
 use super::error::SshError;
 use super::exchange::Out;
 use super::login::Login;
@@ -31,7 +31,7 @@ pub(super) async fn drive(shared: Arc<Shared>, login: Login, session: Session, p
                 Ok(()) => return,
                 Err(error) => error,
             },
-            None => match beating(again(&shared, &login)).await {
+            None => match beating(again(&shared, &login), alive).await {
                 Ok(new) => {
                     log::info!("the connection is there again");
                     session = Some(new);
@@ -45,7 +45,7 @@ pub(super) async fn drive(shared: Arc<Shared>, login: Login, session: Session, p
         log::warn!("the connection to the target: {}", crate::log::chain(&error));
         match retry.pause(None) {
             _ if error.is_final() => return shared.give_up(error),
-            Some(pause) => beating(sleep(pause)).await,
+            Some(pause) => beating(sleep(pause), alive).await,
             None => {
                 let seconds = patience.as_secs();
                 return shared.give_up(SshError::GaveUp { seconds, source: Box::new(error) });
@@ -103,7 +103,7 @@ async fn serve(
             // A disk that many hosts write to at once takes its time.
             let most = if syncing { patience } else { SILENCE.min(patience) };
             if silent.is_some() {
-                beat::tell(&Beat::Alive); // answers come, or it is waited for them no longer than this:
+                alive(); // answers come, or it is waited for them no longer than this:
             }
             if silent.is_some_and(|silent| silent >= most) {
                 return Err(SshError::Silent { what: "an SFTP request", seconds: most.as_secs() });
@@ -151,13 +151,6 @@ async fn again(shared: &Shared, login: &Login) -> Result<Session, SshError> {
     Ok(session)
 }
 
-/// Waits for something that has deadlines of its own.
-async fn beating<T>(doing: impl Future<Output = T>) -> T {
-    tokio::pin!(doing);
-    loop {
-        beat::tell(&Beat::Alive);
-        if let Ok(done) = timeout(TICK, &mut doing).await {
-            return done;
-        }
-    }
+fn alive() {
+    beat::tell(&Beat::Alive);
 }

@@ -259,7 +259,7 @@ async fn reach(
 }
 
 /// Waits for something that has deadlines of its own, with a heartbeat.
-async fn beating<T>(doing: impl Future<Output = T>, heartbeat: &dyn Fn()) -> T {
+async fn beating<T>(doing: impl Future<Output = T>, heartbeat: impl Fn()) -> T {
     tokio::pin!(doing);
     loop {
         heartbeat();
