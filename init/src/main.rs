@@ -1,13 +1,33 @@
 //! `/init` of the capture image: PID 1 supervises, its child captures, its child's children are the user's hooks,
 //! and another child of its own prepares the final action.
+//!
+//! ## Start here
+//! - `run`: the capture, step by step, as PID 1's child runs it.
+//! - `targets`: the one file that knows all kinds of target.
+//! - `pid1`: attempts, deadlines, the final action. `pid1::supervise` gives up a child.
+//! - `run::handoff`: what comes after the capture: the next kernel, the real root, a shell.
+//!
+//! ```text
+//! /proc/vmcore ─► crate vmcore ─► a target of the crates storage or network; result.json beside the dump
+//! exit code ─► pid1 ─► final action
+//! ```
+#![cfg_attr(
+    test,
+    allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")
+)]
+
+mod pid1;
+mod run;
+mod sys;
+mod targets;
 
 use std::process::{self, ExitCode};
 
-use capture::run::{handoff, hooks};
+use run::{handoff, hooks};
 
 fn main() -> ExitCode {
     if process::id() == 1 {
-        capture::pid1::supervise();
+        pid1::supervise();
     }
     if let Some(arguments) = hooks::arguments() {
         eprintln!("afterimage: hook: {}", hooks::become_hook(&arguments));
@@ -16,5 +36,5 @@ fn main() -> ExitCode {
     if let Some(order) = handoff::order() {
         return if handoff::child(&order) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    ExitCode::from(capture::run::child().exit_code())
+    ExitCode::from(run::child().exit_code())
 }

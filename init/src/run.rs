@@ -1,13 +1,13 @@
 //! The capture, as PID 1's child runs it. Each step that fails is recorded and the next one is tried.
 
 mod fit;
-pub mod handoff;
-pub mod hooks;
+pub(crate) mod handoff;
+pub(crate) mod hooks;
 mod last_resort;
 mod live;
+mod modules;
 mod save;
 mod trigger;
-mod vmcore;
 
 use core::cell::OnceCell;
 use std::io::Read;
@@ -17,25 +17,24 @@ use std::{fs, io};
 
 use zeroize::Zeroizing;
 
-use crate::addr::{Pfn, PfnRange};
-use crate::attempt::{Attempt, Rung};
-use crate::beat::{self, Beat, Step};
-use crate::config::{self, Config, CrashLoop, When};
-use crate::dump::{Heartbeat, Request};
-use crate::facts::{Facts, Planned};
-use crate::filter::PageFilter;
-use crate::format::kdump::Utsname;
-use crate::format::vmcoreinfo::VmcoreInfo;
-use crate::kernel::Kernel;
-use crate::report::{Degradation, Lap, Outcome, Summary, seconds};
-use crate::setup::modules;
-#[cfg(feature = "net")]
-use crate::setup::net::Network;
-use crate::source::{Access, Core, Vmcore};
-use crate::sys::devmem;
-use crate::target::{self, name};
+use base::addr::{Pfn, PfnRange};
+use base::attempt::{Attempt, Rung};
+use base::beat::{self, Beat, Step};
+use base::config::{self, Config, CrashLoop, When};
+use base::facts::{Facts, Planned};
+use base::time::{Lap, seconds};
+use vmcore::dump::{Heartbeat, Request};
+use vmcore::filter::PageFilter;
+use vmcore::format::kdump::Utsname;
+use vmcore::format::vmcoreinfo::VmcoreInfo;
+use vmcore::kernel::Kernel;
+use vmcore::report::{Degradation, Outcome, Summary};
+use vmcore::session::{describe, open_core, page_filter, request, settle};
 
-pub use vmcore::{describe, open_core, page_filter, record, record_anomalies, request, settle};
+use crate::targets::{BUILT_WITH, Ways};
+use kexec::sys::devmem;
+use vmcore::source::{Access, Core, Vmcore};
+use vmcore::target::{self, name};
 
 use save::save_to;
 
@@ -43,14 +42,14 @@ const VMCORE: &str = "/proc/vmcore";
 
 /// The child's main function: capture with the configuration and the facts in the image, as PID 1 asks.
 #[must_use]
-pub fn child() -> Outcome {
+pub(crate) fn child() -> Outcome {
     beat::listened_to();
     let mut asked = String::new();
     let _ = io::stdin().read_to_string(&mut asked); // started by hand it is a first attempt
     let attempt = Attempt::parse(&asked);
     let (config, complaints) = config::load();
-    crate::log::init_kmsg(config.capture.log.into());
-    log::debug!("built with: {}", target::BUILT_WITH.join(" "));
+    base::log::init_kmsg(config.capture.log.into());
+    log::debug!("built with: {}", BUILT_WITH.join(" "));
     let mut summary = Summary::new(&config);
     for cause in complaints {
         summary.degrade(Degradation::Config { cause });
@@ -84,7 +83,7 @@ fn capture(
     let access = if attempt.rung == Rung::Full { Access::Mmap } else { Access::Pread };
     let core = open_core(Path::new(VMCORE), access, &mut summary);
     let core =
-        core.map_err(|error| summary.degrade(Degradation::Dump { cause: crate::log::chain(&error) })).ok();
+        core.map_err(|error| summary.degrade(Degradation::Dump { cause: base::log::chain(&error) })).ok();
     let info = core.as_ref().map(|core| settle(core, facts, &heartbeat, &mut summary)).unwrap_or_default();
     let kernel = core.as_ref().map(|core| Kernel::new(core, &info, core.mappings()));
     let core = core.as_ref();
@@ -112,8 +111,7 @@ fn capture(
     if attempt.earlier.is_empty() {
         hooks::run(&config.hook, When::Before, None, &mut summary); // they may be why there is another attempt
     }
-    #[cfg(feature = "net")]
-    let network = Network::of(config.network.links().unwrap_or(&facts.network).to_vec());
+    let ways = Ways::new(&config.network, facts);
     let host = name::sanitize(summary.host.as_deref().unwrap_or_default());
     let mut best = Outcome::Failed;
     for (index, target) in config.target.iter().enumerate() {
@@ -133,11 +131,9 @@ fn capture(
             crash_loop,
             stacks: &facts.stacks,
             remotes: &facts.remotes,
-            #[cfg(feature = "net")]
-            network: Some(&network),
             heartbeat: &heartbeat,
         };
-        let Some(saved) = save_to(&job, target, capture, &mut summary) else { continue };
+        let Some(saved) = save_to(&job, target, &ways, capture, &mut summary) else { continue };
         best = best.max(saved.outcome);
         if saved.settled {
             break;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use capture::config::ImageCompress;
+use base::config::ImageCompress;
 
 /// Dictionary of xz and window of zstd: the kernel allocates as much while it unpacks.
 const WINDOW_LOG: u32 = 19;

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use capture::config::{DeviceId, FsType, NfsVersion, Target, TargetKind};
-use capture::setup::block::{self, Device};
+use base::config::{DeviceId, FsType, NfsVersion, Target, TargetKind};
+use storage::block::{self, Device};
 
 use crate::modules::ModuleTree;
 use crate::stack::{self, StackError};

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use capture::config::Config;
-use capture::dump::estimate::Estimate;
-use capture::filter::PageClass;
+use base::config::Config;
+use vmcore::dump::estimate::Estimate;
+use vmcore::filter::PageClass;
 
 /// The text. The line of what `config` asks for is marked.
 #[must_use]

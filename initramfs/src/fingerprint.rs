@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use capture::addr::to_u64;
+use base::addr::to_u64;
 use serde::{Deserialize, Serialize};
 
 /// A file and its content at one time.

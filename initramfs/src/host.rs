@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use capture::source::{Access, Core, Vmcore};
+use vmcore::source::{Access, Core, Vmcore};
 
 /// Reads a small file of /proc or /sys; empty if it is not there.
 #[must_use]
@@ -52,7 +52,7 @@ pub fn memory() -> u64 {
 #[must_use]
 pub fn vmcoreinfo() -> String {
     let text = Vmcore::open(Path::new("/proc/kcore"), Access::Pread).map(|core| core.info().to_text());
-    let text = text.map_err(|error| capture::log::chain(&error));
+    let text = text.map_err(|error| base::log::chain(&error));
     let text =
         text.and_then(|text| if text.is_empty() { Err("/proc/kcore has none".to_owned()) } else { Ok(text) });
     text.inspect_err(|cause| log::warn!("no copy of VMCOREINFO goes with the image: {cause}"))

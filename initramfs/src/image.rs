@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use capture::config::{self, Config, ConfigError, Strip, TargetKind};
+use base::config::{self, Config, ConfigError, Strip, TargetKind};
 use serde::{Deserialize, Serialize};
 
 use crate::boot_entry::Next;
@@ -220,7 +220,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
 
     let archive = cpio::write(&entries);
     let bytes = compress::compress(&archive, config.image.compress).map_err(ImageError::Compress)?;
-    Ok(Image { bytes, unpacked: capture::addr::to_u64(archive.len()), manifest })
+    Ok(Image { bytes, unpacked: base::addr::to_u64(archive.len()), manifest })
 }
 
 /// Writes an image under a temporary name and renames it, so that there is never half of one.
@@ -262,7 +262,7 @@ pub fn read_contents(image: &[u8], path: &Path) -> Result<Contents, ImageError> 
         .map_err(|source| ImageError::Config { path: path.to_owned(), source })?;
     let manifest =
         toml::from_str(&text(config::MANIFEST_PATH)?).map_err(|_| ImageError::Manifest(path.to_owned()))?;
-    Ok(Contents { config, manifest, unpacked: capture::addr::to_u64(archive.len()) })
+    Ok(Contents { config, manifest, unpacked: base::addr::to_u64(archive.len()) })
 }
 
 /// Roots of the module closure: the watchdogs, the way to each target's device and to those that final actions need, and their file
@@ -317,7 +317,7 @@ fn wanted_modules(
             match drivers::reach(device, tree) {
                 Ok((_, modules)) => wanted.extend(modules),
                 // The dump comes first; what comes after it has a reboot to fall back to.
-                Err(error) => log::warn!("{device} of [boot]: {}", capture::log::chain(&error)),
+                Err(error) => log::warn!("{device} of [boot]: {}", base::log::chain(&error)),
             }
         }
         wanted.extend(drivers::filesystem_modules(fstype, tree));
@@ -360,7 +360,7 @@ fn choose_init<'a>(inits: &'a [PathBuf], config: &Config) -> Result<(&'a Path, V
 
 /// Refuses targets that the init was built without. One that does not say what it was built with is believed.
 fn can_reach(init: &[u8], config: &Config) -> Result<(), ImageError> {
-    let says = |kind: TargetKind| memmem(init, format!("afterimage-target:{kind};").as_bytes());
+    let says = |kind: TargetKind| memmem(init, kind.mark().as_bytes());
     if !says(TargetKind::Filesystem) {
         return Ok(());
     }
@@ -485,7 +485,7 @@ mod tests {
             marks(&["filesystem", "raw", "ssh"]),
             Err(ImageError::InitWithout(TargetKind::Nfs))
         ));
-        assert!(can_reach(capture::target::BUILT_WITH.concat().as_bytes(), &config).is_ok());
+        assert!(can_reach(TargetKind::ALL.map(TargetKind::mark).concat().as_bytes(), &config).is_ok());
     }
 
     #[test]
@@ -515,7 +515,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = |config: &str| {
             let error = build(&sources(dir.path(), config)).unwrap_err();
-            capture::log::chain(&error)
+            base::log::chain(&error)
         };
         assert!(error("[dump]\nlevel = 32").contains("line 2"), "{}", error("[dump]\nlevel = 32"));
         assert!(error("").contains("no [[target]]"));

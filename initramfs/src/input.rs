@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use capture::kernel::Kernel;
-use capture::source::{Access, Core, Kdump, KdumpOpenError, Vmcore, VmcoreError};
+use vmcore::kernel::Kernel;
+use vmcore::source::{Access, Core, Kdump, KdumpOpenError, Vmcore, VmcoreError};
 
 /// Why files cannot be looked into.
 #[derive(Debug, thiserror::Error)]

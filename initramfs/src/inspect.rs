@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::io;
 
-use capture::format::kdump::{Compression, PageDesc};
-use capture::kernel::{dmesg, uts};
-use capture::report::utc;
-use capture::source::Kdump;
+use base::time::utc;
+use vmcore::format::kdump::{Compression, PageDesc};
+use vmcore::kernel::{dmesg, uts};
+use vmcore::source::Kdump;
 
 use crate::input::Input;
 
@@ -69,7 +69,7 @@ fn format(input: &Input) -> String {
 
 fn memory(input: &Input, out: &mut String) {
     let memory = input.core();
-    let bytes = capture::dump::memory_bytes(memory);
+    let bytes = vmcore::dump::memory_bytes(memory);
     let _ = writeln!(out, "{:<12} {} MiB in {} ranges", "memory", bytes >> 20, memory.ranges().len());
     for range in memory.ranges().iter().take(RANGES) {
         let at = |pfn| memory.page_size().addr_of(pfn).map_or(u64::MAX, |addr| addr.0);
@@ -179,7 +179,7 @@ fn log_tail(input: &Input, out: &mut String) {
             }
         }
         Err(error) => {
-            let _ = writeln!(out, "{:<12} not readable: {}", "kernel log", capture::log::chain(&error));
+            let _ = writeln!(out, "{:<12} not readable: {}", "kernel log", base::log::chain(&error));
         }
     }
 }

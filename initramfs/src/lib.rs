@@ -44,6 +44,7 @@ pub mod stack;
 pub mod status;
 pub mod strip;
 pub mod survey;
+pub mod sys;
 pub mod volume_key;
 pub mod watchdog;
 pub mod who;

@@ -10,12 +10,12 @@ use afterimage::input::Input;
 use afterimage::loader::Loaded;
 use afterimage::map::text;
 use afterimage::offline::OfflineError;
+use afterimage::sys::wiping::Wiping;
 use afterimage::{estimate, host, inspect, keys, loader, offline, planned, raw, status, survey};
-use capture::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
-use capture::kernel::dmesg;
-use capture::sys::wiping::Wiping;
-use capture::target::{captures, tried};
+use base::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use clap::{Parser, Subcommand};
+use storage::targets::{captures, tried};
+use vmcore::kernel::dmesg;
 
 /// Keys pass through `load`.
 #[global_allocator]
@@ -231,13 +231,13 @@ const EXIT_DAMAGED: u8 = 3;
 type Failure = Box<dyn core::error::Error>;
 
 fn main() -> ExitCode {
-    capture::log::init_stderr(log::LevelFilter::Info);
+    base::log::init_stderr(log::LevelFilter::Info);
     match run(Cli::parse().command) {
         Ok(code) => code,
         // Who reads a log or a report may stop early; half a dump is a failure.
         Err(error) if !error.is::<OfflineError>() && is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("afterimage: {}", capture::log::chain(error.as_ref()));
+            eprintln!("afterimage: {}", base::log::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -407,7 +407,7 @@ fn check(options: &check::Options, json: bool) -> ExitCode {
         }
     });
     said.unwrap_or_else(|error| {
-        eprintln!("afterimage: {}", capture::log::chain(error.as_ref()));
+        eprintln!("afterimage: {}", base::log::chain(error.as_ref()));
         ExitCode::from(2)
     })
 }

@@ -6,17 +6,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use capture::config::{Config, Format};
-use capture::dump::estimate::{Estimate, estimate};
-use capture::dump::{self, DumpError, Request, Written};
-use capture::facts::Facts;
-use capture::filter::PageFilter;
-use capture::kernel::Kernel;
-use capture::report::{Degradation, Outcome, Summary, seconds};
-use capture::run;
-use capture::sink::{Sink, SinkError};
-use capture::source::Core;
-use capture::target::file::FileSink;
+use base::config::{Config, Format};
+use base::facts::Facts;
+use base::time::seconds;
+use storage::targets::file::FileSink;
+use vmcore::dump::estimate::{Estimate, estimate};
+use vmcore::dump::{self, DumpError, Request, Written};
+use vmcore::filter::PageFilter;
+use vmcore::kernel::Kernel;
+use vmcore::report::{Degradation, Outcome, Summary};
+use vmcore::session;
+use vmcore::sink::{Sink, SinkError};
+use vmcore::source::Core;
 
 use crate::input::{Input, InputError, is_input};
 
@@ -74,7 +75,7 @@ pub fn dump(input: &[PathBuf], out: &Path, config: &Config, force: bool) -> Resu
     }
     summary.outcome = Outcome::Complete;
     summary.seconds.total = seconds(start.elapsed());
-    summary.peak_memory_bytes = capture::budget::peak_memory();
+    summary.peak_memory_bytes = vmcore::budget::peak_memory();
     Ok(summary)
 }
 
@@ -115,7 +116,7 @@ fn write(
         summary.workers = request.budget.workers;
         let mut written = Written::default();
         let result = dump::write(core, filter, request, sink, &|| (), &mut written);
-        run::record(&written, summary);
+        session::record(&written, summary);
         result
     })
 }
@@ -137,15 +138,15 @@ pub(crate) fn with_request<T>(
     work: impl FnOnce(&dyn Core, Option<&PageFilter<'_>>, &Request, &mut Summary) -> T,
 ) -> T {
     let core = input.core();
-    run::record_anomalies(core, summary);
+    session::record_anomalies(core, summary);
     if core.left_out().incomplete {
         summary.degrade(Degradation::IncompleteInput);
     }
-    let info = run::settle(core, &Facts::default(), &|| (), summary);
+    let info = session::settle(core, &Facts::default(), &|| (), summary);
     let kernel = Kernel::new(core, &info, core.mappings());
-    let utsname = run::describe(Some(core), Some(&kernel), &Facts::default(), summary);
-    let filter = run::page_filter(core, &info, summary);
-    let request = run::request(utsname, info.clone(), config);
+    let utsname = session::describe(Some(core), Some(&kernel), &Facts::default(), summary);
+    let filter = session::page_filter(core, &info, summary);
+    let request = session::request(utsname, info.clone(), config);
     work(core, filter.as_ref(), &request, summary)
 }
 

@@ -8,11 +8,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use capture::config::{Config, Target, TargetKind, Url};
-use capture::facts::{AccessKeys, Remote, Secret};
-use capture::target::{self, TargetError};
+use base::config::{Config, Target, TargetKind, Url};
+use base::facts::{AccessKeys, Remote, Secret};
 use russh::keys::ssh_key::{PrivateKey, PublicKey};
 use serde::{Deserialize, Serialize};
+use vmcore::target::TargetError;
 use zeroize::Zeroizing;
 
 use crate::volume_key;
@@ -172,7 +172,7 @@ fn read_secrets(target: &Target, remote: &mut Remote, gathered: &mut Gathered) -
         }
         remote.keys = Some(keys);
     }
-    Ok(target::verify(target, remote)?)
+    Ok(network::verify(target, remote)?)
 }
 
 /// Whether the capture will be able to log in: it has no terminal to ask for a pass phrase.
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_and_no_secret_is() {
         let dir = tempfile::tempdir().unwrap();
-        let error = || capture::log::chain(&gather(&config(dir.path(), "")).unwrap_err());
+        let error = || base::log::chain(&gather(&config(dir.path(), "")).unwrap_err());
         assert!(error().contains("roots"), "{}", error());
         fs::write(dir.path().join("keys"), "access_key = \"AK\"\nsecret_key = \"SK\"\n").unwrap();
         for (roots, reason) in [

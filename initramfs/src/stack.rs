@@ -6,11 +6,11 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use capture::facts::stack::{Layer, LogicalVolume, LuksHeader};
-use capture::format::lvm::LvmError;
-use capture::setup::metadata::{self, MetadataError};
-use capture::setup::stack::{self as tables, Place};
-use capture::sys::dm::{self, Control, Target};
+use base::facts::stack::{Layer, LogicalVolume, LuksHeader};
+use storage::format::lvm::LvmError;
+use storage::metadata::{self, MetadataError};
+use storage::stack::{self as tables, Place};
+use storage::sys::dm::{self, Control, Target};
 
 use crate::host;
 

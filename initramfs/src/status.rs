@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::fs;
 
-use capture::config::FinalAction;
-use capture::report::utc;
+use base::config::FinalAction;
+use base::time::utc;
 
 use crate::boot_entry::foresee::ROOT_MEMORY;
 use crate::crashkernel::mib;

@@ -4,11 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use capture::addr::{Pfn, PfnRange, to_u64, to_usize};
-use capture::config::Config;
-use capture::filter::{PageClass, units};
-use capture::report::Summary;
-use capture::source::Kdump;
+use base::addr::{Pfn, PfnRange, to_u64, to_usize};
+use base::config::Config;
+use vmcore::filter::{PageClass, units};
+use vmcore::report::Summary;
+use vmcore::source::Kdump;
 
 use crate::image;
 use crate::input::{Input, is_input};

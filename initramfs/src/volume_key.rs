@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use capture::addr::to_usize;
-use capture::facts::stack::{LuksHeader, VolumeKey};
-use capture::sys::wiping;
+use crate::sys::wiping;
+use base::addr::to_usize;
+use base::facts::stack::{LuksHeader, VolumeKey};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::prctl;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};

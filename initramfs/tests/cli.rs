@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use capture::format::flattened::{self, Record};
-use capture::source::Kdump;
-use capture::source::testing::CoreFile;
+use vmcore::format::flattened::{self, Record};
+use vmcore::source::Kdump;
+use vmcore::source::testing::CoreFile;
 
 fn afterimage(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_afterimage")).args(args).output().unwrap()

@@ -7,10 +7,10 @@ use std::process::Command;
 use std::thread;
 
 use afterimage::network::{CloneError, Unclonable, clone, describe};
-use capture::config::Link;
-use capture::facts::Remote;
-use capture::setup::net::Network;
-use capture::setup::net::netlink::{Interface, Kind, Netlink, Way};
+use base::config::Link;
+use base::facts::Remote;
+use network::Network;
+use network::netlink::{Interface, Kind, Netlink, Way};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
 

@@ -10,18 +10,18 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use afterimage::raw::{self, LogDamage, RecoverError};
-use capture::addr::Pfn;
-use capture::budget::Budget;
-use capture::config::{Compress, CrashLoop, DumpLevel, Format};
-use capture::dump::{self, Request, Written};
-use capture::format::kdump::Utsname;
-use capture::format::rawdump::{HEADER_LEN, LogId, RecordHeader, latest};
-use capture::format::vmcoreinfo::VmcoreInfo;
-use capture::sink::{Sink, SinkError};
-use capture::source::testing::CoreFile;
-use capture::source::{Access, Kdump, PhysicalMemory, Vmcore};
-use capture::target::raw::{Device, Raw};
-use capture::target::{Artifact, Capture, Target};
+use base::addr::Pfn;
+use base::config::{Compress, CrashLoop, DumpLevel, Format};
+use storage::format::rawdump::{HEADER_LEN, LogId, RecordHeader, latest};
+use storage::targets::raw::{Device, Raw};
+use vmcore::budget::Budget;
+use vmcore::dump::{self, Request, Written};
+use vmcore::format::kdump::Utsname;
+use vmcore::format::vmcoreinfo::VmcoreInfo;
+use vmcore::sink::{Sink, SinkError};
+use vmcore::source::testing::CoreFile;
+use vmcore::source::{Access, Kdump, PhysicalMemory, Vmcore};
+use vmcore::target::{Artifact, Capture, Target};
 
 use tempfile::NamedTempFile;
 

@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_product_reads_what_is_written() {
-        let parse = |config: &Config| capture::config::Config::parse(&config.toml("a b"));
+        let parse = |config: &Config| base::config::Config::parse(&config.toml("a b"));
         let mut config = Config::default();
         let parsed = parse(&config).unwrap();
         assert_eq!((parsed.target.len(), parsed.target[0].wait), (1, 30));

@@ -3,12 +3,12 @@
 use crate::command::{Run, command};
 use crate::readers::{self, makedumpfile};
 use anyhow::{Context, Result, bail, ensure};
-use capture::addr::Pfn;
-use capture::source::{Access, Core, Kdump, PageReader, PhysicalMemory, ReadError, Vmcore};
+use base::addr::Pfn;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::slice;
+use vmcore::source::{Access, Core, Kdump, PageReader, PhysicalMemory, ReadError, Vmcore};
 
 /// How a dump is made. Snappy is not among them: Debian's makedumpfile is built without it.
 const FORMATS: &[(&str, &[&str])] = &[
@@ -134,6 +134,6 @@ fn page(
             Ok(true)
         }
         Err(ReadError::Excluded(_)) => Ok(false),
-        Err(error) => bail!("page {pfn}: {}", capture::log::chain(&error)),
+        Err(error) => bail!("page {pfn}: {}", base::log::chain(&error)),
     }
 }

@@ -1,4 +1,4 @@
-"""docs/bench.svg: seconds beside makedumpfile, and "auto" beside fixed levels."""
+"""docs/measured/bench.svg: seconds beside makedumpfile, and "auto" beside fixed levels."""
 
 from html import escape
 

@@ -1,4 +1,4 @@
-"""docs/bench.md: what is in the store, as tables."""
+"""docs/measured/bench.md: what is in the store, as tables."""
 
 import statistics
 

@@ -4,8 +4,8 @@
 //! Input: TOML text, NUL, a kernel command line, NUL, the text of /proc/iomem.
 #![no_main]
 
-use capture::config::Config;
-use capture::facts::{Facts, parse_iomem};
+use base::config::Config;
+use base::facts::{Facts, parse_iomem};
 use libfuzzer_sys::fuzz_target;
 
 const FULL: &str = r#"

@@ -10,9 +10,9 @@ use std::io::{self, Write};
 
 use afterimage_fuzz::build::{Load, elf_core, note, put};
 use afterimage_fuzz::{Scratch, take, take_u16};
-use capture::kernel::{Kernel, dmesg, uts};
-use capture::log::chain;
-use capture::source::{Access, Core, Vmcore};
+use vmcore::kernel::{Kernel, dmesg, uts};
+use base::log::chain;
+use vmcore::source::{Access, Core, Vmcore};
 use libfuzzer_sys::fuzz_target;
 
 const BASE: u64 = 0xffff_8880_0000_1000;
@@ -74,7 +74,7 @@ fn ring_size(kernel: &Kernel<'_>) -> u64 {
     let prb = kernel.read_u64(kernel.symbol("prb").unwrap(), "prb").unwrap();
     let offset = |name| kernel.offset(name).unwrap();
     let at = prb + offset("printk_ringbuffer.text_data_ring") + offset("prb_data_ring.size_bits");
-    1 << kernel.read_u32(capture::addr::VirtAddr(at), "size_bits").unwrap()
+    1 << kernel.read_u32(base::addr::VirtAddr(at), "size_bits").unwrap()
 }
 
 /// Looks at the text instead of keeping it; full after 32 MiB.

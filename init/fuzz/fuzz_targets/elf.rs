@@ -8,9 +8,9 @@ use std::path::Path;
 
 use afterimage_fuzz::build::{Load, elf_core, note};
 use afterimage_fuzz::{Scratch, check_ranges, chosen_pages, page, take};
-use capture::addr::{Pfn, PhysAddr};
-use capture::log::chain;
-use capture::source::{Access, Core, PhysicalMemory, ReadError, Vmcore};
+use base::addr::{Pfn, PhysAddr};
+use base::log::chain;
+use vmcore::source::{Access, Core, PhysicalMemory, ReadError, Vmcore};
 use libfuzzer_sys::fuzz_target;
 
 /// Control bit: cut the file short once it is open.

@@ -7,8 +7,8 @@
 
 use afterimage_fuzz::build::{Load, elf_core, note, put};
 use afterimage_fuzz::{Scratch, take, take_u16};
-use capture::filter::{PageClass, PageFilter, units};
-use capture::source::{Access, Core, PhysicalMemory, Vmcore};
+use vmcore::filter::{PageClass, PageFilter, units};
+use vmcore::source::{Access, Core, PhysicalMemory, Vmcore};
 use libfuzzer_sys::fuzz_target;
 
 const BASE: u64 = 0xffff_8880_0000_1000;

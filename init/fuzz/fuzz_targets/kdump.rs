@@ -4,11 +4,11 @@
 
 use afterimage_fuzz::build::{Stored, flatten, kdump, note, put};
 use afterimage_fuzz::{Scratch, check_ranges, chosen_pages, page};
-use capture::addr::Pfn;
-use capture::format::kdump::{DESC_LEN, PageDesc};
-use capture::kernel::Kernel;
-use capture::log::chain;
-use capture::source::{Core, Kdump, PhysicalMemory};
+use base::addr::Pfn;
+use vmcore::format::kdump::{DESC_LEN, PageDesc};
+use vmcore::kernel::Kernel;
+use base::log::chain;
+use vmcore::source::{Core, Kdump, PhysicalMemory};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(
@@ -35,7 +35,7 @@ fuzz_target!(
         let twice = Kdump::open_set(&[file.path(), file.path()]);
         assert!(twice.is_err() || dump.is_split()); // a part without pages does not overlap itself
         let kernel = Kernel::new(&dump, dump.info(), &[]);
-        let _ = capture::kernel::uts::discover(&kernel);
+        let _ = vmcore::kernel::uts::discover(&kernel);
     }
 );
 

@@ -8,13 +8,13 @@ use std::ops::Range;
 
 use afterimage_fuzz::build::put;
 use afterimage_fuzz::take;
-use capture::facts::parse_iomem;
-use capture::kexec::boot_params::BootParams;
-use capture::kexec::capture::{Image, Placed, place};
-use capture::kexec::efi::{Descriptor, Efi};
-use capture::kexec::machine::Production;
-use capture::kexec::next::Plan;
-use capture::kexec::{BzImage, Machine, PAGE, core_header, e820};
+use base::facts::parse_iomem;
+use kexec::boot_params::BootParams;
+use placement::place::{Image, Placed, place};
+use kexec::efi::{Descriptor, Efi};
+use placement::production::Production;
+use kexec::next::Plan;
+use kexec::{BzImage, Machine, PAGE, core_header, e820};
 use libfuzzer_sys::fuzz_target;
 
 const IOMEM: &str = "00001000-0009fbff : System RAM\n000f0000-000fffff : Reserved\n00100000-3ffdffff : System RAM\n\

@@ -3,7 +3,7 @@
 //! Input: a byte that says which, then the options of a DHCP reply, or the counts and records of a DNS answer.
 #![no_main]
 
-use capture::setup::net::{dhcp, dns};
+use network::{dhcp, dns};
 use libfuzzer_sys::fuzz_target;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];

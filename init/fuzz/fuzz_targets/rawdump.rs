@@ -5,7 +5,7 @@
 
 use afterimage_fuzz::build::put;
 use afterimage_fuzz::take;
-use capture::format::rawdump::{
+use storage::format::rawdump::{
     Contents, HEADER_LEN, Kind, LogId, MAX_PAYLOAD, Name, Nonce, RecordHeader, SLOT_LEN, Superblock,
     contents, is_safe_name, latest,
 };

@@ -5,8 +5,8 @@
 
 use afterimage_fuzz::build::put;
 use afterimage_fuzz::take;
-use capture::facts::stack::LuksHeader;
-use capture::format::{luks, lvm};
+use base::facts::stack::LuksHeader;
+use vmcore::format::{luks, lvm};
 use libfuzzer_sys::fuzz_target;
 
 const AREA: u64 = 4096;
@@ -97,7 +97,7 @@ fn luks2_of(json: &[u8]) -> Vec<u8> {
 
 fn seeds() -> Vec<Vec<u8>> {
     let seed = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
-    let json = include_bytes!("../../src/format/testdata/luks2.json");
+    let json = include_bytes!("../../storage/src/format/testdata/luks2.json");
     let mut label = vec![0; 150];
     put(&mut label, 0, b"LABELONE\x01\0\0\0\0\0\0\0\0\0\0\0\x20\0\0\0LVM2 001");
     put(&mut label, 32, &[b'a'; 32]);
@@ -115,7 +115,7 @@ fn seeds() -> Vec<Vec<u8>> {
     put(&mut luks1, 104, &[0, 0, 0x10, 0, 0, 0, 0, 0x40]);
     put(&mut luks1, 168, b"5a17c0de-0000-4000-8000-0000000000a1");
     vec![
-        seed(0, include_bytes!("../../src/format/testdata/volume_group.txt")),
+        seed(0, include_bytes!("../../storage/src/format/testdata/volume_group.txt")),
         seed(1, &label),
         seed(2, &area),
         seed(3, &luks1),

@@ -5,9 +5,9 @@
 
 use afterimage_fuzz::build::put;
 use afterimage_fuzz::take;
-use capture::config::FsType;
-use capture::format::gpt::{self, MAX_ENTRIES_LEN, Partition};
-use capture::format::superblock::{self, PROBE_LEN};
+use base::config::FsType;
+use storage::format::gpt::{self, MAX_ENTRIES_LEN, Partition};
+use storage::format::superblock::{self, PROBE_LEN};
 use libfuzzer_sys::fuzz_target;
 
 const SECTOR: usize = 512;

@@ -1,7 +1,7 @@
 //! VMCOREINFO text: every getter is total and says what the text says.
 #![no_main]
 
-use capture::format::vmcoreinfo::{MAX_LEN, VmcoreInfo};
+use vmcore::format::vmcoreinfo::{MAX_LEN, VmcoreInfo};
 use libfuzzer_sys::fuzz_target;
 
 const SEED: &[u8] = b"OSRELEASE=6.1.0-56-cloud-amd64\nPAGESIZE=4096\nSYMBOL(prb)=ffffffff82a0\nOFFSET(page.lru)=8\n\

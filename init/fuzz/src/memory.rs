@@ -1,7 +1,7 @@
 //! What every source of physical memory promises, checked.
 
-use capture::addr::{Pfn, PfnRange};
-use capture::source::PhysicalMemory;
+use base::addr::{Pfn, PfnRange};
+use vmcore::source::PhysicalMemory;
 
 /// Ranges are not empty, sorted, disjoint and not adjacent, and `max_pfn` is the end of the last one.
 pub fn check_ranges(memory: &dyn PhysicalMemory) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::reboot::{RebootMode, reboot};
 
-use crate::config::FinalAction;
+use base::config::FinalAction;
 
 /// How long reboot(2) may take: it shuts devices down, and a driver may hang in that.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 
-use crate::config::{Config, FinalAction};
 use crate::pid1::finish;
 use crate::pid1::ladder::End;
 use crate::pid1::supervise::{self, Limits};
 use crate::pid1::watchdog::Watchdog;
 use crate::pid1::witness::Witness;
-use crate::report::Outcome;
 use crate::run::handoff::{ARGUMENT, NEW_ROOT};
+use base::config::{Config, FinalAction};
+use vmcore::report::Outcome;
 
 /// How long the preparation may take in all: waiting for the boot device, and reading a kernel and its initrd from a slow one.
 const DEADLINE: Duration = Duration::from_mins(5);

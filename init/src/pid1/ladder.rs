@@ -13,9 +13,9 @@
 
 use core::fmt;
 
-use crate::attempt::{Attempt, Earlier, Rung};
 use crate::pid1::witness::Witness;
-use crate::report::Outcome;
+use base::attempt::{Attempt, Earlier, Rung};
+use vmcore::report::Outcome;
 
 /// Page ranges that are remembered: a worker each, an attempt each.
 const MOST_RANGES: usize = 1024;
@@ -145,7 +145,7 @@ impl Ladder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::beat::{Beat, Step};
+    use base::beat::{Beat, Step};
 
     fn seen(beats: &[Beat]) -> Witness {
         let mut witness = Witness::default();
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn pages_that_were_being_read_are_left_alone() {
         let pages =
-            |start, end| crate::addr::PfnRange::new(crate::addr::Pfn(start), crate::addr::Pfn(end)).unwrap();
+            |start, end| base::addr::PfnRange::new(base::addr::Pfn(start), base::addr::Pfn(end)).unwrap();
         let mut beats = dumping_to(0);
         beats.extend([Beat::Reading(0, pages(0, 256)), Beat::Reading(1, pages(256, 512))]);
         beats.extend([Beat::Read(0), Beat::Reading(0, pages(512, 600))]);

@@ -13,4 +13,4 @@ mod supervise;
 mod watchdog;
 mod witness;
 
-pub use supervise::supervise;
+pub(crate) use supervise::supervise;

@@ -12,13 +12,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::attempt::Attempt;
-use crate::config::{self, Capture, FinalAction};
 use crate::pid1::ladder::{End, Ladder};
 use crate::pid1::watchdog::Watchdog;
 use crate::pid1::witness::Witness;
 use crate::pid1::{finish, handoff, mounts};
-use crate::report::Outcome;
+use base::attempt::Attempt;
+use base::config::{self, Capture, FinalAction};
+use vmcore::report::Outcome;
 
 /// How long a killed child may take to die. One that is still there hangs in a driver.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ const PIPE_PIECES: usize = 16;
 const REAP_TICK: Duration = Duration::from_millis(10);
 
 /// PID 1's main function.
-pub fn supervise() -> ! {
+pub(crate) fn supervise() -> ! {
     // No code of PID 1 panics by design; if it does all the same, the machine must come back.
     panic::set_hook(Box::new(|info| {
         log::error!("PID 1: {info}");
@@ -41,7 +41,7 @@ pub fn supervise() -> ! {
     }));
     let mount_errors = mounts::mount_all();
     let (config, complaints) = config::load();
-    crate::log::init_kmsg(config.capture.log.into());
+    base::log::init_kmsg(config.capture.log.into());
     log::info!("version {}, final action will be {}", env!("CARGO_PKG_VERSION"), config.finish);
     mount_errors.iter().chain(&complaints).for_each(|text| log::warn!("{text}"));
     let mut watchdog = Watchdog::new(config.capture.watchdog);
@@ -224,7 +224,7 @@ fn give_up(pid: Pid, limits: &Limits, watchdog: &mut Watchdog, seen: &Witness) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::beat::Step;
+    use base::beat::Step;
     use std::sync::{Mutex, PoisonError};
 
     /// `reap` takes any child of the process, so these tests run one at a time.

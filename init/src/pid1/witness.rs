@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::addr::PfnRange;
-use crate::beat::{Beat, MAX_LINE, Step};
-use crate::facts::Trigger;
+use base::addr::PfnRange;
+use base::beat::{Beat, MAX_LINE, Step};
+use base::facts::Trigger;
 
 /// Workers that are listened to; the budget allows fewer.
 const MOST_WORKERS: usize = 1024;

@@ -1,11 +1,11 @@
 //! How much of the dump a target has room for.
 
-use crate::config::{DumpLevel, Exclude, WhenFull};
-use crate::dump::estimate::{DumpSize, estimate};
-use crate::dump::{Heartbeat, Request};
-use crate::filter::PageFilter;
-use crate::report::Degradation;
-use crate::source::{Core, PhysicalMemory};
+use base::config::{DumpLevel, Exclude, WhenFull};
+use vmcore::dump::estimate::{DumpSize, estimate};
+use vmcore::dump::{Heartbeat, Request};
+use vmcore::filter::PageFilter;
+use vmcore::report::Degradation;
+use vmcore::source::{Core, PhysicalMemory};
 
 /// The level of the stricter plan.
 const STRICTER: u32 = 31;
@@ -46,7 +46,7 @@ pub(super) fn fit(
 
 /// More than any dump of this memory: every page as it is, bitmaps and descriptors.
 fn most(core: &dyn PhysicalMemory) -> u64 {
-    let memory = crate::dump::memory_bytes(core);
+    let memory = vmcore::dump::memory_bytes(core);
     memory.saturating_add(memory / 64).saturating_add(MARGIN_BYTES)
 }
 

@@ -12,20 +12,20 @@ use std::time::Duration;
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
-use crate::beat::{self, Beat, Step};
-use crate::config::{self, Config, FinalAction, TargetKind};
-use crate::facts::{Boot, Facts};
-use crate::kexec::Machine;
-use crate::kexec::next::{self, NextError, Source};
-use crate::setup::mounted::{MountError, Mounted, Wanted};
-use crate::target::tried::{self, MarkError};
+use base::beat::{self, Beat, Step};
+use base::config::{self, Config, FinalAction, TargetKind};
+use base::facts::{Boot, Facts};
+use kexec::Machine;
+use kexec::next::{self, NextError, Source};
+use storage::mount::{MountError, Mounted, Wanted};
+use storage::targets::tried::{self, MarkError};
 
-pub use root::RootError;
+pub(crate) use root::RootError;
 
 /// First argument of the child; behind it come the action, and the index of the target in use or nothing.
-pub const ARGUMENT: &str = "handoff";
+pub(crate) const ARGUMENT: &str = "handoff";
 /// Where the root file system is mounted for what comes after us.
-pub const NEW_ROOT: &str = "/new-root";
+pub(crate) const NEW_ROOT: &str = "/new-root";
 /// Where the other file systems are mounted while they are needed.
 const MOUNT_POINT: &str = "/handoff";
 /// How long a device may take to appear: it was there a moment ago, or its driver has had all the time of the capture.
@@ -35,7 +35,7 @@ const ALIGNMENT: u64 = 4;
 
 /// Why there is no hand-off.
 #[derive(Debug, thiserror::Error)]
-pub enum HandoffError {
+pub(crate) enum HandoffError {
     /// PID 1 asks for something else.
     #[error("{0:?} is no action with a hand-off")]
     Order(String),
@@ -78,14 +78,14 @@ pub enum HandoffError {
 
 /// What PID 1 asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
+pub(crate) struct Order {
     action: String,
     target: Option<usize>,
 }
 
 /// Whether this process was started for a hand-off, and for which.
 #[must_use]
-pub fn order() -> Option<Order> {
+pub(crate) fn order() -> Option<Order> {
     let mut arguments = env::args().skip(1);
     arguments.next().filter(|word| word == ARGUMENT)?;
     let action = arguments.next().unwrap_or_default();
@@ -94,10 +94,10 @@ pub fn order() -> Option<Order> {
 
 /// The child's main function: whether PID 1 can do the last step. Of a shell that runs, this does not come back.
 #[must_use]
-pub fn child(order: &Order) -> bool {
+pub(crate) fn child(order: &Order) -> bool {
     beat::listened_to();
     let (config, _) = config::load(); // what is wrong with it the capture has said
-    crate::log::init_kmsg(config.capture.log.into());
+    base::log::init_kmsg(config.capture.log.into());
     beat::tell(&Beat::Step { step: Step::Handoff, limit: 0 });
     let done =
         super::read_facts().map_err(HandoffError::Facts).and_then(|facts| match order.action.as_str() {
@@ -109,7 +109,7 @@ pub fn child(order: &Order) -> bool {
             other => Err(HandoffError::Order(other.to_owned())),
         });
     if let Err(error) = &done {
-        log::error!("{}: {}", order.action, crate::log::chain(error));
+        log::error!("{}: {}", order.action, base::log::chain(error));
     }
     done.is_ok()
 }

@@ -16,9 +16,9 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::beat::{self, Beat, Step};
-use crate::config::{HOOKS_PATH, Hook, When};
-use crate::report::{Degradation, Summary};
+use base::beat::{self, Beat, Step};
+use base::config::{HOOKS_PATH, Hook, When};
+use vmcore::report::{Degradation, Summary};
 
 /// Where a hook finds what is known so far: its first argument, its standard input, and `AFTERIMAGE_RESULT`.
 const RESULT: &str = "/result.json";
@@ -48,7 +48,7 @@ pub(super) fn run(hooks: &[Hook], when: When, directory: Option<&Path>, summary:
 /// The process between: takes on the limit of memory and becomes the hook. `arguments` are the limit, the program and its own
 /// arguments. Comes back only with an error.
 #[must_use]
-pub fn become_hook(arguments: &[OsString]) -> io::Error {
+pub(crate) fn become_hook(arguments: &[OsString]) -> io::Error {
     let [limit, program, arguments @ ..] = arguments else { return io::ErrorKind::InvalidInput.into() };
     let Some(bytes) = limit.to_str().and_then(|limit| limit.parse().ok()) else {
         return io::ErrorKind::InvalidInput.into();
@@ -101,7 +101,7 @@ fn wait(mut child: Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
 
 /// Whether this process was started to become a hook, and with what.
 #[must_use]
-pub fn arguments() -> Option<Vec<OsString>> {
+pub(crate) fn arguments() -> Option<Vec<OsString>> {
     let mut arguments = env::args_os().skip(1);
     arguments.next().filter(|word| word == "hook").map(|_| arguments.collect())
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
-use crate::kernel::{Kernel, dmesg};
+use vmcore::kernel::{Kernel, dmesg};
 
 /// Lines that go to the consoles.
 const TAIL_LINES: usize = 60;
@@ -26,7 +26,7 @@ const PARTS: usize = 8;
 pub(super) fn save(kernel: &Kernel<'_>, time: u64) {
     let mut text = Vec::new();
     if let Err(error) = dmesg::write(kernel, &mut text) {
-        log::warn!("{}", crate::log::chain(&error));
+        log::warn!("{}", base::log::chain(&error));
     }
     save_to_firmware(&text, time);
     let text = String::from_utf8_lossy(&text);

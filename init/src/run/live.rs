@@ -7,13 +7,13 @@ use std::io::{self, BufWriter, Write};
 
 use sha2::{Digest, Sha256};
 
-use crate::addr::{PhysAddr, to_u64, to_usize};
-use crate::dump::Heartbeat;
-use crate::facts::Live;
-use crate::report::{Degradation, LiveOutput, Summary};
-use crate::sink::Append;
-use crate::source::PhysicalMemory;
-use crate::target::{Artifact, Target};
+use base::addr::{PhysAddr, to_u64, to_usize};
+use base::facts::Live;
+use vmcore::dump::Heartbeat;
+use vmcore::report::{Degradation, LiveOutput, Summary};
+use vmcore::sink::Append;
+use vmcore::source::PhysicalMemory;
+use vmcore::target::{Artifact, Target};
 
 /// Most bytes that are believed: twice what the host side lets collectors find, and its archive's headers.
 const MAX_LEN: u64 = 64 << 20;
@@ -38,14 +38,14 @@ pub(super) fn save(
         drop(out);
         sink.sync()?;
         drop(sink);
-        match output.damage(live) {
+        match damage(output, live) {
             None => Ok(target.publish(artifact)?),
             Some(damage) => Err(damage.into()),
         }
     };
     match save() {
         Ok(()) => log::info!("output of the live collectors saved: {} bytes", live.len),
-        Err(error) => summary.degrade(Degradation::Live { cause: crate::log::chain(error.as_ref()) }),
+        Err(error) => summary.degrade(Degradation::Live { cause: base::log::chain(error.as_ref()) }),
     }
     summary.live = found;
 }
@@ -97,26 +97,24 @@ fn read_page(memory: &dyn PhysicalMemory, pfn: u64, page: &mut [u8]) -> bool {
     address.is_some_and(|address| memory.read_exact_at(address, page).is_ok())
 }
 
-impl LiveOutput {
-    /// What is wrong with it, if it is not what the record says.
-    fn damage(&self, live: &Live) -> Option<String> {
-        let Self { bytes, missing_pages, sha256, intact } = self;
-        let said = || {
-            format!(
-                "{bytes} of {} bytes, {missing_pages} pages not readable, SHA-256 {sha256} where the record says {}",
-                live.len,
-                live.sha256.escape_debug()
-            )
-        };
-        (!intact).then(said)
-    }
+/// What is wrong with the output, if it is not what the record says.
+fn damage(output: &LiveOutput, live: &Live) -> Option<String> {
+    let LiveOutput { bytes, missing_pages, sha256, intact } = output;
+    let said = || {
+        format!(
+            "{bytes} of {} bytes, {missing_pages} pages not readable, SHA-256 {sha256} where the record says {}",
+            live.len,
+            live.sha256.escape_debug()
+        )
+    };
+    (!intact).then(said)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::testing::CoreFile;
-    use crate::source::{Access, Vmcore};
+    use vmcore::source::testing::CoreFile;
+    use vmcore::source::{Access, Vmcore};
 
     const FIRST: u64 = 0x100;
 
@@ -161,7 +159,7 @@ mod tests {
             let (out, output) = copied(&memory, &live);
             assert!(out == bytes, "{len} bytes");
             assert_eq!((output.bytes, output.missing_pages, output.intact), (live.len, 0, true));
-            assert_eq!(output.damage(&live), None);
+            assert_eq!(damage(&output, &live), None);
         }
     }
 
@@ -179,7 +177,7 @@ mod tests {
         live.index = vec![1 << 60, index];
         let (out, output) = copied(&memory, &live);
         assert_eq!((out.len(), output.missing_pages), (3 * PAGE, 3));
-        assert!(output.damage(&live).unwrap().contains("3 pages not readable"));
+        assert!(damage(&output, &live).unwrap().contains("3 pages not readable"));
     }
 
     #[test]
@@ -195,6 +193,6 @@ mod tests {
         let other = Live { sha256: "00".repeat(32), ..live };
         let (out, output) = copied(&memory, &other);
         assert!(out == bytes && !output.intact, "what could be read is written all the same");
-        assert!(output.damage(&other).unwrap().contains(&sha256(&bytes)));
+        assert!(damage(&output, &other).unwrap().contains(&sha256(&bytes)));
     }
 }

@@ -2,18 +2,21 @@
 
 use std::io::{BufWriter, Write};
 
-use crate::attempt::Rung;
-use crate::beat::{self, Beat, Step};
-use crate::budget;
-use crate::config::{self, Format, TargetKind, When};
-use crate::dump::estimate::estimate;
-use crate::dump::{self, Request, Written};
-use crate::kernel::dmesg;
-use crate::report::{Degradation, Lap, Outcome, Summary};
 use crate::run::fit::{Fit, fit};
-use crate::run::{Job, hooks, live, record, told};
-use crate::sink::{Append, Sink};
-use crate::target::{self, Artifact, Target, TargetError};
+use crate::run::{Job, hooks, live, told};
+use crate::targets::Ways;
+use base::attempt::Rung;
+use base::beat::{self, Beat, Step};
+use base::config::{self, Format, TargetKind, When};
+use base::time::Lap;
+use vmcore::budget;
+use vmcore::dump::estimate::estimate;
+use vmcore::dump::{self, Request, Written};
+use vmcore::kernel::dmesg;
+use vmcore::report::{Degradation, Outcome, Summary};
+use vmcore::session::record;
+use vmcore::sink::{Append, Sink};
+use vmcore::target::{self, Artifact, Target, TargetError};
 
 /// Bytes that are kept free for `result.json`: some hundred degradations.
 const RESULT_ROOM: u64 = 64 << 10;
@@ -34,6 +37,7 @@ pub(super) struct Saved {
 pub(super) fn save_to(
     job: &Job<'_>,
     config: &config::Target,
+    ways: &Ways,
     capture: target::Capture<'_>,
     summary: &mut Summary,
 ) -> Option<Saved> {
@@ -41,9 +45,9 @@ pub(super) fn save_to(
     let failed = |cause| Degradation::Target { target: config.to_string(), cause };
     beat::tell(&Beat::Target(capture.index));
     // Another attempt at a raw device reads what the first has written: that may be much, and is watched for progress.
-    job.step(Step::Open, opening(config, capture));
+    job.step(Step::Open, opening(config, ways));
     let slow = patience(config);
-    let opened = target::open(config, capture).map_err(|error| failed(crate::log::chain(&error)));
+    let opened = ways.open(config, capture).map_err(|error| failed(base::log::chain(&error)));
     let mut target = opened.map_err(|degradation| summary.degrade(degradation)).ok()?;
     let location = target.location();
     log::info!("saving to {location}");
@@ -70,15 +74,15 @@ pub(super) fn save_to(
 }
 
 /// Seconds that opening a target may take beyond what a step may.
-fn opening(config: &config::Target, capture: target::Capture<'_>) -> u64 {
+fn opening(config: &config::Target, ways: &Ways) -> u64 {
     match config.kind {
         // Another attempt at a raw device reads what the first has written: that may be much, and is watched for progress.
         TargetKind::Raw => u64::MAX,
         TargetKind::Filesystem => config.wait,
         TargetKind::Nfs => {
-            config.wait.saturating_add(capture.network_patience()).saturating_add(patience(config))
+            config.wait.saturating_add(ways.network_patience()).saturating_add(patience(config))
         }
-        _ => config.wait.saturating_add(capture.network_patience()),
+        _ => config.wait.saturating_add(ways.network_patience()),
     }
 }
 
@@ -163,7 +167,7 @@ fn save_dmesg(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
             log::info!("kernel log saved: {} records, {} damaged", stats.records, stats.damaged);
             summary.dmesg = Some(stats);
         }
-        Err(error) => summary.degrade(Degradation::Dmesg { cause: crate::log::chain(error.as_ref()) }),
+        Err(error) => summary.degrade(Degradation::Dmesg { cause: base::log::chain(error.as_ref()) }),
     }
 }
 
@@ -185,7 +189,7 @@ fn save_notes(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
         Ok(target.publish(Artifact::Notes)?)
     };
     if let Err(error) = save() {
-        summary.degrade(Degradation::Notes { cause: crate::log::chain(error.as_ref()) });
+        summary.degrade(Degradation::Notes { cause: base::log::chain(error.as_ref()) });
     }
 }
 
@@ -205,7 +209,7 @@ fn save_dump(job: &Job<'_>, request: &Request, target: &mut dyn Target, summary:
     match result {
         Ok(()) => summary.outcome = Outcome::Complete,
         Err(error) => {
-            let cause = format!("{}: {}", target.location(), crate::log::chain(error.as_ref()));
+            let cause = format!("{}: {}", target.location(), base::log::chain(error.as_ref()));
             summary.degrade(Degradation::Dump { cause });
             // Of a stream that ends early nothing is published.
             if written.pages.in_dump() > 0 && !target.is_stream() {
@@ -220,7 +224,7 @@ fn save_dump(job: &Job<'_>, request: &Request, target: &mut dyn Target, summary:
 fn reserve_result(target: &mut dyn Target) -> Result<Box<dyn Sink>, TargetError> {
     let mut sink = target.create(Artifact::Result)?;
     if let Err(error) = sink.reserve(RESULT_ROOM) {
-        log::warn!("no room for result.json: {}", crate::log::chain(&error));
+        log::warn!("no room for result.json: {}", base::log::chain(&error));
     }
     Ok(sink)
 }
@@ -242,7 +246,7 @@ fn finish(
     summary.peak_memory_bytes = budget::peak_memory();
     let published = write_result(&mut result, summary).and_then(|()| target.publish(Artifact::Result));
     if let Err(error) = published {
-        log::error!("result.json not saved: {}", crate::log::chain(&error));
+        log::error!("result.json not saved: {}", base::log::chain(&error));
     }
     if settled {
         beat::tell(&Beat::Saved(summary.outcome.to_string()));
@@ -251,28 +255,28 @@ fn finish(
     if summary.outcome == Outcome::Complete
         && let Err(error) = target.retire(job.heartbeat)
     {
-        summary.degrade(Degradation::Retire { cause: crate::log::chain(&error) });
+        summary.degrade(Degradation::Retire { cause: base::log::chain(&error) });
     }
     hooks::run(&job.config.hook, When::After, target.directory().as_deref(), summary);
     job.step(Step::Close, slow);
     if summary.degradations.len() > before
         && let Err(error) = write_result(&mut result, summary)
     {
-        log::error!("result.json lacks what went wrong in the end: {}", crate::log::chain(&error));
+        log::error!("result.json lacks what went wrong in the end: {}", base::log::chain(&error));
     }
     drop(result);
     if let Err(error) = target.close() {
-        log::warn!("{}", crate::log::chain(&error));
+        log::warn!("{}", base::log::chain(&error));
     }
 }
 
 /// Writes `result.json` from its start; a second time it is longer than the first.
 fn write_result(sink: &mut Result<Box<dyn Sink>, TargetError>, summary: &Summary) -> Result<(), TargetError> {
-    let failed = |source| TargetError::Sink { name: Artifact::Result.name(), source };
+    let failed = |source| TargetError::artifact(Artifact::Result.name(), source);
     match sink {
         Ok(sink) => sink.write_at(0, summary.to_json().as_bytes()).and_then(|()| sink.sync()).map_err(failed),
         Err(error) => {
-            log::error!("result.json: {}", crate::log::chain(error));
+            log::error!("result.json: {}", base::log::chain(error));
             Ok(())
         }
     }

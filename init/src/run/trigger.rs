@@ -4,9 +4,9 @@
 
 use std::io;
 
-use crate::addr::{PhysAddr, to_u64};
-use crate::facts::{Facts, Planned, Trigger, handover};
-use crate::report::{Degradation, Summary};
+use base::addr::{PhysAddr, to_u64};
+use base::facts::{Facts, Planned, Trigger, handover};
+use vmcore::report::{Degradation, Summary};
 
 /// The record of a planned switch, from the facts or from the handover page, which `read` reads; `None` after a panic.
 pub(super) fn discover(
@@ -49,7 +49,7 @@ pub(super) fn registers(cpus: u32, planned: Option<&Planned>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::Intent;
+    use base::facts::Intent;
 
     fn planned(why: &str) -> Planned {
         let intent = Intent { who: "root".into(), why: why.into(), at: 7, ..Intent::default() };

@@ -22,7 +22,7 @@ nix::ioctl_readwrite!(
 );
 
 /// Seconds after which an unfed watchdog resets the machine.
-pub fn timeout(watchdog: &File) -> io::Result<u32> {
+pub(crate) fn timeout(watchdog: &File) -> io::Result<u32> {
     let mut seconds: c_int = 0;
     // SAFETY: the ioctl writes one int, to `seconds`, which outlives the call.
     unsafe { get_timeout(watchdog.as_raw_fd(), &raw mut seconds) }?;
@@ -30,7 +30,7 @@ pub fn timeout(watchdog: &File) -> io::Result<u32> {
 }
 
 /// Sets them; gives what the hardware made of it.
-pub fn set_timeout(watchdog: &File, seconds: u32) -> io::Result<u32> {
+pub(crate) fn set_timeout(watchdog: &File, seconds: u32) -> io::Result<u32> {
     let mut seconds = c_int::try_from(seconds).unwrap_or(c_int::MAX);
     // SAFETY: the ioctl reads and writes one int, `seconds`, which outlives the call.
     unsafe { set_timeout_ioctl(watchdog.as_raw_fd(), &raw mut seconds) }?;

@@ -6,10 +6,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use capture::addr::to_u64;
-use capture::kexec::BzImage;
-use capture::kexec::bzimage::HEAD_LEN;
-use capture::target::tried;
+use base::addr::to_u64;
+use kexec::BzImage;
+use kexec::bzimage::HEAD_LEN;
+use storage::targets::tried;
 
 use super::mounts::Mounts;
 use super::{BootError, bls, grub};

@@ -1,6 +1,6 @@
 //! What is known in advance to keep a final action from its work. Values in, findings out.
 
-use capture::config::{Config, FinalAction};
+use base::config::{Config, FinalAction};
 
 use super::Next;
 use crate::crashkernel::mib;

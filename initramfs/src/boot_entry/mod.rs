@@ -13,13 +13,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use capture::config::{Config, DeviceId, FinalAction, FsType, NextKernel, TargetKind};
-use capture::facts::{Boot, Root};
-use capture::format::fields::Fields;
-use capture::kexec::BzImage;
-use capture::kexec::bzimage::BzImageError;
-use capture::setup::block::{self, Device};
-use capture::target::tried::{self, Mark};
+use base::config::{Config, DeviceId, FinalAction, FsType, NextKernel, TargetKind};
+use base::facts::{Boot, Root};
+use base::fields::Fields;
+use kexec::BzImage;
+use kexec::bzimage::BzImageError;
+use storage::block::{self, Device};
+use storage::targets::tried::{self, Mark};
 
 use crate::host;
 use crate::stack;
@@ -108,7 +108,7 @@ impl Next {
         let boot = may(FinalAction::Kexec).then(|| boot_of(config, &host, &on_disk));
         let wants_root = may(FinalAction::SwitchRoot) || may(FinalAction::Shell);
         let root = wants_root.then(|| root_of(config, &host, &on_disk));
-        let text = |error: BootError| capture::log::chain(&error);
+        let text = |error: BootError| base::log::chain(&error);
         Self { boot: boot.map(|found| found.map_err(text)), root: root.map(|found| found.map_err(text)) }
     }
 

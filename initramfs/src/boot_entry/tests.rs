@@ -1,6 +1,6 @@
 use super::*;
-use capture::format::superblock::FileSystem;
 use std::os::unix::fs::symlink;
+use storage::format::superblock::FileSystem;
 
 const RELEASE: &str = "6.1.0-18-amd64";
 const ONE_DISK: &str = "27 1 254:1 / / rw - ext4 /dev/vda1 rw\n";

@@ -53,7 +53,7 @@ mod tests {
     use crate::boot_entry::Next;
     use crate::check::host::testing::{CONFIG, healthy};
     use crate::check::{Level, Report};
-    use capture::config::Config;
+    use base::config::Config;
 
     #[test]
     fn what_becomes_of_a_kexec_is_a_warning() {

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use capture::addr::to_u64;
-use capture::config::Config;
-use capture::kexec::BzImage;
+use base::addr::to_u64;
+use base::config::Config;
+use kexec::BzImage;
 
 use crate::boot_entry::Next;
 use crate::check::size::Memory;
@@ -155,7 +155,7 @@ impl Host {
             Ok(image) => image.contents.manifest.modules_dir.clone(),
             Err(_) => Path::new("/lib/modules").join(&release),
         };
-        let tree = ModuleTree::read(&dir).map_err(|error| capture::log::chain(&error));
+        let tree = ModuleTree::read(&dir).map_err(|error| base::log::chain(&error));
         let network = config.as_ref().map(|config| config.network.clone()).unwrap_or_default();
         let targets = config.iter().flat_map(|config| &config.target);
         let expiries = recorded.as_ref().map(|loaded| loaded.expiries.as_slice()).unwrap_or_default();
@@ -216,7 +216,7 @@ fn default_kernel(release: &str) -> PathBuf {
 
 fn read_image(path: &Path, config: Option<&Path>) -> Result<Image, String> {
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    let contents = image::read_contents(&bytes, path).map_err(|error| capture::log::chain(&error))?;
+    let contents = image::read_contents(&bytes, path).map_err(|error| base::log::chain(&error))?;
     let sources = sources(&contents.manifest, config);
     Ok(Image { bytes: to_u64(bytes.len()), crc32: crc32(&bytes), contents, sources })
 }

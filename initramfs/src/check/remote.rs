@@ -1,7 +1,7 @@
 //! Findings about a target on the network: whether it answers now, and whether what proves who we are is still good.
 
-use capture::config::{Config, Network, Target, TargetKind};
-use capture::report::utc;
+use base::config::{Config, Network, Target, TargetKind};
+use base::time::utc;
 
 use crate::check::storage::{self, Unknown};
 use crate::check::target::Obstacle;
@@ -50,7 +50,7 @@ pub fn look(
         modules: tree.map_err(String::clone).and_then(|tree| modules(&alone, tree)).map_err(Unknown::Other),
         connects: remote::connects(url, &addresses),
         addresses: addresses.iter().map(ToString::to_string).collect(),
-        secrets: gathered.map(drop).map_err(|error| capture::log::chain(&error)),
+        secrets: gathered.map(drop).map_err(|error| base::log::chain(&error)),
         expires,
         loaded_expires,
         now: std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
@@ -59,7 +59,7 @@ pub fn look(
 
 /// The modules of the way to the only target of a configuration.
 fn modules(config: &Config, tree: &ModuleTree) -> Result<Vec<String>, String> {
-    let text = |error: &dyn core::error::Error| capture::log::chain(error);
+    let text = |error: &dyn core::error::Error| base::log::chain(error);
     let links = network::links(config, &remote::located(config)).map_err(|error| text(&error))?;
     let mut roots = network::modules(&links, tree).map_err(|error| text(&error))?.all();
     let nfs = config.target.iter().filter(|target| target.kind == TargetKind::Nfs);
@@ -110,7 +110,7 @@ pub(super) fn obstacles(target: &Target, reach: &Reach) -> Vec<Obstacle> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use capture::config::Config;
+    use base::config::Config;
 
     fn judged(change: impl FnOnce(&mut Reach)) -> Vec<Obstacle> {
         let text = "[[target]]\ntype = \"nfs\"\nurl = \"nfs://filer/x\"\n";

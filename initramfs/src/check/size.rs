@@ -1,7 +1,7 @@
 //! How large a dump can get, from what the memory of the running kernel is used for now.
 
-use capture::config::Exclude;
-use capture::facts::parse_iomem;
+use base::config::Exclude;
+use base::facts::parse_iomem;
 
 const PAGE: u64 = 4096;
 /// Bytes of a page descriptor in a kdump file (page_desc_t of makedumpfile and crash).
@@ -62,7 +62,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use capture::config::DumpLevel;
+    use base::config::DumpLevel;
 
     const MEMINFO: &str = "MemTotal:  1000 kB\nMemFree: 100 kB\nMemAvailable: 800 kB\nBuffers: 10 kB\nCached: 190 kB\n\
                            SwapCached: 77 kB\nAnonPages: 300 kB\n";

@@ -6,13 +6,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use capture::addr::to_u64;
-use capture::config::{DeviceId, FsType, Network, Target, TargetKind};
-use capture::format::fields::Fields;
-use capture::format::superblock::PROBE_LEN;
-use capture::setup::block;
-use capture::target::{captures, raw};
+use base::addr::to_u64;
+use base::config::{DeviceId, FsType, Network, Target, TargetKind};
+use base::fields::Fields;
 use nix::sys::statvfs::statvfs;
+use storage::block;
+use storage::format::superblock::PROBE_LEN;
+use storage::targets::{captures, raw};
 
 use crate::check::remote::{self, Reach};
 use crate::drivers::{self, DriversError};
@@ -97,7 +97,7 @@ fn device_of(found: &block::Device, target: &Target, tree: Result<&ModuleTree, &
         mount_point(&read(Path::new("/proc/self/mountinfo")), &read(&sysfs.join("dev")), &found.node);
     let refused = match target.kind {
         TargetKind::Raw => {
-            raw::refusal(&found.node, &target.overwrite).err().map(|error| capture::log::chain(&error))
+            raw::refusal(&found.node, &target.overwrite).err().map(|error| base::log::chain(&error))
         }
         TargetKind::Filesystem => {
             mounted.as_ref().and_then(|at| crash_loop(&at.join(target.path().trim_start_matches('/'))))
@@ -126,7 +126,7 @@ fn device_of(found: &block::Device, target: &Target, tree: Result<&ModuleTree, &
 }
 
 fn modules(target: &Target, tree: &ModuleTree) -> Result<Vec<String>, Unknown> {
-    let other = |error: &dyn core::error::Error| Unknown::Other(capture::log::chain(error));
+    let other = |error: &dyn core::error::Error| Unknown::Other(base::log::chain(error));
     let found = drivers::discover(target, tree).map_err(|error| match error {
         DriversError::Stacked(..) => Unknown::Stacked(error.to_string()),
         error => other(&error),
@@ -145,13 +145,13 @@ pub(super) fn modules_of(
     fstype: FsType,
     tree: &ModuleTree,
 ) -> Result<Vec<String>, String> {
-    let (_, mut roots) = drivers::reach(device, tree).map_err(|error| capture::log::chain(&error))?;
+    let (_, mut roots) = drivers::reach(device, tree).map_err(|error| base::log::chain(&error))?;
     roots.extend(drivers::filesystem_modules(fstype, tree));
     closure(&roots, tree)
 }
 
 pub(super) fn closure(roots: &[String], tree: &ModuleTree) -> Result<Vec<String>, String> {
-    let closure = tree.closure(roots).map_err(|error| capture::log::chain(&error))?;
+    let closure = tree.closure(roots).map_err(|error| base::log::chain(&error))?;
     Ok(closure.into_iter().filter(|module| !module.optional).map(|module| module.name).collect())
 }
 

@@ -1,6 +1,6 @@
 //! Findings about the targets. One that cannot be used is a failure only if no other can.
 
-use capture::config::{DumpLevel, Exclude, TargetKind, WhenFull};
+use base::config::{DumpLevel, Exclude, TargetKind, WhenFull};
 
 use crate::check::host::Host;
 use crate::check::remote;
@@ -213,7 +213,7 @@ fn room_of(host: &Host, storage: &Storage) -> Option<String> {
 mod tests {
     use super::*;
     use crate::check::host::testing::healthy;
-    use capture::config::Size;
+    use base::config::Size;
 
     fn judged(spoil: impl FnOnce(&mut Host)) -> Vec<Finding> {
         let mut host = healthy();

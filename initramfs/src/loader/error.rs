@@ -3,11 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use capture::facts::handover::TooLarge;
-use capture::kexec::bzimage::BzImageError;
-use capture::kexec::capture::PlaceError;
-use capture::kexec::machine::MachineError;
+use base::facts::handover::TooLarge;
+use kexec::bzimage::BzImageError;
 use nix::errno::Errno;
+use placement::place::PlaceError;
+use placement::production::MachineError;
 
 use crate::cmdline::TooLong;
 use crate::crashkernel::{Need, mib};
@@ -210,7 +210,7 @@ mod tests {
     fn explained(errno: Errno) -> String {
         let need = Need { minimum: 70 << 20, recommended: 100 << 20 };
         let error = LoadError::explain(Road::FileLoad, errno.into(), Path::new("/boot/vmlinuz"), need);
-        capture::log::chain(&error)
+        base::log::chain(&error)
     }
 
     #[test]

@@ -12,11 +12,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use capture::addr::to_u64;
-use capture::config::{self, Config, Link};
-use capture::facts::{Facts, Planned, Remote, Stack, handover, parse_iomem};
-use capture::kexec::{BzImage, PAGE, machine};
-use capture::sys::kexec;
+use base::addr::to_u64;
+use base::config::{self, Config, Link};
+use base::facts::{Facts, Planned, Remote, Stack, handover, parse_iomem};
+use kexec::sys::load;
+use kexec::{BzImage, PAGE, machine};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::boot_entry::foresee::{self, Circumstances};
@@ -89,8 +89,8 @@ pub fn stage(planned: &Planned) -> Result<Staged, LoadError> {
     let loaded = armed()?;
     let (Some(entry), Some(at)) = (loaded.entry, loaded.handover) else { return Err(LoadError::NoEntry) };
     let page = handover::encode(planned)?;
-    let segment = kexec::Segment { bytes: &page, at, size: PAGE };
-    kexec::load(entry, &[segment], kexec::Start::Reboot)
+    let segment = load::Segment { bytes: &page, at, size: PAGE };
+    load::load(entry, &[segment], load::Start::Reboot)
         .map_err(|error| LoadError::explain(Road::Own, error, Path::new(""), Need::NONE))?;
     remember(&Loaded { staged: true, ..loaded });
     // A page table of 2 MiB pages for each GiB.
@@ -100,7 +100,7 @@ pub fn stage(planned: &Planned) -> Result<Staged, LoadError> {
 
 /// Unloads what [`stage`] loaded; nothing happens if that is nothing.
 pub fn unstage() -> Result<(), LoadError> {
-    kexec::load(0, &[], kexec::Start::Reboot)
+    load::load(0, &[], load::Start::Reboot)
         .map_err(|error| LoadError::explain(Road::Own, error, Path::new(""), Need::NONE))?;
     if let Some(loaded) = recorded() {
         remember(&Loaded { staged: false, ..loaded });
@@ -113,7 +113,7 @@ pub fn unload() -> Result<(), LoadError> {
     if recorded().is_some_and(|loaded| loaded.staged) {
         unstage()?;
     }
-    kexec::unload_panic_kernel()
+    load::unload_panic_kernel()
         .map_err(|error| LoadError::explain(Road::FileLoad, error, Path::new(""), Need::NONE))?;
     record::forget();
     Ok(())
@@ -241,7 +241,7 @@ fn way_to(config: &Config, remotes: &[Remote]) -> Result<Vec<Link>, LoadError> {
     }
     match network::links(config, remotes) {
         Err(error) if config.target.iter().any(|target| !target.kind.is_remote()) => {
-            log::warn!("no target on the network can be used: {}", capture::log::chain(&error));
+            log::warn!("no target on the network can be used: {}", base::log::chain(&error));
             Ok(Vec::new())
         }
         links => Ok(links?),
@@ -333,7 +333,7 @@ mod tests {
     fn files_that_are_missing_or_wrong_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let (image, kernel) = (dir.path().join("image"), dir.path().join("vmlinuz"));
-        let error = || capture::log::chain(&load(&image, &kernel, None).unwrap_err());
+        let error = || base::log::chain(&load(&image, &kernel, None).unwrap_err());
         assert!(error().contains("image"));
         fs::write(&image, b"x").unwrap();
         assert!(error().contains("vmlinuz"));

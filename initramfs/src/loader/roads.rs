@@ -6,14 +6,14 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use capture::addr::{to_u64, to_usize};
-use capture::config::Loader;
-use capture::facts::Facts;
-use capture::kexec::capture::{self as layout, Image, PlaceError, Placed};
-use capture::kexec::machine::Production;
-use capture::kexec::{BzImage, Machine};
-use capture::sys::kexec;
+use base::addr::{to_u64, to_usize};
+use base::config::Loader;
+use base::facts::Facts;
+use kexec::sys::load;
+use kexec::{BzImage, Machine};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use placement::place::{self as layout, Image, PlaceError, Placed};
+use placement::production::Production;
 use zeroize::Zeroizing;
 
 use crate::cpio;
@@ -61,7 +61,7 @@ impl Arms<'_> {
         if how == Loader::KexecLoad || for_both {
             return Err(error);
         }
-        log::warn!("{}; kexec_file_load is used instead", capture::log::chain(&error));
+        log::warn!("{}; kexec_file_load is used instead", base::log::chain(&error));
         self.by_file(loaded)
     }
 
@@ -71,7 +71,7 @@ impl Arms<'_> {
         let mut initrd = Zeroizing::new(self.image.clone());
         cpio::pad(&mut initrd);
         initrd.extend_from_slice(&archive(&facts));
-        let serial = layout::serial_port(&loaded.cmdline);
+        let serial = kexec::serial_port(&loaded.cmdline);
         let image =
             Image { file: self.kernel, kernel: self.bz, initrd: &initrd, cmdline: &loaded.cmdline, serial };
         let placed = layout::place(image, &Machine::read(), &production).map_err(|error| match error {
@@ -90,11 +90,11 @@ impl Arms<'_> {
     fn kexec_load(&self, placed: &Placed<'_>) -> Result<(), LoadError> {
         let raw = placed.segments.iter().map(|segment| {
             log::debug!("{segment:?}");
-            kexec::Segment { bytes: &segment.bytes, at: segment.at, size: segment.size }
+            load::Segment { bytes: &segment.bytes, at: segment.at, size: segment.size }
         });
         let raw: Vec<_> = raw.collect();
-        let start = kexec::Start::Panic { updates_header: placed.updates_header };
-        kexec::load(placed.entry, &raw, start)
+        let start = load::Start::Panic { updates_header: placed.updates_header };
+        load::load(placed.entry, &raw, start)
             .map_err(|error| LoadError::explain(Road::Own, error, self.kernel_file, self.need))
     }
 
@@ -103,7 +103,7 @@ impl Arms<'_> {
         let read = |source| LoadError::Read { path: self.kernel_file.to_owned(), source };
         let kernel = File::open(self.kernel_file).map_err(read)?;
         let cmdline = CString::new(loaded.cmdline.as_str()).map_err(|_| LoadError::Nul)?;
-        let result = kexec::load_panic_kernel(kernel.as_fd(), initrd.as_fd(), &cmdline);
+        let result = load::load_panic_kernel(kernel.as_fd(), initrd.as_fd(), &cmdline);
         if loaded.keys_in_image {
             wipe(&mut initrd).map_err(LoadError::Memory)?;
         }

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use capture::config::{Config, DeviceId};
-use capture::facts::Stack;
-use capture::facts::stack::{Encrypted, Layer};
-use capture::setup::block;
+use base::config::{Config, DeviceId};
+use base::facts::Stack;
+use base::facts::stack::{Encrypted, Layer};
+use storage::block;
 use zeroize::Zeroizing;
 
 use crate::boot_entry::Next;
@@ -38,7 +38,7 @@ pub(super) fn stacks(config: &Config, next: &Next, key_file: Option<&Path>) -> R
         match stack(device, file, &mut secret) {
             Ok(stack) => stacks.extend(stack),
             Err(error) => {
-                log::warn!("{name} of [boot], a reboot instead: {}", capture::log::chain(&error));
+                log::warn!("{name} of [boot], a reboot instead: {}", base::log::chain(&error));
             }
         }
     }

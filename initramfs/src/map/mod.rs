@@ -12,8 +12,8 @@ pub mod text;
 
 use std::collections::BTreeMap;
 
-use capture::addr::{Pfn, PfnRange};
-use capture::filter::PageClass;
+use base::addr::{Pfn, PfnRange};
+use vmcore::filter::PageClass;
 
 pub use paint::{LOST, LOST_ANSI, PAINTS, Paint, Shade};
 pub use tally::{Fate, Part, Tally};
@@ -125,7 +125,7 @@ impl Map {
         let mut rows: BTreeMap<u64, Vec<Option<Tally>>> = BTreeMap::new();
         for (number, tally) in &self.cells {
             let row = rows.entry(number / COLUMNS).or_insert_with(|| (0..COLUMNS).map(|_| None).collect());
-            let column = capture::addr::to_usize(number % COLUMNS);
+            let column = base::addr::to_usize(number % COLUMNS);
             row.get_mut(column).into_iter().for_each(|cell| *cell = Some(*tally));
         }
         let (mut lines, mut next) = (Vec::new(), 0);

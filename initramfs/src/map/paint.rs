@@ -1,6 +1,6 @@
 //! How page classes look, and the order they come in: one table for all renderers.
 
-use capture::filter::PageClass;
+use vmcore::filter::PageClass;
 
 /// How a class looks.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use capture::addr::{to_u64, to_usize};
+use base::addr::{to_u64, to_usize};
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 

@@ -1,6 +1,6 @@
 //! Pages by class and by what became of them: of a cell, a row, all memory.
 
-use capture::filter::PageClass;
+use vmcore::filter::PageClass;
 
 use crate::map::paint::{PAINTS, Shade};
 

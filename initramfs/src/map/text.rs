@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use capture::addr::to_usize;
+use base::addr::to_usize;
 
 use crate::map::{COLUMNS, Fate, LOST_ANSI, Line, Map, PAINTS, Paint, Shade, Tally, bytes_text};
 

@@ -6,9 +6,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use capture::config::{Address, Link};
-use capture::setup::net::card;
-use capture::setup::net::netlink::{Interface, Netlink};
+use base::config::{Address, Link};
+use network::card;
+use network::netlink::{Interface, Netlink};
 
 use crate::drivers::modules_on_the_way;
 use crate::modules::ModuleTree;
@@ -110,7 +110,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn links(text: &str) -> Vec<Link> {
-        capture::config::Config::parse(text).unwrap().network.links().unwrap().to_vec()
+        base::config::Config::parse(text).unwrap().network.links().unwrap().to_vec()
     }
 
     #[test]

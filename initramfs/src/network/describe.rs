@@ -5,9 +5,9 @@
 
 use core::net::IpAddr;
 
-use capture::config::{Address, Bond, BondMode, Card, Link, Prefix, Vlan};
-use capture::setup::net::card;
-use capture::setup::net::netlink::{Assigned, Interface, Kind, Way, network_of};
+use base::config::{Address, Bond, BondMode, Card, Link, Prefix, Vlan};
+use network::card;
+use network::netlink::{Assigned, Interface, Kind, Way, network_of};
 
 /// What every driver has, unless it is told otherwise.
 const USUAL_MTU: u32 = 1500;
@@ -311,7 +311,7 @@ mod tests {
 
     /// The links as TOML, as they stand among the facts.
     fn text(links: &[Link]) -> String {
-        capture::facts::Facts { network: links.to_vec(), ..capture::facts::Facts::default() }.to_toml()
+        base::facts::Facts { network: links.to_vec(), ..base::facts::Facts::default() }.to_toml()
     }
 
     #[test]
@@ -361,9 +361,9 @@ mod tests {
         assert_eq!(links[3].address, ["192.0.2.7/24".parse().unwrap()]);
         assert!(links[..3].iter().all(|link| link.address.is_empty()));
         let config = text(&links);
-        assert_eq!(capture::facts::Facts::parse(&config).unwrap().network, links);
+        assert_eq!(base::facts::Facts::parse(&config).unwrap().network, links);
         let from = config.find("[[network]]").unwrap();
-        capture::config::Config::parse(&config[from..]).expect("what is cloned is a good configuration");
+        base::config::Config::parse(&config[from..]).expect("what is cloned is a good configuration");
     }
 
     #[test]

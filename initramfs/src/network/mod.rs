@@ -9,10 +9,10 @@ use core::net::IpAddr;
 use std::io;
 use std::path::Path;
 
-use capture::config::{Config, Link};
-use capture::facts::Remote;
-use capture::setup::net::dns;
-use capture::setup::net::netlink::{Netlink, Way};
+use base::config::{Config, Link};
+use base::facts::Remote;
+use network::dns;
+use network::netlink::{Netlink, Way};
 
 pub use cards::{CardError, Drivers, modules};
 pub use describe::{Unclonable, describe};
@@ -113,7 +113,7 @@ pub fn clone(remotes: &[Remote]) -> Result<Vec<Link>, CloneError> {
             }
         }
         if ways.len() == before {
-            log::warn!("{}", capture::log::chain(&last));
+            log::warn!("{}", base::log::chain(&last));
             failed = Some(last);
         }
     }

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use capture::addr::to_u64;
+use base::addr::to_u64;
 use serde::Serialize;
 use tar::{Builder, Header};
 

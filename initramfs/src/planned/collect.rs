@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use capture::config::{Collector, Size, Volatility};
-use capture::facts::Intent;
-use capture::report::{seconds, utc};
+use base::config::{Collector, Size, Volatility};
+use base::facts::Intent;
+use base::time::{seconds, utc};
 use serde::Serialize;
 
 use super::archive::Archive;
@@ -225,7 +225,7 @@ mod tests {
 
     use super::super::archive::testing::unpack;
     use super::*;
-    use capture::addr::to_u64;
+    use base::addr::to_u64;
 
     fn sh(name: &str, class: Volatility, script: &str) -> Collector {
         Collector {
@@ -317,6 +317,6 @@ mod tests {
             }
         }
         let all = collectors.iter().fold(0, |sum, one| sum + one.limit.0);
-        assert!(all <= capture::config::Planned::default().live_limit.0);
+        assert!(all <= base::config::Planned::default().live_limit.0);
     }
 }

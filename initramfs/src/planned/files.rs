@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use capture::addr::to_u64;
+use base::addr::to_u64;
 use nix::libc;
 use tar::Builder;
 

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use capture::facts::Intent;
-use capture::report::utc;
+use base::facts::Intent;
+use base::time::utc;
 use serde::Serialize;
 
 use crate::host;

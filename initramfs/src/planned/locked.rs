@@ -9,8 +9,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use capture::addr::{to_u64, to_usize};
-use capture::facts::Live;
+use base::addr::{to_u64, to_usize};
+use base::facts::Live;
 use memmap2::{Advice, MmapMut};
 use sha2::{Digest, Sha256};
 

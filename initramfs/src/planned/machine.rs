@@ -5,8 +5,8 @@ use std::io;
 use std::thread::sleep;
 use std::time::Duration;
 
-use capture::config::Via;
-use capture::facts::{Intent, Planned};
+use base::config::Via;
+use base::facts::{Intent, Planned};
 use nix::sys::reboot::{RebootMode, reboot};
 
 use crate::loader::{self, LoadError, Staged};

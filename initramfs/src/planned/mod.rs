@@ -18,8 +18,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use capture::config::{Config, Via};
-use capture::facts::handover::TooLarge;
+use base::config::{Config, Via};
+use base::facts::handover::TooLarge;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::host;

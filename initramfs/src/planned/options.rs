@@ -1,6 +1,6 @@
 //! The options of `afterimage capture`, and what they mean together with the configuration.
 
-use capture::config::{Config, Via};
+use base::config::{Config, Via};
 
 /// What an operator asks for.
 #[derive(Clone, Debug, Default, clap::Args)]

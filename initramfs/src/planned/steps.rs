@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use capture::config::{Config, Via};
-use capture::facts::handover;
-use capture::facts::{Intent, Live, Planned};
+use base::config::{Config, Via};
+use base::facts::handover;
+use base::facts::{Intent, Live, Planned};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::intent::{self, Event};
@@ -47,7 +47,7 @@ impl Job<'_> {
         }
         self.record(Event::Intent, &intent)?;
         let Err(error) = self.steps(intent.clone()) else { return Ok(()) };
-        let cause = capture::log::chain(&error);
+        let cause = base::log::chain(&error);
         if let Err(error) = intent::record(self.intents(), Event::Failed, &intent, Some(&cause)) {
             log::warn!("{}: {error}", self.intents().display());
         }
@@ -182,7 +182,7 @@ impl Job<'_> {
             Via::Panic => self.machine.rearm(None),
         };
         if let Err(error) = unloaded {
-            let text = format!("the record of the switch is still loaded: {}", capture::log::chain(&error));
+            let text = format!("the record of the switch is still loaded: {}", base::log::chain(&error));
             self.say("LEFT", &text);
         }
     }

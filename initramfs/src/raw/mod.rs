@@ -7,8 +7,8 @@ mod report;
 
 use std::path::Path;
 
-use capture::format::rawdump::{Contents, State};
-use capture::target::raw::{Device, RawError};
+use storage::format::rawdump::{Contents, State};
+use storage::targets::raw::{Device, RawError};
 
 pub use recover::{RecoverError, recover};
 pub use repair::Repair;

@@ -11,10 +11,10 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use capture::format::rawdump::{Kind, Name, State, Superblock};
-use capture::target::TargetError;
-use capture::target::directory::Directory;
-use capture::target::raw::{Device, Found, RawError, Scan, superblock};
+use storage::format::rawdump::{Kind, Name, State, Superblock};
+use storage::targets::directory::Directory;
+use storage::targets::raw::{Device, Found, RawError, Scan, superblock};
+use vmcore::target::TargetError;
 
 use super::cover::Cover;
 use super::repair::repair;
@@ -277,10 +277,10 @@ fn failed<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Recov
 #[cfg(test)]
 mod tests {
     use super::*;
-    use capture::config::CrashLoop;
-    use capture::format::rawdump::RecordHeader;
-    use capture::target::raw::Raw;
-    use capture::target::{Artifact, Capture, Target};
+    use base::config::CrashLoop;
+    use storage::format::rawdump::RecordHeader;
+    use storage::targets::raw::Raw;
+    use vmcore::target::{Artifact, Capture, Target};
 
     #[test]
     fn a_log_that_could_not_be_read_to_its_end_is_told() {
@@ -301,13 +301,13 @@ mod tests {
         let expected = LogDamage { unsealed: true, read_errors: 1, ..LogDamage::default() };
         assert_eq!(damage, expected);
         let reason = mark(&node, &superblock, damage.read_errors).unwrap_err();
-        assert_eq!(capture::target::raw::superblock(&file, "image").unwrap().state, State::Writing);
+        assert_eq!(storage::targets::raw::superblock(&file, "image").unwrap().state, State::Writing);
         let text = Recovered::of_log(&node, LogDamage { unmarked: Some(reason), ..damage }).text();
         let told =
             "never came to its end, has 1 blocks that cannot be read, is not marked collected: another";
         assert!(text.contains(told), "{text}");
         mark(&node, &superblock, 0).unwrap();
-        assert_eq!(capture::target::raw::superblock(&file, "image").unwrap().state, State::Collected);
+        assert_eq!(storage::targets::raw::superblock(&file, "image").unwrap().state, State::Collected);
     }
 
     #[test]

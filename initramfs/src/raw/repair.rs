@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use capture::addr::to_u64;
-use capture::format::kdump::{self, DESC_LEN, Header, Layout, PageDesc, SUB_HEADER_LEN};
+use base::addr::to_u64;
+use vmcore::format::kdump::{self, DESC_LEN, Header, Layout, PageDesc, SUB_HEADER_LEN};
 
 use super::cover::Cover;
 
@@ -108,7 +108,7 @@ fn check_descs(file: &File, cover: &Cover, first: u64, count: u64) -> io::Result
     let (mut at, mut left, mut good) = (first, count, 0_u64);
     while left > 0 {
         let now = left.min(DESCS);
-        let mut bytes = vec![0; capture::addr::to_usize(now).saturating_mul(DESC_LEN)];
+        let mut bytes = vec![0; base::addr::to_usize(now).saturating_mul(DESC_LEN)];
         let mut have = 0_usize;
         while let Some(rest) = bytes.get_mut(have..).filter(|rest| !rest.is_empty()) {
             match file.read_at(rest, at.saturating_add(to_u64(have)))? {
@@ -145,7 +145,7 @@ fn each_piece(start: u64, end: u64, mut work: impl FnMut(u64, usize) -> io::Resu
     let mut at = start;
     while at < end {
         let len = end.saturating_sub(at).min(1 << 20);
-        work(at, capture::addr::to_usize(len))?;
+        work(at, base::addr::to_usize(len))?;
         at = at.saturating_add(len);
     }
     Ok(())
@@ -154,7 +154,7 @@ fn each_piece(start: u64, end: u64, mut work: impl FnMut(u64, usize) -> io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use capture::addr::PageSize;
+    use base::addr::PageSize;
 
     #[test]
     fn a_hole_in_the_bitmap_costs_the_pages_behind_it() {

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
-use capture::addr::{Pfn, PfnRange, to_u64};
-use capture::sink::Sink;
-use capture::source::{Core, Kdump, PhysicalMemory};
-use capture::target::file::FileSink;
+use base::addr::{Pfn, PfnRange, to_u64};
+use storage::targets::file::FileSink;
+use vmcore::sink::Sink;
+use vmcore::source::{Core, Kdump, PhysicalMemory};
 
 use super::job::Job;
 

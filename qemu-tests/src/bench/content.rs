@@ -1,6 +1,6 @@
 //! What stands in the pages of a made-up machine: text, one byte all over, or zeros.
 
-use capture::addr::to_usize;
+use base::addr::to_usize;
 
 /// Bytes of text; a page is a piece of it.
 const TEXT: usize = 64 << 10;

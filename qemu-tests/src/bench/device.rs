@@ -8,8 +8,8 @@ use std::num::NonZeroU64;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use capture::addr::to_u64;
-use capture::sink::{Sink, SinkError};
+use base::addr::to_u64;
+use vmcore::sink::{Sink, SinkError};
 
 use super::meter::Meter;
 

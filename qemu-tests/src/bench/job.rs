@@ -1,15 +1,15 @@
 //! One dump, as the capture makes it.
 
 use anyhow::Result;
-use capture::budget::Budget;
-use capture::config::{Compress, Config, DumpLevel, Exclude, Format};
-use capture::dump::{self, DumpError, Written};
-use capture::facts::Facts;
-use capture::kernel::Kernel;
-use capture::report::Summary;
-use capture::run;
-use capture::sink::Sink;
-use capture::source::Core;
+use base::config::{Compress, Config, DumpLevel, Exclude, Format};
+use base::facts::Facts;
+use vmcore::budget::Budget;
+use vmcore::dump::{self, DumpError, Written};
+use vmcore::kernel::Kernel;
+use vmcore::report::Summary;
+use vmcore::session;
+use vmcore::sink::Sink;
+use vmcore::source::Core;
 
 use super::args::Args;
 
@@ -64,16 +64,16 @@ impl Job {
         config.dump.compress = self.compress;
         config.dump.format = self.format;
         let mut summary = Summary::new(&config);
-        run::record_anomalies(core, &mut summary);
-        let info = run::settle(core, &Facts::default(), &|| (), &mut summary);
+        session::record_anomalies(core, &mut summary);
+        let info = session::settle(core, &Facts::default(), &|| (), &mut summary);
         let kernel = Kernel::new(core, &info, core.mappings());
-        let utsname = run::describe(Some(core), Some(&kernel), &Facts::default(), &mut summary);
-        let filter = run::page_filter(core, &info, &mut summary);
-        let mut request = run::request(utsname, info.clone(), &config);
+        let utsname = session::describe(Some(core), Some(&kernel), &Facts::default(), &mut summary);
+        let filter = session::page_filter(core, &info, &mut summary);
+        let mut request = session::request(utsname, info.clone(), &config);
         self.limit(&mut request.budget);
         let (mut sink, mut written) = (open(), Written::default());
         let result = dump::write(core, filter.as_ref(), &request, &mut sink, &|| (), &mut written);
-        run::record(&written, &mut summary);
+        session::record(&written, &mut summary);
         let degradations = summary.degradations.iter().map(ToString::to_string).collect();
         Dumped { sink, written, degradations, result }
     }

@@ -12,9 +12,9 @@
 use std::io;
 
 use anyhow::{Result, ensure};
-use capture::addr::{PageSize, Pfn, PfnRange, PhysAddr, VirtAddr, to_u64, to_usize};
-use capture::format::vmcoreinfo::VmcoreInfo;
-use capture::source::{Anomaly, Core, NoteIndex, PageReader, PhysicalMemory, ReadError};
+use base::addr::{PageSize, Pfn, PfnRange, PhysAddr, VirtAddr, to_u64, to_usize};
+use vmcore::format::vmcoreinfo::VmcoreInfo;
+use vmcore::source::{Anomaly, Core, NoteIndex, PageReader, PhysicalMemory, ReadError};
 
 use super::content::Content;
 

@@ -6,15 +6,15 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use capture::config::{Config, CrashLoop, Format};
-use capture::setup::net::Network;
-use capture::sink::{Sink, SinkError};
-use capture::source::{Access, Vmcore};
-use capture::target::{self, Artifact, Capture};
+use base::config::{Config, CrashLoop, Format};
+use network::Network;
 use qemu_tests::bench::args::Args;
 use qemu_tests::bench::job::{Dumped, Job};
 use qemu_tests::bench::meter::{Measured, Meter};
 use serde::Serialize;
+use vmcore::sink::{Sink, SinkError};
+use vmcore::source::{Access, Vmcore};
+use vmcore::target::{Artifact, Capture};
 
 /// The line that is printed.
 #[derive(Serialize)]
@@ -57,14 +57,9 @@ fn main() -> Result<()> {
     let network = Network::host();
     let none = CrashLoop { crashes: 0, within: 0 };
     let name = format!("bench-{}", std::process::id());
-    let capture = Capture {
-        remotes: &remotes,
-        network: Some(&network),
-        host: "bench",
-        ..Capture::new(&name, 0, none, &|| ())
-    };
-    let mut target = target::open(target, capture)?;
-    target.expect(capture::dump::memory_bytes(&core));
+    let capture = Capture { remotes: &remotes, host: "bench", ..Capture::new(&name, 0, none, &|| ()) };
+    let mut target = network::open(target, capture, &network)?;
+    target.expect(vmcore::dump::memory_bytes(&core));
     let job = if target.is_stream() { job.format(Format::Flattened) } else { job };
     let sink = target.create(Artifact::Vmcore)?;
     meter.lap("open");

@@ -14,8 +14,6 @@ use std::num::NonZeroU64;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use capture::report::PageCounts;
-use capture::source::{Access, Core, Vmcore};
 use qemu_tests::bench::args::Args;
 use qemu_tests::bench::bare;
 use qemu_tests::bench::content::Content;
@@ -24,6 +22,8 @@ use qemu_tests::bench::job::{Dumped, Job};
 use qemu_tests::bench::machine::Machine;
 use qemu_tests::bench::meter::{Measured, Meter};
 use serde::Serialize;
+use vmcore::report::PageCounts;
+use vmcore::source::{Access, Core, Vmcore};
 
 /// The line that is printed.
 #[derive(Serialize)]

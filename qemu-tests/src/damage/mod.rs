@@ -17,17 +17,8 @@ pub mod overlay;
 pub mod targets;
 
 use anyhow::{Context, Result, ensure};
-use capture::addr::{PfnRange, VirtAddr};
-use capture::budget::Budget;
-use capture::config::{Compress, DumpLevel, Exclude, Format};
-use capture::dump::{self, Request, Written};
-use capture::filter::{PageClass, PageFilter, units};
-use capture::format::kdump::Utsname;
-use capture::format::vmcoreinfo::VmcoreInfo;
-use capture::kernel::memmap::Section;
-use capture::kernel::{Kernel, dmesg, info};
-use capture::sink::{Sink, SinkError};
-use capture::source::{Access, Core, PhysicalMemory, Vmcore};
+use base::addr::{PfnRange, VirtAddr};
+use base::config::{Compress, DumpLevel, Exclude, Format};
 use overlay::Overlay;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -36,6 +27,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 use targets::{Targets, Word};
+use vmcore::budget::Budget;
+use vmcore::dump::{self, Request, Written};
+use vmcore::filter::{PageClass, PageFilter, units};
+use vmcore::format::kdump::Utsname;
+use vmcore::format::vmcoreinfo::VmcoreInfo;
+use vmcore::kernel::memmap::Section;
+use vmcore::kernel::{Kernel, dmesg, info};
+use vmcore::sink::{Sink, SinkError};
+use vmcore::source::{Access, Core, PhysicalMemory, Vmcore};
 
 /// A small generator: the numbers of a seed are the same everywhere.
 #[derive(Clone, Debug)]

@@ -1,10 +1,10 @@
 //! A vmcore with some bytes that are not what the file has: what a crash that tore memory leaves behind.
 
-use capture::addr::{PageSize, Pfn, PfnRange, PhysAddr, VirtAddr, to_u64, to_usize};
-use capture::format::vmcoreinfo::VmcoreInfo;
-use capture::source::{Anomaly, Core, NoteIndex, PageReader, PhysicalMemory, ReadError, Vmcore};
+use base::addr::{PageSize, Pfn, PfnRange, PhysAddr, VirtAddr, to_u64, to_usize};
 use std::collections::BTreeMap;
 use std::io;
+use vmcore::format::vmcoreinfo::VmcoreInfo;
+use vmcore::source::{Anomaly, Core, NoteIndex, PageReader, PhysicalMemory, ReadError, Vmcore};
 
 /// A healthy core under a few bytes of damage.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! Where damage hurts: the words that lead to struct pages and the words in them, found without the product's walks.
 
 use crate::damage::Random;
-use capture::addr::{Pfn, PhysAddr, VirtAddr};
-use capture::filter::{PageClass, PageFilter};
-use capture::format::vmcoreinfo::VmcoreInfo;
-use capture::source::{PhysicalMemory, Vmcore};
+use base::addr::{Pfn, PhysAddr, VirtAddr};
+use vmcore::filter::{PageClass, PageFilter};
+use vmcore::format::vmcoreinfo::VmcoreInfo;
+use vmcore::source::{PhysicalMemory, Vmcore};
 
 /// `__START_KERNEL_map`
 const IMAGE: u64 = 0xffff_ffff_8000_0000;

@@ -4,7 +4,7 @@
 //! (x86/topology: "Crash kernel detected. Disabling real BSP to prevent machine INIT", 6.9). Whether the next kernel is one of those
 //! is not known beforehand, so it is taken for one.
 
-use crate::facts::Facts;
+use base::facts::Facts;
 
 /// CPUs to be expected; `cpuinfo` is that of this kernel. 0: the facts do not say how many there are.
 pub(super) fn expected(facts: &Facts, cpuinfo: &str) -> u32 {

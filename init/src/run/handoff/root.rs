@@ -12,8 +12,8 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot, setsid};
 
 use super::{HandoffError, NEW_ROOT, WAIT, alive, inside};
-use crate::facts::Facts;
-use crate::setup::mounted::{Mounted, Wanted};
+use base::facts::Facts;
+use storage::mount::{Mounted, Wanted};
 
 /// What the root's file systems are mounted over. A root without one of these directories is none.
 const MOVED: [&str; 3] = ["proc", "sys", "dev"];
@@ -23,7 +23,7 @@ const SHELL: &str = "/bin/sh";
 
 /// Why the root cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum RootError {
+pub(crate) enum RootError {
     /// A mount below it.
     #[error("mounting {0} in the root file system")]
     Bind(PathBuf, #[source] Errno),
@@ -148,7 +148,7 @@ mod tests {
         fs::write(at("usr/lib/systemd/systemd"), "\x7fELF and more").unwrap();
         symlink("/usr/lib/systemd/systemd", at("init")).unwrap();
         let error = check_program(root.path(), "/init").unwrap_err();
-        assert!(crate::log::chain(&error).contains("ermission"), "not executable: {error}");
+        assert!(base::log::chain(&error).contains("ermission"), "not executable: {error}");
         fs::set_permissions(at("usr/lib/systemd/systemd"), fs::Permissions::from_mode(0o755)).unwrap();
         check_program(root.path(), "/init").unwrap();
         assert!(check_program(root.path(), "/bin/sh").is_err(), "the host's own does not count");

@@ -1,0 +1,486 @@
+//! The messages of DHCPv4 (RFC 2131): those that we send, and what those of servers say. Pure.
+//!
+//! What a server sends is not trusted: what would make no sense as an address or a route is refused.
+
+use core::net::{IpAddr, Ipv4Addr};
+
+use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, Opcode, OptionCode};
+use dhcproto::{Decodable, Decoder, Encodable, Encoder};
+
+use base::config::{Prefix, Route};
+
+/// Routes, and name servers, of which more are not taken.
+const MOST: usize = 32;
+/// An Ethernet address, as a client identifier says of itself.
+const ETHERNET: u8 = 1;
+/// What every network takes (RFC 791): a longest packet up to this is a mistake.
+const SMALLEST_MTU: u16 = 576;
+/// Bytes before the options, the magic cookie included; and what is in them, or separates options.
+const HEADER: usize = 240;
+const BOOT_REPLY: u8 = 2;
+const COOKIE: [u8; 4] = [99, 130, 83, 99];
+const PAD: u8 = 0;
+const END: u8 = 255;
+/// A lease that does not end.
+const FOR_EVER: u32 = u32::MAX;
+
+/// Who asks, and in which exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Client<'a> {
+    pub(super) mac: [u8; 6],
+    pub(super) host: Option<&'a str>,
+    pub(super) xid: u32,
+    /// Seconds since it began to ask.
+    pub(super) secs: u16,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// Whoever has an address.
+    Discover,
+    /// The address that a server has offered.
+    Request { address: Ipv4Addr, server: Ipv4Addr },
+    /// More time with the address that we have.
+    Renew { address: Ipv4Addr },
+}
+
+/// What a server answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    Offer(Lease),
+    Ack(Lease),
+    Nak,
+}
+
+/// An address for some time, and what goes with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The address.
+    pub address: Prefix,
+    /// Routes.
+    pub routes: Vec<Route>,
+    /// Name servers.
+    pub dns: Vec<IpAddr>,
+    /// Longest packet.
+    pub mtu: Option<u32>,
+    /// Who gave it.
+    pub server: Ipv4Addr,
+    /// For how many seconds.
+    pub seconds: u32,
+    /// After how many seconds it is to be renewed (T1), and by any server (T2).
+    pub renewal: (u32, u32),
+}
+
+/// Why a reply is left alone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It is for somebody else, or for another exchange.
+    #[error("it is not for us")]
+    NotOurs,
+    /// It is no message of DHCP.
+    #[error("it is no reply of DHCP: {0}")]
+    Malformed(String),
+    /// It offers no address that a host can have.
+    #[error("{0} is no address for a host")]
+    Address(Ipv4Addr),
+    /// It says nothing useful about the network's size.
+    #[error("{0} is no subnet mask")]
+    Mask(Ipv4Addr),
+    /// Something that every offer has.
+    #[error("it does not say {0}")]
+    Lacks(&'static str),
+}
+
+impl Client<'_> {
+    /// The bytes of a question.
+    pub(super) fn message(&self, ask: Ask) -> Result<Vec<u8>, dhcproto::error::EncodeError> {
+        let mut message = Message::default();
+        message.set_opcode(Opcode::BootRequest).set_xid(self.xid).set_secs(self.secs).set_chaddr(&self.mac);
+        let kind = if ask == Ask::Discover { MessageType::Discover } else { MessageType::Request };
+        let identifier = [&[ETHERNET], self.mac.as_slice()].concat();
+        match ask {
+            // Without an address we only hear what is sent to all.
+            Ask::Discover | Ask::Request { .. } => message.set_flags(Flags::default().set_broadcast()),
+            Ask::Renew { address } => message.set_ciaddr(address),
+        };
+        let options = message.opts_mut();
+        options.insert(DhcpOption::MessageType(kind));
+        options.insert(DhcpOption::ClientIdentifier(identifier));
+        options.insert(DhcpOption::MaxMessageSize(1500));
+        if let Some(host) = self.host {
+            options.insert(DhcpOption::Hostname(host.to_owned()));
+        }
+        if let Ask::Request { address, server } = ask {
+            options.insert(DhcpOption::RequestedIpAddress(address));
+            options.insert(DhcpOption::ServerIdentifier(server));
+        }
+        options.insert(DhcpOption::ParameterRequestList(vec![
+            OptionCode::SubnetMask,
+            OptionCode::ClasslessStaticRoute,
+            OptionCode::Router,
+            OptionCode::DomainNameServer,
+            OptionCode::InterfaceMtu,
+            OptionCode::AddressLeaseTime,
+            OptionCode::Renewal,
+            OptionCode::Rebinding,
+        ]));
+        let mut bytes = Vec::new();
+        message.encode(&mut Encoder::new(&mut bytes))?;
+        // Relays and servers of old take no message shorter than one of BOOTP (RFC 1542, 2.1).
+        bytes.resize(bytes.len().max(300), 0);
+        Ok(bytes)
+    }
+
+    /// Reads a reply to it.
+    pub(super) fn reply(&self, bytes: &[u8]) -> Result<Reply, Refused> {
+        let (header, options) = bytes.split_at_checked(HEADER).ok_or(Refused::NotOurs)?;
+        if !self.is_to_us(header) {
+            return Err(Refused::NotOurs);
+        }
+        let message = Message::decode(&mut Decoder::new(&without_strangers(header, options)));
+        let message = message.map_err(|error| Refused::Malformed(error.to_string()))?;
+        match message.opts().msg_type() {
+            Some(MessageType::Offer) => lease(&message).map(Reply::Offer),
+            Some(MessageType::Ack) => lease(&message).map(Reply::Ack),
+            Some(MessageType::Nak) => Ok(Reply::Nak),
+            _ => Err(Refused::Lacks("what kind it is of")),
+        }
+    }
+
+    /// Whether a header is that of a reply to this client, in this exchange: op, hlen, xid, chaddr and the cookie (RFC 2131, 2).
+    fn is_to_us(&self, header: &[u8]) -> bool {
+        let at = |from: usize, what: &[u8]| header.get(from..).is_some_and(|rest| rest.starts_with(what));
+        at(0, &[BOOT_REPLY])
+            && at(2, &[6])
+            && at(4, &self.xid.to_be_bytes())
+            && at(28, &self.mac)
+            && at(236, &COOKIE)
+    }
+}
+
+/// A reply that has nothing in it but the options that are read, each of a length that it may have. The decoder panics at some others
+/// (dhcproto 0.15: option 152 and its neighbours of a wrong length), and a server may send whatever it likes.
+fn without_strangers(header: &[u8], options: &[u8]) -> Vec<u8> {
+    let mut bytes = header.to_vec();
+    if let Some(names) = bytes.get_mut(44..236) {
+        names.fill(0); // sname and file
+    }
+    let mut rest = options;
+    while let [code, after @ ..] = rest {
+        rest = match (*code, after) {
+            (PAD, _) => after,
+            (END, _) | (_, []) => break,
+            (_, [len, after @ ..]) => {
+                let Some((value, after)) = after.split_at_checked((*len).into()) else { break };
+                if is_read(*code, value.len()) {
+                    bytes.extend([*code, *len]);
+                    bytes.extend(value);
+                }
+                after
+            }
+        };
+    }
+    bytes.push(END);
+    bytes
+}
+
+/// Options that are read, and what lengths they have (RFC 2132, RFC 3442).
+fn is_read(code: u8, len: usize) -> bool {
+    match OptionCode::from(code) {
+        OptionCode::MessageType => len == 1,
+        OptionCode::InterfaceMtu => len == 2,
+        OptionCode::SubnetMask
+        | OptionCode::ServerIdentifier
+        | OptionCode::AddressLeaseTime
+        | OptionCode::Renewal
+        | OptionCode::Rebinding => len == 4,
+        OptionCode::Router | OptionCode::DomainNameServer => len > 0 && len.is_multiple_of(4),
+        OptionCode::ClasslessStaticRoute => len >= 5,
+        _ => false,
+    }
+}
+
+fn lease(message: &Message) -> Result<Lease, Refused> {
+    let options = message.opts();
+    let Some(DhcpOption::ServerIdentifier(server)) = options.get(OptionCode::ServerIdentifier) else {
+        return Err(Refused::Lacks("which server it comes from"));
+    };
+    let Some(DhcpOption::SubnetMask(mask)) = options.get(OptionCode::SubnetMask) else {
+        return Err(Refused::Lacks("the subnet mask"));
+    };
+    let len = prefix_length(*mask).ok_or(Refused::Mask(*mask))?;
+    let address = message.yiaddr();
+    if !is_host(address, len) {
+        return Err(Refused::Address(address));
+    }
+    let seconds = match options.get(OptionCode::AddressLeaseTime) {
+        Some(DhcpOption::AddressLeaseTime(seconds)) => *seconds,
+        _ => FOR_EVER,
+    };
+    let dns = match options.get(OptionCode::DomainNameServer) {
+        Some(DhcpOption::DomainNameServer(servers)) => servers.as_slice(),
+        _ => &[],
+    };
+    let dns = dns.iter().filter(|server| is_unicast(**server)).take(MOST);
+    let mtu = match options.get(OptionCode::InterfaceMtu) {
+        Some(DhcpOption::InterfaceMtu(mtu)) if *mtu > SMALLEST_MTU => Some(u32::from(*mtu)),
+        _ => None,
+    };
+    Ok(Lease {
+        address: Prefix { addr: address.into(), len },
+        routes: routes(message),
+        dns: dns.copied().map(IpAddr::V4).collect(),
+        mtu,
+        server: *server,
+        seconds,
+        renewal: renewal(message, seconds),
+    })
+}
+
+/// Classless routes stand for all others (RFC 3442); without them the first router leads everywhere.
+fn routes(message: &Message) -> Vec<Route> {
+    let via = |router: &Ipv4Addr| is_unicast(*router).then_some(IpAddr::V4(*router));
+    if let Some(DhcpOption::ClasslessStaticRoute(routes)) =
+        message.opts().get(OptionCode::ClasslessStaticRoute)
+        && !routes.is_empty()
+    {
+        let route = |network: IpAddr, len, router: &Ipv4Addr| {
+            let to = super::super::netlink::network_of(network, len);
+            match router.is_unspecified() {
+                true if len == 0 => None, // all the world on one cable
+                true => Some(Route { to, via: None }),
+                false => via(router).map(|router| Route { to, via: Some(router) }),
+            }
+        };
+        let all = routes.iter().take(MOST);
+        let mut routes: Vec<_> =
+            all.filter_map(|(to, router)| route(to.addr().into(), to.prefix_len(), router)).collect();
+        routes.sort_by_key(|route| route.via.is_some()); // what is on the link leads to the routers
+        return routes;
+    }
+    let Some(DhcpOption::Router(routers)) = message.opts().get(OptionCode::Router) else { return Vec::new() };
+    let router = routers.iter().find_map(via);
+    let everywhere = Prefix { addr: Ipv4Addr::UNSPECIFIED.into(), len: 0 };
+    router.map(|router| Route { to: everywhere, via: Some(router) }).into_iter().collect()
+}
+
+/// T1 and T2: as the server says, if that makes sense, or a half and seven eighths of the time (RFC 2131, 4.4.5).
+fn renewal(message: &Message, seconds: u32) -> (u32, u32) {
+    let options = message.opts();
+    let t1 = match options.get(OptionCode::Renewal) {
+        Some(DhcpOption::Renewal(t1)) => Some(*t1),
+        _ => None,
+    };
+    let t2 = match options.get(OptionCode::Rebinding) {
+        Some(DhcpOption::Rebinding(t2)) => Some(*t2),
+        _ => None,
+    };
+    let t2 = t2.filter(|t2| *t2 < seconds).unwrap_or_else(|| seconds.saturating_sub(seconds / 8));
+    let t1 = t1.filter(|t1| *t1 < t2).unwrap_or_else(|| (seconds / 2).min(t2));
+    (t1, t2)
+}
+
+/// The number of ones in a mask that has zeros only behind them.
+fn prefix_length(mask: Ipv4Addr) -> Option<u8> {
+    let bits = mask.to_bits();
+    let ones = bits.leading_ones();
+    (ones > 0 && ones == bits.count_ones()).then(|| u8::try_from(ones).ok()).flatten()
+}
+
+fn is_unicast(addr: Ipv4Addr) -> bool {
+    let [first, ..] = addr.octets();
+    // 240.0.0.0/4 and what is above is for nobody.
+    first != 0 && first < 240 && !addr.is_loopback() && !addr.is_multicast()
+}
+
+/// Whether a host can have an address in a network: neither all zeros nor all ones behind the prefix.
+fn is_host(addr: Ipv4Addr, len: u8) -> bool {
+    let host_bits = u32::MAX.checked_shr(len.into()).unwrap_or(0);
+    let host = addr.to_bits() & host_bits;
+    is_unicast(addr) && (len >= 31 || (host != 0 && host != host_bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: Client<'static> =
+        Client { mac: [2, 0, 0, 0, 0, 7], host: Some("web1"), xid: 0x1234_5678, secs: 3 };
+
+    fn decode(bytes: &[u8]) -> Message {
+        Message::decode(&mut Decoder::new(bytes)).unwrap()
+    }
+
+    /// A server's reply with these options beside those that each has.
+    fn reply(kind: MessageType, options: &[DhcpOption]) -> Message {
+        let mut message = Message::default();
+        message.set_opcode(Opcode::BootReply).set_xid(CLIENT.xid).set_chaddr(&CLIENT.mac);
+        message.set_yiaddr([192, 0, 2, 77]);
+        message.opts_mut().insert(DhcpOption::MessageType(kind));
+        message.opts_mut().insert(DhcpOption::ServerIdentifier([192, 0, 2, 1].into()));
+        message.opts_mut().insert(DhcpOption::SubnetMask([255, 255, 255, 0].into()));
+        message.opts_mut().insert(DhcpOption::AddressLeaseTime(3600));
+        for option in options {
+            message.opts_mut().insert(option.clone());
+        }
+        message
+    }
+
+    fn bytes(message: &Message) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        message.encode(&mut Encoder::new(&mut bytes)).unwrap();
+        bytes
+    }
+
+    fn ack(options: &[DhcpOption]) -> Result<Lease, Refused> {
+        match CLIENT.reply(&bytes(&reply(MessageType::Ack, options)))? {
+            Reply::Ack(lease) => Ok(lease),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_asked_says_who_asks() {
+        let bytes = CLIENT.message(Ask::Discover).unwrap();
+        assert!(bytes.len() >= 300, "{}", bytes.len());
+        assert_eq!(bytes[..8], [1, 1, 6, 0, 0x12, 0x34, 0x56, 0x78]);
+        let message = decode(&bytes);
+        assert!(message.flags().broadcast() && message.secs() == 3 && message.chaddr() == CLIENT.mac);
+        let options = message.opts();
+        assert!(options.has_msg_type(MessageType::Discover));
+        let identifier = DhcpOption::ClientIdentifier(vec![1, 2, 0, 0, 0, 0, 7]);
+        assert_eq!(options.get(OptionCode::ClientIdentifier), Some(&identifier));
+        assert_eq!(options.get(OptionCode::Hostname), Some(&DhcpOption::Hostname("web1".into())));
+        let (address, server) = ([192, 0, 2, 77].into(), [192, 0, 2, 1].into());
+        let request = decode(&CLIENT.message(Ask::Request { address, server }).unwrap());
+        assert_eq!(request.ciaddr(), Ipv4Addr::UNSPECIFIED);
+        let wanted = request.opts().get(OptionCode::RequestedIpAddress);
+        assert_eq!(wanted, Some(&DhcpOption::RequestedIpAddress(address)));
+        let renew = decode(&CLIENT.message(Ask::Renew { address }).unwrap());
+        assert!(renew.ciaddr() == address && !renew.flags().broadcast());
+        assert!(renew.opts().get(OptionCode::ServerIdentifier).is_none(), "RFC 2131, 4.3.2");
+    }
+
+    #[test]
+    fn a_lease_has_what_the_server_says() {
+        let lease = ack(&[
+            DhcpOption::Router(vec![[192, 0, 2, 254].into(), [192, 0, 2, 253].into()]),
+            DhcpOption::DomainNameServer(vec![[192, 0, 2, 53].into(), [0, 0, 0, 0].into()]),
+            DhcpOption::InterfaceMtu(1400),
+        ])
+        .unwrap();
+        assert_eq!(lease.address.to_string(), "192.0.2.77/24");
+        assert_eq!(lease.routes, ["default via 192.0.2.254".parse().unwrap()]);
+        assert_eq!(lease.dns, [IpAddr::from([192, 0, 2, 53])]);
+        assert_eq!((lease.mtu, lease.seconds, lease.renewal), (Some(1400), 3600, (1800, 3150)));
+        assert_eq!(lease.server, Ipv4Addr::new(192, 0, 2, 1));
+        assert_eq!(ack(&[DhcpOption::InterfaceMtu(576)]).unwrap().mtu, None);
+        let odd = ack(&[DhcpOption::Renewal(9000), DhcpOption::Rebinding(9)]).unwrap();
+        assert_eq!(odd.renewal, (9, 9));
+    }
+
+    #[test]
+    fn classless_routes_stand_for_the_router() {
+        let net = |text: &str| text.parse().unwrap();
+        let lease = ack(&[
+            DhcpOption::Router(vec![[192, 0, 2, 254].into()]),
+            DhcpOption::ClasslessStaticRoute(vec![
+                (net("0.0.0.0/0"), [192, 0, 2, 1].into()),
+                (net("192.0.2.1/32"), [0, 0, 0, 0].into()),
+                (net("10.0.0.0/8"), [255, 255, 255, 255].into()),
+            ]),
+        ])
+        .unwrap();
+        let routes: Vec<String> = lease.routes.iter().map(ToString::to_string).collect();
+        assert_eq!(routes, ["192.0.2.1/32", "default via 192.0.2.1"]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let mask = |mask: [u8; 4]| ack(&[DhcpOption::SubnetMask(mask.into())]);
+        assert_eq!(mask([255, 0, 255, 0]), Err(Refused::Mask([255, 0, 255, 0].into())));
+        assert_eq!(mask([0; 4]), Err(Refused::Mask([0; 4].into())));
+        assert_eq!(mask([255; 4]).unwrap().address.len, 32);
+        let yiaddr = |addr: [u8; 4]| {
+            let mut message = reply(MessageType::Offer, &[]);
+            message.set_yiaddr(addr);
+            CLIENT.reply(&bytes(&message))
+        };
+        for bad in [[0; 4], [127, 0, 0, 1], [224, 0, 0, 1], [192, 0, 2, 0], [192, 0, 2, 255], [255; 4]] {
+            assert_eq!(yiaddr(bad), Err(Refused::Address(bad.into())));
+        }
+        assert!(matches!(yiaddr([192, 0, 2, 9]), Ok(Reply::Offer(_))));
+        let mut lacks = reply(MessageType::Offer, &[]);
+        lacks.opts_mut().remove(OptionCode::ServerIdentifier);
+        assert_eq!(CLIENT.reply(&bytes(&lacks)), Err(Refused::Lacks("which server it comes from")));
+    }
+
+    #[test]
+    fn what_is_for_others_is_left_alone() {
+        let to = |change: &dyn Fn(&mut Message)| {
+            let mut message = reply(MessageType::Ack, &[]);
+            change(&mut message);
+            CLIENT.reply(&bytes(&message))
+        };
+        let other = |message: &mut Message| {
+            message.set_xid(1);
+        };
+        assert_eq!(to(&other), Err(Refused::NotOurs));
+        let other = |message: &mut Message| {
+            message.set_chaddr(&[2, 0, 0, 0, 0, 8]);
+        };
+        assert_eq!(to(&other), Err(Refused::NotOurs));
+        let other = |message: &mut Message| {
+            message.set_opcode(Opcode::BootRequest);
+        };
+        assert_eq!(to(&other), Err(Refused::NotOurs));
+        assert_eq!(CLIENT.reply(b"short"), Err(Refused::NotOurs));
+        assert_eq!(CLIENT.reply(&bytes(&reply(MessageType::Nak, &[]))), Ok(Reply::Nak));
+    }
+
+    #[test]
+    fn cut_and_flipped_replies_never_panic() {
+        let good = bytes(&reply(
+            MessageType::Ack,
+            &[
+                DhcpOption::Router(vec![[192, 0, 2, 254].into()]),
+                DhcpOption::ClasslessStaticRoute(vec![(
+                    "10.0.0.0/8".parse().unwrap(),
+                    [192, 0, 2, 1].into(),
+                )]),
+                DhcpOption::InterfaceMtu(1400),
+            ],
+        ));
+        let mut read = 0;
+        for at in 0..good.len() {
+            let _ = CLIENT.reply(&good[..at]);
+            for bit in [0x01, 0x80, 0xff] {
+                let mut bad = good.clone();
+                bad[at] ^= bit;
+                read += usize::from(CLIENT.reply(&bad).is_ok());
+            }
+        }
+        assert!(read > 0);
+        for code in 0..=255 {
+            for len in 0..=40_u8 {
+                let mut strange = good[..HEADER].to_vec();
+                strange.extend([53, 1, 2, 54, 4, 192, 0, 2, 1, 1, 4, 255, 255, 255, 0, code, len]);
+                strange.extend(vec![7; len.into()]);
+                let _ = CLIENT.reply(&strange);
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_options_are_read_or_refused(options in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
+            let mut reply = bytes(&reply(MessageType::Offer, &[]));
+            reply.truncate(HEADER);
+            reply.extend(&options);
+            if let Ok(Reply::Offer(lease) | Reply::Ack(lease)) = CLIENT.reply(&reply) {
+                proptest::prop_assert!((1..=32).contains(&lease.address.len) && lease.routes.len() <= MOST);
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! A directory on a web server, or a prefix in a bucket of an object store.
+//!
+//! Neither can be written at offsets or renamed in, so the dump is a stream in the flattened format, and a name appears when what it
+//! names is whole. Nothing that is there is ever read: there is no ledger, and crash loops are not seen.
+
+mod body;
+mod client;
+mod filling;
+mod index;
+mod insist;
+mod parts;
+mod pool;
+mod s3;
+mod sinks;
+mod store;
+mod stream;
+mod tls;
+mod web;
+
+use core::fmt::Write;
+use core::future::Future;
+use core::pin::pin;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::dial::Peer;
+use crate::retry::Retry;
+use crate::runtime::Runtime;
+use crate::{Network, no_url};
+use base::beat::{self, Beat};
+use base::config::{self, Scheme, TargetKind, Upload as Way, Url};
+use base::facts::Remote;
+use vmcore::sink::Sink;
+use vmcore::target::{Artifact, Capture, Ledger, Sent, Target, TargetError};
+
+use client::{Client, SendError};
+use insist::UploadError;
+use parts::Upload;
+use pool::{LEAST_PART, Plan, Pool};
+use sinks::{Flow, InOrder, Small};
+use store::Store;
+use stream::Stream;
+use tls::Trust;
+use web::Web;
+
+/// How long nothing may move in a request.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Parts of an object at most: the limit of S3.
+const MAX_PARTS: u32 = 10_000;
+
+/// Why a sink takes nothing.
+#[derive(Debug, thiserror::Error)]
+enum SinkProblem {
+    /// What was sent did not arrive.
+    #[error(transparent)]
+    Upload(Arc<UploadError>),
+    /// There is no memory for a part.
+    #[error("no memory for a part")]
+    Memory(#[source] io::Error),
+    /// A stream goes from its beginning to its end.
+    #[error("a stream at {at} cannot take bytes for {offset}")]
+    Order {
+        /// Where it is.
+        at: u64,
+        /// Where the bytes belong.
+        offset: u64,
+    },
+    /// It is finished.
+    #[error("it is not open any more")]
+    Closed,
+}
+
+impl From<SinkProblem> for io::Error {
+    fn from(problem: SinkProblem) -> Self {
+        let kind = match &problem {
+            SinkProblem::Upload(error) => error.kind(),
+            SinkProblem::Memory(_) => io::ErrorKind::OutOfMemory,
+            SinkProblem::Order { .. } | SinkProblem::Closed => io::ErrorKind::InvalidInput,
+        };
+        Self::new(kind, problem)
+    }
+}
+
+/// A target on the web.
+pub(super) struct Http {
+    /// URL of the capture's directory.
+    location: String,
+    runtime: Arc<Runtime>,
+    store: Arc<Store>,
+    way: Way,
+    least_part: u64,
+    max_parts: u32,
+    expected: u64,
+    /// Artifacts that are being made.
+    open: Vec<(Artifact, Arc<Mutex<Option<Flow>>>)>,
+    sent: Arc<Mutex<Vec<Sent>>>,
+    ledger: Ledger,
+}
+
+impl Http {
+    /// Finds out that the host is there, and is who was meant. Nothing is stored yet.
+    pub(super) fn open(
+        config: &config::Target,
+        capture: Capture<'_>,
+        network: &Network,
+    ) -> Result<Self, TargetError> {
+        let url = config.url.as_ref().ok_or_else(no_url)?;
+        let up = network.up(capture.heartbeat)?;
+        let unknown = Remote::default();
+        let remote = capture.remote(config).unwrap_or(&unknown);
+        let failed = |what: &str, cause: Box<dyn core::error::Error + Send + Sync>| {
+            TargetError::doing(format!("{url}: {what}"), cause)
+        };
+        let trust = trust(config, url, remote)?;
+        let patience = Duration::from_secs(config.retry());
+        let peer = Peer::of(url, &remote.addresses, &up.dns);
+        let client = Arc::new(Client::new(peer, trust, SILENCE.min(patience)));
+        let directory = format!("{}/{}", encoded(capture.host), encoded(capture.name));
+        let store = store(config, url, remote, &client, patience, &directory)
+            .map_err(|error| failed("preparing requests", error))?;
+        let runtime = Runtime::start().map_err(|error| failed("starting a thread", error.into()))?;
+        reach(&runtime, &client, Duration::from_secs(config.wait.max(1)))
+            .map_err(|error| failed("reaching it", error.into()))?;
+        Ok(Self {
+            location: format!("{url}/{directory}/"),
+            runtime: Arc::new(runtime),
+            store: Arc::new(store),
+            way: config.upload.unwrap_or_default(),
+            least_part: config.part_size.map_or(LEAST_PART, |size| size.0),
+            max_parts: config.max_parts.unwrap_or(MAX_PARTS),
+            expected: 0,
+            open: Vec::new(),
+            sent: Arc::default(),
+            ledger: Ledger::default(),
+        })
+    }
+
+    fn flow(&self, artifact: Artifact) -> Flow {
+        let is_dump = artifact == Artifact::Vmcore;
+        let name = file_name(artifact);
+        let (runtime, store) = (Arc::clone(&self.runtime), Arc::clone(&self.store));
+        if is_dump && self.way == Way::Stream {
+            return Flow::Stream(Box::new(Stream::start(runtime, store, name)));
+        }
+        let expected = if is_dump { self.expected } else { 0 };
+        let plan = Plan::measure(self.least_part, expected, self.max_parts);
+        log::debug!("{name} goes in parts of {} bytes, {} of them in memory", plan.part, plan.buffers);
+        // Whoever collects dumps from a web server always finds them in the same shape.
+        let may_be_one = !(is_dump && store.keeps_parts());
+        Flow::Parts(Box::new(Upload::new(runtime, store, name, Pool::new(plan), self.max_parts, may_be_one)))
+    }
+
+    fn failed(&self, what: &str, problem: SinkProblem) -> TargetError {
+        TargetError::doing(format!("{}: {what}", self.location), problem)
+    }
+}
+
+/// Whether what the loader recorded for a target can be used: certificates, keys, the token.
+pub(super) fn verify(config: &config::Target, remote: &Remote) -> Result<(), TargetError> {
+    let url = config.url.as_ref().ok_or_else(no_url)?;
+    trust(config, url, remote)?;
+    web::bearer(&remote.token).map(drop).map_err(|_| {
+        // The error of the library would show the token.
+        TargetError::doing(
+            format!("{url}: preparing requests"),
+            "the token has characters that no header can have",
+        )
+    })
+}
+
+fn trust(config: &config::Target, url: &Url, remote: &Remote) -> Result<Option<Trust>, TargetError> {
+    if url.scheme == Scheme::Http {
+        return Ok(None);
+    }
+    let trust = Trust::new(&url.host, remote, &config.pin);
+    trust.map(Some).map_err(|error| TargetError::doing(format!("{url}: preparing TLS"), error))
+}
+
+fn store(
+    config: &config::Target,
+    url: &Url,
+    remote: &Remote,
+    client: &Arc<Client>,
+    patience: Duration,
+    directory: &str,
+) -> Result<Store, Box<dyn core::error::Error + Send + Sync>> {
+    let client = Arc::clone(client);
+    match config.kind {
+        TargetKind::S3 => {
+            let region = config.region.as_deref().unwrap_or("us-east-1");
+            let keys = remote.keys.as_ref();
+            Ok(Store::S3(s3::S3::new(client, patience, url, region, keys, directory)?))
+        }
+        TargetKind::Https => Ok(Store::Web(Web {
+            client,
+            patience,
+            authority: url.authority(),
+            path: format!("{}/{directory}", url.path),
+            token: remote.token.clone(),
+        })),
+        kind => Err(format!("no store for {kind} targets").into()),
+    }
+}
+
+/// Connects until the host has shown who it is. That it is somebody else does not change.
+fn reach(runtime: &Runtime, client: &Client, patience: Duration) -> Result<(), SendError> {
+    let mut retry = Retry::new(patience);
+    loop {
+        let Err(error) = wait(runtime, client.probe()) else { return Ok(()) };
+        match retry.pause(None) {
+            Some(pause) if !error.is_final() => {
+                log::warn!("{}; again in {} ms", base::log::chain(&error), pause.as_millis());
+                wait(runtime, async { tokio::time::sleep(pause).await });
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Waits for something that ends by its own limits of time, and says meanwhile that it is waited for.
+fn wait<F: Future>(runtime: &Runtime, future: F) -> F::Output {
+    runtime.block_on(async {
+        let mut future = pin!(future);
+        loop {
+            match timeout(Duration::from_secs(1), &mut future).await {
+                Ok(done) => return done,
+                Err(_) => beat::tell(&Beat::Alive),
+            }
+        }
+    })
+}
+
+/// A dump that goes as a stream is in the flattened format, and is named so.
+fn file_name(artifact: Artifact) -> &'static str {
+    match artifact {
+        Artifact::Vmcore => "vmcore.flat",
+        other => other.name(),
+    }
+}
+
+/// A name as a segment of a path: what stands for something else there, percent-encoded (RFC 3986).
+fn encoded(name: &str) -> String {
+    let mut text = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
+}
+
+impl Target for Http {
+    fn location(&self) -> String {
+        self.location.clone()
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    fn room(&self) -> Option<u64> {
+        None
+    }
+
+    fn is_stream(&self) -> bool {
+        true
+    }
+
+    fn expect(&mut self, bytes: u64) {
+        self.expected = bytes;
+    }
+
+    fn sent(&self) -> Vec<Sent> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        self.store.remarks()
+    }
+
+    fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
+        let (runtime, store, sent) =
+            (Arc::clone(&self.runtime), Arc::clone(&self.store), Arc::clone(&self.sent));
+        if artifact == Artifact::Result {
+            return Ok(Box::new(Small::new(runtime, store, artifact, sent)));
+        }
+        self.open.retain(|(other, _)| *other != artifact); // one that was not finished is given up
+        let flow = Arc::new(Mutex::new(Some(self.flow(artifact))));
+        self.open.push((artifact, Arc::clone(&flow)));
+        Ok(Box::new(InOrder::new(flow)))
+    }
+
+    fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
+        if artifact == Artifact::Result {
+            return Ok(()); // it was there, whole, when it was synced
+        }
+        let name = file_name(artifact);
+        let at = self.open.iter().position(|(other, _)| *other == artifact);
+        let flow = at.and_then(|at| {
+            let (_, flow) = self.open.swap_remove(at);
+            flow.lock().unwrap_or_else(PoisonError::into_inner).take()
+        });
+        let Some(mut flow) = flow else {
+            return Err(self.failed(&format!("publishing {name}"), SinkProblem::Closed));
+        };
+        let finished = flow.finish();
+        let retries = flow.retries();
+        drop(flow);
+        let (bytes, sha256) =
+            finished.map_err(|problem| self.failed(&format!("publishing {name}"), problem))?;
+        sinks::record(
+            &self.sent,
+            Sent { artifact: name, bytes, sha256: Some(sha256), retries, ..Sent::default() },
+        );
+        Ok(())
+    }
+
+    fn close(self: Box<Self>) -> Result<(), TargetError> {
+        Ok(()) // what is not published is given up when it is dropped
+    }
+}

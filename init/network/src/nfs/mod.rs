@@ -1,0 +1,234 @@
+//! A directory that an NFS server exports: `<export>/<path>/<host>/<capture>/{dmesg.txt,vmcore,…}`.
+
+mod mount;
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::dial::Peer;
+use crate::digest::Digests;
+use crate::{Network, no_url};
+use base::config;
+use storage::targets::mounted::{self, Mounted};
+use vmcore::sink::{Sink, SinkError};
+use vmcore::target::{Artifact, Capture, Ledger, Sent, Target, TargetError};
+
+/// An export that is mounted.
+#[derive(Debug)]
+pub(super) struct Nfs {
+    mounted: Mounted,
+    digests: Digests,
+    gone: Gone,
+}
+
+/// Whether the server has not answered for as long as it is waited for. The kernel waits anew in each call, also in
+/// those that close files and unmount: once is enough.
+#[derive(Clone, Debug, Default)]
+struct Gone(Arc<AtomicBool>);
+
+impl Nfs {
+    pub(super) fn open(
+        config: &config::Target,
+        capture: Capture<'_>,
+        network: &Network,
+    ) -> Result<Self, TargetError> {
+        let url = config.url.as_ref().ok_or_else(no_url)?;
+        let up = network.up(capture.heartbeat)?;
+        mount::introduce(capture);
+        let pinned = capture.remote(config).map(|remote| remote.addresses.as_slice()).unwrap_or_default();
+        let peer = Peer::of(url, pinned, &up.dns);
+        let source = format!("{}:{}", url.host, url.path);
+        let at = mounted::place(capture);
+        mount::mount_export(config, &peer, url, &source, &at, capture.heartbeat)?;
+        log::info!("target {config} is mounted (NFS {})", mount::version(config).0);
+        let path = format!("{}/{}", config.path().trim_end_matches('/'), capture.host);
+        let mounted = Mounted::open(at, &path, config, capture, source, u64::MAX)?;
+        Ok(Self { mounted, digests: Digests::default(), gone: Gone::default() })
+    }
+}
+
+impl Target for Nfs {
+    fn location(&self) -> String {
+        self.mounted.location()
+    }
+
+    fn directory(&self) -> Option<PathBuf> {
+        self.gone.check().ok().and_then(|()| self.mounted.directory())
+    }
+
+    fn ledger(&self) -> &Ledger {
+        self.mounted.ledger()
+    }
+
+    fn room(&self) -> Option<u64> {
+        self.gone.check().ok().and_then(|()| self.mounted.room())
+    }
+
+    fn sent(&self) -> Vec<Sent> {
+        self.digests.sent()
+    }
+
+    fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
+        let sink = self.gone.unless("creating", artifact, || self.mounted.create_file(artifact))?;
+        let sink = Waiting { sink: Some(sink), gone: self.gone.clone() };
+        Ok(self.digests.follow(artifact, Box::new(sink)))
+    }
+
+    fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
+        let Self { mounted, digests, gone } = self;
+        gone.unless("publishing", artifact, || mounted.publish(artifact))?;
+        let mut file = None;
+        digests.complete(artifact, |offset, buffer| {
+            let mut read = || -> io::Result<()> {
+                if file.is_none() {
+                    file = Some(mounted.open_file(artifact)?);
+                }
+                file.as_ref().map_or(Ok(()), |file| file.read_exact_at(buffer, offset))
+            };
+            read().inspect_err(|error| gone.watch(Some(error)))
+        });
+        Ok(())
+    }
+
+    fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
+        if self.gone.check().is_err() {
+            return Ok(()); // it would be waited for once more
+        }
+        self.mounted.retire(heartbeat)
+    }
+
+    fn close(self: Box<Self>) -> Result<(), TargetError> {
+        let Self { mounted, gone, .. } = *self;
+        let name = mounted.location();
+        match gone.check() {
+            Ok(()) => Box::new(mounted).close(),
+            Err(source) => {
+                mounted.abandon();
+                Err(TargetError::file("closing", name, source))
+            }
+        }
+    }
+}
+
+impl Gone {
+    fn check(&self) -> io::Result<()> {
+        if self.0.load(Ordering::Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the server has not answered before"));
+        }
+        Ok(())
+    }
+
+    fn watch<'a>(&self, error: Option<&'a (dyn core::error::Error + 'static)>) {
+        let mut error: Option<&'a (dyn core::error::Error + 'static)> = error;
+        while let Some(cause) = error {
+            let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+            if kind == Some(io::ErrorKind::TimedOut) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+            error = cause.source();
+        }
+    }
+
+    /// Does something with an artifact, unless the server is gone.
+    fn unless<T>(
+        &self,
+        what: &'static str,
+        artifact: Artifact,
+        doing: impl FnOnce() -> Result<T, TargetError>,
+    ) -> Result<T, TargetError> {
+        let name = artifact.name().to_owned();
+        self.check().map_err(|source| TargetError::file(what, name, source))?;
+        doing().inspect_err(|error| self.watch(Some(error)))
+    }
+}
+
+/// A file on a server that may be gone.
+struct Waiting<S: Sink + Send + 'static> {
+    /// `None` when it is dropped.
+    sink: Option<S>,
+    gone: Gone,
+}
+
+impl<S: Sink + Send + 'static> Drop for Waiting<S> {
+    fn drop(&mut self) {
+        let sink = self.sink.take();
+        if self.gone.check().is_err() {
+            // Closing a file writes what is left of it, until all such calls are ended: see `Mounted::abandon`.
+            let closing = thread::Builder::new().name("closing".to_owned()).spawn(move || drop(sink));
+            if let Err(error) = closing {
+                log::warn!("a file on a server that is gone is waited for: {error}");
+            }
+        }
+    }
+}
+
+impl<S: Sink + Send + 'static> Waiting<S> {
+    fn unless(
+        &mut self,
+        failed: impl FnOnce(io::Error) -> SinkError,
+        doing: impl FnOnce(&mut dyn Sink) -> Result<(), SinkError>,
+    ) -> Result<(), SinkError> {
+        let there = self.gone.check().and(self.sink.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into()));
+        doing(there.map_err(failed)?).inspect_err(|error| self.gone.watch(Some(error)))
+    }
+}
+
+impl<S: Sink + Send + 'static> Sink for Waiting<S> {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
+        let failed = |source| SinkError::Write { offset, len: bytes.len(), source };
+        self.unless(failed, |sink| sink.write_at(offset, bytes))
+    }
+
+    fn sync(&mut self) -> Result<(), SinkError> {
+        self.unless(SinkError::Sync, |sink| sink.sync())
+    }
+
+    fn reserve(&mut self, len: u64) -> Result<(), SinkError> {
+        let failed = |source| SinkError::Write { offset: 0, len: base::addr::to_usize(len), source };
+        self.unless(failed, |sink| sink.reserve(len))
+    }
+
+    fn truncate(&mut self, len: u64) -> Result<(), SinkError> {
+        self.unless(|source| SinkError::Truncate { len, source }, |sink| sink.truncate(len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use std::sync::atomic::AtomicU32;
+
+    /// A server that fails each write, and counts them.
+    struct Failing(Errno, Arc<AtomicU32>);
+
+    impl Sink for Failing {
+        fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            Err(SinkError::Write { offset, len: bytes.len(), source: self.0.into() })
+        }
+
+        fn sync(&mut self) -> Result<(), SinkError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_gone_is_waited_for_once_and_one_whose_disk_fails_is_not_gone() {
+        for (errno, waits) in [(Errno::ETIMEDOUT, 1), (Errno::EIO, 2)] {
+            let gone = Gone::default();
+            let asked = Arc::new(AtomicU32::new(0));
+            let file = || Waiting { sink: Some(Failing(errno, Arc::clone(&asked))), gone: gone.clone() };
+            let (mut dump, mut result) = (file(), file());
+            assert!(dump.write_at(0, b"page").is_err() && result.write_at(0, b"{}").is_err());
+            assert_eq!(asked.load(Ordering::Relaxed), waits, "{errno}");
+            assert_eq!(result.sync().is_err(), errno == Errno::ETIMEDOUT);
+            let created = gone.unless("creating", Artifact::Notes, || Ok(()));
+            assert_eq!(created.is_err(), errno == Errno::ETIMEDOUT);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Talks to the server on the network's thread: sends, takes answers, and connects again after a connection has broken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::{sleep, timeout};
+
+use super::beating;
+use super::error::SshError;
+use super::exchange::Out;
+use super::login::Login;
+use super::session::{SILENCE, Session, receive};
+use super::shared::Shared;
+use crate::retry::Retry;
+use base::beat::{self, Beat};
+
+/// How often it is looked whether the server is silent.
+const TICK: Duration = Duration::from_secs(1);
+/// For a good-bye.
+const GOOD_BYE: Duration = Duration::from_secs(1);
+
+/// Serves until the target is closed, or there was no progress for `patience`.
+pub(super) async fn drive(shared: Arc<Shared>, login: Login, session: Session, patience: Duration) {
+    let _end = End(&shared);
+    let mut retry = Retry::new(patience);
+    let mut session = Some(session);
+    loop {
+        let error = match session.take() {
+            Some(session) => match serve(&shared, session, patience, &mut retry).await {
+                Ok(()) => return,
+                Err(error) => error,
+            },
+            None => match beating(again(&shared, &login), alive).await {
+                Ok(new) => {
+                    log::info!("the connection is there again");
+                    session = Some(new);
+                    continue;
+                }
+                Err(error) => error,
+            },
+        };
+        shared.lock().disconnected();
+        shared.changed();
+        log::warn!("the connection to the target: {}", base::log::chain(&error));
+        match retry.pause(None) {
+            _ if error.is_final() => return shared.give_up(error),
+            Some(pause) => beating(sleep(pause), alive).await,
+            None => {
+                let seconds = patience.as_secs();
+                return shared.give_up(SshError::GaveUp { seconds, source: Box::new(error) });
+            }
+        }
+    }
+}
+
+/// However this ends: nobody waits for it any longer.
+struct End<'a>(&'a Shared);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.give_up(SshError::Closed);
+    }
+}
+
+async fn serve(
+    shared: &Shared,
+    session: Session,
+    patience: Duration,
+    retry: &mut Retry,
+) -> Result<(), SshError> {
+    let Session { mut reader, mut writer, link, .. } = session;
+    let write = async {
+        loop {
+            let next = shared.lock().take()?;
+            match next {
+                Some(Out::Packet(bytes)) => writer.write_all(&bytes).await.map_err(SshError::Lost)?,
+                Some(Out::Write(header, data)) => {
+                    writer.write_all(&header).await.map_err(SshError::Lost)?;
+                    writer.write_all(&data).await.map_err(SshError::Lost)?;
+                }
+                None if shared.lock().is_done() => return Ok(()),
+                None => shared.work.notified().await,
+            }
+        }
+    };
+    let before = shared.lock().progress;
+    let was_idle = shared.lock().is_idle();
+    let read = async {
+        loop {
+            let packet = receive(&mut reader).await?;
+            shared.lock().answer(packet)?;
+            shared.changed();
+        }
+    };
+    let watch = async {
+        loop {
+            sleep(TICK).await;
+            let (silent, syncing) = {
+                let pool = shared.lock();
+                (pool.silent_for(), pool.is_syncing())
+            };
+            // A disk that many hosts write to at once takes its time.
+            let most = if syncing { patience } else { SILENCE.min(patience) };
+            if silent.is_some() {
+                alive(); // answers come, or it is waited for them no longer than this:
+            }
+            if silent.is_some_and(|silent| silent >= most) {
+                return Err(SshError::Silent { what: "an SFTP request", seconds: most.as_secs() });
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = write => ended,
+        ended = read => ended,
+        ended = watch => ended,
+    };
+    if was_idle || shared.lock().progress > before {
+        retry.progress();
+    }
+    if ended.is_ok() {
+        let _ = timeout(GOOD_BYE, link.end()).await; // it is only polite
+    }
+    ended
+}
+
+/// Another connection, with the files open again.
+async fn again(shared: &Shared, login: &Login) -> Result<Session, SshError> {
+    let mut session = login.connect().await?;
+    let files = shared.lock().files.len();
+    for file in 0..files {
+        let names = shared
+            .lock()
+            .files
+            .get(file)
+            .filter(|entry| !entry.closed)
+            .map(|entry| [Some(entry.path.clone()), entry.next_path.clone()]);
+        let Some(names) = names else { continue };
+        let mut handle = None;
+        for name in names.into_iter().flatten() {
+            if handle.is_none() {
+                handle = session.reopen(&name).await?;
+            }
+        }
+        let mut pool = shared.lock();
+        match (handle, pool.files.get_mut(file)) {
+            (Some(handle), Some(entry)) => entry.handle = handle,
+            _ => pool.gone(file),
+        }
+    }
+    Ok(session)
+}
+
+fn alive() {
+    beat::tell(&Beat::Alive);
+}

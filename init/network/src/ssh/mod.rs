@@ -1,0 +1,285 @@
+//! A directory on a host that is reached by SFTP: `<path>/<host>/<capture>/{dmesg.txt,vmcore,…}`.
+//!
+//! What it asks of the account: open, write, read, stat, mkdir, readdir and a rename that replaces nothing. It removes nothing and changes
+//! nothing that is there, so the account needs no right to.
+//!
+//! | file | idea |
+//! |---|---|
+//! | [`login`] | TCP, SSH, keys |
+//! | [`session`] | SFTP packets, one request at a time |
+//! | [`pool`], [`exchange`] | bytes that are not durable yet; what is sent next |
+//! | [`driver`], [`shared`] | the thread that talks, and how the others meet it |
+//! | [`sink`] | a file |
+//! | [`back`] | what lies in one, read for its digest |
+//! | [`place`] | the directory of the capture, and what earlier captures tell |
+
+mod back;
+mod driver;
+mod error;
+mod exchange;
+mod login;
+mod place;
+mod pool;
+mod session;
+mod shared;
+mod sink;
+#[cfg(test)]
+mod tests;
+
+use core::hash::{BuildHasher, Hasher};
+use std::collections::hash_map::RandomState;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use russh_sftp::protocol::{OpenFlags, Packet, Rename, Stat};
+
+use crate::dial::Peer;
+use crate::digest::Digests;
+use crate::retry::Retry;
+use crate::runtime::Runtime;
+use crate::{Network, no_url};
+use base::addr::to_usize;
+use base::config;
+use vmcore::budget::MemoryUse;
+use vmcore::sink::Sink;
+use vmcore::target::{Artifact, Capture, Ledger, Sent, Target, TargetError};
+
+use back::ReadBack;
+use error::{SshError, io_error};
+use login::Login;
+use place::Place;
+use pool::Pool;
+use session::{Session, is_ok, status_of};
+use shared::Shared;
+use sink::SftpSink;
+
+/// For each step of the handshake.
+const HANDSHAKE: Duration = Duration::from_secs(20);
+/// For the last answers.
+const CLOSE: Duration = Duration::from_secs(5);
+/// Room that no dump takes: `result.json` comes after it.
+const SPARE: u64 = 1 << 20;
+/// What the heart beats at while something is waited for.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// A directory on a server, and the connection to it.
+#[derive(Debug)]
+pub(super) struct Ssh {
+    shared: Arc<Shared>,
+    runtime: Runtime,
+    url: String,
+    place: Place,
+    keeps_free: bool,
+    digests: Digests,
+}
+
+impl Ssh {
+    pub(super) fn open(
+        config: &config::Target,
+        capture: Capture<'_>,
+        network: &Network,
+    ) -> Result<Self, TargetError> {
+        let url = config.url.as_ref().ok_or_else(no_url)?;
+        let up = network.up(capture.heartbeat)?;
+        let remote = capture.remote(config);
+        let pinned = remote.map(|remote| remote.addresses.as_slice()).unwrap_or_default();
+        let patience = Duration::from_secs(config.retry().max(1));
+        let failed = |what: &str, cause: Box<dyn core::error::Error + Send + Sync>| {
+            TargetError::doing(format!("{url}: {what}"), cause)
+        };
+        let handshake = HANDSHAKE.min(patience);
+        let peer = Peer::of(url, pinned, &up.dns);
+        let identity = remote.map(|remote| &remote.identity);
+        let login = Login::new(url, peer, &config.host_key, identity, handshake)
+            .map_err(|error| failed("reading its keys", error.into()))?;
+        let runtime = Runtime::start().map_err(|error| failed("starting a thread", error.into()))?;
+        let wait = Duration::from_secs(config.wait.max(1));
+        let (session, place) = runtime
+            .block_on(reach(&login, &url.path, wait, capture))
+            .map_err(|error| failed("reaching it by SFTP", error.into()))?;
+        log::info!("target {config} is there: {:?}", session.offers);
+        let keeps_free = session.offers.statvfs;
+        let shared = Arc::new(Shared::new(Pool::new(pool_bytes(), session.offers)));
+        runtime.handle().spawn(driver::drive(shared.clone(), login, session, patience));
+        let of_user = url.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+        let url = format!("ssh://{of_user}{}", url.authority());
+        Ok(Self { shared, runtime, url, place, keeps_free, digests: Digests::default() })
+    }
+
+    /// Free bytes of the server's file system.
+    fn free(&self) -> io::Result<u64> {
+        let path = self.place.path.clone();
+        let (answer, _) = self.shared.ask(move |_, id| session::statvfs(id, &path))?;
+        match answer {
+            Packet::ExtendedReply(reply) => {
+                session::free_bytes(&reply.data).ok_or_else(|| io::ErrorKind::InvalidData.into())
+            }
+            other => Err(io_error(&status_of(other))),
+        }
+    }
+
+    fn create_file(&self, artifact: Artifact, limit: u64) -> io::Result<SftpSink> {
+        let path = format!("{}/{}-{:08x}", self.place.path, artifact.temporary(), random());
+        // The first time it must not be there; after a lost answer it may be, and is ours.
+        let mut again = false;
+        loop {
+            let name = path.clone();
+            let open = move |attempt: u32, id| {
+                let new = if attempt > 0 || again { OpenFlags::empty() } else { OpenFlags::EXCLUDE };
+                session::open(id, &name, OpenFlags::WRITE | OpenFlags::CREATE | new)
+            };
+            let (answer, generation) = self.shared.ask(open)?;
+            let Packet::Handle(handle) = answer else { return Err(io_error(&status_of(answer))) };
+            let file = self.shared.lock().add(artifact, &path, handle.handle, generation);
+            if let Some(file) = file {
+                return Ok(SftpSink::new(self.shared.clone(), file, limit));
+            }
+            again = true;
+        }
+    }
+
+    fn rename(&self, artifact: Artifact) -> io::Result<()> {
+        let new = format!("{}/{}", self.place.path, artifact.name());
+        let found = {
+            let mut pool = self.shared.lock();
+            let mut files = pool.files.iter_mut().enumerate();
+            files.rfind(|(_, entry)| entry.artifact == artifact && entry.path != new).map(|(file, entry)| {
+                entry.next_path = Some(new.clone());
+                (file, entry.path.clone())
+            })
+        };
+        let (file, old) = found.ok_or(io::ErrorKind::NotFound)?;
+        self.shared.sync(file)?;
+        let (oldpath, newpath) = (old, new.clone());
+        let attempts = Arc::new(core::sync::atomic::AtomicU32::new(0));
+        let counted = attempts.clone();
+        let rename = move |attempt, id| {
+            counted.store(attempt, core::sync::atomic::Ordering::Relaxed);
+            Packet::Rename(Rename { id, oldpath: oldpath.clone(), newpath: newpath.clone() })
+        };
+        let (answer, _) = self.shared.ask(rename)?;
+        // After a lost answer it may have been done before: the directory is ours alone.
+        let was_lost = attempts.load(core::sync::atomic::Ordering::Relaxed) > 0;
+        let done = is_ok(&answer) || (was_lost && self.exists(&new)?);
+        if !done {
+            return Err(io_error(&status_of(answer)));
+        }
+        if let Some(entry) = self.shared.lock().files.get_mut(file) {
+            (entry.path, entry.next_path) = (new, None);
+        }
+        Ok(())
+    }
+
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        let path = path.to_owned();
+        let (answer, _) = self.shared.ask(move |_, id| Packet::Stat(Stat { id, path: path.clone() }))?;
+        Ok(matches!(answer, Packet::Attrs(_)))
+    }
+}
+
+impl Target for Ssh {
+    fn location(&self) -> String {
+        let slash = if self.place.path.starts_with('/') { "" } else { "/" };
+        format!("{}{slash}{}", self.url, self.place.path)
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.place.ledger
+    }
+
+    fn room(&self) -> Option<u64> {
+        let free = self.keeps_free.then(|| self.free())?;
+        let free = free.inspect_err(|error| log::warn!("its room is not known: {}", base::log::chain(error)));
+        free.ok().map(|free| free.saturating_sub(SPARE))
+    }
+
+    fn sent(&self) -> Vec<Sent> {
+        let pool = self.shared.lock();
+        let acknowledged = |sent: Sent| {
+            let (bytes, retries) = pool.acknowledged_of(sent.artifact);
+            Sent { bytes, retries, ..sent }
+        };
+        self.digests.sent().into_iter().map(acknowledged).filter(|sent| sent.bytes > 0).collect()
+    }
+
+    fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
+        let limit = if artifact == Artifact::Vmcore { self.room().unwrap_or(u64::MAX) } else { u64::MAX };
+        let sink = self.create_file(artifact, limit);
+        let name = artifact.temporary();
+        let sink = sink.map_err(|source| TargetError::file("creating", name, source))?;
+        Ok(self.digests.follow(artifact, Box::new(sink)))
+    }
+
+    fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
+        let name = artifact.name().to_owned();
+        self.rename(artifact).map_err(|source| TargetError::file("publishing", name, source))?;
+        let path = format!("{}/{}", self.place.path, artifact.name());
+        let mut back = ReadBack::new(&self.shared, &path);
+        self.digests.complete(artifact, |offset, buffer| back.read(offset, buffer));
+        Ok(())
+    }
+
+    fn close(self: Box<Self>) -> Result<(), TargetError> {
+        let Self { shared, runtime, url, .. } = *self;
+        let closed = shared.close(CLOSE);
+        let pool = shared.lock();
+        log::debug!("what was not durable took {} of {} bytes at most", pool.peak(), pool.limit());
+        drop(pool);
+        drop(runtime);
+        closed.map_err(|source| TargetError::file("closing", url, source))
+    }
+}
+
+/// Connects and finds the place of the capture, again and again while there is time.
+async fn reach(
+    login: &Login,
+    path: &str,
+    wait: Duration,
+    capture: Capture<'_>,
+) -> Result<(Session, Place), SshError> {
+    let mut retry = Retry::new(wait);
+    loop {
+        let attempt = async {
+            let mut session = login.connect().await?;
+            let place = Place::make(&mut session, path, capture).await?;
+            Ok((session, place))
+        };
+        let error: SshError = match beating(attempt, capture.heartbeat).await {
+            Ok(reached) => return Ok(reached),
+            Err(error) => error,
+        };
+        match retry.pause(None) {
+            Some(pause) if !error.is_final() => {
+                log::warn!("{}; another attempt follows", base::log::chain(&error));
+                beating(tokio::time::sleep(pause), capture.heartbeat).await;
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Waits for something that has deadlines of its own, with a heartbeat.
+async fn beating<T>(doing: impl Future<Output = T>, heartbeat: impl Fn()) -> T {
+    tokio::pin!(doing);
+    loop {
+        heartbeat();
+        if let Ok(done) = tokio::time::timeout(BEAT, &mut doing).await {
+            return done;
+        }
+    }
+}
+
+/// A quarter of what memory there is, as all buffers get, within [`pool::BYTES`].
+fn pool_bytes() -> usize {
+    let mut memory = MemoryUse::default();
+    memory.look();
+    let quarter = memory.least_available_bytes.unwrap_or(0) / 4;
+    to_usize(quarter.clamp(*pool::BYTES.start(), *pool::BYTES.end()))
+}
+
+/// The hasher's keys are of the kernel's random numbers (getrandom(2)).
+fn random() -> u32 {
+    u32::try_from(RandomState::new().build_hasher().finish() >> 32).unwrap_or(0)
+}

@@ -1,0 +1,255 @@
+//! Finding a block device by what stands on it, without udev: every device in `/sys/class/block` is looked at
+//! until one matches or time is up.
+
+use std::fmt::Write;
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::format::gpt::{self, Partition};
+use crate::format::rawdump;
+use crate::format::superblock::{self, FileSystem};
+use crate::patience;
+use base::addr::to_usize;
+use base::config::DeviceId;
+use base::read_at::read_up_to;
+
+const POLL: Duration = Duration::from_millis(100);
+/// Entries in a table of sectors start at this LBA at the latest that is looked at.
+const MAX_SECTOR: u64 = 4096;
+
+/// A block device that is there.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Node, such as `/dev/vda1`.
+    pub node: PathBuf,
+    /// What its superblock says, if it has one that we know.
+    pub filesystem: Option<FileSystem>,
+    /// UUID by which a raw target is named: of our format, or of the swap area that may give way to it.
+    pub raw_uuid: Option<String>,
+    /// What its partition table says of it, if it is a partition.
+    pub partition: Option<Partition>,
+    /// Whether the device takes no writes.
+    pub read_only: bool,
+    /// Whether it can be read at all: a hung disk never says.
+    pub answers: bool,
+}
+
+/// No device matches. Lists what is there, since a wrong UUID is the usual cause.
+#[derive(Debug, thiserror::Error)]
+#[error("{wanted} did not appear within {seconds} s; there are: {present}")]
+pub struct NotFound {
+    wanted: DeviceId,
+    seconds: u64,
+    present: String,
+}
+
+impl From<NotFound> for vmcore::target::TargetError {
+    fn from(error: NotFound) -> Self {
+        Self::because(error)
+    }
+}
+
+/// Waits up to `wait` for the device that `wanted` names. Calls `heartbeat` while it waits.
+pub fn find(wanted: &DeviceId, wait: Duration, heartbeat: &dyn Fn()) -> Result<Device, NotFound> {
+    let start = Instant::now();
+    let mut said = false;
+    loop {
+        let devices = list();
+        if let Some(device) = devices.iter().find(|device| device.matches(wanted)) {
+            return Ok(device.clone());
+        }
+        if start.elapsed() >= wait {
+            let present = describe(&devices);
+            return Err(NotFound { wanted: wanted.clone(), seconds: wait.as_secs(), present });
+        }
+        if !said {
+            log::info!("waiting up to {} s for {wanted}", wait.as_secs());
+            said = true;
+        }
+        heartbeat();
+        sleep(POLL);
+    }
+}
+
+/// The device of a path, with what stands on it. Of one that does not answer nothing is known but its name.
+#[must_use]
+pub fn inspect(node: &Path) -> Device {
+    inspect_all(&[node.to_owned()]).pop().unwrap_or_else(|| silent(node))
+}
+
+fn inspect_all(nodes: &[PathBuf]) -> Vec<Device> {
+    let found = patience::ask(nodes, look);
+    nodes.iter().zip(found).map(|(node, found)| found.unwrap_or_else(|| silent(node))).collect()
+}
+
+fn silent(node: &Path) -> Device {
+    Device {
+        node: node.to_owned(),
+        filesystem: None,
+        raw_uuid: None,
+        partition: None,
+        read_only: false,
+        answers: false,
+    }
+}
+
+fn look(node: &Path) -> Device {
+    let file = File::open(node);
+    // A leg of a mirror looks like the whole; writing to it alone would make the legs differ.
+    let whole = file.ok().filter(|file| !is_array_member(file));
+    let head = whole.map(|file| read_head(&file, superblock::PROBE_LEN)).unwrap_or_default();
+    let filesystem = superblock::probe(&head);
+    let raw_uuid = rawdump::latest(&head).map(|ours| ours.uuid).or_else(|| superblock::swap(&head));
+    let sysfs = Path::new("/sys/class/block").join(node.file_name().unwrap_or_default());
+    let read_only = fs::read_to_string(sysfs.join("ro")).is_ok_and(|ro| ro.trim() == "1");
+    let partition = partition_of(&sysfs);
+    Device { node: node.to_owned(), filesystem, raw_uuid, partition, read_only, answers: true }
+}
+
+/// Every block device with a size, and what stands on it.
+#[must_use]
+pub fn list() -> Vec<Device> {
+    inspect_all(&nodes())
+}
+
+/// The nodes of every block device with a size, by name.
+#[must_use]
+pub fn nodes() -> Vec<PathBuf> {
+    let entries = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+    names.sort();
+    let present = names.iter().filter(|name| {
+        let size = fs::read_to_string(Path::new("/sys/class/block").join(name).join("size"));
+        size.is_ok_and(|size| size.trim() != "0") && !name.to_string_lossy().starts_with("fd")
+    });
+    present.map(|name| Path::new("/dev").join(name)).collect()
+}
+
+impl Device {
+    /// Whether this is the device that is wanted.
+    #[must_use]
+    pub fn matches(&self, wanted: &DeviceId) -> bool {
+        let fs = self.filesystem.as_ref();
+        let part = self.partition.as_ref();
+        match wanted {
+            DeviceId::Uuid(uuid) => {
+                fs.is_some_and(|fs| fs.uuid == *uuid) || self.raw_uuid.as_ref() == Some(uuid)
+            }
+            DeviceId::Label(label) => fs.is_some_and(|fs| fs.label == *label),
+            DeviceId::PartUuid(uuid) => part.is_some_and(|part| part.uuid == *uuid),
+            DeviceId::PartLabel(label) => part.is_some_and(|part| part.label == *label),
+            DeviceId::Path(path) => self.node == Path::new(path),
+        }
+    }
+}
+
+/// The entry of the partition at `/sys/class/block/NAME` in its disk's table.
+fn partition_of(sysfs: &Path) -> Option<Partition> {
+    let number: u32 = fs::read_to_string(sysfs.join("partition")).ok()?.trim().parse().ok()?;
+    let disk = fs::canonicalize(sysfs).ok()?.parent()?.to_owned();
+    let sector = fs::read_to_string(disk.join("queue/logical_block_size")).ok();
+    let sector =
+        sector.and_then(|text| text.trim().parse().ok()).filter(|size| (512..=MAX_SECTOR).contains(size))?;
+    let file = File::open(Path::new("/dev").join(disk.file_name()?)).ok()?;
+    read_table(&file, sector)?.into_iter().find(|partition| partition.number == number)
+}
+
+fn read_table(file: &File, sector: u64) -> Option<Vec<Partition>> {
+    let head = read_head(file, to_usize(sector.saturating_mul(2)));
+    let (mbr, second) = head.split_at_checked(to_usize(sector))?;
+    let Some(header) = gpt::parse_header(second) else { return Some(gpt::parse_mbr(mbr)) };
+    let mut entries = vec![0; header.entries_len];
+    file.read_exact_at(&mut entries, header.entries_lba.checked_mul(sector)?).ok()?;
+    header.parse_entries(&entries)
+}
+
+/// Whether a device has the metadata of Linux software RAID at its end: versions 0.90 and 1.0, which leave what is in front of them
+/// as it would be without RAID (include/uapi/linux/raid/md_p.h; calc_dev_sboffset(), super_1_load(), drivers/md/md.c).
+fn is_array_member(file: &File) -> bool {
+    let Ok(len) = (&*file).seek(SeekFrom::End(0)) else { return false };
+    let old = (len & !0xffff).checked_sub(64 << 10);
+    let new = len.checked_sub(8 << 10).map(|at| at & !0xfff);
+    let mut magic = [0; 4];
+    [old, new]
+        .into_iter()
+        .flatten()
+        .any(|at| file.read_exact_at(&mut magic, at).is_ok() && magic == superblock::MD_MAGIC)
+}
+
+/// The first `len` bytes, or as many as can be had.
+fn read_head(file: &File, len: usize) -> Vec<u8> {
+    read_up_to(file, 0, len).unwrap_or_default()
+}
+
+fn describe(devices: &[Device]) -> String {
+    let mut text = String::new();
+    for device in devices {
+        let _ = write!(text, "{}{}", if text.is_empty() { "" } else { ", " }, device.node.display());
+        if !device.answers {
+            let _ = write!(text, " (does not answer)");
+        }
+        if let Some(fs) = &device.filesystem {
+            let _ = write!(text, " ({} UUID={} LABEL={})", fs.kind.name(), fs.uuid, fs.label);
+        }
+        if let Some(uuid) = &device.raw_uuid {
+            let _ = write!(text, " (UUID={uuid})");
+        }
+        if let Some(part) = &device.partition {
+            let _ = write!(text, " (PARTUUID={} PARTLABEL={})", part.uuid, part.label);
+        }
+    }
+    if text.is_empty() { "no block devices at all".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_matches_by_each_name() {
+        let device = Device {
+            node: "/dev/vda1".into(),
+            filesystem: Some(FileSystem {
+                kind: base::config::FsType::Ext4,
+                label: "dump".into(),
+                uuid: "ab-1".into(),
+            }),
+            raw_uuid: Some("ef-3".into()),
+            partition: Some(Partition { number: 1, uuid: "cd-2".into(), label: "crash".into() }),
+            read_only: false,
+            answers: true,
+        };
+        for text in ["UUID=AB-1", "UUID=EF-3", "LABEL=dump", "PARTUUID=CD-2", "PARTLABEL=crash", "/dev/vda1"]
+        {
+            assert!(device.matches(&text.parse().unwrap()), "{text}");
+        }
+        for text in ["UUID=ab-2", "LABEL=Dump", "PARTUUID=ab-1", "PARTLABEL=dump", "/dev/vda"] {
+            assert!(!device.matches(&text.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_leg_of_a_mirror_is_no_device() {
+        let len: u64 = (9 << 20) + 12_345;
+        for at in [None, Some((len & !0xffff) - (64 << 10)), Some((len - (8 << 10)) & !0xfff)] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.set_len(len).unwrap();
+            if let Some(at) = at {
+                file.write_all_at(&0xa92b_4efc_u32.to_le_bytes(), at).unwrap();
+            }
+            assert_eq!(is_array_member(&file), at.is_some(), "{at:?}");
+            let _ = file.rewind();
+        }
+    }
+
+    #[test]
+    fn a_missing_device_lists_what_is_there() {
+        let wanted = "UUID=no-such".parse().unwrap();
+        let error = find(&wanted, Duration::ZERO, &|| ()).unwrap_err().to_string();
+        assert!(error.starts_with("UUID=no-such did not appear within 0 s; there are: "), "{error}");
+    }
+}

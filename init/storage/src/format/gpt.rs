@@ -1,0 +1,164 @@
+//! GPT and MBR partition tables: the PARTUUID and PARTLABEL of each partition.
+//!
+//! The kernel makes the partition devices; it tells their labels (`PARTNAME` in uevent) but, before 6.11, not
+//! their UUIDs, so the table is read here. CRCs are checked: a stale table must not name a wrong device.
+
+use base::addr::to_usize;
+use base::fields::{Fields, Uuid};
+
+/// Largest entry array that is read; the specification's minimum is 16 KiB.
+pub const MAX_ENTRIES_LEN: usize = 1 << 20;
+/// Bytes of the header that are covered by its checksum in every known version.
+const HEADER_LEN: usize = 92;
+const HEADER_CRC: usize = 16;
+
+/// A partition's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Partition number as in the device name, from 1.
+    pub number: u32,
+    /// `PARTUUID`: lower case; `<disk id>-<number>` on an MBR disk, as the kernel writes it.
+    pub uuid: String,
+    /// `PARTLABEL`; empty on an MBR disk.
+    pub label: String,
+}
+
+/// Where a GPT's entries lie and what their checksum is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GptHeader {
+    /// First sector of the entry array.
+    pub entries_lba: u64,
+    /// Bytes of one entry.
+    pub entry_len: usize,
+    /// Bytes of the entry array.
+    pub entries_len: usize,
+    entries_crc: u32,
+}
+
+/// Decodes the sector that holds a GPT header (LBA 1), if it is one and its checksum holds.
+#[must_use]
+pub fn parse_header(sector: &[u8]) -> Option<GptHeader> {
+    let f = Fields(sector); // UEFI 2.10, table 5.5
+    f.bytes(0, 8).filter(|signature| signature == b"EFI PART")?;
+    let header_len = to_usize(u64::from(f.u32(12)?));
+    (header_len >= HEADER_LEN).then_some(())?;
+    let mut copy = f.bytes(0, header_len)?.to_vec();
+    copy.get_mut(HEADER_CRC..HEADER_CRC + 4)?.fill(0);
+    (crc32fast::hash(&copy) == f.u32(HEADER_CRC)?).then_some(())?;
+    let entry_len = to_usize(u64::from(f.u32(84)?));
+    let entries_len = entry_len.checked_mul(to_usize(u64::from(f.u32(80)?)))?;
+    let sane = entry_len >= 128 && entries_len <= MAX_ENTRIES_LEN;
+    sane.then_some(GptHeader { entries_lba: f.u64(72)?, entry_len, entries_len, entries_crc: f.u32(88)? })
+}
+
+impl GptHeader {
+    /// The partitions in the entry array, if its checksum holds.
+    #[must_use]
+    pub fn parse_entries(&self, entries: &[u8]) -> Option<Vec<Partition>> {
+        let entries = entries.get(..self.entries_len)?;
+        (crc32fast::hash(entries) == self.entries_crc).then_some(())?;
+        let partitions = entries.chunks_exact(self.entry_len).zip(1_u32..);
+        Some(partitions.filter_map(|(entry, number)| parse_entry(entry, number)).collect())
+    }
+}
+
+fn parse_entry(entry: &[u8], number: u32) -> Option<Partition> {
+    let f = Fields(entry); // UEFI 2.10, table 5.6
+    let used = f.bytes(0, 16)?.iter().any(|&b| b != 0);
+    used.then_some(())?;
+    let units = f.bytes(56, 72)?.chunks_exact(2).filter_map(|pair| Fields(pair).u16(0));
+    let name: Vec<u16> = units.take_while(|&unit| unit != 0).collect();
+    Some(Partition { number, uuid: guid(f.bytes(16, 16)?)?, label: String::from_utf16_lossy(&name) })
+}
+
+/// A GUID's text: a UUID whose first three fields are little-endian.
+fn guid(bytes: &[u8]) -> Option<String> {
+    let mut bytes = *bytes.first_chunk::<16>()?;
+    let (fields, _) = bytes.split_at_mut(8);
+    let (first, rest) = fields.split_at_mut(4);
+    let (second, third) = rest.split_at_mut(2);
+    [first, second, third].into_iter().for_each(<[u8]>::reverse);
+    Some(Uuid(&bytes).to_string())
+}
+
+/// The four primary partitions of an MBR (sector 0); empty for a protective MBR or none.
+#[must_use]
+pub fn parse_mbr(sector: &[u8]) -> Vec<Partition> {
+    let f = Fields(sector);
+    let (Some(0xaa55), Some(disk)) = (f.u16(510), f.u32(440)) else { return Vec::new() };
+    let kind = |index: usize| f.u8(450_usize.saturating_add(index.saturating_mul(16))).unwrap_or(0);
+    if disk == 0 || (0..4).any(|index| kind(index) == 0xee) {
+        return Vec::new();
+    }
+    (0..4)
+        .zip(1_u32..)
+        .filter(|(index, _)| kind(*index) != 0)
+        .map(|(_, number)| Partition {
+            number,
+            uuid: format!("{disk:08x}-{number:02x}"),
+            label: String::new(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> (Vec<u8>, Vec<u8>) {
+        let mut entries = vec![0_u8; 128 * 4];
+        let second = &mut entries[128..256];
+        second[..16].fill(7);
+        second[16..32].copy_from_slice(&[
+            0xa1, 0xa2, 0xa3, 0xa4, 0xb1, 0xb2, 0xc1, 0xc2, 0xd1, 0xd2, 0xe1, 0xe2, 0xe3, 0xe4, 0xe5, 0xe6,
+        ]);
+        for (index, unit) in "dump-ä".encode_utf16().enumerate() {
+            second[56 + 2 * index..58 + 2 * index].copy_from_slice(&unit.to_le_bytes());
+        }
+        let mut header = vec![0_u8; 512];
+        header[..8].copy_from_slice(b"EFI PART");
+        header[12] = 92;
+        header[72] = 2;
+        header[80] = 4;
+        header[84] = 128;
+        header[88..92].copy_from_slice(&crc32fast::hash(&entries).to_le_bytes());
+        let crc = crc32fast::hash(&header[..92]);
+        header[16..20].copy_from_slice(&crc.to_le_bytes());
+        (header, entries)
+    }
+
+    #[test]
+    fn reads_a_gpt() {
+        let (header, entries) = table();
+        let parsed = parse_header(&header).unwrap();
+        assert_eq!((parsed.entries_lba, parsed.entries_len), (2, 512));
+        let expected = Partition {
+            number: 2,
+            uuid: "a4a3a2a1-b2b1-c2c1-d1d2-e1e2e3e4e5e6".into(),
+            label: "dump-ä".into(),
+        };
+        assert_eq!(parsed.parse_entries(&entries), Some(vec![expected]));
+    }
+
+    #[test]
+    fn refuses_what_its_checksum_does_not_cover() {
+        let (mut header, mut entries) = table();
+        let parsed = parse_header(&header).unwrap();
+        entries[200] ^= 1;
+        assert_eq!(parsed.parse_entries(&entries), None);
+        header[80] ^= 1;
+        assert_eq!(parse_header(&header), None);
+    }
+
+    #[test]
+    fn reads_an_mbr_but_not_a_protective_one() {
+        let mut sector = vec![0_u8; 512];
+        sector[440..444].copy_from_slice(&0x1234_abcd_u32.to_le_bytes());
+        sector[510..].copy_from_slice(&[0x55, 0xaa]);
+        sector[450 + 16] = 0x83;
+        let expected = Partition { number: 2, uuid: "1234abcd-02".into(), label: String::new() };
+        assert_eq!(parse_mbr(&sector), vec![expected]);
+        sector[450] = 0xee;
+        assert_eq!(parse_mbr(&sector), vec![]);
+    }
+}

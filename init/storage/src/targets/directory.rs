@@ -1,0 +1,234 @@
+//! A capture's directory: made by descriptor, never through a link, readable for root only.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::statvfs::fstatvfs;
+use nix::unistd::fsync;
+
+use crate::targets::captures;
+use crate::targets::file::FileSink;
+use vmcore::target::{Artifact, Ledger, TargetError};
+
+/// Directories with the same name that are tried with `-2`, `-3` … behind it.
+const MAX_TRIES: u32 = 1000;
+
+/// The directory that holds one capture's files.
+#[derive(Debug)]
+pub struct Directory {
+    /// The directory of all captures, and its place below the root.
+    parent: OwnedFd,
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Directory {
+    /// Makes `path` under `root` where it is missing, and in it a new directory called `name`, mode 0700.
+    /// Links on the way are followed, but as if `root` were `/`.
+    pub fn create(root: &Path, path: &str, name: &str) -> Result<Self, TargetError> {
+        Self::create_in(open_parent(root, path)?, path, name)
+    }
+
+    /// The same for a capture on a target: `count` takes it into the books before there is anything of it, and the directory is
+    /// marked as one that may go when there are too many.
+    pub fn create_counted(
+        root: &Path,
+        path: &str,
+        name: &str,
+        count: impl FnOnce(&mut Ledger),
+    ) -> Result<(Self, Ledger), TargetError> {
+        let parent = open_parent(root, path)?;
+        let mut ledger = captures::read_ledger(&parent, &proc_path(&parent));
+        count(&mut ledger);
+        if let Err(error) = captures::write_ledger(&parent, &ledger) {
+            // A full disk, most likely: the log may still fit.
+            log::warn!("{path}: the ledger is not written: {error}");
+        }
+        let made = Self::create_in(parent, path, name)?;
+        if let Err(error) = captures::mark(&made.fd, ledger.sequence) {
+            log::warn!("{}: not marked as ours: {error}", made.path.display());
+        }
+        Ok((made, ledger))
+    }
+
+    fn create_in(parent: OwnedFd, path: &str, name: &str) -> Result<Self, TargetError> {
+        for turn in 1..=MAX_TRIES {
+            let name = if turn == 1 { name.to_owned() } else { format!("{name}-{turn}") };
+            let full = Path::new(path).join(&name);
+            match mkdirat(&parent, name.as_str(), Mode::S_IRWXU) {
+                Ok(()) => {
+                    let fd = openat(&parent, name.as_str(), dir_flags() | OFlag::O_NOFOLLOW, Mode::empty())
+                        .and_then(|fd| fsync(&parent).map(|()| fd));
+                    let fd = fd.map_err(|errno| failed(&full)(errno.into()))?;
+                    return Ok(Self { parent, fd, path: full });
+                }
+                Err(Errno::EEXIST) => (),
+                Err(errno) => return Err(failed(&full)(errno.into())),
+            }
+        }
+        Err(failed(&Path::new(path).join(name))(Errno::EEXIST.into()))
+    }
+
+    /// Path on the target's file system.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes captures beyond the `keep` newest complete ones. This one is number `sequence`, and safe.
+    pub fn retire(&self, keep: u32, sequence: u64, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
+        let retired = captures::retire(&self.parent, &proc_path(&self.parent), keep, sequence, heartbeat);
+        retired.map_err(failed(self.path.parent().unwrap_or(&self.path)))
+    }
+
+    /// Bytes that may still be written in the file system, without what it keeps back for root.
+    pub fn free(&self) -> Result<u64, TargetError> {
+        let space = fstatvfs(&self.fd).map_err(|errno| failed(&self.path)(errno.into()))?;
+        Ok(space.blocks_available().saturating_mul(space.fragment_size()))
+    }
+
+    /// Makes the file of an artifact under its temporary name, mode 0600. What would lie behind byte `limit` does not fit.
+    pub fn create_file(&self, artifact: Artifact, limit: u64) -> Result<FileSink, TargetError> {
+        let name = artifact.temporary();
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let fd = fd.map_err(|errno| TargetError::file("creating", name, errno.into()))?;
+        Ok(FileSink::new(File::from(fd)).limited(limit))
+    }
+
+    /// Opens the file of a published artifact, to be read.
+    pub fn open_file(&self, artifact: Artifact) -> nix::Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&self.fd, artifact.name(), flags, Mode::empty()).map(File::from)
+    }
+
+    /// Gives an artifact its final name and makes that durable.
+    pub fn publish(&self, artifact: Artifact) -> Result<(), TargetError> {
+        let renamed =
+            renameat(self.fd.as_fd(), artifact.temporary().as_str(), self.fd.as_fd(), artifact.name());
+        renamed
+            .and_then(|()| fsync(&self.fd))
+            .map_err(|errno| TargetError::file("publishing", artifact.name(), errno.into()))
+    }
+}
+
+/// A way to list a directory that is open, whatever has become of its name.
+fn proc_path(fd: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
+}
+
+fn dir_flags() -> OFlag {
+    OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
+}
+
+pub(super) fn open_parent(root: &Path, path: &str) -> Result<OwnedFd, TargetError> {
+    let root_fd = File::open(root).map(OwnedFd::from).map_err(failed(root))?;
+    make_path(&root_fd, path)
+}
+
+/// Opens `path` below `root`, making what is missing.
+fn make_path(root: &OwnedFd, path: &str) -> Result<OwnedFd, TargetError> {
+    let mut so_far = PathBuf::from(".");
+    let mut current = root.try_clone().map_err(failed(Path::new(path)))?;
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        so_far.push(part);
+        let open = || {
+            let how = OpenHow::new().flags(dir_flags()).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+            openat2(root, &so_far, how)
+        };
+        let opened = open().or_else(|errno| {
+            if errno != Errno::ENOENT {
+                return Err(errno);
+            }
+            mkdirat(&current, part, Mode::S_IRWXU)?;
+            fsync(&current)?;
+            open()
+        });
+        current = opened.map_err(|errno| failed(Path::new(path))(errno.into()))?;
+    }
+    Ok(current)
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> TargetError + '_ {
+    move |source| TargetError::directory(path.display(), source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use vmcore::sink::Sink;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn files_appear_under_their_name_only_when_published() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Directory::create(root.path(), "/var/crash", "x").unwrap();
+        let at = root.path().join("var/crash/x");
+        assert_eq!((mode(&at), mode(&root.path().join("var"))), (0o700, 0o700));
+        let mut sink = dir.create_file(Artifact::Vmcore, u64::MAX).unwrap();
+        sink.reserve(4096).unwrap();
+        sink.write_at(5, b"hello").unwrap();
+        sink.sync().unwrap();
+        assert!(!at.join("vmcore").exists());
+        assert_eq!(mode(&at.join("vmcore-incomplete")), 0o600);
+        assert!(dir.create_file(Artifact::Vmcore, u64::MAX).is_err(), "an existing file is never opened");
+        dir.publish(Artifact::Vmcore).unwrap();
+        assert_eq!(&fs::read(at.join("vmcore")).unwrap()[..10], b"\0\0\0\0\0hello");
+        assert!(!at.join("vmcore-incomplete").exists());
+    }
+
+    #[test]
+    fn a_name_in_use_gets_a_number() {
+        let root = tempfile::tempdir().unwrap();
+        for expected in ["/c/x", "/c/x-2", "/c/x-3"] {
+            let made = Directory::create(root.path(), "/c", "x").unwrap();
+            assert_eq!(made.path(), Path::new(expected));
+        }
+    }
+
+    #[test]
+    fn links_do_not_leave_the_target() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        symlink(outside.path(), root.path().join("crash")).unwrap();
+        let _ = Directory::create(root.path(), "/crash", "x");
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+        fs::create_dir(root.path().join("real")).unwrap();
+        symlink("/real", root.path().join("inside")).unwrap();
+        Directory::create(root.path(), "/inside", "x").unwrap();
+        assert!(root.path().join("real/x").is_dir());
+    }
+
+    #[test]
+    fn captures_are_counted_on_the_target_and_the_oldest_leave() {
+        let root = tempfile::tempdir().unwrap();
+        let limit = base::config::CrashLoop { crashes: 2, within: 10 };
+        for turn in 1..=4_u64 {
+            let name = format!("capture-{turn}");
+            let count = |ledger: &mut Ledger| ledger.count(&name, turn, limit);
+            let (dir, ledger) = Directory::create_counted(root.path(), "/c", &name, count).unwrap();
+            assert_eq!((ledger.sequence, ledger.looping), (turn, turn > 2));
+            let mut sink = dir.create_file(Artifact::Vmcore, 5).unwrap();
+            sink.write_at(0, b"hello").unwrap();
+            let error = sink.write_at(5, b"!").unwrap_err();
+            assert!(error.is_full(), "{error:?}");
+            drop(sink);
+            dir.publish(Artifact::Vmcore).unwrap();
+            dir.retire(2, ledger.sequence, &|| ()).unwrap();
+        }
+        let mut names: Vec<_> =
+            fs::read_dir(root.path().join("c")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".afterimage-ledger", "capture-3", "capture-4"]);
+    }
+}

@@ -1,0 +1,310 @@
+//! The kernel log, out of the printk ring buffer of Linux 5.10 and later (kernel/printk/printk_ringbuffer.h).
+//!
+//! The ring is read as it lies: a record that is being written, was overwritten or is damaged is skipped and
+//! counted, and the next one is tried. Only sizes that the format allows bound the loops.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::kernel::{Kernel, KernelError};
+use base::addr::{VirtAddr, to_u64, to_usize};
+use base::fields::Fields;
+
+/// Flag bits at the top of `prb_desc.state_var`; the rest is the record's id.
+const STATE_SHIFT: u32 = 62;
+const ID_MASK: u64 = (1 << STATE_SHIFT) - 1;
+const COMMITTED: u64 = 1;
+const FINALIZED: u64 = 2;
+/// The largest `log_buf_len` is 2 GiB (LOG_BUF_LEN_MAX); one descriptor per 32 bytes of it.
+const MAX_SIZE_BITS: u32 = 31;
+const MAX_COUNT_BITS: u32 = 26;
+/// `printk_info.caller_id` of an interrupt (printk_caller_id(), kernel/printk/printk.c).
+const CALLER_IS_CPU: u32 = 0x8000_0000;
+/// `FAILED_LPOS`: the text of the record was lost when it was printed.
+const FAILED_LPOS: u64 = 1;
+/// Descriptors without a readable record that are passed over: a ring of 32 MiB of text has no more. Memory that
+/// claims the largest ring would otherwise cost minutes in which nothing is saved.
+const MAX_MISSES: u64 = 1 << 20;
+/// `prb_data_block.id` stands before the text.
+const BLOCK_ID_LEN: u64 = 8;
+
+/// Why the log could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum DmesgError {
+    /// The ring buffer was not found, or its head makes no sense.
+    #[error("finding the printk ring buffer")]
+    Ring(#[from] KernelError),
+    /// The text could not be written.
+    #[error("writing the kernel log")]
+    Write(#[source] io::Error),
+}
+
+/// How much of the log was there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DmesgStats {
+    /// Records written.
+    pub records: u64,
+    /// Records that could not be read although the ring says they are there.
+    pub damaged: u64,
+}
+
+/// Writes the log as text: a line per line of each record, with its time stamp and, where the kernel tells it, who
+/// printed it (`T` and a thread id, or `C` and a CPU in interrupt context), as makedumpfile prints them. Every byte
+/// that is not printable ASCII becomes `\xNN`: the old kernel's users choose the text.
+pub fn write(kernel: &Kernel<'_>, out: &mut dyn Write) -> Result<DmesgStats, DmesgError> {
+    Ring::discover(kernel)?.write(out)
+}
+
+/// What `struct printk_info` tells of a record.
+#[derive(Clone, Copy, Debug)]
+struct RecordInfo {
+    /// Time stamp, nanoseconds since boot.
+    ts_nsec: u64,
+    /// Thread id, or CPU number with [`CALLER_IS_CPU`].
+    caller: Option<u32>,
+}
+
+/// One line per line of text; continuation lines are indented to the text, as makedumpfile prints them.
+fn write_record(info: RecordInfo, text: &[u8], out: &mut dyn Write) -> io::Result<()> {
+    let seconds = info.ts_nsec / 1_000_000_000;
+    let micros = info.ts_nsec / 1000 % 1_000_000;
+    let caller = info.caller.map_or_else(String::new, |id| {
+        let kind = if id & CALLER_IS_CPU == 0 { 'T' } else { 'C' };
+        format!("[{:>8}] ", format!("{kind}{}", id & !CALLER_IS_CPU))
+    });
+    let prefix = format!("[{seconds:5}.{micros:06}] {caller}");
+    let mut line = Vec::with_capacity(text.len().saturating_add(prefix.len()).saturating_add(1));
+    line.extend_from_slice(prefix.as_bytes());
+    for &byte in text {
+        match byte {
+            b'\n' => {
+                line.push(b'\n');
+                line.resize(line.len().saturating_add(prefix.len()), b' ');
+            }
+            b'\t' | b' '..=b'~' => line.push(byte),
+            other => line.extend_from_slice(format!("\\x{other:02x}").as_bytes()),
+        }
+    }
+    line.push(b'\n');
+    out.write_all(&line)
+}
+
+/// `struct printk_ringbuffer`, with the layout that VMCOREINFO gives.
+#[derive(Debug)]
+pub struct Ring<'a, 'm> {
+    kernel: &'a Kernel<'m>,
+    count_bits: u32,
+    descs: VirtAddr,
+    infos: VirtAddr,
+    tail_id: u64,
+    head_id: u64,
+    size_bits: u32,
+    data: VirtAddr,
+    desc: DescLayout,
+    info: InfoLayout,
+}
+
+/// `struct prb_desc`.
+#[derive(Debug)]
+struct DescLayout {
+    size: usize,
+    state: usize,
+    begin: usize,
+    next: usize,
+}
+
+/// `struct printk_info`.
+#[derive(Debug)]
+struct InfoLayout {
+    size: usize,
+    ts_nsec: usize,
+    text_len: usize,
+    caller_id: Option<usize>,
+}
+
+impl<'a, 'm> Ring<'a, 'm> {
+    /// Finds the ring buffer of a kernel.
+    pub fn discover(kernel: &'a Kernel<'m>) -> Result<Self, KernelError> {
+        let what = "the printk ring buffer";
+        let prb = VirtAddr(kernel.read_u64(kernel.symbol("prb")?, "prb")?);
+        let at = |base: VirtAddr, names: &[&str]| {
+            let mut addr = base;
+            for name in names {
+                addr = addr
+                    .checked_add(kernel.offset(name)?)
+                    .ok_or(KernelError::Absurd { what, value: base.0 })?;
+            }
+            Ok::<_, KernelError>(addr)
+        };
+        let member = |name: &str| kernel.offset(name).map(to_usize);
+        let (desc_ring, data_ring) = ("printk_ringbuffer.desc_ring", "printk_ringbuffer.text_data_ring");
+        let counter = "atomic_long_t.counter";
+        let state = member("prb_desc.state_var")?.saturating_add(member(counter)?);
+        let lpos = member("prb_desc.text_blk_lpos")?;
+        let ring = Self {
+            kernel,
+            count_bits: kernel.read_u32(at(prb, &[desc_ring, "prb_desc_ring.count_bits"])?, what)?,
+            descs: VirtAddr(kernel.read_u64(at(prb, &[desc_ring, "prb_desc_ring.descs"])?, what)?),
+            infos: VirtAddr(kernel.read_u64(at(prb, &[desc_ring, "prb_desc_ring.infos"])?, what)?),
+            head_id: kernel.read_u64(at(prb, &[desc_ring, "prb_desc_ring.head_id", counter])?, what)?
+                & ID_MASK,
+            tail_id: kernel.read_u64(at(prb, &[desc_ring, "prb_desc_ring.tail_id", counter])?, what)?
+                & ID_MASK,
+            size_bits: kernel.read_u32(at(prb, &[data_ring, "prb_data_ring.size_bits"])?, what)?,
+            data: VirtAddr(kernel.read_u64(at(prb, &[data_ring, "prb_data_ring.data"])?, what)?),
+            desc: DescLayout {
+                size: to_usize(kernel.size("prb_desc")?),
+                state,
+                begin: lpos.saturating_add(member("prb_data_blk_lpos.begin")?),
+                next: lpos.saturating_add(member("prb_data_blk_lpos.next")?),
+            },
+            info: InfoLayout {
+                size: to_usize(kernel.size("printk_info")?),
+                ts_nsec: member("printk_info.ts_nsec")?,
+                text_len: member("printk_info.text_len")?,
+                caller_id: member("printk_info.caller_id").ok(),
+            },
+        };
+        for (what, value, limit) in [
+            ("prb_desc_ring.count_bits", ring.count_bits, MAX_COUNT_BITS),
+            ("prb_data_ring.size_bits", ring.size_bits, MAX_SIZE_BITS),
+        ] {
+            if value == 0 || value > limit {
+                return Err(KernelError::Absurd { what, value: u64::from(value) });
+            }
+        }
+        Ok(ring)
+    }
+
+    /// Where the ring lies: start and bytes of its descriptors, infos and texts.
+    #[must_use]
+    pub fn places(&self) -> [(VirtAddr, u64); 3] {
+        let of = |size: usize| self.count().saturating_mul(to_u64(size));
+        [(self.descs, of(self.desc.size)), (self.infos, of(self.info.size)), (self.data, self.text_size())]
+    }
+
+    /// Writes the records as text, the oldest first; see [`write()`].
+    pub fn write(&self, out: &mut dyn Write) -> Result<DmesgStats, DmesgError> {
+        let mut stats = DmesgStats::default();
+        let mut text = Vec::new();
+        let mut misses = 0_u64;
+        let mut room = self.text_size(); // records do not share text; damaged ones that do must not fill the target
+        for id in self.ids() {
+            match self.record(id, &mut text) {
+                Ok(Some(info)) if to_u64(text.len()) <= room => {
+                    write_record(info, &text, out).map_err(DmesgError::Write)?;
+                    stats.records = stats.records.saturating_add(1);
+                    room = room.saturating_sub(to_u64(text.len()));
+                    continue;
+                }
+                Ok(None) => (),
+                Ok(Some(_)) => stats.damaged = stats.damaged.saturating_add(1),
+                Err(error) => {
+                    log::debug!("log record {id:#x}: {error}");
+                    stats.damaged = stats.damaged.saturating_add(1);
+                }
+            }
+            misses = misses.saturating_add(1);
+            if misses > MAX_MISSES {
+                log::warn!("log ring: {MAX_MISSES} descriptors without a record, giving up at {id:#x}");
+                break;
+            }
+        }
+        Ok(stats)
+    }
+
+    fn count(&self) -> u64 {
+        1_u64.wrapping_shl(self.count_bits)
+    }
+
+    /// Bytes of the text ring.
+    fn text_size(&self) -> u64 {
+        1_u64.wrapping_shl(self.size_bits)
+    }
+
+    /// The ids from the oldest record to the newest, at most one per descriptor. A tail that does not fit the
+    /// head is not believed: then every descriptor before the head is tried.
+    fn ids(&self) -> impl Iterator<Item = u64> + use<> {
+        let span = self.head_id.wrapping_sub(self.tail_id) & ID_MASK;
+        let (first, number) = if span < self.count() {
+            (self.tail_id, span.saturating_add(1))
+        } else {
+            log::warn!("log ring: tail {:#x} does not fit head {:#x}", self.tail_id, self.head_id);
+            (self.head_id.wrapping_sub(self.count()).wrapping_add(1), self.count())
+        };
+        (0..number).map(move |step| first.wrapping_add(step) & ID_MASK)
+    }
+
+    /// Reads record `id` into `text`; `None` for one that holds no text or has not been written to its end.
+    fn record(&self, id: u64, text: &mut Vec<u8>) -> Result<Option<RecordInfo>, KernelError> {
+        let index = id & self.count().wrapping_sub(1);
+        let desc = self.element(self.descs, index, self.desc.size, "prb_desc")?;
+        let field =
+            |offset| Fields(&desc).u64(offset).ok_or(KernelError::Absurd { what: "prb_desc", value: index });
+        let state_var = field(self.desc.state)?;
+        let state = state_var.wrapping_shr(STATE_SHIFT);
+        if state_var & ID_MASK != id || !matches!(state, COMMITTED | FINALIZED) {
+            return Ok(None);
+        }
+        let (begin, next) = (field(self.desc.begin)?, field(self.desc.next)?);
+        let info = self.element(self.infos, index, self.info.size, "printk_info")?;
+        let info = Fields(&info);
+        let absurd = KernelError::Absurd { what: "printk_info", value: index };
+        let (Some(ts_nsec), Some(text_len)) = (info.u64(self.info.ts_nsec), info.u16(self.info.text_len))
+        else {
+            return Err(absurd);
+        };
+        text.clear();
+        // Bit 0 marks a record without a data block; if it is not lost, it is an empty line (EMPTY_LINE_LPOS).
+        let has_block = begin & 1 == 0 && next & 1 == 0;
+        if has_block {
+            self.read_block(begin, next, usize::from(text_len), text)?;
+        } else if begin == FAILED_LPOS {
+            return Ok(None);
+        }
+        Ok(Some(RecordInfo { ts_nsec, caller: self.info.caller_id.and_then(|offset| info.u32(offset)) }))
+    }
+
+    /// The text of the data block from `begin` to `next`, which wraps as a whole to the ring's start.
+    fn read_block(
+        &self,
+        begin: u64,
+        next: u64,
+        text_len: usize,
+        text: &mut Vec<u8>,
+    ) -> Result<(), KernelError> {
+        let size = self.text_size();
+        let mask = size.wrapping_sub(1);
+        let same_turn = begin.wrapping_shr(self.size_bits) == next.wrapping_shr(self.size_bits);
+        let (from, to) = match (begin & mask, next & mask) {
+            (from, 0) if !same_turn => (from, size), // ends exactly at the ring's end
+            (from, to) if same_turn => (from, to),
+            (_, to) => (0, to),
+        };
+        let what = "a log text block";
+        let room = to.checked_sub(from).and_then(|len| len.checked_sub(BLOCK_ID_LEN));
+        let room = room.ok_or(KernelError::Absurd { what, value: begin })?;
+        let offset = from.saturating_add(BLOCK_ID_LEN);
+        let addr = self.data.checked_add(offset).ok_or(KernelError::Absurd { what, value: self.data.0 })?;
+        text.resize(text_len.min(to_usize(room)), 0);
+        self.kernel.read(addr, text, what)
+    }
+
+    fn element(
+        &self,
+        base: VirtAddr,
+        index: u64,
+        size: usize,
+        what: &'static str,
+    ) -> Result<Vec<u8>, KernelError> {
+        let offset = index.checked_mul(to_u64(size));
+        let addr = offset.and_then(|offset| base.checked_add(offset));
+        let mut bytes = vec![0; size];
+        self.kernel.read(addr.ok_or(KernelError::Absurd { what, value: base.0 })?, &mut bytes, what)?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! The bytes of a dump, whether its file holds them in order or flattened.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use crate::format::flattened;
+use crate::source::flattened::{Flattened, FlattenedOpenError};
+use base::addr::to_usize;
+use base::read_at::{ReadAt, read_up_to};
+
+/// A file that holds a dump.
+#[derive(Debug)]
+pub(super) enum DumpFile {
+    /// As it is.
+    Plain {
+        /// The file.
+        file: File,
+        /// Its length.
+        len: u64,
+    },
+    /// In pieces.
+    Flattened(Flattened),
+}
+
+impl DumpFile {
+    /// Opens a file as what its first bytes say.
+    pub(super) fn open(path: &Path) -> Result<Self, FlattenedOpenError> {
+        let file = File::open(path)?;
+        if flattened::has_signature(&read_up_to(&file, 0, flattened::RECORD_LEN)?) {
+            return Flattened::open(file).map(Self::Flattened);
+        }
+        let len = file.metadata()?.len();
+        Ok(Self::Plain { file, len })
+    }
+
+    /// Length of the dump.
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Self::Plain { len, .. } => *len,
+            Self::Flattened(pieces) => pieces.len(),
+        }
+    }
+
+    /// Bytes of the dump that the file has: less than its length if it is flattened with holes. Bounds what one can
+    /// afford to do for each byte that a header promises.
+    pub(super) fn stored(&self) -> u64 {
+        match self {
+            Self::Plain { len, .. } => *len,
+            Self::Flattened(pieces) => pieces.stored(),
+        }
+    }
+
+    /// The flattened file, if it is one.
+    pub(super) fn flattened(&self) -> Option<&Flattened> {
+        match self {
+            Self::Plain { .. } => None,
+            Self::Flattened(pieces) => Some(pieces),
+        }
+    }
+
+    /// Up to `most` of the bytes that a header promises at `offset`.
+    pub(super) fn promised(&self, (offset, len): (u64, u64), most: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; to_usize(len).min(most)];
+        self.read_whole(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+}
+
+impl ReadAt for DumpFile {
+    fn read_some(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Self::Plain { file, .. } => file.read_some(out, offset),
+            Self::Flattened(pieces) => pieces.read_some(out, offset),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Where a dump goes. A target makes artifacts under a temporary name and publishes them by rename, so that a
+//! name without `-incomplete` always means a whole file.
+
+mod error;
+pub mod ledger;
+pub mod name;
+
+use std::path::PathBuf;
+
+use base::config;
+use base::facts::{Remote, Stack};
+
+pub use crate::report::Sent;
+use crate::sink::Sink;
+
+pub use error::TargetError;
+pub use ledger::Ledger;
+
+/// What a capture saves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Artifact {
+    /// The kernel log, saved first.
+    Dmesg,
+    /// What live collectors found before a planned switch: a tar.
+    Live,
+    /// Registers and VMCOREINFO, where there is no dump: an ELF core without memory.
+    Notes,
+    /// The dump.
+    Vmcore,
+    /// What became of it all.
+    Result,
+}
+
+impl Artifact {
+    /// File name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dmesg => "dmesg.txt",
+            Self::Live => "live.tar",
+            Self::Notes => "notes.elf",
+            Self::Vmcore => "vmcore",
+            Self::Result => "result.json",
+        }
+    }
+
+    /// File name until it is whole.
+    #[must_use]
+    pub fn temporary(self) -> String {
+        format!("{}-incomplete", self.name())
+    }
+}
+
+/// The capture that wants a target.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "it holds a closure")]
+pub struct Capture<'a> {
+    /// Index of the target in the configuration.
+    pub index: usize,
+    /// Its name: time, host and boot, see [`name::directory`]. The same for every attempt at it.
+    pub name: &'a str,
+    /// The host's name, as far as it is safe as that of a directory: collectors keep the captures of each host apart.
+    pub host: &'a str,
+    /// When the production kernel crashed, seconds since 1970.
+    pub time: u64,
+    /// When crashes are a loop.
+    pub crash_loop: config::CrashLoop,
+    /// What the loader found between targets and disks.
+    pub stacks: &'a [Stack],
+    /// What the loader found out about targets on the network.
+    pub remotes: &'a [Remote],
+    /// Called while a device is waited for.
+    pub heartbeat: &'a dyn Fn(),
+}
+
+/// A place that holds the artifacts of one capture.
+pub trait Target {
+    /// Where that is, for people: device and directory.
+    fn location(&self) -> String;
+
+    /// Where its artifacts are files while the target is open, for hooks; `None` where they are not.
+    fn directory(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// What the place remembers of captures, this one included; durable since the target was opened.
+    fn ledger(&self) -> &Ledger;
+
+    /// Bytes that artifacts may still take; `None` if that is not known.
+    fn room(&self) -> Option<u64>;
+
+    /// Whether its artifacts are streams: then a dump is made in the flattened format, and is expected beforehand.
+    fn is_stream(&self) -> bool {
+        false
+    }
+
+    /// Says about how many bytes the dump will have, before it is created.
+    fn expect(&mut self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// What was sent over the network and acknowledged, by artifact.
+    fn sent(&self) -> Vec<Sent> {
+        Vec::new()
+    }
+
+    /// What was wrong on the way there and did not matter, such as the clock.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Starts an artifact under its temporary name.
+    fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError>;
+
+    /// Gives a finished artifact, whose sink has been synced and dropped, its final name, durably.
+    fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError>;
+
+    /// Makes room for captures to come: this one is safe. Only what is beyond what was asked to be kept, and only what is ours.
+    fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
+        let _ = heartbeat;
+        Ok(())
+    }
+
+    /// Lets go of the device, so that nothing is left to write when the machine goes down.
+    fn close(self: Box<Self>) -> Result<(), TargetError>;
+}
+
+impl<'a> Capture<'a> {
+    /// A capture on a target that needs nothing else.
+    #[must_use]
+    pub fn new(name: &'a str, time: u64, crash_loop: config::CrashLoop, heartbeat: &'a dyn Fn()) -> Self {
+        Self { index: 0, name, host: "unknown", time, crash_loop, stacks: &[], remotes: &[], heartbeat }
+    }
+
+    /// What the loader found out about this target.
+    #[must_use]
+    pub fn remote(&self, config: &config::Target) -> Option<&Remote> {
+        let url = config.url.as_ref()?.to_string();
+        self.remotes.iter().find(|remote| remote.url == url)
+    }
+}
