@@ -78,5 +78,7 @@ need_readers() {
     python3 -c 'import ensurepip' 2>/dev/null || install_package python3-venv
 }
 
-# The folder of release binaries, which are static and therefore built for a named target.
-release_dir() { echo "${CARGO_TARGET_DIR:-target}/$(rustc -vV | sed -n 's/^host: //p')/release"; }
+# profile_dir PROFILE: the folder of its binaries, which are static and therefore built for a named target.
+profile_dir() { echo "${CARGO_TARGET_DIR:-target}/$(rustc -vV | sed -n 's/^host: //p')/$1"; }
+
+release_dir() { profile_dir release; }

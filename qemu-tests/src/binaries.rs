@@ -61,6 +61,11 @@ fn build() -> Result<Binaries> {
     })
 }
 
+/// The profile that guests run: `guest`, which is linked in seconds, or what `AFTERIMAGE_PROFILE` names.
+fn profile() -> String {
+    std::env::var("AFTERIMAGE_PROFILE").unwrap_or_else(|_| "guest".to_owned())
+}
+
 /// Builds and asks cargo where the results are: that depends on configuration and environment.
 fn executables(arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
@@ -74,7 +79,7 @@ fn executables(arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     }
     let output = command
         .current_dir(workspace())
-        .args(["build", "--release", "--message-format=json-render-diagnostics"])
+        .args(["build", "--profile", &profile(), "--message-format=json-render-diagnostics"])
         .args(arguments)
         .run()?;
     let messages = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Message>();

@@ -10,10 +10,10 @@ use std::io::{self, Write};
 
 use afterimage_fuzz::build::{Load, elf_core, note, put};
 use afterimage_fuzz::{Scratch, take, take_u16};
-use vmcore::kernel::{Kernel, dmesg, uts};
 use base::log::chain;
-use vmcore::source::{Access, Core, Vmcore};
 use libfuzzer_sys::fuzz_target;
+use vmcore::kernel::{Kernel, dmesg, uts};
+use vmcore::source::{Access, Core, Vmcore};
 
 const BASE: u64 = 0xffff_8880_0000_1000;
 const PADDR: u64 = 0x1000;

@@ -10,8 +10,8 @@ use afterimage_fuzz::build::{Load, elf_core, note};
 use afterimage_fuzz::{Scratch, check_ranges, chosen_pages, page, take};
 use base::addr::{Pfn, PhysAddr};
 use base::log::chain;
-use vmcore::source::{Access, Core, PhysicalMemory, ReadError, Vmcore};
 use libfuzzer_sys::fuzz_target;
+use vmcore::source::{Access, Core, PhysicalMemory, ReadError, Vmcore};
 
 /// Control bit: cut the file short once it is open.
 const CUT: u8 = 1;

@@ -7,9 +7,9 @@
 
 use afterimage_fuzz::build::{Load, elf_core, note, put};
 use afterimage_fuzz::{Scratch, take, take_u16};
+use libfuzzer_sys::fuzz_target;
 use vmcore::filter::{PageClass, PageFilter, units};
 use vmcore::source::{Access, Core, PhysicalMemory, Vmcore};
-use libfuzzer_sys::fuzz_target;
 
 const BASE: u64 = 0xffff_8880_0000_1000;
 const PADDR: u64 = 0x1000;

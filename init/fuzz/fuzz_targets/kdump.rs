@@ -5,11 +5,11 @@
 use afterimage_fuzz::build::{Stored, flatten, kdump, note, put};
 use afterimage_fuzz::{Scratch, check_ranges, chosen_pages, page};
 use base::addr::Pfn;
+use base::log::chain;
+use libfuzzer_sys::fuzz_target;
 use vmcore::format::kdump::{DESC_LEN, PageDesc};
 use vmcore::kernel::Kernel;
-use base::log::chain;
 use vmcore::source::{Core, Kdump, PhysicalMemory};
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(
     init: afterimage_fuzz::seed(&seeds()),

@@ -10,12 +10,13 @@ use afterimage_fuzz::build::put;
 use afterimage_fuzz::take;
 use base::facts::parse_iomem;
 use kexec::boot_params::BootParams;
-use placement::place::{Image, Placed, place};
 use kexec::efi::{Descriptor, Efi};
-use placement::production::Production;
 use kexec::next::Plan;
-use kexec::{BzImage, Machine, PAGE, core_header, e820};
+use kexec::{BzImage, Machine, PAGE, e820};
 use libfuzzer_sys::fuzz_target;
+use placement::core_header;
+use placement::place::{Image, Placed, place};
+use placement::production::Production;
 
 const IOMEM: &str = "00001000-0009fbff : System RAM\n000f0000-000fffff : Reserved\n00100000-3ffdffff : System RAM\n\
     \x20 30000000-3bffffff : Crash kernel\n3ffe0000-3fffffff : ACPI Tables\n100000000-13fffffff : System RAM\n";

@@ -3,8 +3,8 @@
 //! Input: a byte that says which, then the options of a DHCP reply, or the counts and records of a DNS answer.
 #![no_main]
 
-use network::{dhcp, dns};
 use libfuzzer_sys::fuzz_target;
+use network::{dhcp, dns};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 const XID: u32 = 0x1234_5678;

@@ -5,11 +5,11 @@
 
 use afterimage_fuzz::build::put;
 use afterimage_fuzz::take;
+use libfuzzer_sys::fuzz_target;
 use storage::format::rawdump::{
     Contents, HEADER_LEN, Kind, LogId, MAX_PAYLOAD, Name, Nonce, RecordHeader, SLOT_LEN, Superblock,
     contents, is_safe_name, latest,
 };
-use libfuzzer_sys::fuzz_target;
 
 const ID: LogId = LogId { log: 1, nonce: Nonce([0x5a; 16]) };
 

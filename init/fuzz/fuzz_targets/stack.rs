@@ -6,8 +6,8 @@
 use afterimage_fuzz::build::put;
 use afterimage_fuzz::take;
 use base::facts::stack::LuksHeader;
-use vmcore::format::{luks, lvm};
 use libfuzzer_sys::fuzz_target;
+use storage::format::{luks, lvm};
 
 const AREA: u64 = 4096;
 

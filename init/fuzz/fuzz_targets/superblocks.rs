@@ -6,9 +6,9 @@
 use afterimage_fuzz::build::put;
 use afterimage_fuzz::take;
 use base::config::FsType;
+use libfuzzer_sys::fuzz_target;
 use storage::format::gpt::{self, MAX_ENTRIES_LEN, Partition};
 use storage::format::superblock::{self, PROBE_LEN};
-use libfuzzer_sys::fuzz_target;
 
 const SECTOR: usize = 512;
 

@@ -1,8 +1,8 @@
 //! VMCOREINFO text: every getter is total and says what the text says.
 #![no_main]
 
-use vmcore::format::vmcoreinfo::{MAX_LEN, VmcoreInfo};
 use libfuzzer_sys::fuzz_target;
+use vmcore::format::vmcoreinfo::{MAX_LEN, VmcoreInfo};
 
 const SEED: &[u8] = b"OSRELEASE=6.1.0-56-cloud-amd64\nPAGESIZE=4096\nSYMBOL(prb)=ffffffff82a0\nOFFSET(page.lru)=8\n\
     SIZE(page)=64\nNUMBER(phys_base)=-228589568\nNUMBER(sme_mask)=0x8000000000000000\nCRASHTIME=1763900000\n\0";
