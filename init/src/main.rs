@@ -1,5 +1,5 @@
-//! `/init` of the capture image: PID 1 supervises, its child captures, its child's children are the user's hooks,
-//! and another child of its own prepares the final action.
+//! `/init` of the capture image: PID 1 supervises, its child captures, its child's children are the
+//! user's hooks, and another child of its own prepares the final action.
 //!
 //! ## Start here
 //! - `run`: the capture, step by step, as PID 1's child runs it.

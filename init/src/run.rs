@@ -1,4 +1,5 @@
-//! The capture, as PID 1's child runs it. Each step that fails is recorded and the next one is tried.
+//! The capture, as PID 1's child runs it. Each step that fails is recorded and the next one is
+//! tried.
 
 mod fit;
 pub(crate) mod handoff;
@@ -40,7 +41,8 @@ use save::save_to;
 
 const VMCORE: &str = "/proc/vmcore";
 
-/// The child's main function: capture with the configuration and the facts in the image, as PID 1 asks.
+/// The child's main function: capture with the configuration and the facts in the image, as PID 1
+/// asks.
 #[must_use]
 pub(crate) fn child() -> Outcome {
     beat::listened_to();
@@ -186,7 +188,8 @@ impl<'a> Job<'a> {
 }
 
 fn step(config: &Config, step: Step, more: u64) {
-    // The dump, and a search of all memory for VMCOREINFO, take as long as they take: there it counts whether they come further.
+    // The dump, and a search of all memory for VMCOREINFO, take as long as they take: there it
+    // counts whether they come further.
     let has_limit = !matches!(step, Step::Dump | Step::Vmcore);
     let limit = if has_limit { config.capture.step_timeout.saturating_add(more) } else { 0 };
     beat::tell(&Beat::Step { step, limit });
@@ -200,8 +203,8 @@ fn skipped_pages(attempt: &Attempt) -> Vec<PfnRange> {
     ranges
 }
 
-/// When the kernel came to its end: by VMCOREINFO, which a planned switch does not write to, by the operator's intent, or by the
-/// capture kernel's clock.
+/// When the kernel came to its end: by VMCOREINFO, which a planned switch does not write to, by the
+/// operator's intent, or by the capture kernel's clock.
 fn crash_time(info: &VmcoreInfo, planned: Option<&Planned>) -> u64 {
     let now = || std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
     let intended = || planned.map(|planned| planned.intent.at).filter(|&at| at > 0);

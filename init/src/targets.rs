@@ -4,8 +4,8 @@ use base::config::{self, Network as Links, TargetKind};
 use base::facts::Facts;
 use vmcore::target::{Capture, Target, TargetError};
 
-/// Kinds of targets that this program was built with. `afterimage build` looks for this text in an init. It is made while
-/// the program is compiled, so that it names no other kinds.
+/// Kinds of targets that this program was built with. `afterimage build` looks for this text in an
+/// init. It is made while the program is compiled, so that it names no other kinds.
 pub(crate) const BUILT_WITH: &[&str] = &[
     TargetKind::Filesystem.mark(),
     TargetKind::Raw.mark(),
@@ -26,7 +26,8 @@ pub(crate) struct Ways {
 }
 
 impl Ways {
-    /// The links of the configuration, or those that the loader recorded. Nothing is brought up yet.
+    /// The links of the configuration, or those that the loader recorded. Nothing is brought up
+    /// yet.
     #[cfg_attr(
         not(feature = "network"),
         expect(clippy::missing_const_for_fn, unused_variables, reason = "no network")

@@ -5,8 +5,9 @@ pub const MAX_LEN: usize = 2048;
 /// What the kernel itself adds (`elfcorehdr=0x…`).
 const RESERVED: usize = 32;
 
-/// Parameters of the host that would hurt in a capture kernel: reservations of memory that is not there, the
-/// host's boot and root, limits that were meant for the whole machine, and switches that make it die early.
+/// Parameters of the host that would hurt in a capture kernel: reservations of memory that is not
+/// there, the host's boot and root, limits that were meant for the whole machine, and switches that
+/// make it die early.
 const REMOVE: &[&str] = &[
     "BOOT_IMAGE",
     "afterimage.handoff",
@@ -105,7 +106,8 @@ pub struct TooLong {
 pub struct Changes<'a> {
     /// CPUs to start.
     pub cpus: u32,
-    /// APIC id of the boot CPU: with several CPUs it must stay off, since starting it resets the machine.
+    /// APIC id of the boot CPU: with several CPUs it must stay off, since starting it resets the
+    /// machine.
     pub boot_apic_id: Option<u32>,
     /// More parameters to take out, by name.
     pub remove: &'a [String],
@@ -151,7 +153,8 @@ fn normal(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// Words of a command line; a space between double quotes does not part them (lib/cmdline.c, next_arg).
+/// Words of a command line; a space between double quotes does not part them (lib/cmdline.c,
+/// next_arg).
 pub(crate) fn split(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut quoted = false;

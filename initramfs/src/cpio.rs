@@ -1,6 +1,6 @@
 //! The cpio archive "newc", which the kernel unpacks into its first file system
-//! (Documentation/driver-api/early-userspace/buffer-format.rst), written reproducibly: the same entries give
-//! the same bytes.
+//! (Documentation/driver-api/early-userspace/buffer-format.rst), written reproducibly: the same
+//! entries give the same bytes.
 
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,9 +1,11 @@
 //! Whether the crash kernel reservation is large enough for an image.
 
-/// What the kernel takes while it boots, beside its own start memory and the image. In guests of 2 GiB with virtio and ext4 it is
-/// at most 6 MiB (6.12), 10 MiB (6.1) and 19 MiB (7.2, docs/measured/memory.md); what 7.2 takes more comes out of the headroom.
+/// What the kernel takes while it boots, beside its own start memory and the image. In guests of 2
+/// GiB with virtio and ext4 it is at most 6 MiB (6.12), 10 MiB (6.1) and 19 MiB (7.2,
+/// docs/measured/memory.md); what 7.2 takes more comes out of the headroom.
 const BOOT: u64 = 12 << 20;
-/// What is recommended beyond the peak, as a part of it: a quarter. Drivers of real hardware want more than virtio's.
+/// What is recommended beyond the peak, as a part of it: a quarter. Drivers of real hardware want
+/// more than virtio's.
 const HEADROOM: u64 = 4;
 
 /// Bytes of memory that an image needs in the reservation.

@@ -1,5 +1,6 @@
-//! Which drivers the capture kernel needs to reach a target device, found on the running host: the device's
-//! chain in sysfs, each link by its driver's module and by what its modalias matches in the capture kernel.
+//! Which drivers the capture kernel needs to reach a target device, found on the running host: the
+//! device's chain in sysfs, each link by its driver's module and by what its modalias matches in
+//! the capture kernel.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -85,8 +86,8 @@ struct Under {
     modules: Vec<String>,
 }
 
-/// The devices on buses that a block device in sysfs stands on: itself, or the controllers of an NVMe subsystem.
-/// The error says what kind of device stands on no bus.
+/// The devices on buses that a block device in sysfs stands on: itself, or the controllers of an
+/// NVMe subsystem. The error says what kind of device stands on no bus.
 fn physical(sysfs: &Path) -> Result<Vec<PathBuf>, &'static str> {
     let text = sysfs.to_string_lossy();
     if let Some((subsystem, _)) =
@@ -118,14 +119,16 @@ pub(crate) fn modules_on_the_way(sysfs: &Path, tree: &ModuleTree) -> Vec<String>
         let alias = fs::read_to_string(device.join("modalias")).unwrap_or_default();
         let driver = fs::canonicalize(device.join("driver/module")).ok();
         let loaded = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-        // The running kernel's driver by name too: it may have been bound by hand, or be renamed in the other.
+        // The running kernel's driver by name too: it may have been bound by hand, or be renamed in
+        // the other.
         let names = tree.providers(alias.trim()).into_iter().chain(loaded.filter(|name| tree.has(name)));
         modules.extend(names.filter(|name| seen.insert(name.clone())));
     }
     modules
 }
 
-/// The modules of a file system; for vfat also the character sets that its default mount options want.
+/// The modules of a file system; for vfat also the character sets that its default mount options
+/// want.
 #[must_use]
 pub fn filesystem_modules(fstype: FsType, tree: &ModuleTree) -> Vec<String> {
     let mut modules = vec![fstype.name().to_owned()];

@@ -1,4 +1,5 @@
-//! `afterimage dump --dry-run`: what memory holds and how large dumps of it would be, as text for people.
+//! `afterimage dump --dry-run`: what memory holds and how large dumps of it would be, as text for
+//! people.
 
 use std::fmt::Write;
 

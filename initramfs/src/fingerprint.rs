@@ -1,7 +1,8 @@
-//! What a file was when an image was built from it, so that `afterimage check` can tell that it has changed since.
+//! What a file was when an image was built from it, so that `afterimage check` can tell that it has
+//! changed since.
 //!
-//! Size and CRC32, as `load` records them of image and kernel: this finds updates and edits. It is no proof against forgery;
-//! who can forge a module of this host can write the image as well.
+//! Size and CRC32, as `load` records them of image and kernel: this finds updates and edits. It is
+//! no proof against forgery; who can forge a module of this host can write the image as well.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -17,7 +17,8 @@ pub fn lockdown() -> String {
     active_lockdown(&read("/sys/kernel/security/lockdown"))
 }
 
-/// Whether the capture kernel, started like this one, would refuse modules without a valid signature.
+/// Whether the capture kernel, started like this one, would refuse modules without a valid
+/// signature.
 #[must_use]
 pub fn enforces_module_signatures() -> bool {
     lockdown() != "none"
@@ -48,7 +49,8 @@ pub fn memory() -> u64 {
     kib.saturating_mul(1024)
 }
 
-/// VMCOREINFO of the running kernel, which /proc/kcore has as a note (4.19); empty under lockdown, which closes it.
+/// VMCOREINFO of the running kernel, which /proc/kcore has as a note (4.19); empty under lockdown,
+/// which closes it.
 #[must_use]
 pub fn vmcoreinfo() -> String {
     let text = Vmcore::open(Path::new("/proc/kcore"), Access::Pread).map(|core| core.info().to_text());
@@ -65,7 +67,8 @@ pub fn is_loaded() -> bool {
     read("/sys/kernel/kexec_crash_loaded") == "1"
 }
 
-/// The mode between brackets in `[none] integrity confidentiality`; a kernel without lockdown has none.
+/// The mode between brackets in `[none] integrity confidentiality`; a kernel without lockdown has
+/// none.
 fn active_lockdown(text: &str) -> String {
     let inside = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
     inside.map_or("none", |(mode, _)| mode).to_owned()

@@ -1,5 +1,5 @@
-//! Building a capture image: a reproducible, compressed cpio with init, configuration and modules; and reading
-//! back what an image was built with.
+//! Building a capture image: a reproducible, compressed cpio with init, configuration and modules;
+//! and reading back what an image was built with.
 
 use std::fs;
 use std::io::{self, Write};
@@ -20,7 +20,8 @@ use crate::remote;
 use crate::strip::strip;
 use crate::watchdog::{self, Watchdog};
 
-/// There if this host was started by EFI firmware. Then the end of the log can go to its variables, if nothing else takes it.
+/// There if this host was started by EFI firmware. Then the end of the log can go to its variables,
+/// if nothing else takes it.
 const EFI: &str = "/sys/firmware/efi";
 const EFIVARFS: &str = "efivarfs";
 
@@ -119,7 +120,8 @@ pub struct Sources {
     pub modules_dir: PathBuf,
     /// The configuration file.
     pub config: PathBuf,
-    /// Static inits, the preferred one first: the first that was built with all kinds of targets in use is taken.
+    /// Static inits, the preferred one first: the first that was built with all kinds of targets in
+    /// use is taken.
     pub inits: Vec<PathBuf>,
 }
 
@@ -265,8 +267,8 @@ pub fn read_contents(image: &[u8], path: &Path) -> Result<Contents, ImageError> 
     Ok(Contents { config, manifest, unpacked: base::addr::to_u64(archive.len()) })
 }
 
-/// Roots of the module closure: the watchdogs, the way to each target's device and to those that final actions need, and their file
-/// systems.
+/// Roots of the module closure: the watchdogs, the way to each target's device and to those that
+/// final actions need, and their file systems.
 fn wanted_modules(
     config: &Config,
     tree: &ModuleTree,
@@ -325,8 +327,9 @@ fn wanted_modules(
     Ok(wanted)
 }
 
-/// Modules of the watchdogs that go on through a panic, first in load order: a device that hangs while its driver loads is what they
-/// are for. Another kernel may have renamed a driver; then there is none.
+/// Modules of the watchdogs that go on through a panic, first in load order: a device that hangs
+/// while its driver loads is what they are for. Another kernel may have renamed a driver; then
+/// there is none.
 fn watchdog_modules(watchdogs: &[Watchdog], tree: &ModuleTree) -> Vec<String> {
     let hardware = watchdogs.iter().filter(|watchdog| watchdog.is_hardware);
     hardware.flat_map(|watchdog| &watchdog.modules).filter(|name| tree.has(name)).cloned().collect()
@@ -358,7 +361,8 @@ fn choose_init<'a>(inits: &'a [PathBuf], config: &Config) -> Result<(&'a Path, V
     Err(problem)
 }
 
-/// Refuses targets that the init was built without. One that does not say what it was built with is believed.
+/// Refuses targets that the init was built without. One that does not say what it was built with is
+/// believed.
 fn can_reach(init: &[u8], config: &Config) -> Result<(), ImageError> {
     let says = |kind: TargetKind| memmem(init, kind.mark().as_bytes());
     if !says(TargetKind::Filesystem) {

@@ -45,8 +45,8 @@ pub enum Input {
 }
 
 impl Input {
-    /// Opens a file as what its first bytes say it is: an ELF vmcore, or a dump, flattened or not. Several files are
-    /// the parts of a split dump.
+    /// Opens a file as what its first bytes say it is: an ELF vmcore, or a dump, flattened or not.
+    /// Several files are the parts of a split dump.
     pub fn open(paths: &[PathBuf]) -> Result<Self, InputError> {
         let mut dumps = 0_usize;
         for path in paths {

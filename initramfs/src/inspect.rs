@@ -94,8 +94,8 @@ struct Tally {
     packed: u64,
     raw: u64,
     bytes: u64,
-    /// The descriptor with the lowest offset, and how many have it: page data starts with the block of zeros that
-    /// zero pages share.
+    /// The descriptor with the lowest offset, and how many have it: page data starts with the block
+    /// of zeros that zero pages share.
     first: PageDesc,
     same: u64,
 }

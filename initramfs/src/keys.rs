@@ -1,5 +1,6 @@
-//! The key of this host for collectors that are reached by SSH: made here, its public half installed there so that it opens nothing but
-//! SFTP, and the collector's own keys for the configuration.
+//! The key of this host for collectors that are reached by SSH: made here, its public half
+//! installed there so that it opens nothing but SFTP, and the collector's own keys for the
+//! configuration.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -17,11 +18,12 @@ use crate::host;
 
 /// Where the key is, unless said otherwise.
 pub const PATH: &str = "/etc/afterimage/keys/id_ed25519";
-/// Requests that the target never makes: with this key nothing on the collector is removed, renamed over or linked. Names of requests that
-/// only newer servers know are not among them: an older one would refuse to start.
+/// Requests that the target never makes: with this key nothing on the collector is removed, renamed
+/// over or linked. Names of requests that only newer servers know are not among them: an older one
+/// would refuse to start.
 const DENIED: &str = "remove,rmdir,setstat,fsetstat,symlink,hardlink,posix-rename";
-/// Appends the line on standard input to the account's keys, unless it is there. In one line and without single quotes: it goes
-/// through a login shell that may be any.
+/// Appends the line on standard input to the account's keys, unless it is there. In one line and
+/// without single quotes: it goes through a login shell that may be any.
 const INSTALL: &str = "umask 077; mkdir -p .ssh && touch .ssh/authorized_keys && cd .ssh && IFS= read -r line && \
     if grep -qxF -e \"$line\" authorized_keys; then exit 0; fi; \
     if [ -n \"$(tail -c 1 authorized_keys)\" ]; then echo >>authorized_keys || exit 1; fi; \
@@ -112,7 +114,8 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// The line for the collector's authorized_keys: the key in the file opens SFTP that begins in `directory`, and nothing else.
+/// The line for the collector's authorized_keys: the key in the file opens SFTP that begins in
+/// `directory`, and nothing else.
 pub fn line(path: &Path, directory: &str) -> Result<String, KeysError> {
     let text = fs::read_to_string(path).map(Zeroizing::new);
     let text = text.map_err(|source| KeysError::Read { path: path.to_owned(), source })?;
@@ -135,7 +138,8 @@ fn comment() -> String {
     format!("afterimage@{}", host::read("/proc/sys/kernel/hostname").trim())
 }
 
-/// Installs the line at `user@host` by ssh, which asks for what it needs, and gives the host's keys as a part of the configuration.
+/// Installs the line at `user@host` by ssh, which asks for what it needs, and gives the host's keys
+/// as a part of the configuration.
 pub fn install(line: &str, at: &str, port: u16) -> Result<String, KeysError> {
     let (user, host) = at.rsplit_once('@').ok_or_else(|| KeysError::Host(at.to_owned()))?;
     if user.is_empty() || host.is_empty() || at.starts_with('-') || host.starts_with('-') {
@@ -163,7 +167,8 @@ pub fn install(line: &str, at: &str, port: u16) -> Result<String, KeysError> {
     host_keys(&String::from_utf8_lossy(&scan.stdout)).ok_or_else(|| KeysError::NoHostKey(host.to_owned()))
 }
 
-/// `host_key` by what ssh-keyscan prints. It asks whoever answers: the fingerprints are there to be compared.
+/// `host_key` by what ssh-keyscan prints. It asks whoever answers: the fingerprints are there to be
+/// compared.
 fn host_keys(scanned: &str) -> Option<String> {
     let mut keys = Vec::new();
     for line in scanned.lines().filter(|line| !line.starts_with('#')) {

@@ -1,5 +1,5 @@
-//! The host side of afterimage: builds the capture image, loads it beside the running kernel, and reads what a
-//! capture has left.
+//! The host side of afterimage: builds the capture image, loads it beside the running kernel, and
+//! reads what a capture has left.
 //!
 //! | module | idea |
 //! |---|---|

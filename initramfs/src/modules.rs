@@ -1,5 +1,5 @@
-//! Which kernel modules an image needs, and in which order: modules.dep, modules.softdep, modules.alias and the
-//! list of built-in modules, as depmod(8) writes them.
+//! Which kernel modules an image needs, and in which order: modules.dep, modules.softdep,
+//! modules.alias and the list of built-in modules, as depmod(8) writes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -93,14 +93,16 @@ impl ModuleTree {
         for line in text.lines().filter_map(|line| line.strip_prefix("softdep ")) {
             let mut words = line.split_ascii_whitespace();
             let Some(name) = words.next() else { continue };
-            // "post:" modules are wanted as well; when they come does not matter for a storage stack.
+            // "post:" modules are wanted as well; when they come does not matter for a storage
+            // stack.
             let wanted = words.filter(|word| !word.ends_with(':')).map(str::to_owned);
             self.softdeps.entry(normal(name)).or_default().extend(wanted);
         }
     }
 
-    /// The modules that `roots` need, each after what it depends on. A root is a module's name or an alias
-    /// (`pci:v00001AF4…`); a built-in one needs nothing. With a `-` before it, it may be missing and may refuse to load.
+    /// The modules that `roots` need, each after what it depends on. A root is a module's name or
+    /// an alias (`pci:v00001AF4…`); a built-in one needs nothing. With a `-` before it, it may be
+    /// missing and may refuse to load.
     pub fn closure(&self, roots: &[String]) -> Result<Vec<Module>, ModulesError> {
         let mut order = Order { tree: self, modules: Vec::new(), open: BTreeSet::new() };
         for root in roots {
@@ -129,7 +131,8 @@ impl ModuleTree {
         self.files.contains_key(&name) || self.builtin.contains(&name)
     }
 
-    /// The module's bytes, unpacked, and its file as it is; that one's path is relative to the modules directory.
+    /// The module's bytes, unpacked, and its file as it is; that one's path is relative to the
+    /// modules directory.
     pub fn load(&self, module: &Module) -> Result<(Vec<u8>, Fingerprint), ModulesError> {
         let path = self.dir.join(&module.path);
         let bytes = fs::read(&path).map_err(|source| ModulesError::Read { path: path.clone(), source })?;
@@ -155,8 +158,8 @@ struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Adds a module, or all modules behind an alias; `false` if there is none. What one root only would like to have
-    /// and another one needs is needed.
+    /// Adds a module, or all modules behind an alias; `false` if there is none. What one root only
+    /// would like to have and another one needs is needed.
     fn add(&mut self, wanted: &str, optional: bool) -> bool {
         let name = normal(wanted);
         if self.tree.files.contains_key(&name) {

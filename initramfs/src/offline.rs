@@ -59,8 +59,8 @@ pub enum OfflineError {
     },
 }
 
-/// Dumps `input` to `out` as `config` says. Until it is whole, the dump is called `<out>-incomplete`. With `-` for `out`
-/// it goes to standard output, flattened.
+/// Dumps `input` to `out` as `config` says. Until it is whole, the dump is called
+/// `<out>-incomplete`. With `-` for `out` it goes to standard output, flattened.
 pub fn dump(input: &[PathBuf], out: &Path, config: &Config, force: bool) -> Result<Summary, OfflineError> {
     let start = Instant::now();
     let mut summary = Summary::new(config);
@@ -175,8 +175,8 @@ impl<W: Write> Sink for Stream<W> {
     }
 }
 
-/// Makes the output under its temporary name. What is there under that name goes only with `force`, and never if
-/// it is the input: `vmcore-incomplete` is what a copied vmcore is often called.
+/// Makes the output under its temporary name. What is there under that name goes only with `force`,
+/// and never if it is the input: `vmcore-incomplete` is what a copied vmcore is often called.
 fn create(input: &[PathBuf], path: &Path, force: bool) -> Result<File, OfflineError> {
     if fs::symlink_metadata(path).is_ok() {
         if !force || is_input(path, input) {

@@ -1,5 +1,5 @@
-//! Targets on the network, as this host knows them: addresses, certificates, and what proves who we are. Read when the image is loaded, so
-//! that none of it lies in the image on disk.
+//! Targets on the network, as this host knows them: addresses, certificates, and what proves who we
+//! are. Read when the image is loaded, so that none of it lies in the image on disk.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -113,7 +113,8 @@ pub struct Gathered {
     pub expiries: Vec<Expiry>,
 }
 
-/// Finds out about each target on the network. A host whose address is not known now may have one when it is needed: that is a warning.
+/// Finds out about each target on the network. A host whose address is not known now may have one
+/// when it is needed: that is a warning.
 pub fn gather(config: &Config) -> Result<Gathered, RemoteError> {
     let mut gathered = Gathered::default();
     for target in config.target.iter().filter(|target| target.kind.is_remote()) {

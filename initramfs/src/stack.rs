@@ -1,5 +1,6 @@
-//! What a target stands on, found on the running host: the device-mapper devices from the disks up, read from the metadata
-//! on them and checked against what is active. What the capture could not set up again is refused here, with the reason.
+//! What a target stands on, found on the running host: the device-mapper devices from the disks up,
+//! read from the metadata on them and checked against what is active. What the capture could not
+//! set up again is refused here, with the reason.
 
 use std::fs::{self, File};
 use std::io;
@@ -102,7 +103,8 @@ pub fn is_stacked(name: &str) -> bool {
     name.starts_with("dm-")
 }
 
-/// The device-mapper devices under the device of this kernel name and itself, a device after those that it stands on.
+/// The device-mapper devices under the device of this kernel name and itself, a device after those
+/// that it stands on.
 pub fn discover(name: &str) -> Result<Vec<Found>, StackError> {
     let mut found = Vec::new();
     walk(name, 0, &mut found)?;
@@ -133,8 +135,8 @@ pub fn modules(found: &[Found]) -> Vec<String> {
     for device in found {
         if let Found::Luks { header, .. } = device {
             let parts = cipher_parts(&header.cipher);
-            // All optional: an algorithm that is built in has no module, but perhaps one with a faster version of it, which
-            // refuses to load on another CPU.
+            // All optional: an algorithm that is built in has no module, but perhaps one with a
+            // faster version of it, which refuses to load on another CPU.
             wanted.extend(parts.iter().map(|part| format!("-crypto-{part}")));
             wanted.extend(parts.iter().map(|part| format!("-{part}")));
             wanted.push("-cryptomgr".to_owned());
@@ -144,8 +146,8 @@ pub fn modules(found: &[Found]) -> Vec<String> {
     wanted
 }
 
-/// The algorithms in a cipher of dm-crypt: `aes-cbc-essiv:sha256` is made of aes, cbc, essiv and sha256. IV generators that
-/// are part of dm-crypt itself have no module and do no harm.
+/// The algorithms in a cipher of dm-crypt: `aes-cbc-essiv:sha256` is made of aes, cbc, essiv and
+/// sha256. IV generators that are part of dm-crypt itself have no module and do no harm.
 fn cipher_parts(cipher: &str) -> Vec<String> {
     let words = cipher.strip_prefix("capi:").unwrap_or(cipher).split(['-', ':', '(', ')', ',']);
     words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
@@ -187,7 +189,8 @@ enum Kind {
     Luks(String),
 }
 
-/// LVM and cryptsetup write what they are into the UUID. The error is the kind of device for people.
+/// LVM and cryptsetup write what they are into the UUID. The error is the kind of device for
+/// people.
 fn kind_of(uuid: &str) -> Result<Kind, String> {
     if let Some(ids) = uuid.strip_prefix("LVM-") {
         // The parts of thin pools, snapshots, caches and mirrors have a suffix.
@@ -249,7 +252,8 @@ fn luks(name: &str, uuid: &str, slaves: &[String]) -> Result<Found, StackError> 
     Ok(Found::Luks { header, node: path })
 }
 
-/// Compares all of a dm-crypt table but the key, which may be in the kernel's key ring, and the options that change no data.
+/// Compares all of a dm-crypt table but the key, which may be in the kernel's key ring, and the
+/// options that change no data.
 fn check_crypt(name: &str, header: &LuksHeader, place: &Place, table: &[Target]) -> Result<(), StackError> {
     let [Target { kind, parameters, .. }] = table else {
         return Err(not_active(name, "more or less than one segment"));

@@ -43,7 +43,8 @@ pub fn text() -> String {
     out
 }
 
-/// Whether `afterimage capture` can switch without a panic; and whether every kexec is such a switch already.
+/// Whether `afterimage capture` can switch without a panic; and whether every kexec is such a
+/// switch already.
 fn planned() -> String {
     match loader::why_not_planned() {
         Some(why) => format!("no: {why}"),

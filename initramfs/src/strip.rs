@@ -1,18 +1,20 @@
 //! Making a module smaller: its signature, debug sections and BTF go.
 //!
-//! Each megabyte of an image counts twice while the kernel unpacks it, and BTF costs memory again when a module
-//! is loaded. A stripped module has no valid signature, so nothing is stripped where signatures are enforced.
+//! Each megabyte of an image counts twice while the kernel unpacks it, and BTF costs memory again
+//! when a module is loaded. A stripped module has no valid signature, so nothing is stripped where
+//! signatures are enforced.
 
 use object::build::elf::Builder;
 
-/// `struct module_signature` and the marker that end a signed module (include/linux/module_signature.h).
+/// `struct module_signature` and the marker that end a signed module
+/// (include/linux/module_signature.h).
 const MARKER: &[u8] = b"~Module signature appended~\n";
 const SIGNATURE_INFO_LEN: usize = 12;
 /// Largest alignment that a module's sections have: a page.
 const MAX_ALIGN: u64 = 4096;
 
-/// The module without its signature and without sections that it does not need to run. A module that cannot be
-/// taken apart stays as it is, less its signature.
+/// The module without its signature and without sections that it does not need to run. A module
+/// that cannot be taken apart stays as it is, less its signature.
 #[must_use]
 pub fn strip(module: &[u8]) -> Vec<u8> {
     let unsigned = without_signature(module);

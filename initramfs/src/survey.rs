@@ -1,4 +1,5 @@
-//! `afterimage inspect --pages`: what the pages of a vmcore or dump are, and which of them a dump holds.
+//! `afterimage inspect --pages`: what the pages of a vmcore or dump are, and which of them a dump
+//! holds.
 
 use std::io;
 use std::path::{Path, PathBuf};

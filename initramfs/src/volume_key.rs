@@ -1,5 +1,5 @@
-//! Volume keys of LUKS devices, by way of the host's cryptsetup: it alone knows how to open a key slot. Pass phrase and key go
-//! through pipes, never through arguments or files, and are wiped.
+//! Volume keys of LUKS devices, by way of the host's cryptsetup: it alone knows how to open a key
+//! slot. Pass phrase and key go through pipes, never through arguments or files, and are wiped.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
@@ -61,8 +61,8 @@ pub enum KeyError {
     },
 }
 
-/// Keeps secrets of this process out of swap, core files and, once they are freed, out of memory. What fails is told, and no reason
-/// to stop.
+/// Keeps secrets of this process out of swap, core files and, once they are freed, out of memory.
+/// What fails is told, and no reason to stop.
 pub fn protect_process() {
     wiping::begin();
     if let Err(errno) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
@@ -73,7 +73,8 @@ pub fn protect_process() {
     }
 }
 
-/// The key file or pass phrase for a target: from `file`, `-` being standard input, or asked for at a terminal.
+/// The key file or pass phrase for a target: from `file`, `-` being standard input, or asked for at
+/// a terminal.
 pub fn secret(file: Option<&Path>, target: &str) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     match file {
         Some(path) if path == Path::new("-") && !io::stdin().is_terminal() => {
@@ -94,7 +95,8 @@ pub fn secret(file: Option<&Path>, target: &str) -> Result<Zeroizing<Vec<u8>>, K
     })
 }
 
-/// Has cryptsetup open the LUKS device `node` with `secret`; gives the key that the data are encrypted with.
+/// Has cryptsetup open the LUKS device `node` with `secret`; gives the key that the data are
+/// encrypted with.
 pub fn volume_key(node: &Path, header: &LuksHeader, secret: &[u8]) -> Result<VolumeKey, KeyError> {
     let run = |option| luks_dump(node, option, secret);
     let printed = match run("--dump-volume-key") {

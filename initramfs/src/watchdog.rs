@@ -1,7 +1,8 @@
-//! The watchdogs of the running host, and the modules that drive them (Documentation/ABI/testing/sysfs-class-watchdog).
+//! The watchdogs of the running host, and the modules that drive them
+//! (Documentation/ABI/testing/sysfs-class-watchdog).
 //!
-//! One that the production kernel's services have started goes on through a panic. If the capture kernel has no driver to feed it, it
-//! resets the machine in the middle of the dump.
+//! One that the production kernel's services have started goes on through a panic. If the capture
+//! kernel has no driver to feed it, it resets the machine in the middle of the dump.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +17,8 @@ pub struct Watchdog {
     pub name: String,
     /// What the driver calls it.
     pub identity: String,
-    /// Modules of the drivers of its device and of those that the device stands on, its own last; built-in ones left out.
+    /// Modules of the drivers of its device and of those that the device stands on, its own last;
+    /// built-in ones left out.
     pub modules: Vec<String>,
     /// Whether there is a device behind it. softdog has none: it ends with its kernel.
     pub is_hardware: bool,

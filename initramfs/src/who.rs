@@ -8,7 +8,8 @@ use crate::host;
 /// What (uid_t)-1 is in /proc/self/loginuid: nobody has logged in.
 const NOBODY: &str = "4294967295";
 
-/// Who runs this: the user, the one who logged in, and the one who called sudo, as far as they differ.
+/// Who runs this: the user, the one who logged in, and the one who called sudo, as far as they
+/// differ.
 #[must_use]
 pub fn who() -> String {
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -30,7 +31,8 @@ fn describe(users: &str, uid: u32, login: &str, sudo: &str) -> String {
     text
 }
 
-/// The name of a user; users of other directories are shown by their number: to ask for them takes programs and a network.
+/// The name of a user; users of other directories are shown by their number: to ask for them takes
+/// programs and a network.
 fn name(users: &str, uid: &str) -> String {
     let found = users.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -1,4 +1,5 @@
-//! The command line on bad input: a clear error that names the thing, or a dump and a recorded degradation.
+//! The command line on bad input: a clear error that names the thing, or a dump and a recorded
+//! degradation.
 #![expect(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::fs;
@@ -188,7 +189,8 @@ fn a_flattened_dump_is_inspected_and_files_of_no_set_are_refused() {
 
 #[test]
 fn without_a_capture_image_there_is_no_switch() {
-    // Whether anything is loaded on the host that runs this is not ours to say; that it was not loaded by us in this boot is.
+    // Whether anything is loaded on the host that runs this is not ours to say; that it was not
+    // loaded by us in this boot is.
     for args in [&["capture", "--why", "x"][..], &["capture", "--stage"], &["load", "--again"]] {
         let output = afterimage(args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

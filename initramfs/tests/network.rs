@@ -1,4 +1,5 @@
-//! Cloning the network of a namespace that a thread of the test has to itself, and bringing it up again. Needs root.
+//! Cloning the network of a namespace that a thread of the test has to itself, and bringing it up
+//! again. Needs root.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 
 use std::net::IpAddr;
@@ -22,7 +23,8 @@ fn ip(args: &str) {
     assert!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Runs a test where there is a cable from `cli`, which has 192.0.2.7/24 and 2001:db8::7/64, to `srv`.
+/// Runs a test where there is a cable from `cli`, which has 192.0.2.7/24 and 2001:db8::7/64, to
+/// `srv`.
 fn with_a_cable(test: impl FnOnce() + Send + 'static) {
     assert!(Uid::effective().is_root(), "network namespaces need root");
     let body = || {

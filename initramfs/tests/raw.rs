@@ -1,4 +1,5 @@
-//! A dump on a raw device that was cut off or damaged: what `recover` gives is the original, or says that it is not.
+//! A dump on a raw device that was cut off or damaged: what `recover` gives is the original, or
+//! says that it is not.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 #![expect(clippy::arithmetic_side_effects, reason = "likewise")]
 
@@ -78,7 +79,8 @@ fn capture(device: Device, sealed: bool) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Recovers an image and checks every page that the dump still gives. Gives how many there are, of 40.
+/// Recovers an image and checks every page that the dump still gives. Gives how many there are, of
+/// 40.
 fn check(bytes: &[u8], what: &str) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let device = dir.path().join("image");

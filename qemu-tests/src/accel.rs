@@ -1,5 +1,6 @@
-//! Whether guests run under KVM. A `/dev/kvm` that opens proves nothing (under nested virtualisation it may
-//! hang at the first instruction), so only a guest that speaks within seconds counts.
+//! Whether guests run under KVM. A `/dev/kvm` that opens proves nothing (under nested
+//! virtualisation it may hang at the first instruction), so only a guest that speaks within seconds
+//! counts.
 
 use crate::kernel::Kernel;
 use crate::vm::{Machine, Shape, Vm};

@@ -61,7 +61,8 @@ fn build() -> Result<Binaries> {
     })
 }
 
-/// The profile that guests run: `guest`, which is linked in seconds, or what `AFTERIMAGE_PROFILE` names.
+/// The profile that guests run: `guest`, which is linked in seconds, or what `AFTERIMAGE_PROFILE`
+/// names.
 fn profile() -> String {
     std::env::var("AFTERIMAGE_PROFILE").unwrap_or_else(|_| "guest".to_owned())
 }
@@ -70,8 +71,8 @@ fn profile() -> String {
 fn executables(arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let mut command = command(&cargo);
-    // What cargo has set for the test that runs is not of this build; build scripts that look at it (ring's does) would run again,
-    // and all that stands on them.
+    // What cargo has set for the test that runs is not of this build; build scripts that look at it
+    // (ring's does) would run again, and all that stands on them.
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
             command.env_remove(name);

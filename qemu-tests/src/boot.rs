@@ -1,4 +1,5 @@
-//! What a production system says about itself while it stands: the first one, and the one that the capture hands over to.
+//! What a production system says about itself while it stands: the first one, and the one that the
+//! capture hands over to.
 
 use crate::console::Line;
 use anyhow::{Context, Result, ensure};
@@ -41,7 +42,8 @@ impl Boot {
         })
     }
 
-    /// Fails unless this boot has what `first` had, with up to `reserved_mib` more or less of memory.
+    /// Fails unless this boot has what `first` had, with up to `reserved_mib` more or less of
+    /// memory.
     pub fn ensure_like(&self, first: &Self, reserved_mib: u64) -> Result<()> {
         ensure!(self.disk == "ok" && self.network == "ok", "{self:?}");
         ensure!(first.disk == "ok" && first.network == "ok", "{first:?}");

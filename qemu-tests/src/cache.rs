@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// Where kernels and the drgn environment are kept between runs; the same rule as scripts/fetch-kernels.
+/// Where kernels and the drgn environment are kept between runs; the same rule as
+/// scripts/fetch-kernels.
 pub fn cache() -> Result<PathBuf> {
     if let Some(cache) = env::var_os("AFTERIMAGE_CACHE") {
         return Ok(cache.into());

@@ -70,7 +70,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The file; `append` goes to the capture's command line before what the configuration itself adds.
+    /// The file; `append` goes to the capture's command line before what the configuration itself
+    /// adds.
     pub(crate) fn toml(&self, append: &str) -> String {
         let Self {
             level, compress, cpus, stall_timeout, capture, image_compress, strip, modules, more, ..
@@ -110,7 +111,8 @@ impl Target {
         Self(Vec::new()).key("type", "raw").key("device", device)
     }
 
-    /// The same with a key: texts, numbers, truth values and lists of them are written alike in JSON and TOML.
+    /// The same with a key: texts, numbers, truth values and lists of them are written alike in
+    /// JSON and TOML.
     #[must_use]
     pub fn key(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.0.retain(|(name, _)| name != key);

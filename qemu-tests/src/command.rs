@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use std::process::{Command, Output, Stdio};
 
-/// A command with no input to wait for, and with the administrator's tools (mke2fs, debugfs) in its PATH.
+/// A command with no input to wait for, and with the administrator's tools (mke2fs, debugfs) in its
+/// PATH.
 #[must_use]
 pub fn command(program: &str) -> Command {
     let mut command = Command::new(program);

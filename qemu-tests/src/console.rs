@@ -1,4 +1,5 @@
-//! The serial console of a guest: every line with the time it arrived, kept and written to a log as it comes.
+//! The serial console of a guest: every line with the time it arrived, kept and written to a log as
+//! it comes.
 
 use anyhow::{Context, Result, bail};
 use std::fs::File;

@@ -1,4 +1,5 @@
-//! Crashes whose `/proc/vmcore` is copied as it was, once, and kept in the cache: inputs of benchmarks.
+//! Crashes whose `/proc/vmcore` is copied as it was, once, and kept in the cache: inputs of
+//! benchmarks.
 
 use crate::accel::Accel;
 use crate::binaries::Binaries;

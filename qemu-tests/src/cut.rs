@@ -1,4 +1,5 @@
-//! Dumps of a raw core that are cut short on purpose, by the means that cut dumps short in the field.
+//! Dumps of a raw core that are cut short on purpose, by the means that cut dumps short in the
+//! field.
 
 use crate::binaries::Binaries;
 use crate::command::{Run, command};
@@ -93,7 +94,8 @@ impl<'a> Dumper<'a> {
     fn arguments(&self, limit: Option<u64>) -> Result<Vec<String>> {
         let binary = Binaries::get()?.afterimage.display().to_string();
         let limit = limit.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
-        // A write beyond the limit is to fail, as one to a full disk does, and not to raise a signal.
+        // A write beyond the limit is to fail, as one to a full disk does, and not to raise a
+        // signal.
         let script = "trap '' XFSZ; limit=$1; shift; exec prlimit --fsize=$limit \"$@\"";
         let words = ["-c", script, "sh", &limit, &binary, "dump", "--level", "31", "--compress", SLOW];
         let paths = [self.raw.display().to_string(), self.work.join("cut").display().to_string()];

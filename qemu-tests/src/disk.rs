@@ -50,8 +50,8 @@ impl Disk {
         Self { read_only: true, ..self }
     }
 
-    /// Copies the directory `source` of the ext4 file system to the host directory `into`, with modes and
-    /// times.
+    /// Copies the directory `source` of the ext4 file system to the host directory `into`, with
+    /// modes and times.
     pub fn read_back(&self, source: &str, into: &Path) -> Result<()> {
         fs::create_dir_all(into).with_context(|| format!("making {}", into.display()))?;
         let request = format!("rdump {source} {}", into.display());
@@ -90,7 +90,8 @@ impl Disk {
 
     /// Checks the ext4 file system without changing it; fails when anything is wrong with it.
     ///
-    /// A journal to be replayed is no fault: a crashed system leaves one. It is replayed on a copy first.
+    /// A journal to be replayed is no fault: a crashed system leaves one. It is replayed on a copy
+    /// first.
     pub fn check(&self) -> Result<()> {
         let copy = self.path.with_extension("fsck");
         command("cp").arg("--sparse=always").args([&self.path, &copy]).run()?;

@@ -1,4 +1,5 @@
-//! Disks beside the production disk: what is on them, what is wrong with them, what a run left on them.
+//! Disks beside the production disk: what is on them, what is wrong with them, what a run left on
+//! them.
 
 use crate::capture_config::{DUMPS, Target};
 use crate::command::{Run, command};
@@ -26,7 +27,8 @@ pub enum Content {
 /// A disk to be made.
 #[derive(Clone, Debug)]
 pub struct ExtraDisk {
-    /// Names the image file, QEMU's devices, and the file system: 11 lower-case letters or digits at most.
+    /// Names the image file, QEMU's devices, and the file system: 11 lower-case letters or digits
+    /// at most.
     pub name: String,
     /// What it holds.
     pub content: Content,
@@ -49,7 +51,8 @@ pub struct DiskLeft {
     pub image: PathBuf,
     /// The dumps in its ext4 file system, when it has one that can be read.
     pub dumps: Vec<Dump>,
-    /// What e2fsck says about the file system after its journal is replayed; nothing if all is well.
+    /// What e2fsck says about the file system after its journal is replayed; nothing if all is
+    /// well.
     pub complaint: Option<String>,
 }
 
@@ -168,7 +171,8 @@ impl ExtraDisk {
     }
 }
 
-/// A hash of a region of an image, to see whether a run changed it. Only for comparison within a process.
+/// A hash of a region of an image, to see whether a run changed it. Only for comparison within a
+/// process.
 pub fn hash(image: &Path, region: Range<u64>) -> Result<u64> {
     let context = || format!("reading {region:?} of {}", image.display());
     let mut file = BufReader::with_capacity(1 << 20, File::open(image).with_context(context)?);

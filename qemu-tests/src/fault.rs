@@ -1,9 +1,9 @@
-//! What is wrong with a disk: errors at places or from a write on, requests that are never answered, a disk that is
-//! pulled out.
+//! What is wrong with a disk: errors at places or from a write on, requests that are never
+//! answered, a disk that is pulled out.
 //!
-//! A disk with faults is a stack of QEMU's block nodes, each of which can do nothing else: `throttle` (answers
-//! late) over `raw` over `blkdebug` (answers with an error) over the file. It sits in a slot of its own, to be
-//! pulled out.
+//! A disk with faults is a stack of QEMU's block nodes, each of which can do nothing else:
+//! `throttle` (answers late) over `raw` over `blkdebug` (answers with an error) over the file. It
+//! sits in a slot of its own, to be pulled out.
 
 use crate::control::Control;
 use serde_json::{Value, json};
@@ -27,8 +27,9 @@ pub enum Fault {
         /// Which sector.
         sector: u64,
     },
-    /// All requests of this kind fail, from the `after`-th write on. One number for all such faults of a disk, and none at
-    /// single sectors beside them: blkdebug forgets those at the first event.
+    /// All requests of this kind fail, from the `after`-th write on. One number for all such faults
+    /// of a disk, and none at single sectors beside them: blkdebug forgets those at the first
+    /// event.
     From {
         /// Which kind.
         kind: Kind,
@@ -55,26 +56,30 @@ pub enum Kind {
 /// What is done to the machine while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// No request of the disk with this name is answered any more. For good: QEMU 7.2 does not wake what a limit holds back when
-    /// the limit goes.
+    /// No request of the disk with this name is answered any more. For good: QEMU 7.2 does not wake
+    /// what a limit holds back when the limit goes.
     Stall(String),
     /// The disk with this name is pulled out.
     Unplug(String),
-    /// A byte of the reservation for the capture kernel, so far from its beginning, becomes another one.
+    /// A byte of the reservation for the capture kernel, so far from its beginning, becomes another
+    /// one.
     Damage(u64),
-    /// The cable of a card, by its number, is unplugged, and after a while plugged in again. What follows waits as long.
+    /// The cable of a card, by its number, is unplugged, and after a while plugged in again. What
+    /// follows waits as long.
     LinkDown {
         /// Which card.
         card: usize,
         /// For how long; for good if not given.
         lasting: Option<Duration>,
     },
-    /// The peer runs a script: `Action::Peer(peer.control(), Server::Ssh.stop())`. What follows waits for its end.
+    /// The peer runs a script: `Action::Peer(peer.control(), Server::Ssh.stop())`. What follows
+    /// waits for its end.
     Peer(Control, String),
 }
 
 impl Fault {
-    /// Writes to every `step`-th byte from `from` to below `to` fail: whatever writes `step` bytes there meets one.
+    /// Writes to every `step`-th byte from `from` to below `to` fail: whatever writes `step` bytes
+    /// there meets one.
     #[must_use]
     pub fn writes_between(from: u64, to: u64, step: u64) -> Vec<Self> {
         let sectors = from.div_ceil(SECTOR)..to.div_ceil(SECTOR);
@@ -138,7 +143,8 @@ pub(crate) fn blockdev(name: &str, image: &Path, read_only: bool, rules: &Path) 
     })
 }
 
-/// The rules, in the format of QEMU's docs/devel/blkdebug.txt: as an argument they could be too long.
+/// The rules, in the format of QEMU's docs/devel/blkdebug.txt: as an argument they could be too
+/// long.
 pub(crate) fn rules(faults: &[Fault]) -> String {
     let mut rules = Vec::new();
     let mut error = |event: &str, state: u32, kind: Kind, errno: u32, more: &str| {

@@ -1,5 +1,5 @@
-//! Dumps of a raw core in every format, and dumps made of dumps, judged page by page by readers that share no code with
-//! the product.
+//! Dumps of a raw core in every format, and dumps made of dumps, judged page by page by readers
+//! that share no code with the product.
 
 use crate::binaries::Binaries;
 use crate::command::{Run, command};
@@ -34,8 +34,8 @@ impl<'a> Dumps<'a> {
         Self { raw, work }
     }
 
-    /// Every format at one level has the pages that the kdump-compressed dump of that level keeps, and no other; gives
-    /// how many.
+    /// Every format at one level has the pages that the kdump-compressed dump of that level keeps,
+    /// and no other; gives how many.
     pub fn check_level(&self, level: u8) -> Result<u64> {
         let kdump = self.dump(self.raw, "kdump", level, "kdump")?;
         let bits = Self::kept(&kdump)?;
@@ -62,7 +62,8 @@ impl<'a> Dumps<'a> {
         Ok(found)
     }
 
-    /// A dump of a dump is as good as one of the core. What a dump does not have is not in those that are made of it.
+    /// A dump of a dump is as good as one of the core. What a dump does not have is not in those
+    /// that are made of it.
     pub fn check_conversions(&self) -> Result<()> {
         let direct = Self::kept(&self.dump(self.raw, "kdump", 31, "direct")?)?;
         let forensic = self.dump(self.raw, "kdump", 1, "forensic")?;
@@ -122,7 +123,8 @@ impl<'a> Dumps<'a> {
         ensure!(found.same > 0, "no page was found");
         ensure!(found.short_segments == 0 && found.past_end == 0, "segments without bytes: {found:?}");
         if reader != Layer::Drgn {
-            // Pages of zeros are holes. LiME's headers shift the data: a run may touch one block more.
+            // Pages of zeros are holes. LiME's headers shift the data: a run may touch one block
+            // more.
             let most = found.data_pages.saturating_add(found.runs.saturating_mul(2)).saturating_add(64);
             ensure!(found.disk <= most.saturating_mul(PAGE), "{} bytes on disk: {found:?}", found.disk);
         }

@@ -1,8 +1,8 @@
-//! The two images that are not the product: the production initramfs, and the capture image with a wrapper
-//! around its `/init` that first copies `/proc/vmcore` as it is.
+//! The two images that are not the product: the production initramfs, and the capture image with a
+//! wrapper around its `/init` that first copies `/proc/vmcore` as it is.
 //!
-//! They are put together with the product's own module closure and cpio writer: a mistake there keeps the production
-//! system from its disk, and the test from passing.
+//! They are put together with the product's own module closure and cpio writer: a mistake there
+//! keeps the production system from its disk, and the test from passing.
 
 use crate::binaries::Binaries;
 use crate::command::{Run, command};
@@ -17,8 +17,8 @@ use std::path::Path;
 /// What the production system needs to see its disk.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
 
-/// What a zram disk needs, loaded on request only. Which compressor a kernel's zram uses, and whether that is a module,
-/// varies: what a kernel lacks it does not need.
+/// What a zram disk needs, loaded on request only. Which compressor a kernel's zram uses, and
+/// whether that is a module, varies: what a kernel lacks it does not need.
 const ZRAM: [&str; 3] = ["lzo_rle", "lzo", "zram"];
 
 /// Name under which the production PID 1 runs a sleeping copy of itself, for `ps` to show.
@@ -65,8 +65,8 @@ pub fn production(kernel: &Kernel, binaries: &Binaries) -> Result<Vec<u8>> {
     Ok(cpio::write(&entries))
 }
 
-/// A capture image followed by an archive that holds `/wrapper`. The kernel unpacks one after the other: a
-/// compressed archive may be followed by a plain one that starts at a multiple of four.
+/// A capture image followed by an archive that holds `/wrapper`. The kernel unpacks one after the
+/// other: a compressed archive may be followed by a plain one that starts at a multiple of four.
 pub fn with_wrapper(capture_image: &Path, binaries: &Binaries) -> Result<Vec<u8>> {
     let mut image = read(capture_image)?;
     cpio::pad(&mut image);
@@ -74,18 +74,20 @@ pub fn with_wrapper(capture_image: &Path, binaries: &Binaries) -> Result<Vec<u8>
     Ok(image)
 }
 
-/// An initramfs followed by the host's swapon(8) with its libraries: the system call has no safe wrapper.
+/// An initramfs followed by the host's swapon(8) with its libraries: the system call has no safe
+/// wrapper.
 pub fn with_swapon(image: Vec<u8>) -> Result<Vec<u8>> {
     Ok(append(image, &programs(&[SWAPON])?))
 }
 
-/// An initramfs followed by the host's tools for LVM and LUKS with their libraries, and the modules that they need in
-/// `/modules/stack`.
+/// An initramfs followed by the host's tools for LVM and LUKS with their libraries, and the modules
+/// that they need in `/modules/stack`.
 pub fn with_stack_tools(image: Vec<u8>, kernel: &Kernel) -> Result<Vec<u8>> {
     with(image, kernel, &STACK_TOOLS, "stack", &STACK_MODULES)
 }
 
-/// An initramfs followed by the host's ip(8) with its libraries, and the driver of a virtio network card in `/modules/net`.
+/// An initramfs followed by the host's ip(8) with its libraries, and the driver of a virtio network
+/// card in `/modules/net`.
 pub fn with_network(image: Vec<u8>, kernel: &Kernel) -> Result<Vec<u8>> {
     with(image, kernel, &[IP], "net", &["virtio_net"])
 }

@@ -1,4 +1,5 @@
-//! Dumps that makedumpfile makes of a raw core, read by the product and compared with the core page by page.
+//! Dumps that makedumpfile makes of a raw core, read by the product and compared with the core page
+//! by page.
 
 use crate::command::{Run, command};
 use crate::readers::{self, makedumpfile};
@@ -37,8 +38,9 @@ pub struct Checked {
     pub flags: BTreeMap<u32, u64>,
 }
 
-/// Makes a dump of each format of the ELF core `raw` in `work` and compares all pages. Fails unless every page of the
-/// core is in the dump as it was or is left out, and each format has left out the same.
+/// Makes a dump of each format of the ELF core `raw` in `work` and compares all pages. Fails unless
+/// every page of the core is in the dump as it was or is left out, and each format has left out the
+/// same.
 pub fn compare_all(raw: &Path, work: &Path) -> Result<Vec<Checked>> {
     let core = Vmcore::open(raw, Access::Pread)?;
     let mut all: Vec<Checked> = Vec::new();

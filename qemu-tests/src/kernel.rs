@@ -27,7 +27,8 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// The script is asked every time: it alone knows when a kernel is complete, and says so in milliseconds.
+    /// The script is asked every time: it alone knows when a kernel is complete, and says so in
+    /// milliseconds.
     fn fetch(series: &str, options: &[&str]) -> Result<Self> {
         let script = workspace().join("scripts/fetch-kernels");
         command(&script.to_string_lossy()).args(options).arg(series).run()?;

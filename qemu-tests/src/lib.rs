@@ -1,14 +1,14 @@
-//! The whole job on real kernels: boots a production system in QEMU, crashes it, lets the capture run, and
-//! reads back what it left behind.
+//! The whole job on real kernels: boots a production system in QEMU, crashes it, lets the capture
+//! run, and reads back what it left behind.
 //!
 //! ```text
 //! kernel ─ binaries ─► initramfs ─► scenario ─► vm + console ─► outcome ─► readers
 //! ```
 //!
-//! Nothing here interprets a dump: that is left to crash, drgn and makedumpfile, so that the product's own reader is
-//! never its own judge. Of the product only the image builder's parts are used
-//! as a library; everything else goes through its command line. [`mod@bench`] is about time and memory, and calls the dump
-//! engine itself.
+//! Nothing here interprets a dump: that is left to crash, drgn and makedumpfile, so that the
+//! product's own reader is never its own judge. Of the product only the image builder's parts are
+//! used as a library; everything else goes through its command line. [`mod@bench`] is about time
+//! and memory, and calls the dump engine itself.
 
 pub mod accel;
 pub mod bench;

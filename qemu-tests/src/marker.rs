@@ -1,7 +1,8 @@
 //! Texts that the production side plants in memory and the host side looks for in a dump.
 //!
-//! A marker is made from a seed that only the kernel command line of one run holds, so no binary, image or
-//! earlier run can contain it: a marker that is found was read from the memory of this very guest.
+//! A marker is made from a seed that only the kernel command line of one run holds, so no binary,
+//! image or earlier run can contain it: a marker that is found was read from the memory of this
+//! very guest.
 
 use std::fmt::{Display, Formatter, Result};
 
@@ -47,8 +48,8 @@ impl Display for Kind {
     }
 }
 
-/// The text all pages of a kind share; a five-digit page index follows it in memory. The kind is one of [`Kind`] or of
-/// [`crate::planted::Plant`].
+/// The text all pages of a kind share; a five-digit page index follows it in memory. The kind is
+/// one of [`Kind`] or of [`crate::planted::Plant`].
 #[must_use]
 pub fn prefix(seed: &str, kind: impl Display) -> String {
     // FNV-1a: enough to keep the text out of every file that knows only the seed.

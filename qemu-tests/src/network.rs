@@ -1,4 +1,5 @@
-//! Network cards of a machine, where their cables lead, and what the production system makes of them.
+//! Network cards of a machine, where their cables lead, and what the production system makes of
+//! them.
 
 use std::path::{Path, PathBuf};
 
@@ -14,13 +15,13 @@ pub struct Card {
 /// A cable: QEMU's stream netdev over a socket, which carries whole Ethernet frames and loses none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cable {
-    /// One end: it waits for the other at this socket, again after each machine that was plugged in. Until then, and between
-    /// them, frames are lost.
+    /// One end: it waits for the other at this socket, again after each machine that was plugged
+    /// in. Until then, and between them, frames are lost.
     At(PathBuf),
     /// The other end: the machine of the first is started already.
     To(PathBuf),
-    /// To a network that QEMU makes up: 10.0.2.0/24, in which 10.0.2.2 is the loopback of this host, 10.0.2.3 answers to DNS,
-    /// and DHCP gives 10.0.2.15.
+    /// To a network that QEMU makes up: 10.0.2.0/24, in which 10.0.2.2 is the loopback of this
+    /// host, 10.0.2.3 answers to DNS, and DHCP gives 10.0.2.15.
     User,
 }
 

@@ -1,4 +1,5 @@
-//! What a crash left behind: the console, the dumps, the raw copy, and checks on them that every test shares.
+//! What a crash left behind: the console, the dumps, the raw copy, and checks on them that every
+//! test shares.
 
 use crate::boot::Boot;
 use crate::console::Line;
@@ -75,7 +76,8 @@ impl Outcome {
         Tally::of(dump, self.memory_end, &self.seed)
     }
 
-    /// What the system that the capture handed over to says about itself, and how long after the panic or the switch.
+    /// What the system that the capture handed over to says about itself, and how long after the
+    /// panic or the switch.
     pub fn third(&self) -> Result<(Boot, Duration)> {
         let third = Boot::find(&self.console, "third").with_context(|| self.text())?;
         let after = third.at.saturating_duration_since(self.panic);
@@ -120,7 +122,8 @@ impl Outcome {
         Ok(())
     }
 
-    /// Fails unless the kernel itself announced this final action; `reboot` and `poweroff` end a guest.
+    /// Fails unless the kernel itself announced this final action; `reboot` and `poweroff` end a
+    /// guest.
     pub fn ensure_final_action(&self, action: &str) -> Result<()> {
         match action {
             "reboot" => self.ensure_said("reboot: Restarting system"),

@@ -1,4 +1,5 @@
-//! Counts the self-checking pages in a dump. drgn reads the dump; what a page has to hold comes from [`crate::pages`].
+//! Counts the self-checking pages in a dump. drgn reads the dump; what a page has to hold comes
+//! from [`crate::pages`].
 
 use crate::command::command;
 use crate::pages::{Kind, PAGE, fill, head};

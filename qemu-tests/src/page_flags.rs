@@ -1,11 +1,13 @@
-//! The kernel's own opinion on every page frame: `/proc/kpageflags` as it was right before the panic.
+//! The kernel's own opinion on every page frame: `/proc/kpageflags` as it was right before the
+//! panic.
 
 use anyhow::{Context, Result};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-/// Bits of a word in `/proc/kpageflags` (include/uapi/linux/kernel-page-flags.h and include/linux/kernel-page-flags.h).
+/// Bits of a word in `/proc/kpageflags` (include/uapi/linux/kernel-page-flags.h and
+/// include/linux/kernel-page-flags.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the kernel's, without KPF_")]
 pub enum Flag {
@@ -58,7 +60,8 @@ impl PageFlags {
         Ok(Self::parse(&bytes))
     }
 
-    /// A word of eight bytes per page frame, of this machine's order; a broken last one is left out.
+    /// A word of eight bytes per page frame, of this machine's order; a broken last one is left
+    /// out.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Self {
         let (words, _) = bytes.as_chunks();

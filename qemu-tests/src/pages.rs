@@ -1,7 +1,8 @@
 //! Pages that can be judged by themselves: from a seed, a kind and an index all 4096 bytes follow.
 //!
-//! For questions about very many pages. Cheap to make where the processor is emulated. Beside [`crate::marker`], whose
-//! texts are for readers that search: the words here hold no text, and stand in no file of the host.
+//! For questions about very many pages. Cheap to make where the processor is emulated. Beside
+//! [`crate::marker`], whose texts are for readers that search: the words here hold no text, and
+//! stand in no file of the host.
 
 use anyhow::{Context, Result};
 use std::fmt::{self, Display, Formatter};

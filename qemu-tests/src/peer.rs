@@ -1,8 +1,9 @@
-//! The peer: a second guest with real servers, at the other end of the cables of the machine under test.
+//! The peer: a second guest with real servers, at the other end of the cables of the machine under
+//! test.
 //!
-//! Its system is an image that scripts/make-peer-root makes once and no run changes. Below `/srv` there is a disk of each
-//! run's own; what it does is in `src/peer`, which is brought along on that disk. It boots first and outlives the machine
-//! under test; dropping it ends it.
+//! Its system is an image that scripts/make-peer-root makes once and no run changes. Below `/srv`
+//! there is a disk of each run's own; what it does is in `src/peer`, which is brought along on that
+//! disk. It boots first and outlives the machine under test; dropping it ends it.
 
 use crate::accel::Accel;
 use crate::cache::{cache, workspace};
@@ -62,12 +63,13 @@ pub struct PeerShape {
 /// What can be started in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
-    /// OpenSSH's sshd on port 22; the home directory of [`USER`] is /home/dump, and /srv/dump is theirs.
+    /// OpenSSH's sshd on port 22; the home directory of [`USER`] is /home/dump, and /srv/dump is
+    /// theirs.
     Ssh,
     /// The kernel's NFS server, which exports /srv/dump to everybody.
     Nfs,
-    /// nginx on port 443, which takes files by PUT and keeps them in /srv/www; on 8443 with a certificate that nobody
-    /// vouches for.
+    /// nginx on port 443, which takes files by PUT and keeps them in /srv/www; on 8443 with a
+    /// certificate that nobody vouches for.
     Nginx,
     /// An object store on port 9000, without TLS, in /srv/s3.
     S3,
@@ -192,8 +194,8 @@ impl Peer {
         }
     }
 
-    /// What its clients need: `ca.pem`, `client.pem`, `client.key`, `ssh`, `ssh.pub`, `known_hosts`; each of the servers'
-    /// names and addresses is in the last.
+    /// What its clients need: `ca.pem`, `client.pem`, `client.key`, `ssh`, `ssh.pub`,
+    /// `known_hosts`; each of the servers' names and addresses is in the last.
     #[must_use]
     pub fn key(&self, name: &str) -> PathBuf {
         self.keys.join(name)
@@ -205,8 +207,8 @@ impl Peer {
         self.control.clone()
     }
 
-    /// Runs a shell script in it within a minute, with the functions of `src/peer/functions`; gives what it says on standard
-    /// output and error.
+    /// Runs a shell script in it within a minute, with the functions of `src/peer/functions`; gives
+    /// what it says on standard output and error.
     pub fn run(&self, script: &str) -> Result<String> {
         self.control.run(script)
     }
@@ -229,8 +231,9 @@ impl Peer {
         self.run(&format!("cat >{path} <<'{end}'\n{text}{line_end}{end}\n")).map(drop)
     }
 
-    /// Unplugs all cables on the peer's side, as a switch that fails further on: the machine under test keeps its carrier, and
-    /// what it sends is lost. For its own carrier to go, see [`crate::fault::Action::LinkDown`].
+    /// Unplugs all cables on the peer's side, as a switch that fails further on: the machine under
+    /// test keeps its carrier, and what it sends is lost. For its own carrier to go, see
+    /// [`crate::fault::Action::LinkDown`].
     pub fn sever(&mut self) -> Result<()> {
         (0..self.cards).try_for_each(|card| self.vm.set_link(card, false))
     }
@@ -240,7 +243,8 @@ impl Peer {
         (0..self.cards).try_for_each(|card| self.vm.set_link(card, true))
     }
 
-    /// Copies a directory below /srv out of the running peer, as it is at this moment; gives the copy.
+    /// Copies a directory below /srv out of the running peer, as it is at this moment; gives the
+    /// copy.
     pub fn read_back(&mut self, path: &str) -> Result<PathBuf> {
         let inside = path.strip_prefix("/srv").filter(|inside| inside.len() > 1);
         let inside = inside.with_context(|| format!("{path} is not below /srv"))?;

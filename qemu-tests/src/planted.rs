@@ -1,5 +1,5 @@
-//! What a production system planted in memory that a page filter has an opinion on, and where: the list that PID 1
-//! writes right before the panic, and the page frames in it.
+//! What a production system planted in memory that a page filter has an opinion on, and where: the
+//! list that PID 1 writes right before the panic, and the page frames in it.
 
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -62,7 +62,8 @@ impl Plant {
         Self::Offline,
     ];
 
-    /// Whether the production system cannot tell where it is: the kernel keeps it in memory of its own.
+    /// Whether the production system cannot tell where it is: the kernel keeps it in memory of its
+    /// own.
     #[must_use]
     pub const fn found_by_content(self) -> bool {
         matches!(self, Self::Slab | Self::Zram)

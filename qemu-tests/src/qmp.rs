@@ -34,7 +34,8 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// Tells it from the events of a machine that is gone (`SHUTDOWN` and `WATCHDOG` of QEMU's qapi/run-state.json).
+    /// Tells it from the events of a machine that is gone (`SHUTDOWN` and `WATCHDOG` of QEMU's
+    /// qapi/run-state.json).
     #[must_use]
     pub fn of(events: &[Value]) -> Self {
         let named = |name: &str| events.iter().find(|event| event.get("event").is_some_and(|it| it == name));

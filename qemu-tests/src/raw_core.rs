@@ -1,4 +1,5 @@
-//! Raw copies of `/proc/vmcore`, made by a crash once and kept in the cache, for tests that need a core and no crash.
+//! Raw copies of `/proc/vmcore`, made by a crash once and kept in the cache, for tests that need a
+//! core and no crash.
 
 use crate::cache::cache;
 use crate::command::{Run, command};

@@ -1,4 +1,5 @@
-//! Independent judges of a dump: crash, drgn, makedumpfile and volatility3. None of them shares code with the product.
+//! Independent judges of a dump: crash, drgn, makedumpfile and volatility3. None of them shares
+//! code with the product.
 
 use crate::bitmap::Bitmap;
 use crate::cache::{cache, workspace};
@@ -55,7 +56,8 @@ impl Comparison {
     }
 }
 
-/// Compares all memory in `dump` with the raw ELF copy, and counts the markers of `seed` in the dump.
+/// Compares all memory in `dump` with the raw ELF copy, and counts the markers of `seed` in the
+/// dump.
 pub fn compare(raw: &Path, dump: &Path, seed: &str) -> Result<Comparison> {
     let mut arguments: Vec<OsString> = vec![raw.into(), dump.into()];
     arguments.extend(Kind::ALL.iter().map(|kind| marker::prefix(seed, *kind).into()));
@@ -120,7 +122,8 @@ pub struct Found {
     pub past_end: u64,
 }
 
-/// Compares the pages in `dump` with the raw ELF copy: those whose bits are set in the file `bits` must be in it, others not.
+/// Compares the pages in `dump` with the raw ELF copy: those whose bits are set in the file `bits`
+/// must be in it, others not.
 pub fn layer(raw: &Path, bits: &Path, layer: Layer, dump: &Path) -> Result<Found> {
     let (name, python_path) = match layer {
         Layer::Drgn => ("drgn", drgn_python()?),
@@ -147,7 +150,8 @@ pub fn notes(dump: &Path) -> Result<Vec<(String, u32, u32)>> {
     python(Path::new("python3"), include_str!("notes.py"), &[dump.into()])
 }
 
-/// Writes the raw dump `dump` to `out` with its pages compressed by libsnappy; gives how many became smaller.
+/// Writes the raw dump `dump` to `out` with its pages compressed by libsnappy; gives how many
+/// became smaller.
 pub fn snappy(dump: &Path, out: &Path) -> Result<u64> {
     python(Path::new("python3"), include_str!("snappy.py"), &[dump.into(), out.into()])
 }
@@ -202,8 +206,8 @@ pub fn makedumpfile_dmesg(dump: &Path) -> Result<Vec<u8>> {
     fs::read(&out).with_context(|| format!("reading {}", out.display()))
 }
 
-/// A makedumpfile that knows zstd, which the system's may not. The script is asked every time: it answers from its
-/// cache in milliseconds.
+/// A makedumpfile that knows zstd, which the system's may not. The script is asked every time: it
+/// answers from its cache in milliseconds.
 pub fn makedumpfile() -> Result<PathBuf> {
     let script = workspace().join("scripts/fetch-makedumpfile");
     let output = command(&script.to_string_lossy()).run()?;
@@ -226,7 +230,8 @@ pub fn crash(vmlinux: &Path, dump: &Path, commands: &[&str]) -> Result<Vec<Strin
     let script = work.path().join("commands");
     let mut file = File::create(&script)?;
     for (index, command) in commands.iter().enumerate() {
-        // A file per command keeps outputs apart; the file behind it appears only if crash got that far.
+        // A file per command keeps outputs apart; the file behind it appears only if crash got that
+        // far.
         let (out, ran) = paths(index);
         writeln!(file, "{command} > {}\n!touch {}", out.display(), ran.display())?;
     }

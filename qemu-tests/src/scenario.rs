@@ -31,7 +31,8 @@ pub const DISK_UUID: &str = "5a17c0de-0000-4000-8000-00000000d15c";
 pub const READ_ONLY_UUID: &str = "5a17c0de-0000-4000-8000-0000005ea1ed";
 /// Host name of the production system.
 pub const HOST: &str = "prodhost";
-/// Directory on the production disk in which production-init leaves what the crashed kernel said about its memory.
+/// Directory on the production disk in which production-init leaves what the crashed kernel said
+/// about its memory.
 pub const REPORT: &str = "report";
 /// In it: what was planted where, see [`crate::planted`].
 pub const PLANTED: &str = "planted.txt";
@@ -72,14 +73,16 @@ pub struct Scenario {
     pub raw_copy: bool,
     /// A second disk that takes the dump.
     pub target: Option<Format>,
-    /// What is planted for a page filter to judge, in this order; a report comes back when there is any.
+    /// What is planted for a page filter to judge, in this order; a report comes back when there is
+    /// any.
     pub plants: Vec<Plant>,
     /// Self-checking pages of each usual kind, see [`crate::pages`].
     pub pages: u32,
-    /// MiB of memory that are added when the capture is armed; half of them are filled with self-checking pages.
+    /// MiB of memory that are added when the capture is armed; half of them are filled with
+    /// self-checking pages.
     pub late_mib: u32,
-    /// Whether production says what it has, and lies on its disk for the capture to hand over to: `/boot/vmlinuz` and
-    /// `/boot/initrd`, with `prod.third` on the command line.
+    /// Whether production says what it has, and lies on its disk for the capture to hand over to:
+    /// `/boot/vmlinuz` and `/boot/initrd`, with `prod.third` on the command line.
     pub third: bool,
     /// What the machine has beside memory and processors.
     pub shape: Shape,
@@ -93,13 +96,16 @@ pub struct Scenario {
     pub power_cut: Option<String>,
     /// Bytes that the disk has left for dumps.
     pub room: Option<u64>,
-    /// Whether there is a second, write-protected disk with an ext4 file system of [`READ_ONLY_UUID`].
+    /// Whether there is a second, write-protected disk with an ext4 file system of
+    /// [`READ_ONLY_UUID`].
     pub read_only_disk: bool,
     /// More disks, behind all others.
     pub extra: Vec<ExtraDisk>,
-    /// What is done to the machine and to its peer when the capture kernel says this, one after the other.
+    /// What is done to the machine and to its peer when the capture kernel says this, one after the
+    /// other.
     pub actions: Vec<(String, Action)>,
-    /// Jobs of the wrapper in the capture kernel, see `production-init/jobs.rs`: `wrap.kill=KILL@dump:_50%`.
+    /// Jobs of the wrapper in the capture kernel, see `production-init/jobs.rs`:
+    /// `wrap.kill=KILL@dump:_50%`.
     pub wrap: Vec<String>,
     /// How long the capture may take before the run is a failure.
     pub patience: Duration,
@@ -153,8 +159,9 @@ impl Scenario {
         self.run_in(WorkDir::new(&self.name)?, 1)
     }
 
-    /// Boots the machine of an earlier run of this scenario once more, and crashes it again: with the disks as it left them.
-    /// The capture image is on the production disk, so it and its configuration stay as they were.
+    /// Boots the machine of an earlier run of this scenario once more, and crashes it again: with
+    /// the disks as it left them. The capture image is on the production disk, so it and its
+    /// configuration stay as they were.
     pub fn run_again(&self, before: Outcome) -> Result<Outcome> {
         let run = before.run.saturating_add(1);
         self.run_in(before.work, run)
@@ -262,7 +269,8 @@ impl Scenario {
         Ok(outcome)
     }
 
-    /// Builds `boot/afterimage.img`, what the production system will load; and keeps one without the wrapper.
+    /// Builds `boot/afterimage.img`, what the production system will load; and keeps one without
+    /// the wrapper.
     fn capture_image(&self, dir: &Path, binaries: &Binaries) -> Result<()> {
         let config = dir.join("config.toml");
         write(&config, self.config.toml(&self.wrapper_words()).as_bytes())?;
@@ -306,8 +314,8 @@ impl Scenario {
         }
     }
 
-    /// Physical addresses from here on are no memory: QEMU's q35 moves what lies above 2 GiB of 2.75 or more behind 4 GiB, and
-    /// adds memory at the next GiB.
+    /// Physical addresses from here on are no memory: QEMU's q35 moves what lies above 2 GiB of
+    /// 2.75 or more behind 4 GiB, and adds memory at the next GiB.
     fn memory_end(&self) -> u64 {
         let added = self.shape().hot_add_mib;
         let plain = self.memory_mib < 2816 && added == 0;
@@ -362,7 +370,8 @@ impl Scenario {
     }
 
     fn command_line(&self, seed: &str) -> String {
-        // panic=10: a kernel with nothing to jump to reboots, which ends the guest, instead of hanging.
+        // panic=10: a kernel with nothing to jump to reboots, which ends the guest, instead of
+        // hanging.
         let mut line = format!(
             "console=ttyS0 crashkernel={} panic=10 prod.seed={seed} prod.host={HOST} {}",
             self.crashkernel,

@@ -59,8 +59,8 @@ impl Format {
         Ok(disk)
     }
 
-    /// Checks the file system, and reads the dumps back where a tool can do that without mounting it: there is none
-    /// for XFS.
+    /// Checks the file system, and reads the dumps back where a tool can do that without mounting
+    /// it: there is none for XFS.
     pub fn read_back(self, disk: &Disk, into: &Path) -> Result<Option<Vec<Dump>>> {
         fs::create_dir_all(into).with_context(|| format!("making {}", into.display()))?;
         match self {

@@ -15,7 +15,8 @@ pub enum Trigger {
     Planned(Vec<String>),
     /// It stages a switch, and asks the kernel for a kexec itself, as `systemctl kexec` does.
     Staged,
-    /// It does not: `afterimage` is to refuse these, see production-init's `refusals.rs`. Then it powers off.
+    /// It does not: `afterimage` is to refuse these, see production-init's `refusals.rs`. Then it
+    /// powers off.
     Refusals(Vec<String>),
 }
 
@@ -38,7 +39,8 @@ impl Trigger {
         }
     }
 
-    /// What the kernel command line says of it: see production-init's `steps.rs`. `panic_cpu` panics.
+    /// What the kernel command line says of it: see production-init's `steps.rs`. `panic_cpu`
+    /// panics.
     pub(crate) fn word(&self, panic_cpu: u32) -> String {
         match self {
             Self::Panic => format!("prod.panic=cpu{panic_cpu}"),

@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Guests of one test program run one at a time: with more emulated machines than processors they slow each other into timeouts.
-/// scripts/test runs two such programs.
+/// Guests of one test program run one at a time: with more emulated machines than processors they
+/// slow each other into timeouts. scripts/test runs two such programs.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)

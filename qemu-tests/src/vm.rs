@@ -29,10 +29,11 @@ pub struct Shape {
     pub cpu: String,
     /// Whether there is a hardware watchdog, an Intel 6300ESB, which resets the machine.
     pub watchdog: bool,
-    /// Whether it is started by EFI firmware (OVMF) instead of a BIOS; its variables are kept beside the console's log.
+    /// Whether it is started by EFI firmware (OVMF) instead of a BIOS; its variables are kept
+    /// beside the console's log.
     pub efi: bool,
-    /// Whether there is a virtio network card: at [`NETWORK_ANSWER_AT`] someone says [`NETWORK_ANSWER`], and nobody else
-    /// can be reached.
+    /// Whether there is a virtio network card: at [`NETWORK_ANSWER_AT`] someone says
+    /// [`NETWORK_ANSWER`], and nobody else can be reached.
     pub network: bool,
     /// Network cards to other machines: eth0, eth1, …
     pub cards: Vec<Card>,
@@ -301,7 +302,8 @@ impl Vm {
     }
 }
 
-/// Where the memory reserved for a capture kernel begins, by what the kernel says of it when it boots.
+/// Where the memory reserved for a capture kernel begins, by what the kernel says of it when it
+/// boots.
 fn reservation(log: &Path) -> Result<u64> {
     let said = fs::read_to_string(log).context("reading the console")?;
     // "Reserving 160MB of memory at 1376MB for crashkernel" (arch/x86/kernel/setup.c, to 6.8)

@@ -1,6 +1,8 @@
-//! Wrong words in the structures of real cores, or of the cores (`*.vmcore`) in the directory AFTERIMAGE_CORES.
+//! Wrong words in the structures of real cores, or of the cores (`*.vmcore`) in the directory
+//! AFTERIMAGE_CORES.
 //!
-//! The same words each time; AFTERIMAGE_SEED=N chooses others, AFTERIMAGE_FULL=1 thousands of new ones for each core.
+//! The same words each time; AFTERIMAGE_SEED=N chooses others, AFTERIMAGE_FULL=1 thousands of new
+//! ones for each core.
 
 use anyhow::{Context, Result, ensure};
 use qemu_tests::{damage, raw_core};

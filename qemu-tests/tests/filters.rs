@@ -1,6 +1,7 @@
-//! What a dump level drops, judged three ways: by plants of every kind, by the kernel's own flags of its pages, and by
-//! the reference implementation, whose dump must have the same pages. Where the reference does not know the kernel, the
-//! pages in which it differs must be ours to keep by the kernel's flags.
+//! What a dump level drops, judged three ways: by plants of every kind, by the kernel's own flags
+//! of its pages, and by the reference implementation, whose dump must have the same pages. Where
+//! the reference does not know the kernel, the pages in which it differs must be ours to keep by
+//! the kernel's flags.
 //!
 //! `AFTERIMAGE_KEEP_CORES=DIR` keeps each raw core with what is known about it as `DIR/NAME.*`.
 
@@ -250,8 +251,9 @@ impl Known {
         ensure_flags(level, dump, &self.flags)
     }
 
-    /// Fails unless the dumps have the same pages. Pages that only ours has are right if the level does not drop them by the
-    /// kernel's flags: makedumpfile 1.7.8 does not find the heads of tails since kernel 7.1.
+    /// Fails unless the dumps have the same pages. Pages that only ours has are right if the level
+    /// does not drop them by the kernel's flags: makedumpfile 1.7.8 does not find the heads of
+    /// tails since kernel 7.1.
     fn ensure_as_reference(&self, level: u8, reference: &Bitmaps, ours: &Bitmaps) -> Result<()> {
         ensure!(reference.existing.without(&ours.existing).is_empty(), "pages exist for the reference only");
         ensure!(ours.existing.without(&reference.existing).is_empty(), "pages exist for us only");
@@ -305,8 +307,8 @@ fn found(outcome: &Outcome) -> Result<Planted> {
     let texts: Vec<_> = prefixes.keys().cloned().collect();
     for (prefix, mut pfns) in readers::find(outcome.raw()?, &texts)? {
         let plant = *prefixes.get(&prefix).context("a text that was not asked for")?;
-        // Copies lie in other places: a name in the memory of the process that made the file, a block in the page
-        // cache and in free pages.
+        // Copies lie in other places: a name in the memory of the process that made the file, a
+        // block in the page cache and in free pages.
         pfns.retain(|pfn| {
             let flags = report.flags.of_head(*pfn);
             let elsewhere = [Flag::Buddy, Flag::Lru, Flag::Anon].iter().any(|flag| flags.has(*flag));
@@ -358,8 +360,8 @@ fn ensure_promised(level: u8, fates: &Fates) -> Result<()> {
     Ok(())
 }
 
-/// Compares all pages with the kernel's flags of them. Between the report and the panic some change: the report itself
-/// is written.
+/// Compares all pages with the kernel's flags of them. Between the report and the panic some
+/// change: the report itself is written.
 fn ensure_flags(level: u8, bitmaps: &Bitmaps, flags: &PageFlags) -> Result<()> {
     let expected = expected(level, &bitmaps.existing, flags);
     let (missing, extra) = (expected.without(&bitmaps.dumped), bitmaps.dumped.without(&expected));
@@ -395,7 +397,8 @@ fn expected(level: u8, existing: &Bitmap, flags: &PageFlags) -> Bitmap {
 fn dropped(level: u8, flags: &PageFlags, pfn: u64) -> bool {
     let (own, head) = (flags.of(pfn), flags.of_head(pfn));
     let swap_cache = head.has(Flag::SwapCache) && head.has(Flag::SwapBacked);
-    // Of some slab pages Linux 6.12 says both: their descriptor has other things where others have their mapping.
+    // Of some slab pages Linux 6.12 says both: their descriptor has other things where others have
+    // their mapping.
     let anonymous = head.has(Flag::Anon) && !head.has(Flag::Slab);
     let cache = (head.has(Flag::Lru) || swap_cache) && !anonymous;
     let bits = [

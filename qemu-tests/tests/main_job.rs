@@ -1,7 +1,7 @@
 //! The main job: a kernel panics, the capture saves it, independent tools read what it saved.
 //!
-//! One case of each kind by default; `AFTERIMAGE_FULL=1` (scripts/test --full) runs every combination of kernel, dump
-//! level and compression.
+//! One case of each kind by default; `AFTERIMAGE_FULL=1` (scripts/test --full) runs every
+//! combination of kernel, dump level and compression.
 
 use anyhow::{Context, Result, ensure};
 use qemu_tests::binaries::Binaries;
@@ -142,8 +142,8 @@ fn crash_and_drgn_read_the_dump_with_symbols() -> Result<()> {
     ensure!(sys.contains(kernel.version()) && sys.contains(HOST), "crash sys:\n{sys}");
     ensure!(bt.contains("sysrq_handle_crash"), "crash bt:\n{bt}");
     ensure!(log.contains(&marker::text(&outcome.seed, Kind::Log, 0)), "crash log:\n{log}");
-    // Only what runs on a CPU: of this kernel crash 8.0.2 lists no other task, in a raw /proc/vmcore either ("not found
-    // in PID hash"). The sleeping witness is for drgn to find.
+    // Only what runs on a CPU: of this kernel crash 8.0.2 lists no other task, in a raw
+    // /proc/vmcore either ("not found in PID hash"). The sleeping witness is for drgn to find.
     ensure!(ps.contains("init"), "crash ps:\n{ps}");
 
     let system = readers::symbols(&kernel.vmlinux(), &vmcore)?;
@@ -220,7 +220,8 @@ fn a_read_only_target_is_a_clear_error() -> Result<()> {
     scenario.config.device.clone_from(&device);
     let outcome = scenario.run()?;
     outcome.ensure_final_action("reboot")?;
-    // The target by its name and the reason, on one line, in the words of the kernel's error or of ours.
+    // The target by its name and the reason, on one line, in the words of the kernel's error or of
+    // ours.
     let clear = outcome.console.iter().any(|line| {
         let text = line.text.to_lowercase();
         line.text.contains(&device)

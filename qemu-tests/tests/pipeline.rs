@@ -1,5 +1,5 @@
-//! Dumps that are cut short: by a full disk, a killed process, a guest that loses power. Behind the vital part crash opens
-//! each of them and finds tasks, stacks, modules and the log.
+//! Dumps that are cut short: by a full disk, a killed process, a guest that loses power. Behind the
+//! vital part crash opens each of them and finds tasks, stacks, modules and the log.
 
 use anyhow::{Context, Result, ensure};
 use qemu_tests::cut::{Cut, Dumper};
@@ -83,7 +83,8 @@ fn a_guest_that_loses_power_leaves_a_dump_that_opens() -> Result<()> {
 fn a_full_file_system_in_the_guest_leaves_a_dump_that_opens() -> Result<()> {
     let _alone = alone();
     let kernel = Kernel::with_symbols(SERIES)?;
-    // At level 1 the dump has 80 MiB, 15 to 25 of them vital: how many varies with what the kernel was about to free.
+    // At level 1 the dump has 80 MiB, 15 to 25 of them vital: how many varies with what the kernel
+    // was about to free.
     let mut scenario = Scenario::new("room", &kernel);
     scenario.config.level = 1;
     // By itself a capture would choose a level that fits.

@@ -1,7 +1,7 @@
 //! Addresses and page numbers of the production kernel, each in a type of its own.
 //!
-//! The types have no `+` and `-`: every step is a named, checked method, because the numbers come from
-//! memory that nobody may trust. This module knows no I/O and no kernel structure.
+//! The types have no `+` and `-`: every step is a named, checked method, because the numbers come
+//! from memory that nobody may trust. This module knows no I/O and no kernel structure.
 
 use core::fmt;
 
@@ -143,7 +143,8 @@ impl PfnRange {
         ranges.iter().fold(0, |sum, range| sum.saturating_add(range.pages()))
     }
 
-    /// Appends `range`; makes one of it and the last of `ranges` if it begins in that one or right behind it.
+    /// Appends `range`; makes one of it and the last of `ranges` if it begins in that one or right
+    /// behind it.
     pub fn append(ranges: &mut Vec<Self>, range: Self) {
         match ranges.last_mut() {
             Some(last) if last.start <= range.start && range.start <= last.end => {
@@ -203,7 +204,8 @@ impl fmt::Display for PfnRange {
     }
 }
 
-/// `u64` to `usize`. Lossless on the 64-bit targets that this crate is built for; saturates elsewhere.
+/// `u64` to `usize`. Lossless on the 64-bit targets that this crate is built for; saturates
+/// elsewhere.
 #[must_use]
 pub fn to_usize(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)

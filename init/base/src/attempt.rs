@@ -1,4 +1,5 @@
-//! What PID 1 asks of one attempt at the capture, and what the attempts before it came to. Travels through the child's standard input.
+//! What PID 1 asks of one attempt at the capture, and what the attempts before it came to. Travels
+//! through the child's standard input.
 
 use core::fmt;
 
@@ -53,7 +54,8 @@ pub struct Attempt {
     pub skip_targets: Vec<usize>,
     /// Modules in which an earlier one got stuck.
     pub skip_modules: Vec<String>,
-    /// Pages at which an earlier one came to its end: (first page frame number, the one after the last).
+    /// Pages at which an earlier one came to its end: (first page frame number, the one after the
+    /// last).
     pub skip_pages: Vec<(u64, u64)>,
     /// The capture's name, if an earlier one has found it.
     pub name: Option<String>,

@@ -1,7 +1,7 @@
 //! What the capture child tells PID 1 while it works: a line each, through its standard output.
 //!
-//! PID 1 reads these lines even after the child was killed, so they are how it knows what the child was at. Telling never fails
-//! and waits for nobody: outside a capture kernel it does nothing.
+//! PID 1 reads these lines even after the child was killed, so they are how it knows what the child
+//! was at. Telling never fails and waits for nobody: outside a capture kernel it does nothing.
 
 use core::fmt;
 use core::str::FromStr;
@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::addr::{Pfn, PfnRange};
 use crate::facts::Trigger;
 
-/// Longest line: more than the longest location on a target, and short enough that a pipe takes it in one piece (PIPE_BUF).
+/// Longest line: more than the longest location on a target, and short enough that a pipe takes it
+/// in one piece (PIPE_BUF).
 pub const MAX_LINE: usize = 1024;
 
 static LISTENED_TO: AtomicBool = AtomicBool::new(false);
@@ -37,7 +38,8 @@ pub enum Beat {
     Location(String),
     /// A module is being loaded.
     Module(String),
-    /// What is saved is saved: whatever happens from here on, another attempt would not make it better.
+    /// What is saved is saved: whatever happens from here on, another attempt would not make it
+    /// better.
     Saved(String),
     /// A worker reads these pages.
     Reading(usize, PfnRange),

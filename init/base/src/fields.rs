@@ -1,4 +1,5 @@
-//! Reading fixed fields out of a byte slice, totally: a field past the end is `None`, never a panic.
+//! Reading fixed fields out of a byte slice, totally: a field past the end is `None`, never a
+//! panic.
 
 use core::fmt;
 
@@ -57,7 +58,8 @@ impl<'a> Fields<'a> {
         self.bytes(offset, 8).map(BE::read_u64)
     }
 
-    /// The text in `len` bytes at `offset`, up to the first NUL; bytes that are not UTF-8 are replaced.
+    /// The text in `len` bytes at `offset`, up to the first NUL; bytes that are not UTF-8 are
+    /// replaced.
     #[must_use]
     pub fn text(self, offset: usize, len: usize) -> Option<String> {
         let bytes = self.bytes(offset, len)?;
@@ -82,8 +84,8 @@ impl fmt::Display for Uuid<'_> {
     }
 }
 
-/// Copies `value` into `out` at `offset`; does nothing if it does not fit, which a size assertion beside
-/// each structure rules out.
+/// Copies `value` into `out` at `offset`; does nothing if it does not fit, which a size assertion
+/// beside each structure rules out.
 pub fn put(out: &mut [u8], offset: usize, value: &[u8]) {
     if let Some(place) = offset.checked_add(value.len()).and_then(|end| out.get_mut(offset..end)) {
         place.copy_from_slice(value);

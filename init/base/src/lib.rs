@@ -1,4 +1,5 @@
-//! Values that every part of afterimage shares. Nothing here reads a vmcore, opens a target or starts a kernel.
+//! Values that every part of afterimage shares. Nothing here reads a vmcore, opens a target or
+//! starts a kernel.
 //!
 //! ## Start here
 //! - [`addr`]: physical and virtual addresses, page frame numbers, each in a type of its own.
@@ -10,8 +11,9 @@
 //! - [`fields`], [`read_at`], [`time`]: helpers that parsers and reports share.
 //!
 //! ## Words
-//! *Production kernel*: the kernel whose memory is saved. *Capture kernel*: the kernel that afterimage runs in.
-//! *Target*: where a dump goes. *Facts*: what the loader learned while the production kernel was healthy.
+//! *Production kernel*: the kernel whose memory is saved. *Capture kernel*: the kernel that
+//! afterimage runs in. *Target*: where a dump goes. *Facts*: what the loader learned while the
+//! production kernel was healthy.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     test,

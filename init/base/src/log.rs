@@ -1,4 +1,5 @@
-//! Messages: to the kernel log and through it to the consoles in a capture kernel, to stderr on a host.
+//! Messages: to the kernel log and through it to the consoles in a capture kernel, to stderr on a
+//! host.
 //!
 //! Logging never fails and never blocks the capture on a target.
 
@@ -8,7 +9,8 @@ use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-/// The kernel cuts a record at 1024 bytes less its own prefix (LOG_LINE_MAX, kernel/printk/internal.h).
+/// The kernel cuts a record at 1024 bytes less its own prefix (LOG_LINE_MAX,
+/// kernel/printk/internal.h).
 const KMSG_LINE: usize = 900;
 
 /// Where messages go.
@@ -27,8 +29,9 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// Sends messages to the kernel log; to stderr if that cannot be opened. The first call wins.
 pub fn init_kmsg(level: LevelFilter) {
-    // Without this the kernel drops all but ten lines in five seconds (Documentation/admin-guide/sysctl/kernel.rst). It takes no word
-    // without the end of its line (devkmsg_sysctl_set_loglvl()).
+    // Without this the kernel drops all but ten lines in five seconds
+    // (Documentation/admin-guide/sysctl/kernel.rst). It takes no word without the end of its line
+    // (devkmsg_sysctl_set_loglvl()).
     let _ = std::fs::write("/proc/sys/kernel/printk_devkmsg", "on\n");
     if level >= LevelFilter::Debug {
         let _ = std::fs::write("/proc/sys/kernel/printk", "8"); // consoles drop debug messages otherwise
@@ -86,7 +89,8 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// Text of the old kernel may reach a message (names, log lines): only printable ASCII goes to a console.
+/// Text of the old kernel may reach a message (names, log lines): only printable ASCII goes to a
+/// console.
 fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| if matches!(c, ' '..='~') { vec![c] } else { c.escape_default().collect() })

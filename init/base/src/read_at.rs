@@ -11,7 +11,8 @@ pub trait ReadAt {
     /// Reads some bytes at `offset`; none only at the end, or where the file does not have them.
     fn read_some(&self, out: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Fills the front of `out` and gives how much of it: less only at the end, or where bytes are not there.
+    /// Fills the front of `out` and gives how much of it: less only at the end, or where bytes are
+    /// not there.
     fn read_front(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut have = 0;
         while let Some(rest) = out.get_mut(have..).filter(|rest| !rest.is_empty()) {

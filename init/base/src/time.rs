@@ -28,7 +28,8 @@ pub fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
-/// A time as RFC 3339 in UTC, from seconds since 1970; `None` for a year past 9999 (a damaged clock).
+/// A time as RFC 3339 in UTC, from seconds since 1970; `None` for a year past 9999 (a damaged
+/// clock).
 #[must_use]
 pub fn utc(seconds: u64) -> Option<String> {
     const YEAR_10000: u64 = 253_402_300_800; // humantime cannot print it

@@ -1,5 +1,5 @@
-//! The configuration and the facts: what is accepted can be written out and read back, also after the command
-//! line has had its say.
+//! The configuration and the facts: what is accepted can be written out and read back, also after
+//! the command line has had its say.
 //!
 //! Input: TOML text, NUL, a kernel command line, NUL, the text of /proc/iomem.
 #![no_main]

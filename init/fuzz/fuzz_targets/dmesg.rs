@@ -1,9 +1,10 @@
-//! The kernel log out of hostile memory: the output is printable, bounded by the ring that it came from, and
-//! counted right. uname and address translation on the way.
+//! The kernel log out of hostile memory: the output is printable, bounded by the ring that it came
+//! from, and counted right. uname and address translation on the way.
 //!
-//! Input: a control byte, a length, that many bytes of VMCOREINFO, a memory image. The image lies at physical
-//! 0x1000 and, by the ELF header, at virtual `BASE`. Unless the control byte says otherwise, the text comes after
-//! a usable VMCOREINFO, so that it only has to change what it wants to.
+//! Input: a control byte, a length, that many bytes of VMCOREINFO, a memory image. The image lies
+//! at physical 0x1000 and, by the ELF header, at virtual `BASE`. Unless the control byte says
+//! otherwise, the text comes after a usable VMCOREINFO, so that it only has to change what it wants
+//! to.
 #![no_main]
 
 use std::io::{self, Write};
@@ -152,7 +153,8 @@ fn ring(base: u64) -> Vec<u8> {
     image
 }
 
-/// The ring at the start of the kernel image (virtual 0xffffffff80000000, physical 0x1000), then page tables.
+/// The ring at the start of the kernel image (virtual 0xffffffff80000000, physical 0x1000), then
+/// page tables.
 fn tables() -> Vec<u8> {
     let mut image = ring(0xffff_ffff_8000_0000);
     image.resize(0x5000, 0);

@@ -1,5 +1,5 @@
-//! ELF vmcores: whatever opens has true ranges, its pages read the same on every road, its notes are in the file,
-//! and a file that shrinks under a mapping costs pages, not the process.
+//! ELF vmcores: whatever opens has true ranges, its pages read the same on every road, its notes
+//! are in the file, and a file that shrinks under a mapping costs pages, not the process.
 //!
 //! Input: a control byte, then the file.
 #![no_main]

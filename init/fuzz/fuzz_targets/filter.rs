@@ -1,8 +1,9 @@
-//! Page classes out of hostile struct pages and a hostile VMCOREINFO: the scan ends, says the same twice, and never
-//! drops what is the kernel's.
+//! Page classes out of hostile struct pages and a hostile VMCOREINFO: the scan ends, says the same
+//! twice, and never drops what is the kernel's.
 //!
-//! Input: a length, that many bytes of VMCOREINFO after a usable one, a memory image at physical 0x1000, virtual `BASE`: the
-//! section roots, a section, from the second page on struct pages. The memory that they are asked about lies apart.
+//! Input: a length, that many bytes of VMCOREINFO after a usable one, a memory image at physical
+//! 0x1000, virtual `BASE`: the section roots, a section, from the second page on struct pages. The
+//! memory that they are asked about lies apart.
 #![no_main]
 
 use afterimage_fuzz::build::{Load, elf_core, note, put};

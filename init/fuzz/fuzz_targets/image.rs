@@ -26,7 +26,8 @@ fn check_cpio(bytes: &[u8]) {
         Err(cpio::NotAnArchive(at)) => return assert!(at <= bytes.len().next_multiple_of(4)),
     };
     assert!(files.len() <= bytes.len() / 110);
-    // `write` makes parent directories, one per slash; one named like the trailer would end the archive.
+    // `write` makes parent directories, one per slash; one named like the trailer would end the
+    // archive.
     if files.iter().any(|(path, _)| path.matches('/').count() > 16 || path.contains("TRAILER!!!")) {
         return;
     }

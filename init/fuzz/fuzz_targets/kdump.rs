@@ -1,5 +1,5 @@
-//! kdump-compressed dumps, plain, flattened and split: descriptors stand at their ranks, pages come back as stored or
-//! as an error. A flattened file reads as the file that it unpacks to.
+//! kdump-compressed dumps, plain, flattened and split: descriptors stand at their ranks, pages come
+//! back as stored or as an error. A flattened file reads as the file that it unpacks to.
 #![no_main]
 
 use afterimage_fuzz::build::{Stored, flatten, kdump, note, put};
@@ -59,8 +59,8 @@ fn check_absent(dump: &Kdump) {
     }
 }
 
-/// Unpacks a flattened file in the simplest way and compares; streams that are not complete, or large when unpacked,
-/// are left to the other checks.
+/// Unpacks a flattened file in the simplest way and compares; streams that are not complete, or
+/// large when unpacked, are left to the other checks.
 fn check_unpacked(dump: &Kdump, data: &[u8]) {
     let mut unpacked = Vec::new();
     let mut rest = &data[4096..];

@@ -1,5 +1,5 @@
-//! What a kernel is started with: whatever /proc/iomem, the firmware's map, a kernel's header and boot_params say, what comes out lies
-//! where it may and does not overlap.
+//! What a kernel is started with: whatever /proc/iomem, the firmware's map, a kernel's header and
+//! boot_params say, what comes out lies where it may and does not overlap.
 //!
 //! Input: a byte that says which is hostile, then its bytes.
 #![no_main]
@@ -58,7 +58,8 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// Everything of an image lies in its region, in order, and its core header promises no byte of a reservation.
+/// Everything of an image lies in its region, in order, and its core header promises no byte of a
+/// reservation.
 fn check_placed(placed: &Placed<'_>, production: &Production) {
     let region = &production.regions[0];
     let mut end = region.start;

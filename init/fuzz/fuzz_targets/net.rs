@@ -1,6 +1,8 @@
-//! What servers on the network answer: DHCP replies and DNS answers to the right question, everything behind it anything.
+//! What servers on the network answer: DHCP replies and DNS answers to the right question,
+//! everything behind it anything.
 //!
-//! Input: a byte that says which, then the options of a DHCP reply, or the counts and records of a DNS answer.
+//! Input: a byte that says which, then the options of a DHCP reply, or the counts and records of a
+//! DNS answer.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! Raw targets: superblocks and records come out of a device's bytes only if their checksums are right.
+//! Raw targets: superblocks and records come out of a device's bytes only if their checksums are
+//! right.
 //!
 //! Input: a byte that says what the rest is, and whether its checksum is made right.
 #![no_main]

@@ -1,6 +1,7 @@
 //! LVM and LUKS metadata: what a parser lets through fits together.
 //!
-//! Input: a byte that says which structure it is and whether checksums are made right, then its bytes.
+//! Input: a byte that says which structure it is and whether checksums are made right, then its
+//! bytes.
 #![no_main]
 
 use afterimage_fuzz::build::put;

@@ -1,5 +1,5 @@
-//! Builders: ELF cores, notes, dumps. Straight from the formats' definitions, for well-formed files that a
-//! fuzzer then damages.
+//! Builders: ELF cores, notes, dumps. Straight from the formats' definitions, for well-formed files
+//! that a fuzzer then damages.
 
 /// Puts `value` into `out` at `offset`.
 pub fn put(out: &mut [u8], offset: usize, value: &[u8]) {
@@ -77,8 +77,8 @@ pub struct Stored<'a> {
 /// Block size of [`kdump`].
 const BLOCK: usize = 4096;
 
-/// A kdump-compressed dump, version 6, of 4 KiB pages below page 32,768, with these notes, VMCOREINFO and pages;
-/// pages must be sorted.
+/// A kdump-compressed dump, version 6, of 4 KiB pages below page 32,768, with these notes,
+/// VMCOREINFO and pages; pages must be sorted.
 #[must_use]
 pub fn kdump(notes: &[u8], vmcoreinfo: &[u8], pages: &[Stored<'_>]) -> Vec<u8> {
     let max_mapnr = pages.iter().map(|page| page.pfn + 1).max().unwrap_or(0);

@@ -1,8 +1,9 @@
-//! What the fuzz targets share: a file in memory, seeds, and small builders of the formats that they take apart.
+//! What the fuzz targets share: a file in memory, seeds, and small builders of the formats that
+//! they take apart.
 //!
-//! A target turns its input into a file, reads it with the product's code and checks what the product promises
-//! beyond "does not panic". The builders here are deliberately not the product's own: a mistake must not be
-//! made twice.
+//! A target turns its input into a file, reads it with the product's code and checks what the
+//! product promises beyond "does not panic". The builders here are deliberately not the product's
+//! own: a mistake must not be made twice.
 
 pub mod build;
 mod memory;

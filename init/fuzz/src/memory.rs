@@ -3,7 +3,8 @@
 use base::addr::{Pfn, PfnRange};
 use vmcore::source::PhysicalMemory;
 
-/// Ranges are not empty, sorted, disjoint and not adjacent, and `max_pfn` is the end of the last one.
+/// Ranges are not empty, sorted, disjoint and not adjacent, and `max_pfn` is the end of the last
+/// one.
 pub fn check_ranges(memory: &dyn PhysicalMemory) {
     let ranges = memory.ranges();
     assert!(ranges.iter().all(|range| range.start() < range.end()), "an empty range in {ranges:?}");

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-/// Writes `inputs` as `seed-N` into the directory that scripts/fuzz names in `AFTERIMAGE_FUZZ_SEEDS`, so that a
-/// run with an empty corpus starts behind the magic numbers. Called before libFuzzer reads the corpus.
+/// Writes `inputs` as `seed-N` into the directory that scripts/fuzz names in
+/// `AFTERIMAGE_FUZZ_SEEDS`, so that a run with an empty corpus starts behind the magic numbers.
+/// Called before libFuzzer reads the corpus.
 pub fn seed(inputs: &[Vec<u8>]) {
     let Some(dir) = std::env::var_os("AFTERIMAGE_FUZZ_SEEDS") else { return };
     for (number, input) in inputs.iter().enumerate() {

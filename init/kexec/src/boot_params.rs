@@ -1,5 +1,6 @@
-//! `boot_params`, the page that tells a kernel where it is and what there is (arch/x86/include/uapi/asm/bootparam.h), and
-//! what it points to: the command line, the firmware's memory map, and lists that the page has no room for.
+//! `boot_params`, the page that tells a kernel where it is and what there is
+//! (arch/x86/include/uapi/asm/bootparam.h), and what it points to: the command line, the firmware's
+//! memory map, and lists that the page has no room for.
 
 use std::ops::Range;
 
@@ -21,8 +22,8 @@ const E820_COUNT: usize = 0x1e8;
 const E820_TABLE: usize = 0x2d0;
 /// `E820_MAX_ENTRIES_ZEROPAGE`; more go into a list of their own.
 const E820_ROOM: usize = 128;
-/// What the running kernel was told of screen and disks holds for the next one too: screen_info, cc_blob_address,
-/// edid_info, EDD.
+/// What the running kernel was told of screen and disks holds for the next one too: screen_info,
+/// cc_blob_address, edid_info, EDD.
 const INHERITED: [Range<usize>; 6] =
     [0..0x40, RSDP..0x78, 0x13c..0x1c0, 0x1e9..0x1eb, 0x290..0x2d0, 0xd00..0xeec];
 /// The loader's number for kexec, 0xD, and version 0.
@@ -43,7 +44,8 @@ pub struct BootParams<'a> {
     pub map: &'a [E820],
     /// EFI firmware.
     pub efi: Option<&'a Efi>,
-    /// Physical address of ACPI's root pointer, where the running kernel was not told it by its own boot_params.
+    /// Physical address of ACPI's root pointer, where the running kernel was not told it by its own
+    /// boot_params.
     pub rsdp: u64,
     /// The initrd: physical address and length.
     pub initrd: Range<u64>,
@@ -60,8 +62,8 @@ pub struct CmdlineTooLong {
 }
 
 impl BootParams<'_> {
-    /// All of it as it is to lie at the physical address `at`: the page first, then what it points to. Its length does not depend
-    /// on `at`.
+    /// All of it as it is to lie at the physical address `at`: the page first, then what it points
+    /// to. Its length does not depend on `at`.
     pub fn build(&self, at: u64) -> Result<Vec<u8>, CmdlineTooLong> {
         let (len, most) = (to_u64(self.cmdline.len()), self.kernel.cmdline_size);
         if len > most || self.cmdline.contains('\0') {

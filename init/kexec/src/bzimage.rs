@@ -1,4 +1,5 @@
-//! An x86 kernel image (Documentation/arch/x86/boot.rst): what its setup header says, and whether the file is whole.
+//! An x86 kernel image (Documentation/arch/x86/boot.rst): what its setup header says, and whether
+//! the file is whole.
 
 use std::ops::Range;
 
@@ -9,7 +10,8 @@ use base::fields::Fields;
 
 /// Where the setup header begins, in the file and in `boot_params`.
 pub const SETUP_HEADER: usize = 0x1f1;
-/// Bytes at the beginning of a file that hold all that [`BzImage::parse`] reads: 64 sectors of setup and the version's text.
+/// Bytes at the beginning of a file that hold all that [`BzImage::parse`] reads: 64 sectors of
+/// setup and the version's text.
 pub const HEAD_LEN: usize = 64 << 10;
 /// Offset of the 64-bit entry in the kernel.
 pub const ENTRY_64: u64 = 0x200;
@@ -78,7 +80,8 @@ pub enum BzImageError {
 }
 
 impl BzImage {
-    /// Reads the setup header from the beginning of a file ([`HEAD_LEN`] bytes of it) that is `file_len` bytes long.
+    /// Reads the setup header from the beginning of a file ([`HEAD_LEN`] bytes of it) that is
+    /// `file_len` bytes long.
     pub fn parse(head: &[u8], file_len: u64) -> Result<Self, BzImageError> {
         let f = Fields(head);
         let short = || BzImageError::Truncated { have: file_len, need: to_u64(HEAD_LEN) };
@@ -108,7 +111,8 @@ impl BzImage {
         if init_size < file_len.saturating_sub(kernel_at) {
             return Err(field("init_size", init_size));
         }
-        // The byte at 0x201 is the operand of a short jump over the header: 0x202 plus it is where the header ends.
+        // The byte at 0x201 is the operand of a short jump over the header: 0x202 plus it is where
+        // the header ends.
         let header_end = usize::from(f.u8(0x201).ok_or_else(short)?).saturating_add(0x202);
         let setup_header = head.get(SETUP_HEADER..header_end).filter(|bytes| bytes.len() >= 0x73);
         let setup_header = setup_header.ok_or_else(|| field("jump", to_u64(header_end)))?.to_vec();
@@ -127,7 +131,8 @@ impl BzImage {
         })
     }
 
-    /// Parses a whole file and checks its checksums. A kernel without any (6.16 and later, not signed) cannot be checked.
+    /// Parses a whole file and checks its checksums. A kernel without any (6.16 and later, not
+    /// signed) cannot be checked.
     pub fn parse_whole(file: &[u8]) -> Result<Self, BzImageError> {
         let image = Self::parse(file.get(..HEAD_LEN).unwrap_or(file), to_u64(file.len()))?;
         let pe = Pe::parse(file);
@@ -142,9 +147,10 @@ impl BzImage {
         file.get(to_usize(self.kernel_at)..).unwrap_or_default()
     }
 
-    /// The CRC-32 that the kernel's build appends so that the CRC of all is 0 (boot.rst, "The Image Checksum"; since "x86/boot: Drop CRC-32
-    /// checksum and the build tool that generates it", v6.16, there is padding in its place). Signing comes later and
-    /// changes fields of the PE header, which were 0.
+    /// The CRC-32 that the kernel's build appends so that the CRC of all is 0 (boot.rst, "The Image
+    /// Checksum"; since "x86/boot: Drop CRC-32 checksum and the build tool that generates it",
+    /// v6.16, there is padding in its place). Signing comes later and changes fields of the PE
+    /// header, which were 0.
     fn check_crc(&self, file: &[u8], pe: Option<&Pe>) -> Result<(), BzImageError> {
         let whole = file.get(..to_usize(self.kernel_end)).unwrap_or_default();
         if whole.ends_with(&[0; 4]) {
@@ -162,8 +168,8 @@ impl BzImage {
     }
 }
 
-/// What signing for Secure Boot leaves in the file's PE header and behind its end (Microsoft, "Windows Authenticode Portable
-/// Executable Signature Format").
+/// What signing for Secure Boot leaves in the file's PE header and behind its end (Microsoft,
+/// "Windows Authenticode Portable Executable Signature Format").
 #[derive(Debug)]
 struct Pe {
     /// Fields that signing fills in: the checksum, and the directory entry of the certificates.
@@ -187,8 +193,8 @@ impl Pe {
         Some(Self { signed_later, certificates: at..at.checked_add(len)? })
     }
 
-    /// A signature states the SHA-256 of what is signed. Whether somebody trusts it is not asked here, only whether the file is still
-    /// what was signed.
+    /// A signature states the SHA-256 of what is signed. Whether somebody trusts it is not asked
+    /// here, only whether the file is still what was signed.
     fn check(&self, file: &[u8]) -> Result<(), BzImageError> {
         if self.certificates.is_empty() {
             return Ok(());

@@ -50,8 +50,9 @@ impl Kind {
         }
     }
 
-    /// By the name that /proc/iomem and /sys/firmware/memmap give it (arch/x86/kernel/e820.c, `e820_type_to_string`).
-    /// Soft-reserved memory and what a newer kernel invents are not for us to use.
+    /// By the name that /proc/iomem and /sys/firmware/memmap give it (arch/x86/kernel/e820.c,
+    /// `e820_type_to_string`). Soft-reserved memory and what a newer kernel invents are not for us
+    /// to use.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -76,9 +77,10 @@ pub fn whole(map: &[MemoryRange]) -> Vec<E820> {
     joined(lines.filter(|line| !line.range.is_empty()).collect())
 }
 
-/// What the capture kernel may know of: low memory for its real-mode code (which a kernel with a reservation does not use itself:
-/// "x86/kdump: Always reserve the low 1M when the crashkernel option is specified", v5.5), what the firmware keeps, and `ram`.
-/// `iomem` is the top level of /proc/iomem.
+/// What the capture kernel may know of: low memory for its real-mode code (which a kernel with a
+/// reservation does not use itself: "x86/kdump: Always reserve the low 1M when the crashkernel
+/// option is specified", v5.5), what the firmware keeps, and `ram`. `iomem` is the top level of
+/// /proc/iomem.
 #[must_use]
 pub fn restricted(iomem: &[MemoryRange], ram: &[Range<u64>], reserved: &[Range<u64>]) -> Vec<E820> {
     let mut map = Vec::new();

@@ -1,6 +1,6 @@
-//! What a kernel that was not started by EFI firmware itself needs to go on using it (arch/x86/platform/efi/quirks.c,
-//! `struct efi_setup_data` in arch/x86/include/asm/efi.h): the runtime services as they are mapped, since they can be mapped
-//! once only.
+//! What a kernel that was not started by EFI firmware itself needs to go on using it
+//! (arch/x86/platform/efi/quirks.c, `struct efi_setup_data` in arch/x86/include/asm/efi.h): the
+//! runtime services as they are mapped, since they can be mapped once only.
 
 /// "EL64": 64-bit firmware.
 const SIGNATURE: u32 = u32::from_le_bytes(*b"EL64");

@@ -1,11 +1,16 @@
-//! Kernels to be started by kexec: the capture kernel in its reservation, and the next kernel in memory that nobody needs any more.
+//! Kernels to be started by kexec: the capture kernel in its reservation, and the next kernel in
+//! memory that nobody needs any more.
 //!
 //! ## Start here
-//! - [`bzimage`], [`e820`], [`boot_params`], [`efi`], [`trampoline`]: builders, values in and bytes out.
-//! - [`next`] lays the next kernel out from them. The crate `placement` does that for the capture image, on the host.
-//! - [`machine`] reads what they need to know of the running kernel, and is the only one that reads anything.
+//! - [`bzimage`], [`e820`], [`boot_params`], [`efi`], [`trampoline`]: builders, values in and bytes
+//!   out.
+//! - [`next`] lays the next kernel out from them. The crate `placement` does that for the capture
+//!   image, on the host.
+//! - [`machine`] reads what they need to know of the running kernel, and is the only one that reads
+//!   anything.
 //!
-//! x86_64 only. The structures are those of Documentation/arch/x86/boot.rst, zero-page.rst and arch/x86/include/uapi/asm/bootparam.h.
+//! x86_64 only. The structures are those of Documentation/arch/x86/boot.rst, zero-page.rst and
+//! arch/x86/include/uapi/asm/bootparam.h.
 #![cfg_attr(
     test,
     allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")
@@ -27,7 +32,8 @@ pub use machine::Machine;
 /// Bytes in a page, the unit of segments.
 pub const PAGE: u64 = 4096;
 
-/// Bytes at a physical address, as kexec_load(2) places them. What lies between `bytes` and `size` is zeroed.
+/// Bytes at a physical address, as kexec_load(2) places them. What lies between `bytes` and `size`
+/// is zeroed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Segment<'a> {
     /// What it is, for messages.
@@ -75,8 +81,8 @@ pub fn page_down(address: u64) -> u64 {
     address & !(PAGE.wrapping_sub(1))
 }
 
-/// The I/O port of the serial console on a kernel command line: `console=ttyS0` to `ttyS3` are where PCs have had them
-/// (arch/x86/include/asm/serial.h). 0 without.
+/// The I/O port of the serial console on a kernel command line: `console=ttyS0` to `ttyS3` are
+/// where PCs have had them (arch/x86/include/asm/serial.h). 0 without.
 #[must_use]
 pub fn serial_port(cmdline: &str) -> u16 {
     let consoles = cmdline.split_ascii_whitespace().filter_map(|word| word.strip_prefix("console=ttyS"));

@@ -1,5 +1,5 @@
-//! What the running kernel says of itself and its firmware, as far as the next kernel must be told. Works the same in the
-//! production kernel and in a capture kernel that was told it by us.
+//! What the running kernel says of itself and its firmware, as far as the next kernel must be told.
+//! Works the same in the production kernel and in a capture kernel that was told it by us.
 
 use std::fs;
 use std::path::Path;

@@ -1,12 +1,13 @@
-//! The kernel that comes after the capture, written straight into memory that held the production kernel: it takes nothing of the
-//! little memory that the capture kernel has, and gets all the machine's.
+//! The kernel that comes after the capture, written straight into memory that held the production
+//! kernel: it takes nothing of the little memory that the capture kernel has, and gets all the
+//! machine's.
 //!
 //! ```text
 //! hole ─ kernel (init_size) │ trampoline with page tables │ boot_params, command line, EFI │ initrd
 //! ```
 //!
-//! From the first write on the production kernel's memory is lost: nothing here is called before all that was to be saved
-//! is durable.
+//! From the first write on the production kernel's memory is lost: nothing here is called before
+//! all that was to be saved is durable.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -98,8 +99,8 @@ pub struct Plan {
     pub end: u64,
 }
 
-/// Loads a kernel into the memory of `map` that is none of `own` (this kernel's), for reboot(2) to start. `heartbeat` is called now
-/// and then.
+/// Loads a kernel into the memory of `map` that is none of `own` (this kernel's), for reboot(2) to
+/// start. `heartbeat` is called now and then.
 pub fn load(
     machine: &Machine,
     map: &[MemoryRange],
@@ -151,7 +152,8 @@ pub fn load(
 }
 
 impl Plan {
-    /// Finds a hole: memory by the firmware's map, none of this kernel's, in one piece. `params` and `initrd` are lengths, bytes.
+    /// Finds a hole: memory by the firmware's map, none of this kernel's, in one piece. `params`
+    /// and `initrd` are lengths, bytes.
     pub fn make(
         map: &[E820],
         own: &[Range<u64>],

@@ -1,5 +1,5 @@
-//! What runs between two kernels: checks that the next one is whole, and enters it. The machine code stands in
-//! [`sys::trampoline`](crate::sys::trampoline); here it gets its parameters.
+//! What runs between two kernels: checks that the next one is whole, and enters it. The machine
+//! code stands in [`sys::trampoline`](crate::sys::trampoline); here it gets its parameters.
 //!
 //! | page | what |
 //! |---|---|
@@ -62,7 +62,8 @@ impl Checked {
         for (word, bytes) in digest.iter_mut().zip(self.hash.finalize().chunks_exact(4)) {
             *word = u32::from_be_bytes(bytes.try_into().unwrap_or_default());
         }
-        // The last block of SHA-256 behind whole blocks: a 1 bit, zeros, and the length in bits (FIPS 180-4, 5.1.1).
+        // The last block of SHA-256 behind whole blocks: a 1 bit, zeros, and the length in bits
+        // (FIPS 180-4, 5.1.1).
         let mut last_block = [0; 64];
         last_block[0] = 0x80;
         if let Some(length) = last_block.last_chunk_mut() {
@@ -85,7 +86,8 @@ pub struct Jump {
     pub entry: u64,
     /// Physical address of boot_params.
     pub boot_params: u64,
-    /// Whether the trampoline brings page tables of its own: what kexec maps may not hold the next kernel.
+    /// Whether the trampoline brings page tables of its own: what kexec maps may not hold the next
+    /// kernel.
     pub tables: bool,
     /// I/O port of a 16550 that complaints go to; 0 without.
     pub serial: u16,
@@ -113,7 +115,8 @@ pub fn build(at: u64, jump: Jump, checked: Checked) -> Result<Vec<u8>, TooMany> 
     out.resize(to_usize(LEN), 0);
     if jump.tables {
         let mut entry = |value: u64| out.extend(value.to_le_bytes());
-        // pml5 and pml4 with one entry each, a pdpt with four, four page directories: the first 4 GiB.
+        // pml5 and pml4 with one entry each, a pdpt with four, four page directories: the first 4
+        // GiB.
         for (next, count) in [(4, 1), (5, 1), (6, 4_u64)] {
             (0..count).for_each(|n| entry(page(n.saturating_add(next)) | TABLE));
             (count..512).for_each(|_| entry(0));

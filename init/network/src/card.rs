@@ -1,10 +1,11 @@
-//! Which interface is the network card that a configuration means. The same on the host and in the capture kernel.
+//! Which interface is the network card that a configuration means. The same on the host and in the
+//! capture kernel.
 
 use crate::netlink::{Interface, Kind};
 use base::config::Card;
 
-/// The interface that a card has got. Where several match, as those of a card with several ports do by its bus, the one that is no
-/// part of a bond or bridge, and of these the first.
+/// The interface that a card has got. Where several match, as those of a card with several ports do
+/// by its bus, the one that is no part of a bond or bridge, and of these the first.
 #[must_use]
 pub fn find<'a>(card: &Card, interfaces: &'a [Interface]) -> Option<&'a Interface> {
     let matching = interfaces.iter().filter(|interface| is_card(interface) && matches(card, interface));
@@ -25,7 +26,8 @@ pub fn describe(interfaces: &[Interface]) -> String {
     if cards.is_empty() { "none".to_owned() } else { cards.join(", ") }
 }
 
-/// The MAC address that a card was made with. Kernels before 5.6 do not tell it for those that are in a bond.
+/// The MAC address that a card was made with. Kernels before 5.6 do not tell it for those that are
+/// in a bond.
 #[must_use]
 pub fn permanent_mac(interface: &Interface) -> Option<[u8; 6]> {
     interface.permanent_mac.or_else(|| interface.mac.filter(|_| interface.master.is_none()))
@@ -45,7 +47,8 @@ fn matches(card: &Card, interface: &Interface) -> bool {
     }
 }
 
-/// How many devices are between an interface and what its card is named by: a bridge of PCI has many behind it.
+/// How many devices are between an interface and what its card is named by: a bridge of PCI has
+/// many behind it.
 fn distance(card: &Card, interface: &Interface) -> usize {
     match card {
         Card::Bus(bus) => interface.buses.iter().position(|own| own == bus).unwrap_or(usize::MAX),

@@ -13,9 +13,11 @@ use crate::dns::{self, DnsError};
 use base::beat::{self, Beat};
 use base::config::Url;
 
-/// For one address to answer. Twice as long as it takes the first lost packet to be sent again, twice (RFC 6298).
+/// For one address to answer. Twice as long as it takes the first lost packet to be sent again,
+/// twice (RFC 6298).
 const ANSWER: Duration = Duration::from_secs(10);
-/// Milliseconds for which sent data may stay without any acknowledgement before the kernel gives the connection up.
+/// Milliseconds for which sent data may stay without any acknowledgement before the kernel gives
+/// the connection up.
 const UNACKNOWLEDGED: u32 = 60_000;
 
 /// The host of a target.
@@ -61,8 +63,8 @@ impl Peer {
         Self { host: url.host.clone(), port: url.port(), pinned: pinned.to_vec(), dns: dns.to_vec() }
     }
 
-    /// Connects to the first address that answers: once; whoever calls tries again. Name servers are asked when none of the
-    /// addresses that the loader found answers.
+    /// Connects to the first address that answers: once; whoever calls tries again. Name servers
+    /// are asked when none of the addresses that the loader found answers.
     pub async fn connect(&self) -> Result<TcpStream, DialError> {
         let known = self.addresses_now();
         let failed = match self.connect_to(&known).await {
@@ -85,7 +87,8 @@ impl Peer {
         }
     }
 
-    /// Connects to the first of these that answers. The error is of the last one; none if there is none.
+    /// Connects to the first of these that answers. The error is of the last one; none if there is
+    /// none.
     async fn connect_to(&self, addresses: &[IpAddr]) -> Result<TcpStream, Option<DialError>> {
         let mut last = None;
         for &addr in addresses {
@@ -109,7 +112,8 @@ impl Peer {
         self.host.parse().map_or_else(|_| self.pinned.clone(), |addr| vec![addr])
     }
 
-    /// Its addresses: those that the loader found, then what name servers say now. Not to be called on a thread that runs futures.
+    /// Its addresses: those that the loader found, then what name servers say now. Not to be called
+    /// on a thread that runs futures.
     pub fn resolve_blocking(&self) -> Result<Vec<IpAddr>, DialError> {
         let mut all = self.addresses_now();
         if self.is_address() {
@@ -141,8 +145,8 @@ impl Peer {
     }
 }
 
-/// Small requests wait for answers, so they are not held back; and a peer that is gone is noticed. Only advice: without, the caller's
-/// own limits of time hold.
+/// Small requests wait for answers, so they are not held back; and a peer that is gone is noticed.
+/// Only advice: without, the caller's own limits of time hold.
 fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = setsockopt(stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED);

@@ -1,8 +1,9 @@
 //! SHA-256 of files that are written at offsets.
 //!
-//! Bytes that come in order are hashed on their way. The pages of a kdump file do; its header, bitmaps and descriptors, which stand in
-//! front of them, do not, and are read back when all of it is durable. So such a file has two sums, one for each piece: the sum of the whole
-//! would take all of it to be read back.
+//! Bytes that come in order are hashed on their way. The pages of a kdump file do; its header,
+//! bitmaps and descriptors, which stand in front of them, do not, and are read back when all of it
+//! is durable. So such a file has two sums, one for each piece: the sum of the whole would take all
+//! of it to be read back.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,9 +17,11 @@ use vmcore::report::{Piece, Sent};
 use vmcore::sink::{Sink, SinkError};
 use vmcore::target::Artifact;
 
-/// What is read back of a file is a part of it that is no larger than one in so many: of a kdump file, some hundredths.
+/// What is read back of a file is a part of it that is no larger than one in so many: of a kdump
+/// file, some hundredths.
 const LARGEST_FRONT: u64 = 8;
-/// It takes a tenth of what the dump took at the most, or this if that is more: the machine waits for it.
+/// It takes a tenth of what the dump took at the most, or this if that is more: the machine waits
+/// for it.
 const LEAST_PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that are read at a time.
 const READ: u64 = 128 << 10;
@@ -44,7 +47,8 @@ impl Digests {
         Box::new(Hashed { sink, running })
     }
 
-    /// Reads back the front of an artifact that is durable and has its name: no sum is worth either. `read` fills a buffer from an offset.
+    /// Reads back the front of an artifact that is durable and has its name: no sum is worth
+    /// either. `read` fills a buffer from an offset.
     pub(super) fn complete(
         &mut self,
         artifact: Artifact,

@@ -234,7 +234,8 @@ fn read(bytes: &[u8], id: u16, name: &str, kind: TYPE) -> Result<Answer, Bad> {
     }
 }
 
-/// The parser makes room for as many entries as the header claims: there cannot be more than the packet has bytes for.
+/// The parser makes room for as many entries as the header claims: there cannot be more than the
+/// packet has bytes for.
 fn counts_fit(bytes: &[u8]) -> bool {
     let Some((header, rest)) = bytes.split_at_checked(HEADER) else { return false };
     let counts = header.get(4..).unwrap_or_default();
@@ -270,7 +271,8 @@ fn answer(packet: &Packet<'_>, wanted: &Name<'_>) -> Answer {
     Answer::Nothing
 }
 
-/// The addresses in bytes that claim to be the answer to a question for a host's addresses; `None` if they are not.
+/// The addresses in bytes that claim to be the answer to a question for a host's addresses; `None`
+/// if they are not.
 #[must_use]
 pub fn addresses_in(bytes: &[u8], id: u16, name: &str, v6: bool) -> Option<Vec<IpAddr>> {
     match read(bytes, id, name, if v6 { TYPE::AAAA } else { TYPE::A }) {
@@ -285,7 +287,8 @@ pub fn host_servers(path: &Path) -> Vec<IpAddr> {
     parse_resolv_conf(&fs::read_to_string(path).unwrap_or_default())
 }
 
-/// Reads the `nameserver` lines. Addresses that are only good on one link (`fe80::1%eth0`) are left out.
+/// Reads the `nameserver` lines. Addresses that are only good on one link (`fe80::1%eth0`) are left
+/// out.
 #[must_use]
 pub fn parse_resolv_conf(text: &str) -> Vec<IpAddr> {
     let words = text.lines().map(str::split_ascii_whitespace);

@@ -1,12 +1,15 @@
-//! Targets on the network, and the way to them: links by netlink, addresses, names, connections; SSH, NFS, HTTPS and S3.
+//! Targets on the network, and the way to them: links by netlink, addresses, names, connections;
+//! SSH, NFS, HTTPS and S3.
 //!
 //! ## Start here
-//! - [`open`]: opens a target of these kinds. [`verify`] tries its certificates and keys on the host.
+//! - [`open`]: opens a target of these kinds. [`verify`] tries its certificates and keys on the
+//!   host.
 //! - [`Network`]: the links of a capture, brought up when the first target needs them.
 //! - [`links`], [`netlink`], [`card`]: cards, bonds, VLANs, addresses and routes.
 //! - [`dhcp`], [`dns`], [`dial`]: addresses of this machine, addresses of others, connections.
 //!
-//! No helper program is needed: all of it is in this process. Every wait has a deadline and says what it waits for.
+//! No helper program is needed: all of it is in this process. Every wait has a deadline and says
+//! what it waits for.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -94,8 +97,8 @@ pub fn open(
     }
 }
 
-/// Whether the certificates, keys and tokens that the loader recorded for a target can be used. It is better to know that
-/// when the image is loaded than after the crash.
+/// Whether the certificates, keys and tokens that the loader recorded for a target can be used. It
+/// is better to know that when the image is loaded than after the crash.
 pub fn verify(config: &config::Target, remote: &Remote) -> Result<(), TargetError> {
     match config.kind {
         TargetKind::Https | TargetKind::S3 => http::verify(config, remote),
@@ -103,7 +106,8 @@ pub fn verify(config: &config::Target, remote: &Remote) -> Result<(), TargetErro
     }
 }
 
-/// The error for a target whose configuration names no URL; the parser of the configuration refuses it before.
+/// The error for a target whose configuration names no URL; the parser of the configuration refuses
+/// it before.
 fn no_url() -> TargetError {
     TargetError::new("no url is given")
 }
@@ -128,7 +132,8 @@ impl Network {
         if self.up.get().is_some() { 0 } else { links.map(Link::wait).fold(0, u64::saturating_add) }
     }
 
-    /// Brings the links up, if that is not done yet. One that fails is told, and another one may lead to the target.
+    /// Brings the links up, if that is not done yet. One that fails is told, and another one may
+    /// lead to the target.
     pub fn up(&self, heartbeat: &dyn Fn()) -> Result<&Up, NetError> {
         heartbeat();
         let links = match &self.links {

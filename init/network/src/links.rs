@@ -1,7 +1,8 @@
-//! Brings links up: first each is made and switched on, so that all look for their carriers at once; then each that has addresses
-//! waits for its carrier and gets them.
+//! Brings links up: first each is made and switched on, so that all look for their carriers at
+//! once; then each that has addresses waits for its carrier and gets them.
 //!
-//! A capture may be tried several times: what an earlier attempt has set up is there, and is taken as it is.
+//! A capture may be tried several times: what an earlier attempt has set up is there, and is taken
+//! as it is.
 
 use core::net::IpAddr;
 use std::fs;
@@ -129,7 +130,8 @@ fn switch_loopback_on(netlink: &Netlink) -> Result<(), BringUpError> {
     netlink.set_link(bond::switch(lo.index, true)).map_err(kernel("switching lo on"))
 }
 
-/// Makes a link and switches it on, unless it is a bond's member, which its bond does. Gives its index.
+/// Makes a link and switches it on, unless it is a bond's member, which its bond does. Gives its
+/// index.
 fn attach(
     netlink: &Netlink,
     link: &Link,
@@ -225,7 +227,8 @@ fn make_bond(
         }
         Some(there) if has_members(there.index) => true,
         Some(there) => {
-            // bonding.ko makes a bond0 of its own accord (max_bonds), whose mode is not what is wanted.
+            // bonding.ko makes a bond0 of its own accord (max_bonds), whose mode is not what is
+            // wanted.
             netlink.remove_link(there.index).map_err(kernel(format!("removing the empty bond {name}")))?;
             false
         }
@@ -260,7 +263,8 @@ fn join(netlink: &Netlink, all: &[Interface], member: u32, bond: u32) -> Result<
     netlink.set_link(bond::enslave(member, bond)).map_err(kernel("making it a member"))
 }
 
-/// Lets the kernel take an address from routers' advertisements, by the MAC address: the one that this host has always had.
+/// Lets the kernel take an address from routers' advertisements, by the MAC address: the one that
+/// this host has always had.
 fn listen_to_routers(interface: &str) {
     for (name, value) in
         [("disable_ipv6", "0"), ("addr_gen_mode", "0"), ("autoconf", "1"), ("accept_ra", "2")]
@@ -272,7 +276,8 @@ fn listen_to_routers(interface: &str) {
     }
 }
 
-/// Waits for a link's carrier and gives it addresses and routes. What fails is told; the link works if it has one address.
+/// Waits for a link's carrier and gives it addresses and routes. What fails is told; the link works
+/// if it has one address.
 fn settle(
     netlink: &Netlink,
     link: &Link,

@@ -1,4 +1,5 @@
-//! rtnetlink(7), one question at a time: which links, addresses and routes there are, and changing them.
+//! rtnetlink(7), one question at a time: which links, addresses and routes there are, and changing
+//! them.
 //!
 //! What the kernel says is put into types of our own here; nothing is decided.
 
@@ -160,7 +161,8 @@ impl Netlink {
         self.ask(self.handle.link().del(index).execute())
     }
 
-    /// Gives a link an address for ever, at once: nobody is asked whether it is free. One that is there stays.
+    /// Gives a link an address for ever, at once: nobody is asked whether it is free. One that is
+    /// there stays.
     pub fn add_address(&self, index: u32, prefix: Prefix) -> io::Result<()> {
         let mut request = self.handle.address().add(index, prefix.addr, prefix.len).replace();
         if prefix.addr.is_ipv6() {
@@ -171,8 +173,8 @@ impl Netlink {
         self.ask(request.execute())
     }
 
-    /// Adds a route by a link, or puts it in the place of one with the same destination and `metric`. A router is taken for a
-    /// neighbour whatever the link's addresses are, if `onlink`.
+    /// Adds a route by a link, or puts it in the place of one with the same destination and
+    /// `metric`. A router is taken for a neighbour whatever the link's addresses are, if `onlink`.
     pub fn add_route(&self, index: u32, route: &Route, onlink: bool, metric: u32) -> io::Result<()> {
         let message = route_message(index, route, onlink, metric)?;
         self.ask(self.handle.route().add(message).replace().execute())
@@ -188,8 +190,8 @@ impl Netlink {
             let routes = self.collect(self.handle.route().get(message).execute())?;
             routes.into_iter().next().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
         };
-        // The entry of the table says what leads there; the answer without FIB_MATCH, what the source will be, and which of
-        // several routers is taken.
+        // The entry of the table says what leads there; the answer without FIB_MATCH, what the
+        // source will be, and which of several routers is taken.
         let answer = get(RouteFlags::empty())?;
         let entry = get(RouteFlags::FibMatch)?;
         Ok(way(addr, &answer, &entry))
@@ -292,7 +294,8 @@ fn kind(infos: &[LinkInfo]) -> Option<Kind> {
     })
 }
 
-/// The devices that an interface is, by sysfs: its own and those on the way to the bus, the nearest first.
+/// The devices that an interface is, by sysfs: its own and those on the way to the bus, the nearest
+/// first.
 fn buses(class: &Path, name: &str) -> Vec<String> {
     let Ok(device) = fs::canonicalize(class.join(name).join("device")) else { return Vec::new() };
     let last = |path: &Path| Some(path.file_name()?.to_string_lossy().into_owned());

@@ -1,7 +1,7 @@
 //! When something is tried again: later and later, at random, and not for ever.
 //!
-//! Forty thousand hosts may crash in one hour and meet at one collector. Who is refused there comes back after a time that
-//! doubles, and no two at the same moment.
+//! Forty thousand hosts may crash in one hour and meet at one collector. Who is refused there comes
+//! back after a time that doubles, and no two at the same moment.
 
 use core::hash::{BuildHasher, Hasher};
 use std::collections::hash_map::RandomState;
@@ -32,7 +32,8 @@ impl Retry {
         (self.since, self.failures) = (Instant::now(), 0);
     }
 
-    /// How long to wait before the next attempt, at least `asked` if the other side has said so; `None` if patience is at its end.
+    /// How long to wait before the next attempt, at least `asked` if the other side has said so;
+    /// `None` if patience is at its end.
     pub(crate) fn pause(&mut self, asked: Option<Duration>) -> Option<Duration> {
         let left = self.patience.checked_sub(self.since.elapsed())?;
         let most =

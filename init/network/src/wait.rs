@@ -1,4 +1,5 @@
-//! Waiting for a link: all that it is waited for shares one limit, and each wait says what it is for.
+//! Waiting for a link: all that it is waited for shares one limit, and each wait says what it is
+//! for.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! Links, DHCP, SLAAC and DNS against dnsmasq, in network namespaces of two threads that end with the test. Needs root.
+//! Links, DHCP, SLAAC and DNS against dnsmasq, in network namespaces of two threads that end with
+//! the test. Needs root.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test that fails panics")]
 
 use std::fs;
@@ -19,7 +20,8 @@ use nix::unistd::{Uid, gettid};
 /// The client's card.
 const CARD: &str = "02:00:00:00:00:0c";
 
-/// A cable between the namespace of the test's thread, where it is called `cli`, and that of another one, where it is `srv`.
+/// A cable between the namespace of the test's thread, where it is called `cli`, and that of
+/// another one, where it is `srv`.
 struct Lan {
     jobs: Sender<Box<dyn FnOnce() + Send>>,
     dnsmasq: Option<Child>,

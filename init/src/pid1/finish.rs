@@ -11,13 +11,14 @@ use base::config::FinalAction;
 /// How long reboot(2) may take: it shuts devices down, and a driver may hang in that.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Carries out `action`; if that does not work, restarts by sysrq; if that does not work either, waits for the
-/// hardware watchdog. Of actions that need a hand-off only a kexec comes here, when its kernel is loaded; the others have come
-/// to their end, and what is left is a restart.
+/// Carries out `action`; if that does not work, restarts by sysrq; if that does not work either,
+/// waits for the hardware watchdog. Of actions that need a hand-off only a kexec comes here, when
+/// its kernel is loaded; the others have come to their end, and what is left is a restart.
 pub(super) fn finish(action: FinalAction) -> ! {
     log::info!("final action: {action}");
     if action != FinalAction::Halt {
-        // Without a thread there is no second chance after a hang, but the first is still worth taking.
+        // Without a thread there is no second chance after a hang, but the first is still worth
+        // taking.
         let _ = thread::Builder::new().spawn(|| {
             thread::sleep(PATIENCE);
             sysrq("b");
@@ -37,7 +38,8 @@ pub(super) fn finish(action: FinalAction) -> ! {
     }
 }
 
-/// The final action without any shutdown of devices, one of which hangs: sysrq works whatever `kernel.sysrq` allows.
+/// The final action without any shutdown of devices, one of which hangs: sysrq works whatever
+/// `kernel.sysrq` allows.
 pub(super) fn forced(action: FinalAction) -> ! {
     log::error!("final action by sysrq: {action}");
     match action {

@@ -1,5 +1,6 @@
-//! Final actions that need a hand-off: a child prepares them, since that reads facts, file systems and kernels; PID 1 only waits for
-//! it, and does the last step. Whatever goes wrong on the way, the machine restarts.
+//! Final actions that need a hand-off: a child prepares them, since that reads facts, file systems
+//! and kernels; PID 1 only waits for it, and does the last step. Whatever goes wrong on the way,
+//! the machine restarts.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -18,7 +19,8 @@ use crate::run::handoff::{ARGUMENT, NEW_ROOT};
 use base::config::{Config, FinalAction};
 use vmcore::report::Outcome;
 
-/// How long the preparation may take in all: waiting for the boot device, and reading a kernel and its initrd from a slow one.
+/// How long the preparation may take in all: waiting for the boot device, and reading a kernel and
+/// its initrd from a slow one.
 const DEADLINE: Duration = Duration::from_mins(5);
 
 /// How a child ends that has prepared what it was to.
@@ -86,7 +88,8 @@ fn prepare(action: FinalAction, target: Option<usize>, config: &Config, watchdog
     }
 }
 
-/// Makes the new root, which the child has mounted and filled, the root, and becomes its init. Comes back only with an error.
+/// Makes the new root, which the child has mounted and filled, the root, and becomes its init.
+/// Comes back only with an error.
 fn enter(init: &str) -> io::Error {
     let moved = chdir(NEW_ROOT)
         .and_then(|()| mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>))

@@ -1,15 +1,19 @@
-//! What to do when an attempt at the capture came to a bad end. Values in, values out: nothing is done here.
+//! What to do when an attempt at the capture came to a bad end. Values in, values out: nothing is
+//! done here.
 //!
-//! - It died (signal, abort, OOM killer, an exit code that is none of ours): the next rung, and the pages that were being read are
-//!   left alone.
-//! - It came no further and let itself be killed: pages, if some were being read, as above; otherwise the target is to blame, and the
-//!   next one gets its turn on the same rung.
-//! - It came no further and cannot be killed: a device hangs under it. No second attempt on that device.
+//! - It died (signal, abort, OOM killer, an exit code that is none of ours): the next rung, and the
+//!   pages that were being read are left alone.
+//! - It came no further and let itself be killed: pages, if some were being read, as above;
+//!   otherwise the target is to blame, and the next one gets its turn on the same rung.
+//! - It came no further and cannot be killed: a device hangs under it. No second attempt on that
+//!   device.
 //! - While it loaded a module: the next attempt leaves that module out.
-//! - It had said before that what it could save is saved: there is nothing to repeat, however it ended.
+//! - It had said before that what it could save is saved: there is nothing to repeat, however it
+//!   ended.
 //! - The last rung is an attempt without targets: the end of the log goes where no disk is needed.
 //!
-//! There are few rungs, few targets and few modules that may hang, and each attempt uses up one of them: the ladder ends.
+//! There are few rungs, few targets and few modules that may hang, and each attempt uses up one of
+//! them: the ladder ends.
 
 use core::fmt;
 
@@ -55,7 +59,8 @@ impl fmt::Display for End {
 pub(super) struct Ladder {
     targets: usize,
     attempt: Attempt,
-    /// A child stands in the kernel and cannot be killed: an orderly shutdown would hang in the same place.
+    /// A child stands in the kernel and cannot be killed: an orderly shutdown would hang in the
+    /// same place.
     pub(super) stuck: bool,
 }
 

@@ -1,9 +1,10 @@
-//! PID 1 of the capture kernel. It holds no logic that can fail on data: it mounts, starts the capture as a
-//! child, waits for it, starts it again with less if it came to a bad end, and carries out the final action, whatever the
-//! children did.
+//! PID 1 of the capture kernel. It holds no logic that can fail on data: it mounts, starts the
+//! capture as a child, waits for it, starts it again with less if it came to a bad end, and carries
+//! out the final action, whatever the children did.
 //!
-//! Modules are loaded by the child, not here: a module whose init hangs then costs an attempt and not the machine. One that
-//! oopses costs the capture (`oops=panic`), but the machine comes back: what an oops leaves locked nobody knows.
+//! Modules are loaded by the child, not here: a module whose init hangs then costs an attempt and
+//! not the machine. One that oopses costs the capture (`oops=panic`), but the machine comes back:
+//! what an oops leaves locked nobody knows.
 
 mod finish;
 mod handoff;

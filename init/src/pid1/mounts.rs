@@ -8,7 +8,8 @@ use nix::mount::{MsFlags, mount};
 /// (type, where).
 const MOUNTS: [(&str, &str); 3] = [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")];
 
-/// Mounts them. What is mounted already is left as it is; an error is returned as text, since there is no log yet.
+/// Mounts them. What is mounted already is left as it is; an error is returned as text, since there
+/// is no log yet.
 pub(super) fn mount_all() -> Vec<String> {
     let mut errors = Vec::new();
     for (kind, at) in MOUNTS {

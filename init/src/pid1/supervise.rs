@@ -22,14 +22,16 @@ use vmcore::report::Outcome;
 
 /// How long a killed child may take to die. One that is still there hangs in a driver.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
-/// How often deadlines are looked at and the watchdog is thought of; beats and the child's end wake PID 1 earlier.
+/// How often deadlines are looked at and the watchdog is thought of; beats and the child's end wake
+/// PID 1 earlier.
 const TICK: Duration = Duration::from_millis(500);
 
 /// Pieces of 4 KiB that a pipe holds (pipe(7)).
 const PIPE_PIECES: usize = 16;
 
-/// How often the child is looked for when its pipe is closed, because it is about to end; and how long beats gather in the pipe before
-/// they are heard: an attempt that names each page would otherwise spend most of its time on switches to PID 1 and back.
+/// How often the child is looked for when its pipe is closed, because it is about to end; and how
+/// long beats gather in the pipe before they are heard: an attempt that names each page would
+/// otherwise spend most of its time on switches to PID 1 and back.
 const REAP_TICK: Duration = Duration::from_millis(10);
 
 /// PID 1's main function.
@@ -115,13 +117,15 @@ pub(super) fn start(arguments: &[&str], asked: bool) -> std::io::Result<(Child, 
 fn spawn(attempt: &Attempt) -> std::io::Result<(Child, ChildStdout)> {
     let (mut child, beats) = start(&["capture"], true)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // Less than a pipe holds, so that this does not wait; a child that is dead already shows below.
+        // Less than a pipe holds, so that this does not wait; a child that is dead already shows
+        // below.
         let _ = stdin.write_all(attempt.to_json().as_bytes());
     }
     Ok((child, beats))
 }
 
-/// Waits for the child and reaps everything that ends meanwhile. Each byte on the pipe is a sign of progress.
+/// Waits for the child and reaps everything that ends meanwhile. Each byte on the pipe is a sign of
+/// progress.
 pub(super) fn wait(
     child: &Child,
     mut beats: ChildStdout,
@@ -150,8 +154,9 @@ pub(super) fn wait(
     }
 }
 
-/// Reads what the child has said, as far as a pipe holds that at one time; says whether there may be more. Never waits: neither who else
-/// holds the other end nor who never stops talking must hold PID 1.
+/// Reads what the child has said, as far as a pipe holds that at one time; says whether there may
+/// be more. Never waits: neither who else holds the other end nor who never stops talking must hold
+/// PID 1.
 fn hear(beats: &mut ChildStdout, seen: &mut Witness) -> bool {
     let mut bytes = [0; 4096];
     for _ in 0..PIPE_PIECES {

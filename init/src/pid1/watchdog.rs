@@ -1,7 +1,7 @@
 //! The hardware watchdog: what brings the machine back when not even PID 1 gets to run.
 //!
-//! It is taken over as soon as its driver is there, and fed while the capture comes further. It is never switched off on the way to
-//! a reboot: a machine that hangs in its shutdown comes back, too.
+//! It is taken over as soon as its driver is there, and fed while the capture comes further. It is
+//! never switched off on the way to a reboot: a machine that hangs in its shutdown comes back, too.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -30,7 +30,8 @@ impl Watchdog {
         Self { wanted: seconds, device: None, every: Duration::from_secs(1), fed: Instant::now() }
     }
 
-    /// Feeds it when it is time. Looks for it as long as it is not there: its driver is a module that the child loads.
+    /// Feeds it when it is time. Looks for it as long as it is not there: its driver is a module
+    /// that the child loads.
     pub(super) fn feed(&mut self) {
         if self.wanted == 0 {
             return;
@@ -57,7 +58,8 @@ impl Watchdog {
         self.device = Some(device);
     }
 
-    /// Switches it off, where the hardware and its driver allow that: for a machine that is to stand still.
+    /// Switches it off, where the hardware and its driver allow that: for a machine that is to
+    /// stand still.
     pub(super) fn release(self) {
         let Some(mut device) = self.device else { return };
         // The "magic close" (Documentation/watchdog/watchdog-api.rst).
@@ -66,7 +68,8 @@ impl Watchdog {
         }
     }
 
-    /// Sets it to reset a machine whose next kernel does not take it over within `seconds`; 0: switches it off.
+    /// Sets it to reset a machine whose next kernel does not take it over within `seconds`; 0:
+    /// switches it off.
     pub(super) fn guard(self, seconds: u32) {
         let Some(device) = self.device.as_ref().filter(|_| seconds > 0) else {
             log::warn!("no hardware watchdog guards the next kernel");

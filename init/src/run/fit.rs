@@ -26,8 +26,8 @@ pub(super) enum Fit {
     Nothing(Degradation),
 }
 
-/// Compares a target's room with the sizes that dumps would have. Page types unknown, nothing can be told: then all is tried, and the
-/// dump ends where the room ends.
+/// Compares a target's room with the sizes that dumps would have. Page types unknown, nothing can
+/// be told: then all is tried, and the dump ends where the room ends.
 pub(super) fn fit(
     core: &dyn Core,
     filter: Option<&PageFilter<'_>>,

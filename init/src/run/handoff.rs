@@ -1,5 +1,6 @@
-//! The hand-off to what comes after the capture, in a child of PID 1: the next kernel is loaded, or the root file system is mounted,
-//! or a shell runs. PID 1 does the last step; it restarts the machine where this fails.
+//! The hand-off to what comes after the capture, in a child of PID 1: the next kernel is loaded, or
+//! the root file system is mounted, or a shell runs. PID 1 does the last step; it restarts the
+//! machine where this fails.
 
 mod cpus;
 mod root;
@@ -22,15 +23,18 @@ use storage::targets::tried::{self, MarkError};
 
 pub(crate) use root::RootError;
 
-/// First argument of the child; behind it come the action, and the index of the target in use or nothing.
+/// First argument of the child; behind it come the action, and the index of the target in use or
+/// nothing.
 pub(crate) const ARGUMENT: &str = "handoff";
 /// Where the root file system is mounted for what comes after us.
 pub(crate) const NEW_ROOT: &str = "/new-root";
 /// Where the other file systems are mounted while they are needed.
 const MOUNT_POINT: &str = "/handoff";
-/// How long a device may take to appear: it was there a moment ago, or its driver has had all the time of the capture.
+/// How long a device may take to appear: it was there a moment ago, or its driver has had all the
+/// time of the capture.
 const WAIT: Duration = Duration::from_secs(30);
-/// An initrd that is an uncompressed archive must begin at a multiple of this behind another one (init/initramfs.c).
+/// An initrd that is an uncompressed archive must begin at a multiple of this behind another one
+/// (init/initramfs.c).
 const ALIGNMENT: u64 = 4;
 
 /// Why there is no hand-off.
@@ -92,7 +96,8 @@ pub(crate) fn order() -> Option<Order> {
     Some(Order { action, target: arguments.next().and_then(|index| index.parse().ok()) })
 }
 
-/// The child's main function: whether PID 1 can do the last step. Of a shell that runs, this does not come back.
+/// The child's main function: whether PID 1 can do the last step. Of a shell that runs, this does
+/// not come back.
 #[must_use]
 pub(crate) fn child(order: &Order) -> bool {
     beat::listened_to();
@@ -114,7 +119,8 @@ pub(crate) fn child(order: &Order) -> bool {
     done.is_ok()
 }
 
-/// Loads the next kernel. What can refuse comes before the first byte is written over the production kernel's memory.
+/// Loads the next kernel. What can refuse comes before the first byte is written over the
+/// production kernel's memory.
 fn kexec(config: &Config, facts: &Facts, target: Option<usize>) -> Result<(), HandoffError> {
     let boot = facts.boot.as_ref().ok_or(HandoffError::NoBoot)?;
     check_cpus(config.finish.min_cpus, facts)?;

@@ -1,5 +1,5 @@
-//! The user's own programs, before and after the dump: a process each, under a deadline and a limit of memory. What one does, or
-//! fails to do, stops nothing.
+//! The user's own programs, before and after the dump: a process each, under a deadline and a limit
+//! of memory. What one does, or fails to do, stops nothing.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -20,13 +20,15 @@ use base::beat::{self, Beat, Step};
 use base::config::{HOOKS_PATH, Hook, When};
 use vmcore::report::{Degradation, Summary};
 
-/// Where a hook finds what is known so far: its first argument, its standard input, and `AFTERIMAGE_RESULT`.
+/// Where a hook finds what is known so far: its first argument, its standard input, and
+/// `AFTERIMAGE_RESULT`.
 const RESULT: &str = "/result.json";
 const TICK: Duration = Duration::from_millis(20);
 /// What starting and killing a hook may take beside its own time.
 const GRACE: u64 = 10;
 
-/// Runs the hooks of one moment, in order. `directory` is where the artifacts are, if they are files.
+/// Runs the hooks of one moment, in order. `directory` is where the artifacts are, if they are
+/// files.
 pub(super) fn run(hooks: &[Hook], when: When, directory: Option<&Path>, summary: &mut Summary) {
     let wanted = hooks.iter().enumerate().filter(|(_, hook)| hook.when == when);
     for (index, hook) in wanted {
@@ -45,8 +47,8 @@ pub(super) fn run(hooks: &[Hook], when: When, directory: Option<&Path>, summary:
     }
 }
 
-/// The process between: takes on the limit of memory and becomes the hook. `arguments` are the limit, the program and its own
-/// arguments. Comes back only with an error.
+/// The process between: takes on the limit of memory and becomes the hook. `arguments` are the
+/// limit, the program and its own arguments. Comes back only with an error.
 #[must_use]
 pub(crate) fn become_hook(arguments: &[OsString]) -> io::Error {
     let [limit, program, arguments @ ..] = arguments else { return io::ErrorKind::InvalidInput.into() };

@@ -1,5 +1,5 @@
-//! When no target takes anything: the end of the old kernel's log goes where no device is needed, to the firmware's variables if
-//! there are such, and to the consoles.
+//! When no target takes anything: the end of the old kernel's log goes where no device is needed,
+//! to the firmware's variables if there are such, and to the consoles.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,17 @@ use vmcore::kernel::{Kernel, dmesg};
 /// Lines that go to the consoles.
 const TAIL_LINES: usize = 60;
 const EFIVARS: &str = "/sys/firmware/efi/efivars";
-/// LINUX_EFI_CRASH_GUID (include/linux/efi.h): under these names the next boot's efi-pstore shows the text, and systemd-pstore
-/// collects it.
+/// LINUX_EFI_CRASH_GUID (include/linux/efi.h): under these names the next boot's efi-pstore shows
+/// the text, and systemd-pstore collects it.
 const CRASH_GUID: &str = "cfc8fc79-be2e-4ddc-97f0-9f98bfe298a0";
-/// Non-volatile, for the boot services and at run time (EFI_VARIABLE_*): what efi-pstore gives its own.
+/// Non-volatile, for the boot services and at run time (EFI_VARIABLE_*): what efi-pstore gives its
+/// own.
 const ATTRIBUTES: [u8; 4] = [7, 0, 0, 0];
-/// Text in a variable: with its attributes and a heading less than the 1024 bytes that all firmware takes (EFIVARS_DATA_SIZE_MAX).
+/// Text in a variable: with its attributes and a heading less than the 1024 bytes that all firmware
+/// takes (EFIVARS_DATA_SIZE_MAX).
 const PART: usize = 960;
-/// Variables that are written. Firmware has some tens of KiB for all its variables, and some does not boot when they are used up.
+/// Variables that are written. Firmware has some tens of KiB for all its variables, and some does
+/// not boot when they are used up.
 const PARTS: usize = 8;
 
 /// Saves the end of the log without a target.
@@ -70,7 +73,8 @@ fn variables(dir: &Path, text: &[u8], time: u64) -> Vec<(PathBuf, Vec<u8>)> {
     (1..)
         .zip(parts)
         .map(|(number, part)| {
-            // efi_pstore_write(), drivers/firmware/efi/efi-pstore.c: type 0 is dmesg, D is not compressed.
+            // efi_pstore_write(), drivers/firmware/efi/efi-pstore.c: type 0 is dmesg, D is not
+            // compressed.
             let name = format!("dump-type0-{number}-1-{time}-D-{CRASH_GUID}");
             let mut value = ATTRIBUTES.to_vec();
             value.extend(format!("Panic#1 Part{number}\n").as_bytes());

@@ -1,7 +1,9 @@
-//! What live collectors found before a planned switch: bytes in pages of the production kernel's memory, which index pages name.
+//! What live collectors found before a planned switch: bytes in pages of the production kernel's
+//! memory, which index pages name.
 //!
-//! Every number in those pages may be wrong: what is read is bounded by the record's length, and each page must be memory. A page
-//! that cannot be read is written as zeros, so that what follows stays where an archiver looks for it.
+//! Every number in those pages may be wrong: what is read is bounded by the record's length, and
+//! each page must be memory. A page that cannot be read is written as zeros, so that what follows
+//! stays where an archiver looks for it.
 
 use std::io::{self, BufWriter, Write};
 
@@ -15,7 +17,8 @@ use vmcore::sink::Append;
 use vmcore::source::PhysicalMemory;
 use vmcore::target::{Artifact, Target};
 
-/// Most bytes that are believed: twice what the host side lets collectors find, and its archive's headers.
+/// Most bytes that are believed: twice what the host side lets collectors find, and its archive's
+/// headers.
 const MAX_LEN: u64 = 64 << 20;
 /// The pages in the record are of this size, whatever the production kernel's is.
 const PAGE: usize = 4096;

@@ -10,13 +10,14 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 use base::config::MODULES_PATH;
 use vmcore::report::Degradation;
 
-/// Loads the modules listed in the image. A module that fails is reported, and the next one is tried: which of
-/// them the target really needs shows when the target is opened.
+/// Loads the modules listed in the image. A module that fails is reported, and the next one is
+/// tried: which of them the target really needs shows when the target is opened.
 ///
-/// `skip` are modules in which an earlier attempt got stuck; `begins` is called with each before it is loaded.
+/// `skip` are modules in which an earlier attempt got stuck; `begins` is called with each before it
+/// is loaded.
 ///
-/// A line is a path; a `-` before it marks one of several providers of the same thing (a checksum with and
-/// without a CPU feature), of which some may refuse to load.
+/// A line is a path; a `-` before it marks one of several providers of the same thing (a checksum
+/// with and without a CPU feature), of which some may refuse to load.
 pub(super) fn load_all(skip: &[String], begins: &dyn Fn(&str), degrade: &mut dyn FnMut(Degradation)) {
     let list = match fs::read_to_string(MODULES_PATH) {
         Ok(list) => list,
@@ -52,8 +53,8 @@ fn load(path: &Path, cmdline: &str) -> Result<(), String> {
     }
 }
 
-/// A module's parameters on the kernel command line (`nvme.poll_queues=2`): the kernel takes them only for built-in
-/// modules, modprobe hands them to the others.
+/// A module's parameters on the kernel command line (`nvme.poll_queues=2`): the kernel takes them
+/// only for built-in modules, modprobe hands them to the others.
 fn parameters(path: &Path, cmdline: &str) -> CString {
     let normal = |name: &str| name.replace('-', "_");
     let module = path.file_stem().map(|stem| normal(&stem.to_string_lossy())).unwrap_or_default();

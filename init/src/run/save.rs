@@ -1,4 +1,5 @@
-//! What is saved on one target, in this order: the log, then the dump or what stands for it, then `result.json`.
+//! What is saved on one target, in this order: the log, then the dump or what stands for it, then
+//! `result.json`.
 
 use std::io::{BufWriter, Write};
 
@@ -33,7 +34,8 @@ pub(super) struct Saved {
     pub(super) settled: bool,
 }
 
-/// Saves to one target. Each thing that fails is recorded; `None` if the target cannot be used at all.
+/// Saves to one target. Each thing that fails is recorded; `None` if the target cannot be used at
+/// all.
 pub(super) fn save_to(
     job: &Job<'_>,
     config: &config::Target,
@@ -44,7 +46,8 @@ pub(super) fn save_to(
     let mut lap = Lap::start();
     let failed = |cause| Degradation::Target { target: config.to_string(), cause };
     beat::tell(&Beat::Target(capture.index));
-    // Another attempt at a raw device reads what the first has written: that may be much, and is watched for progress.
+    // Another attempt at a raw device reads what the first has written: that may be much, and is
+    // watched for progress.
     job.step(Step::Open, opening(config, ways));
     let slow = patience(config);
     let opened = ways.open(config, capture).map_err(|error| failed(base::log::chain(&error)));
@@ -76,7 +79,8 @@ pub(super) fn save_to(
 /// Seconds that opening a target may take beyond what a step may.
 fn opening(config: &config::Target, ways: &Ways) -> u64 {
     match config.kind {
-        // Another attempt at a raw device reads what the first has written: that may be much, and is watched for progress.
+        // Another attempt at a raw device reads what the first has written: that may be much, and
+        // is watched for progress.
         TargetKind::Raw => u64::MAX,
         TargetKind::Filesystem => config.wait,
         TargetKind::Nfs => {
@@ -86,7 +90,8 @@ fn opening(config: &config::Target, ways: &Ways) -> u64 {
     }
 }
 
-/// Seconds that saving something small may take beyond what a step may: on the network it is tried again.
+/// Seconds that saving something small may take beyond what a step may: on the network it is tried
+/// again.
 fn patience(config: &config::Target) -> u64 {
     // Patience begins with a failure, and the last attempt has its own limit of time.
     let patience = config.retry().saturating_add(LAST_ATTEMPT);
@@ -171,7 +176,8 @@ fn save_dmesg(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
     }
 }
 
-/// What live collectors found, if there was a planned switch. An attempt that saves the log only has seen memory that does harm.
+/// What live collectors found, if there was a planned switch. An attempt that saves the log only
+/// has seen memory that does harm.
 fn save_live(job: &Job<'_>, slow: u64, target: &mut dyn Target, summary: &mut Summary) {
     let recorded = job.planned.and_then(|planned| planned.live.as_ref());
     let (Some(live), Some(core), true) = (recorded, job.core, job.rung < Rung::LogOnly) else { return };
@@ -220,7 +226,8 @@ fn save_dump(job: &Job<'_>, request: &Request, target: &mut dyn Target, summary:
     record(&written, summary);
 }
 
-/// Takes room for `result.json` before the dump takes all there is: what went wrong must be told on a full disk too.
+/// Takes room for `result.json` before the dump takes all there is: what went wrong must be told on
+/// a full disk too.
 fn reserve_result(target: &mut dyn Target) -> Result<Box<dyn Sink>, TargetError> {
     let mut sink = target.create(Artifact::Result)?;
     if let Err(error) = sink.reserve(RESULT_ROOM) {
@@ -229,8 +236,8 @@ fn reserve_result(target: &mut dyn Target) -> Result<Box<dyn Sink>, TargetError>
     Ok(sink)
 }
 
-/// Writes `result.json`, makes room for captures to come, runs the hooks, and lets go of the target. The outcome stands, whatever
-/// happens here.
+/// Writes `result.json`, makes room for captures to come, runs the hooks, and lets go of the
+/// target. The outcome stands, whatever happens here.
 fn finish(
     job: &Job<'_>,
     mut target: Box<dyn Target>,

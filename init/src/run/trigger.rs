@@ -1,6 +1,7 @@
 //! Why the capture kernel runs: a panic, or a planned switch and what was recorded for it.
 //!
-//! Where that cannot be told it is a panic, which promises least. Nothing here decides what is done about it.
+//! Where that cannot be told it is a panic, which promises least. Nothing here decides what is done
+//! about it.
 
 use std::io;
 
@@ -8,7 +9,8 @@ use base::addr::{PhysAddr, to_u64};
 use base::facts::{Facts, Planned, Trigger, handover};
 use vmcore::report::{Degradation, Summary};
 
-/// The record of a planned switch, from the facts or from the handover page, which `read` reads; `None` after a panic.
+/// The record of a planned switch, from the facts or from the handover page, which `read` reads;
+/// `None` after a panic.
 pub(super) fn discover(
     facts: &Facts,
     read: impl FnOnce(PhysAddr, u64) -> io::Result<Vec<u8>>,

@@ -1,5 +1,5 @@
-//! Finding a block device by what stands on it, without udev: every device in `/sys/class/block` is looked at
-//! until one matches or time is up.
+//! Finding a block device by what stands on it, without udev: every device in `/sys/class/block` is
+//! looked at until one matches or time is up.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -28,7 +28,8 @@ pub struct Device {
     pub node: PathBuf,
     /// What its superblock says, if it has one that we know.
     pub filesystem: Option<FileSystem>,
-    /// UUID by which a raw target is named: of our format, or of the swap area that may give way to it.
+    /// UUID by which a raw target is named: of our format, or of the swap area that may give way to
+    /// it.
     pub raw_uuid: Option<String>,
     /// What its partition table says of it, if it is a partition.
     pub partition: Option<Partition>,
@@ -75,7 +76,8 @@ pub fn find(wanted: &DeviceId, wait: Duration, heartbeat: &dyn Fn()) -> Result<D
     }
 }
 
-/// The device of a path, with what stands on it. Of one that does not answer nothing is known but its name.
+/// The device of a path, with what stands on it. Of one that does not answer nothing is known but
+/// its name.
 #[must_use]
 pub fn inspect(node: &Path) -> Device {
     inspect_all(&[node.to_owned()]).pop().unwrap_or_else(|| silent(node))
@@ -167,8 +169,9 @@ fn read_table(file: &File, sector: u64) -> Option<Vec<Partition>> {
     header.parse_entries(&entries)
 }
 
-/// Whether a device has the metadata of Linux software RAID at its end: versions 0.90 and 1.0, which leave what is in front of them
-/// as it would be without RAID (include/uapi/linux/raid/md_p.h; calc_dev_sboffset(), super_1_load(), drivers/md/md.c).
+/// Whether a device has the metadata of Linux software RAID at its end: versions 0.90 and 1.0,
+/// which leave what is in front of them as it would be without RAID
+/// (include/uapi/linux/raid/md_p.h; calc_dev_sboffset(), super_1_load(), drivers/md/md.c).
 fn is_array_member(file: &File) -> bool {
     let Ok(len) = (&*file).seek(SeekFrom::End(0)) else { return false };
     let old = (len & !0xffff).checked_sub(64 << 10);

@@ -1,4 +1,5 @@
-//! Targets on block devices: directories in file systems, and raw devices, both also on LVM and LUKS.
+//! Targets on block devices: directories in file systems, and raw devices, both also on LVM and
+//! LUKS.
 //!
 //! ## Start here
 //! - [`open`]: opens a target of these kinds.
@@ -6,9 +7,11 @@
 //! - [`stack`]: sets up the LVM volumes and LUKS devices under a target.
 //! - [`mount`]: mounts a file system that a final action needs.
 //! - [`targets`]: a directory of captures, its files, and raw devices.
-//! - [`mod@format`]: parsers of superblocks, partition tables, LVM and LUKS metadata, and of our raw format.
+//! - [`mod@format`]: parsers of superblocks, partition tables, LVM and LUKS metadata, and of our
+//!   raw format.
 //!
-//! What is on a device is hostile input: every parser is total, every loop is bounded by the format.
+//! What is on a device is hostile input: every parser is total, every loop is bounded by the
+//! format.
 #![cfg_attr(
     test,
     allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")

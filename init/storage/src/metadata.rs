@@ -1,4 +1,5 @@
-//! Reads the LVM and LUKS metadata of a block device: on the host when the image is loaded, and again by the capture.
+//! Reads the LVM and LUKS metadata of a block device: on the host when the image is loaded, and
+//! again by the capture.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -36,7 +37,8 @@ pub fn label(device: &File) -> Option<Label> {
     lvm::parse_label(&read_up_to(device, 0, lvm::LABEL_LEN).ok()?)
 }
 
-/// The metadata of the volume group of a physical volume: of its areas the newest. None if it has no area in use.
+/// The metadata of the volume group of a physical volume: of its areas the newest. None if it has
+/// no area in use.
 pub fn volume_group(device: &File, label: &Label) -> Result<Option<VolumeGroup>, MetadataError> {
     let mut newest: Option<VolumeGroup> = None;
     let mut failed = None;
@@ -67,7 +69,8 @@ pub fn luks_uuid(device: &File) -> Option<String> {
     luks::uuid(&read_up_to(device, 0, luks::BINARY_LEN).ok()?)
 }
 
-/// The LUKS header of a device; none if it is no LUKS device. Of the two copies of a LUKS2 header the newer sound one counts.
+/// The LUKS header of a device; none if it is no LUKS device. Of the two copies of a LUKS2 header
+/// the newer sound one counts.
 pub fn luks(device: &File) -> Result<Option<LuksHeader>, MetadataError> {
     let head = read_up_to(device, 0, luks::BINARY_LEN).unwrap_or_default();
     match luks::version(&head) {
@@ -81,7 +84,8 @@ pub fn luks(device: &File) -> Result<Option<LuksHeader>, MetadataError> {
 fn luks2(device: &File, head: &[u8]) -> Result<LuksHeader, MetadataError> {
     let first = luks::copy_len(head).ok_or(LuksError::Field("length"));
     let first = first.map_err(MetadataError::from).and_then(|len| read_copy(device, 0, len));
-    // The second copy begins where the first one ends; one that is damaged may not say where that is.
+    // The second copy begins where the first one ends; one that is damaged may not say where that
+    // is.
     let second = luks::SECOND_COPIES.iter().find_map(|&offset| {
         let len = luks::copy_len(&read_up_to(device, offset, luks::BINARY_LEN).ok()?)?;
         (to_u64(len) == offset).then(|| read_copy(device, offset, len).ok())?

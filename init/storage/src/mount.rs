@@ -1,4 +1,5 @@
-//! A file system that a final action needs: found, what it stands on set up, mounted; let go of when dropped.
+//! A file system that a final action needs: found, what it stands on set up, mounted; let go of
+//! when dropped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,7 +65,8 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Waits up to `wait` for the device, mounts it at `at`, which is made if missing, and calls `heartbeat` meanwhile.
+    /// Waits up to `wait` for the device, mounts it at `at`, which is made if missing, and calls
+    /// `heartbeat` meanwhile.
     pub fn open(
         wanted: Wanted<'_>,
         stacks: &[Stack],
@@ -124,8 +126,8 @@ impl Wanted<'_> {
         let options = options(fstype, self.subvolume);
         let call = |flags| mount(Some(device), at, Some(fstype.name()), flags, options.as_deref());
         let mounted = if self.read_only {
-            // An attempt that was killed may have left it mounted for writing, and a device has one mind about that
-            // (get_tree_bdev(), fs/super.c).
+            // An attempt that was killed may have left it mounted for writing, and a device has one
+            // mind about that (get_tree_bdev(), fs/super.c).
             call(flags | MsFlags::MS_RDONLY)
                 .or_else(|errno| if errno == Errno::EBUSY { call(flags) } else { Err(errno) })
         } else {
@@ -140,7 +142,8 @@ impl Wanted<'_> {
     }
 }
 
-/// Without an option btrfs mounts its default subvolume, which need not be the top that paths begin at.
+/// Without an option btrfs mounts its default subvolume, which need not be the top that paths begin
+/// at.
 fn options(fstype: FsType, subvolume: Option<&str>) -> Option<String> {
     let subvolume = subvolume.filter(|_| fstype == FsType::Btrfs)?;
     Some(if subvolume == "/" { "subvolid=5".to_owned() } else { format!("subvol={subvolume}") })

@@ -1,8 +1,9 @@
 //! Asking a device that may never answer.
 //!
-//! A read from a hung disk comes back when the disk does, or never. So it is done in a thread of its own, and after some seconds
-//! without it. The thread stays; until it comes back, its device is not asked again, which bounds them to one for each device.
-//! They wait where they can be killed (`folio_wait_locked_killable()`, mm/filemap.c), so the process can still end.
+//! A read from a hung disk comes back when the disk does, or never. So it is done in a thread of
+//! its own, and after some seconds without it. The thread stays; until it comes back, its device is
+//! not asked again, which bounds them to one for each device. They wait where they can be killed
+//! (`folio_wait_locked_killable()`, mm/filemap.c), so the process can still end.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a device may take. A disk that spins up takes longer and is asked again by who waits for it.
+/// How long a device may take. A disk that spins up takes longer and is asked again by who waits
+/// for it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Devices that are being asked and have not answered in time.
@@ -20,7 +22,8 @@ static SILENT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 /// Devices that are asked at the same time.
 const AT_ONCE: usize = 32;
 
-/// What `ask` finds out about each device; `None` if that takes too long, now or since an earlier question.
+/// What `ask` finds out about each device; `None` if that takes too long, now or since an earlier
+/// question.
 pub(crate) fn ask<T, F>(nodes: &[PathBuf], ask: F) -> Vec<Option<T>>
 where
     T: Send + 'static,

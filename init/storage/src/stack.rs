@@ -1,7 +1,8 @@
 //! Sets up the LVM volumes and LUKS devices that a target stands on, as the loader found them.
 //!
-//! Facts are not believed: devices are found by the IDs on them, the metadata are read again, and what is no longer as it was
-//! when the image was loaded is refused. A table that is out of date would write into other people's data.
+//! Facts are not believed: devices are found by the IDs on them, the metadata are read again, and
+//! what is no longer as it was when the image was loaded is refused. A table that is out of date
+//! would write into other people's data.
 
 use std::fs::File;
 use std::io;
@@ -222,7 +223,8 @@ fn look(layer: &Layer, wanted: &[&str]) -> Vec<Found> {
     let is_volume = matches!(layer, Layer::Lvm(_));
     let read = move |node: &Path| {
         let file = File::open(node).ok()?;
-        // A header that cannot be used is an error of this layer only if it is the one: see `check`.
+        // A header that cannot be used is an error of this layer only if it is the one: see
+        // `check`.
         let id = if is_volume { metadata::label(&file)?.id } else { metadata::luks_uuid(&file)? };
         Some(Found { id, node: node.to_owned(), file })
     };
@@ -338,7 +340,8 @@ fn to_len(header: &LuksHeader) -> Option<usize> {
 }
 
 impl Active {
-    /// The uppermost device: what the target is on. Its file system may be on other devices, too, such as a copy.
+    /// The uppermost device: what the target is on. Its file system may be on other devices, too,
+    /// such as a copy.
     #[must_use]
     pub fn top(&self) -> Option<&Path> {
         self.top.as_deref()
@@ -352,7 +355,8 @@ impl Active {
         let name = format!("afterimage-{id}");
         let failed = |what| move |source| StackError::Setup { layer: layer.to_string(), what, source };
         let minor = match self.control.create(&name, &name) {
-            // An attempt that died has left it. What is in use was set up from the same facts, and on the same devices.
+            // An attempt that died has left it. What is in use was set up from the same facts, and
+            // on the same devices.
             Err(error) if is(&error, Errno::EBUSY) => match self.control.remove(&name) {
                 Err(error) if is(&error, Errno::EBUSY) => {
                     let minor =

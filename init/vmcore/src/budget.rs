@@ -1,17 +1,18 @@
 //! How much memory the capture may use, fixed before the first page is read.
 //!
-//! A capture kernel has 64 to 256 MiB for everything, and what the kernel itself will want while file systems
-//! write is not known. So buffers get a quarter of what is available, at most.
+//! A capture kernel has 64 to 256 MiB for everything, and what the kernel itself will want while
+//! file systems write is not known. So buffers get a quarter of what is available, at most.
 
 use std::fs;
 
 /// Bytes of memory that a worker reads, compresses and hands on at a time.
 pub const BATCH_BYTES: u64 = 1 << 20;
-/// Bytes that one worker costs: a batch of raw output at worst, twice (one in work, one on its way to the
-/// writer), a compression context, and page tables for its window.
+/// Bytes that one worker costs: a batch of raw output at worst, twice (one in work, one on its way
+/// to the writer), a compression context, and page tables for its window.
 const BYTES_PER_WORKER: u64 = 5 << 20;
 
-/// Most that bits are worth: scanning struct pages again takes less time than reading the pages they describe.
+/// Most that bits are worth: scanning struct pages again takes less time than reading the pages
+/// they describe.
 const MOST_FOR_PLAN: u64 = 8 << 20;
 
 /// What they are worth after an attempt that took too much.
@@ -22,8 +23,8 @@ const LITTLE_PLAN: u64 = 256 << 10;
 pub struct Budget {
     /// Threads that read and compress; the writer is another one unless this is 1.
     pub workers: usize,
-    /// Bytes for the bits that say which pages are kept; what does not fit is found again by another scan. 8 MiB are enough
-    /// for 128 GiB.
+    /// Bytes for the bits that say which pages are kept; what does not fit is found again by
+    /// another scan. 8 MiB are enough for 128 GiB.
     pub plan: u64,
 }
 

@@ -1,9 +1,11 @@
-//! The dump engine: reads the production kernel's memory, knows the kernel in it, and writes filtered dumps of it. It is
-//! used by the capture and by `afterimage dump` alike. It never learns where a dump goes: it knows a [`sink::Sink`] to
-//! write to, and the trait [`target::Target`] that makes sinks.
+//! The dump engine: reads the production kernel's memory, knows the kernel in it, and writes
+//! filtered dumps of it. It is used by the capture and by `afterimage dump` alike. It never learns
+//! where a dump goes: it knows a [`sink::Sink`] to write to, and the trait [`target::Target`] that
+//! makes sinks.
 //!
 //! ## Start here
-//! - [`session`]: opens a core, chooses the VMCOREINFO to believe, and decides what the dump is to be.
+//! - [`session`]: opens a core, chooses the VMCOREINFO to believe, and decides what the dump is to
+//!   be.
 //! - [`source`]: where memory comes from: `/proc/vmcore`, an ELF file, a dump.
 //! - [`kernel`]: what the kernel's own structures say: log, page tables, struct pages.
 //! - [`filter`]: where the fate of a page is decided.
@@ -20,10 +22,12 @@
 //! ```
 //!
 //! ## Words
-//! *Sink*: positioned bytes inside a target. *Artifact*: a file of a capture. *Class*: what kind of page a page is.
-//! *Plan*: which pages a dump keeps, and in which order. *Degradation*: something that failed while the capture went on.
+//! *Sink*: positioned bytes inside a target. *Artifact*: a file of a capture. *Class*: what kind of
+//! page a page is. *Plan*: which pages a dump keeps, and in which order. *Degradation*: something
+//! that failed while the capture went on.
 //!
-//! The production kernel's memory is hostile input: every parser is total, every loop is bounded by the format.
+//! The production kernel's memory is hostile input: every parser is total, every loop is bounded by
+//! the format.
 #![cfg_attr(
     test,
     allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")

@@ -359,7 +359,8 @@ pub struct Summary {
     pub memory_bytes: u64,
     /// Bytes of the dump.
     pub dump_bytes: u64,
-    /// Length of the dump when all that readers need first was durable: one cut short behind that opens.
+    /// Length of the dump when all that readers need first was durable: one cut short behind that
+    /// opens.
     pub vital_bytes: Option<u64>,
     /// The log.
     pub dmesg: Option<DmesgStats>,

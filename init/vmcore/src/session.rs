@@ -1,4 +1,5 @@
-//! What is in the vmcore, and what the dump of it is to be: the same for a capture and for `afterimage dump`.
+//! What is in the vmcore, and what the dump of it is to be: the same for a capture and for
+//! `afterimage dump`.
 
 use std::path::Path;
 
@@ -55,8 +56,8 @@ pub fn page_filter<'a>(
     filter.map_err(|error| summary.degrade(Degradation::NoPageTypes { cause: base::log::chain(&error) })).ok()
 }
 
-/// Fills in who crashed and when, and gives the kernel's name for the dump's header. Memory first, facts where it is silent: the host's name may have changed since
-/// the image was loaded.
+/// Fills in who crashed and when, and gives the kernel's name for the dump's header. Memory first,
+/// facts where it is silent: the host's name may have changed since the image was loaded.
 pub fn describe(
     core: Option<&dyn Core>,
     kernel: Option<&Kernel<'_>>,

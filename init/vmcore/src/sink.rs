@@ -4,7 +4,8 @@ use std::io;
 
 use base::addr::to_u64;
 
-/// Why a sink did not take bytes. Names the place, so that "disk full" and "bad sector" can be told apart.
+/// Why a sink did not take bytes. Names the place, so that "disk full" and "bad sector" can be told
+/// apart.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     /// A write failed.
@@ -59,14 +60,15 @@ pub trait Sink {
         true
     }
 
-    /// Makes sure that the first `len` bytes can be written later, where the target can promise that.
-    /// A target that cannot returns `Ok`; only a lack of room is an error.
+    /// Makes sure that the first `len` bytes can be written later, where the target can promise
+    /// that. A target that cannot returns `Ok`; only a lack of room is an error.
     fn reserve(&mut self, len: u64) -> Result<(), SinkError> {
         let _ = len;
         Ok(())
     }
 
-    /// Drops what lies behind the first `len` bytes, where the target can: what a write left there that failed.
+    /// Drops what lies behind the first `len` bytes, where the target can: what a write left there
+    /// that failed.
     fn truncate(&mut self, len: u64) -> Result<(), SinkError> {
         let _ = len;
         Ok(())

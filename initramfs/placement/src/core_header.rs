@@ -1,6 +1,8 @@
-//! The ELF core header in which the capture kernel finds the production kernel's memory: `elfcorehdr=` on its command line,
-//! `/proc/vmcore` there (Documentation/admin-guide/kdump/kdump.rst). As the kernel's own `crash_prepare_elf64_headers` makes it:
-//! a note per CPU, VMCOREINFO, the kernel's text mapping, and a PT_LOAD per range of memory.
+//! The ELF core header in which the capture kernel finds the production kernel's memory:
+//! `elfcorehdr=` on its command line, `/proc/vmcore` there
+//! (Documentation/admin-guide/kdump/kdump.rst). As the kernel's own `crash_prepare_elf64_headers`
+//! makes it: a note per CPU, VMCOREINFO, the kernel's text mapping, and a PT_LOAD per range of
+//! memory.
 
 use std::ops::Range;
 
@@ -48,7 +50,8 @@ pub fn build(layout: &Layout) -> Result<Vec<u8>, TooMany> {
     let count = notes.len().saturating_add(loads.len());
     let number = u16::try_from(count).ok().filter(|_| count <= MOST_SEGMENTS).ok_or(TooMany(count))?;
     let mut out = ehdr(number);
-    // The kernel takes offset as the physical address of what it maps into /proc/vmcore (fs/proc/vmcore.c).
+    // The kernel takes offset as the physical address of what it maps into /proc/vmcore
+    // (fs/proc/vmcore.c).
     out.extend(notes.into_iter().flat_map(|range| phdr(PT_NOTE, PF_R, 0, range)));
     out.extend(loads.into_iter().flat_map(|(at, range)| phdr(PT_LOAD, PF_RWX, at, range)));
     Ok(out)

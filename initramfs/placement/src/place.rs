@@ -1,11 +1,12 @@
-//! The capture image in its reservation. Both triggers enter it at the same place: a panic, and a planned switch, which loads
-//! nothing but the handover page.
+//! The capture image in its reservation. Both triggers enter it at the same place: a panic, and a
+//! planned switch, which loads nothing but the handover page.
 //!
 //! ```text
 //! region ─ kernel (init_size) │ trampoline │ boot_params, command line, EFI │ … │ initrd │ core header │ handover page
 //! ```
 //!
-//! The capture kernel is told of the region up to the core header as memory, and of the rest as reserved.
+//! The capture kernel is told of the region up to the core header as memory, and of the rest as
+//! reserved.
 
 use std::ops::Range;
 
@@ -17,7 +18,8 @@ use kexec::bzimage::{BzImage, ENTRY_64};
 use kexec::trampoline::{self, Checked, Jump};
 use kexec::{Machine, PAGE, Segment, e820, page_down, page_up};
 
-/// Where a kernel lies at least (CONFIG_PHYSICAL_START): one that is loaded lower moves itself up when it starts.
+/// Where a kernel lies at least (CONFIG_PHYSICAL_START): one that is loaded lower moves itself up
+/// when it starts.
 const LOWEST: u64 = 16 << 20;
 const FOUR_GIB: u64 = 4 << 30;
 

@@ -13,9 +13,11 @@ use crate::core_header;
 
 const CPUS: &str = "/sys/devices/system/cpu";
 const CRASH_KERNEL: &str = "Crash kernel";
-/// Where the kernel's text is mapped (`__START_KERNEL_map`, 1 GiB with KASLR; Documentation/arch/x86/x86_64/mm.rst).
+/// Where the kernel's text is mapped (`__START_KERNEL_map`, 1 GiB with KASLR;
+/// Documentation/arch/x86/x86_64/mm.rst).
 const TEXT: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
-/// Nothing below it goes into a core: the capture kernel uses it, and the production kernel does not.
+/// Nothing below it goes into a core: the capture kernel uses it, and the production kernel does
+/// not.
 const LOWEST: u64 = kexec::e820::ONE_MIB;
 
 /// The production kernel, as the core header describes it.
@@ -75,7 +77,8 @@ impl Production {
     }
 }
 
-/// The reservations in /proc/iomem; the one of `main` bytes (kexec_crash_size: where images go) first, or else the largest.
+/// The reservations in /proc/iomem; the one of `main` bytes (kexec_crash_size: where images go)
+/// first, or else the largest.
 fn regions(iomem: &str, main: u64) -> Vec<Range<u64>> {
     let lines = iomem.lines().filter(|line| line.trim_start().ends_with(CRASH_KERNEL));
     let ranges =
@@ -86,7 +89,8 @@ fn regions(iomem: &str, main: u64) -> Vec<Range<u64>> {
     regions.retain(|range| {
         len(range) > 1 && page_down(range.start) == range.start && page_down(range.end) == range.end
     });
-    // Of two of a size the upper one: a second reservation is made below 4 GiB, and only when the first lies above.
+    // Of two of a size the upper one: a second reservation is made below 4 GiB, and only when the
+    // first lies above.
     regions.sort_by_key(|range| (len(range) != main, core::cmp::Reverse((len(range), range.start))));
     regions
 }
@@ -111,7 +115,8 @@ fn memory(iomem: &[MemoryRange], regions: &[Range<u64>]) -> Vec<Range<u64>> {
     out
 }
 
-/// Where the direct map begins, and the text mapping, by the program headers of /proc/kcore (fs/proc/kcore.c).
+/// Where the direct map begins, and the text mapping, by the program headers of /proc/kcore
+/// (fs/proc/kcore.c).
 fn mappings(first: Option<&Range<u64>>) -> Result<(u64, Option<core_header::Text>), MachineError> {
     let core = Vmcore::open(Path::new("/proc/kcore"), Access::Pread)
         .map_err(|error| MachineError::Kcore(base::log::chain(&error)))?;

@@ -1,5 +1,5 @@
-//! Entries by the Boot Loader Specification (uapi-group.org), as GRUB of Fedora and its kin and systemd-boot read them: parsed, put in
-//! order, and one of them chosen. Values only.
+//! Entries by the Boot Loader Specification (uapi-group.org), as GRUB of Fedora and its kin and
+//! systemd-boot read them: parsed, put in order, and one of them chosen. Values only.
 
 use core::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -23,7 +23,8 @@ pub struct Entry {
     pub options: String,
 }
 
-/// Parses the entry in the file `name`; `None` if it starts no kernel file. Variables of GRUB's in it are replaced.
+/// Parses the entry in the file `name`; `None` if it starts no kernel file. Variables of GRUB's in
+/// it are replaced.
 #[must_use]
 pub fn parse(name: &str, text: &str, variables: &BTreeMap<String, String>) -> Option<Entry> {
     let stem = name.strip_suffix(".conf")?;
@@ -46,8 +47,8 @@ pub fn parse(name: &str, text: &str, variables: &BTreeMap<String, String>) -> Op
     (!entry.linux.is_empty()).then_some(entry)
 }
 
-/// The entry that is started if nobody chooses: `wanted` is an id, a title, a number from 0 or a pattern with `*`; without it, or
-/// where it fits none, the newest.
+/// The entry that is started if nobody chooses: `wanted` is an id, a title, a number from 0 or a
+/// pattern with `*`; without it, or where it fits none, the newest.
 #[must_use]
 pub fn choose(mut entries: Vec<Entry>, wanted: Option<&str>) -> Option<Entry> {
     entries.sort_by(|a, b| compare(&b.version, &a.version).then_with(|| compare(&b.id, &a.id)));
@@ -64,7 +65,8 @@ pub fn choose(mut entries: Vec<Entry>, wanted: Option<&str>) -> Option<Entry> {
 pub fn loader_default(text: &str) -> Option<&str> {
     let mut lines = text.lines().map(str::trim);
     let value = lines.find_map(|line| line.strip_prefix("default")?.strip_prefix([' ', '\t']));
-    // @saved is in an EFI variable, and what was saved there is one of the entries; the newest is as good a guess.
+    // @saved is in an EFI variable, and what was saved there is one of the entries; the newest is
+    // as good a guess.
     value.map(str::trim).filter(|value| !value.starts_with('@'))
 }
 

@@ -1,5 +1,5 @@
-//! Which kernel file, initrd and command line a host would boot next, by its own files: those of the running kernel, or of the boot
-//! loader's default entry. Paths are those of the host.
+//! Which kernel file, initrd and command line a host would boot next, by its own files: those of
+//! the running kernel, or of the boot loader's default entry. Paths are those of the host.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -141,7 +141,8 @@ impl Host {
         Some(BzImage::parse(&head, len).ok()?.release)
     }
 
-    /// Files that a boot loader may mean by a path, which begins at the root of a file system: /boot's, the ESP's, or the root's.
+    /// Files that a boot loader may mean by a path, which begins at the root of a file system:
+    /// /boot's, the ESP's, or the root's.
     fn of_loader(&self, path: &str) -> Vec<PathBuf> {
         let path = Path::new(path);
         let places = ["/boot/x", "/boot/efi/x", "/efi/x", "/x"];

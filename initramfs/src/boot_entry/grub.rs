@@ -1,5 +1,6 @@
-//! GRUB's grub.cfg and environment block, as far as they say which kernel is started if nobody chooses. grub.cfg is a script; what is
-//! read of it is what grub-mkconfig writes: menu entries with `linux` and `initrd` lines, and `set default=`. Values only.
+//! GRUB's grub.cfg and environment block, as far as they say which kernel is started if nobody
+//! chooses. grub.cfg is a script; what is read of it is what grub-mkconfig writes: menu entries
+//! with `linux` and `initrd` lines, and `set default=`. Values only.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
-//! What the machine goes on to after a capture, found while it runs: the next kernel with its initrd and command line, and the root
-//! file system. Found once, when the image is loaded, and recorded in the facts; only read, nothing is mounted.
+//! What the machine goes on to after a capture, found while it runs: the next kernel with its
+//! initrd and command line, and the root file system. Found once, when the image is loaded, and
+//! recorded in the facts; only read, nothing is mounted.
 
 pub mod bls;
 pub mod files;
@@ -90,7 +91,8 @@ pub enum BootError {
     Device(#[from] block::NotFound),
 }
 
-/// What the final actions of a configuration need of this host; what none needs is not looked for. The errors are texts.
+/// What the final actions of a configuration need of this host; what none needs is not looked for.
+/// The errors are texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Next {
     /// The next kernel.
@@ -123,16 +125,17 @@ impl Next {
     }
 }
 
-/// What the capture kernel's command line gets for the final actions. Watchdog drivers stop their device on the way to a reboot or a
-/// kexec, and would not guard the next kernel ("watchdog: Add stop_on_reboot parameter to control reboot policy", v5.7).
+/// What the capture kernel's command line gets for the final actions. Watchdog drivers stop their
+/// device on the way to a reboot or a kexec, and would not guard the next kernel ("watchdog: Add
+/// stop_on_reboot parameter to control reboot policy", v5.7).
 #[must_use]
 pub fn capture_parameters(config: &Config) -> &'static str {
     let guarded = config.finish.may(FinalAction::Kexec) && config.finish.guard > 0;
     if guarded { "watchdog.stop_on_reboot=0" } else { "" }
 }
 
-/// Takes the mark of an earlier kexec out of the directories of captures that are mounted on this host, if this is what it has brought
-/// up. A raw target has none.
+/// Takes the mark of an earlier kexec out of the directories of captures that are mounted on this
+/// host, if this is what it has brought up. A raw target has none.
 pub fn clear_marks(config: &Config) {
     let mounts = Mounts::parse(&host::read("/proc/self/mountinfo"));
     for target in config.target.iter().filter(|target| target.kind == TargetKind::Filesystem) {
@@ -140,7 +143,8 @@ pub fn clear_marks(config: &Config) {
         let Ok(device) = block::find(device, Duration::ZERO, &|| ()) else { continue };
         let path = Path::new(target.path());
         let mounts = mounts.0.iter().filter(|mount| node_of(mount).is_some_and(|node| node == device.node));
-        // On btrfs it depends on the subvolume where a path begins, and only the default one is the target's.
+        // On btrfs it depends on the subvolume where a path begins, and only the default one is the
+        // target's.
         let places = mounts.filter_map(|mount| match mount.fstype.as_str() {
             "btrfs" => Some(mount.at.join(target.path().trim_start_matches('/'))),
             _ => mount.outer(path),

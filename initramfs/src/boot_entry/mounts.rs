@@ -1,4 +1,5 @@
-//! `/proc/self/mountinfo`: which file system holds a file, and where in it (Documentation/filesystems/proc.rst, 3.5).
+//! `/proc/self/mountinfo`: which file system holds a file, and where in it
+//! (Documentation/filesystems/proc.rst, 3.5).
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +29,8 @@ impl Mounts {
         Self(text.lines().filter_map(line).collect())
     }
 
-    /// What a path without links is on: of the mounts at the longest prefix the last one, which hides the others.
+    /// What a path without links is on: of the mounts at the longest prefix the last one, which
+    /// hides the others.
     #[must_use]
     pub fn holding(&self, path: &Path) -> Option<&Mount> {
         let above = self.0.iter().filter(|mount| path.starts_with(&mount.at));
@@ -44,7 +46,8 @@ impl Mount {
         Some(join(&self.root, rest))
     }
 
-    /// Where a file is on the host that has this path in the file system, if that part of it is mounted.
+    /// Where a file is on the host that has this path in the file system, if that part of it is
+    /// mounted.
     #[must_use]
     pub fn outer(&self, inner: &Path) -> Option<PathBuf> {
         let rest = inner.strip_prefix(&self.root).ok()?;

@@ -1,4 +1,5 @@
-//! Findings about the final actions: what is known to keep them from their work. The dump is saved whatever they say.
+//! Findings about the final actions: what is known to keep them from their work. The dump is saved
+//! whatever they say.
 
 use crate::boot_entry::foresee::{self, Circumstances};
 use crate::check::Finding;

@@ -1,4 +1,5 @@
-//! What `afterimage check` looks at, read in one place. Nothing here judges; what cannot be read is kept as a text that says so.
+//! What `afterimage check` looks at, read in one place. Nothing here judges; what cannot be read is
+//! kept as a text that says so.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,8 @@ pub enum CheckError {
 pub struct Options {
     /// The image; not given: the one that is loaded, or /boot/afterimage.img.
     pub image: Option<PathBuf>,
-    /// The capture kernel; not given: the one that is loaded, or that of the running kernel in /boot.
+    /// The capture kernel; not given: the one that is loaded, or that of the running kernel in
+    /// /boot.
     pub kernel_image: Option<PathBuf>,
     /// The configuration file; not given: the one that the image was built from.
     pub config: Option<PathBuf>,
@@ -79,7 +81,8 @@ pub struct Host {
     pub kernel_file: PathBuf,
     /// The capture kernel, or why it cannot be read.
     pub kernel: Result<BzImage, String>,
-    /// The targets of the image, or of the configuration file if there is no image; or why neither tells.
+    /// The targets of the image, or of the configuration file if there is no image; or why neither
+    /// tells.
     pub config: Result<Config, String>,
     /// What the targets are on this host, in the order of the configuration.
     pub storage: Vec<Storage>,

@@ -1,5 +1,6 @@
-//! Findings about the image on disk and the files that it was built from. An image that is loaded already saves a crash whatever has
-//! become of these, so what only the next load would meet is a warning then.
+//! Findings about the image on disk and the files that it was built from. An image that is loaded
+//! already saves a crash whatever has become of these, so what only the next load would meet is a
+//! warning then.
 
 use crate::check::host::{Host, Image, Part, Source};
 use crate::check::{Finding, Level};

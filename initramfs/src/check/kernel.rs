@@ -1,4 +1,5 @@
-//! Findings about the running kernel: what is loaded, where it has room, and what decides whether a crash reaches it.
+//! Findings about the running kernel: what is loaded, where it has room, and what decides whether a
+//! crash reaches it.
 
 use crate::check::Finding;
 use crate::check::host::Host;

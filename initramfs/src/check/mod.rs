@@ -1,6 +1,7 @@
 //! `afterimage check`: whether a crash of this host now would be saved.
 //!
-//! [`host`] and [`storage`] look at the host, once; everything else makes findings of what they saw and looks at nothing itself.
+//! [`host`] and [`storage`] look at the host, once; everything else makes findings of what they saw
+//! and looks at nothing itself.
 
 mod finish;
 pub mod host;
@@ -136,7 +137,8 @@ impl Level {
     }
 }
 
-/// Labels of file systems and names of watchdogs come from devices: no control character of theirs goes to a terminal.
+/// Labels of file systems and names of watchdogs come from devices: no control character of theirs
+/// goes to a terminal.
 fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

@@ -1,4 +1,5 @@
-//! Findings about a target on the network: whether it answers now, and whether what proves who we are is still good.
+//! Findings about a target on the network: whether it answers now, and whether what proves who we
+//! are is still good.
 
 use base::config::{Config, Network, Target, TargetKind};
 use base::time::utc;

@@ -21,8 +21,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Reads /proc/meminfo and /proc/iomem. MemTotal lacks the kernel and its struct pages, which a dump has; it stands in where
-    /// iomem shows no addresses.
+    /// Reads /proc/meminfo and /proc/iomem. MemTotal lacks the kernel and its struct pages, which a
+    /// dump has; it stands in where iomem shows no addresses.
     #[must_use]
     pub fn parse(meminfo: &str, iomem: &str) -> Option<Self> {
         let kib = |key: &str| {
@@ -43,8 +43,8 @@ impl Memory {
         })
     }
 
-    /// Most bytes that a dump of this memory takes: no page compresses, none is zero. meminfo does not tell cache with private data
-    /// from other cache, so only leaving out both counts.
+    /// Most bytes that a dump of this memory takes: no page compresses, none is zero. meminfo does
+    /// not tell cache with private data from other cache, so only leaving out both counts.
     #[must_use]
     pub fn bound(&self, exclude: Exclude) -> u64 {
         let left_out = [

@@ -1,5 +1,5 @@
-//! What a target is on this host: its device, how much room is on it, and the modules that reach it. Writes nothing and mounts
-//! nothing.
+//! What a target is on this host: its device, how much room is on it, and the modules that reach
+//! it. Writes nothing and mounts nothing.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -43,11 +43,13 @@ pub struct Device {
     pub bytes: u64,
     /// Room on it.
     pub room: Room,
-    /// Why a capture would save no dump there, whatever the room: a raw device with something on it, a crash loop.
+    /// Why a capture would save no dump there, whatever the room: a raw device with something on
+    /// it, a crash loop.
     pub refused: Option<String>,
     /// What it stands on, if it is no disk or partition.
     pub stack: Option<String>,
-    /// Modules that it needs, with what they depend on, built-in ones left out; or why that is not known.
+    /// Modules that it needs, with what they depend on, built-in ones left out; or why that is not
+    /// known.
     pub modules: Result<Vec<String>, Unknown>,
 }
 
@@ -155,8 +157,8 @@ pub(super) fn closure(roots: &[String], tree: &ModuleTree) -> Result<Vec<String>
     Ok(closure.into_iter().filter(|module| !module.optional).map(|module| module.name).collect())
 }
 
-/// Where the device with this number or node is mounted (Documentation/filesystems/proc.rst, 3.5). btrfs has a number of its own
-/// there, so the node counts as well.
+/// Where the device with this number or node is mounted (Documentation/filesystems/proc.rst, 3.5).
+/// btrfs has a number of its own there, so the node counts as well.
 fn mount_point(mountinfo: &str, number: &str, node: &Path) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;
@@ -173,9 +175,9 @@ fn unescape(text: &str) -> String {
         .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
 }
 
-/// What the file system leaves to everyone. The capture, as root, may find a few percent more, which another program may have used
-/// up by then.
-/// What the ledger of a directory of captures says, if that is that there have been too many.
+/// What the file system leaves to everyone. The capture, as root, may find a few percent more,
+/// which another program may have used up by then. What the ledger of a directory of captures says,
+/// if that is that there have been too many.
 fn crash_loop(captures: &Path) -> Option<String> {
     let directory = File::open(captures).ok()?;
     let ledger = captures::read_ledger(&directory.into(), captures);
@@ -222,7 +224,8 @@ fn free_in_superblock(kind: FsType, head: &[u8]) -> Option<u64> {
     }
 }
 
-/// What sysfs tells of a device on other devices: names, the layer's own identifier, what it stands on.
+/// What sysfs tells of a device on other devices: names, the layer's own identifier, what it stands
+/// on.
 fn stack(sysfs: &Path) -> Option<String> {
     let below: Vec<String> = fs::read_dir(sysfs.join("slaves"))
         .into_iter()

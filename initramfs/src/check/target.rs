@@ -221,7 +221,8 @@ mod tests {
         findings(&host)
     }
 
-    /// The finding `id` of a host with a second target, of which the first was spoiled; and without the second.
+    /// The finding `id` of a host with a second target, of which the first was spoiled; and without
+    /// the second.
     fn spoiled(id: &str, spoil: impl Fn(&mut Host)) -> [Finding; 2] {
         [true, false].map(|two| {
             let all = judged(|host| {

@@ -1,7 +1,9 @@
-//! Arming and disarming: the capture image as the panic kernel, and the one page that makes a planned switch of it.
+//! Arming and disarming: the capture image as the panic kernel, and the one page that makes a
+//! planned switch of it.
 //!
-//! Two roads lead there. Our own ([`Road::Own`], kexec_load(2)) places everything itself and knows where the image is entered, so that one
-//! armed image serves a panic and a planned switch. Under lockdown there is only the kernel's ([`Road::FileLoad`]).
+//! Two roads lead there. Our own ([`Road::Own`], kexec_load(2)) places everything itself and knows
+//! where the image is entered, so that one armed image serves a panic and a planned switch. Under
+//! lockdown there is only the kernel's ([`Road::FileLoad`]).
 
 mod error;
 mod record;
@@ -37,35 +39,39 @@ pub use record::{Loaded, Road, recorded};
 
 use roads::Arms;
 
-/// What the kernel takes of free memory for a staged switch, beside its page: two control pages, a page to swap with, the list of
-/// pages, the top of its page tables (kernel/kexec_core.c, arch/x86/kernel/machine_kexec_64.c).
+/// What the kernel takes of free memory for a staged switch, beside its page: two control pages, a
+/// page to swap with, the list of pages, the top of its page tables (kernel/kexec_core.c,
+/// arch/x86/kernel/machine_kexec_64.c).
 const STAGED_PAGES: u64 = 8;
 
 /// What loading the page of a planned switch overwrites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Staged {
-    /// Physical address of the handover page; it lies in the reservation, not in memory that is saved.
+    /// Physical address of the handover page; it lies in the reservation, not in memory that is
+    /// saved.
     pub handover: u64,
     /// Its length, bytes.
     pub len: u64,
-    /// Pages of free memory that the kernel takes, about, and where it likes: what they held before is lost.
+    /// Pages of free memory that the kernel takes, about, and where it likes: what they held before
+    /// is lost.
     pub about_pages: u64,
 }
 
-/// Loads `kernel_file` with the image in `image_file` as the panic kernel. `key_file` opens the LUKS devices under targets;
-/// none for what the configuration names.
+/// Loads `kernel_file` with the image in `image_file` as the panic kernel. `key_file` opens the
+/// LUKS devices under targets; none for what the configuration names.
 pub fn load(image_file: &Path, kernel_file: &Path, key_file: Option<&Path>) -> Result<Loaded, LoadError> {
     arm(image_file, kernel_file, key_file, None)
 }
 
-/// Loads once more what is loaded: the machine has other CPUs or memory than it had. Does nothing where the kernel has seen to that
-/// itself.
+/// Loads once more what is loaded: the machine has other CPUs or memory than it had. Does nothing
+/// where the kernel has seen to that itself.
 pub fn again() -> Result<Loaded, LoadError> {
     let loaded = armed()?;
     if loaded.updates_header { Ok(loaded) } else { rearm(None) }
 }
 
-/// Loads once more what is loaded, if a file of keys has changed since, or the way to a target was not known: `None` if neither.
+/// Loads once more what is loaded, if a file of keys has changed since, or the way to a target was
+/// not known: `None` if neither.
 pub fn refresh() -> Result<Option<Loaded>, LoadError> {
     let loaded = armed()?;
     if !loaded.way_unknown && loaded.secret_files.iter().all(SecretFile::is_same) {
@@ -74,8 +80,8 @@ pub fn refresh() -> Result<Option<Loaded>, LoadError> {
     rearm(None).map(Some)
 }
 
-/// Loads once more what is loaded, with this record in its facts: for a switch by a deliberate panic. Without one it waits for a
-/// panic as before.
+/// Loads once more what is loaded, with this record in its facts: for a switch by a deliberate
+/// panic. Without one it waits for a panic as before.
 pub fn rearm(planned: Option<&Planned>) -> Result<Loaded, LoadError> {
     let loaded = armed()?;
     if loaded.keys_in_image && loaded.key_file.as_deref() == Some(Path::new("-")) {
@@ -84,7 +90,8 @@ pub fn rearm(planned: Option<&Planned>) -> Result<Loaded, LoadError> {
     arm(&loaded.image_file, &loaded.kernel_file, loaded.key_file.as_deref(), planned)
 }
 
-/// Loads the handover page with a record as what reboot(2) starts by `LINUX_REBOOT_CMD_KEXEC`: the armed image, at its entry.
+/// Loads the handover page with a record as what reboot(2) starts by `LINUX_REBOOT_CMD_KEXEC`: the
+/// armed image, at its entry.
 pub fn stage(planned: &Planned) -> Result<Staged, LoadError> {
     let loaded = armed()?;
     let (Some(entry), Some(at)) = (loaded.entry, loaded.handover) else { return Err(LoadError::NoEntry) };
@@ -233,8 +240,8 @@ fn arm(
     Ok(loaded)
 }
 
-/// The links of this host, where the capture is to have the same. With another target, a network that is not up is no reason to leave
-/// the machine without a panic kernel.
+/// The links of this host, where the capture is to have the same. With another target, a network
+/// that is not up is no reason to leave the machine without a panic kernel.
 fn way_to(config: &Config, remotes: &[Remote]) -> Result<Vec<Link>, LoadError> {
     if !config.network.is_clone() {
         return Ok(Vec::new());

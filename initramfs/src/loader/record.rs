@@ -1,4 +1,5 @@
-//! What was loaded, for `status` and for what builds on it; gone with the next boot, like the panic kernel itself.
+//! What was loaded, for `status` and for what builds on it; gone with the next boot, like the panic
+//! kernel itself.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};

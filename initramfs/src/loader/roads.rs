@@ -32,8 +32,8 @@ pub(super) struct Arms<'a> {
 }
 
 impl Arms<'_> {
-    /// Loads by the road that the configuration names, or by our own where it is open; `loaded` says which one it was, and what
-    /// comes with it.
+    /// Loads by the road that the configuration names, or by our own where it is open; `loaded`
+    /// says which one it was, and what comes with it.
     pub(super) fn load(&self, how: Loader, loaded: &mut Loaded) -> Result<(), LoadError> {
         match (how, host::lockdown()) {
             (Loader::KexecFileLoad, _) => return self.by_file(loaded),
@@ -49,7 +49,8 @@ impl Arms<'_> {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        // What keeps us need not keep the kernel, unless it is for both of us. The image that was loaded before is gone by now.
+        // What keeps us need not keep the kernel, unless it is for both of us. The image that was
+        // loaded before is gone by now.
         let for_both = matches!(
             error,
             LoadError::TooSmall { .. }
@@ -125,7 +126,8 @@ fn in_memory(image: &[u8], facts: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes zeros over a file in memory: its pages go back to the kernel, which clears them only when it hands them out again.
+/// Writes zeros over a file in memory: its pages go back to the kernel, which clears them only when
+/// it hands them out again.
 fn wipe(file: &mut File) -> io::Result<()> {
     let zeros = vec![0; 1 << 16];
     let mut left = file.seek(SeekFrom::End(0))?;

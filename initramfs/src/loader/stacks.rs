@@ -14,7 +14,8 @@ use crate::loader::LoadError;
 use crate::stack::{self, Found, StackError};
 use crate::volume_key;
 
-/// What the targets stand on, with the keys. What keeps a final action from its device is a warning: there is a reboot instead.
+/// What the targets stand on, with the keys. What keeps a final action from its device is a
+/// warning: there is a reboot instead.
 pub(super) fn stacks(config: &Config, next: &Next, key_file: Option<&Path>) -> Result<Vec<Stack>, LoadError> {
     let mut stacks: Vec<Stack> = Vec::new();
     let mut secret = None;

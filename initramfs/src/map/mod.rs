@@ -1,8 +1,9 @@
-//! Physical memory by page class, as a picture: cells of equal size over the address space, in rows, with what the
-//! pages of each cell are and what became of them. [`svg`], [`png`] and [`text`] draw it.
+//! Physical memory by page class, as a picture: cells of equal size over the address space, in
+//! rows, with what the pages of each cell are and what became of them. [`svg`], [`png`] and
+//! [`text`] draw it.
 //!
-//! The number of rows and cells is bounded, whatever the size of the memory or what its headers claim. Nothing here
-//! reads memory.
+//! The number of rows and cells is bounded, whatever the size of the memory or what its headers
+//! claim. Nothing here reads memory.
 
 mod paint;
 pub mod png;
@@ -53,7 +54,8 @@ pub enum Line {
 }
 
 impl Map {
-    /// An empty map of `memory`, whose ranges are sorted. A cell is as many pages as it takes to have few rows.
+    /// An empty map of `memory`, whose ranges are sorted. A cell is as many pages as it takes to
+    /// have few rows.
     #[must_use]
     pub fn new(memory: &[PfnRange], page_bytes: u64, is_dump: bool) -> Self {
         let rows = |cell_pages: u64| {

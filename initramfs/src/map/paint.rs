@@ -15,8 +15,8 @@ pub struct Paint {
     pub rgb: [u8; 3],
 }
 
-/// Every class that a map shows, in the order of tables, legends and cells. The colours are those of Okabe and Ito, which
-/// colour-blind people can tell apart, and greys.
+/// Every class that a map shows, in the order of tables, legends and cells. The colours are those
+/// of Okabe and Ito, which colour-blind people can tell apart, and greys.
 pub const PAINTS: [Paint; 11] = {
     const fn paint(class: PageClass, letter: char, ansi: (u8, u8), rgb: [u8; 3]) -> Paint {
         Paint { class, letter, ansi, rgb }
@@ -35,7 +35,8 @@ pub const PAINTS: [Paint; 11] = {
         paint(PageClass::Reserved, 'R', (18, 17), [0x00, 0x3b, 0x6f]),
     ]
 };
-/// The colour of pages that a dump lost, whatever their class: black, with white lines where there is room.
+/// The colour of pages that a dump lost, whatever their class: black, with white lines where there
+/// is room.
 pub const LOST: [u8; 3] = [0x20, 0x20, 0x20];
 /// The same on terminals.
 pub const LOST_ANSI: u8 = 196;

@@ -1,4 +1,5 @@
-//! The map as PNG: the cells without text, and under them a bar of what all memory is, in the order of the legend.
+//! The map as PNG: the cells without text, and under them a bar of what all memory is, in the order
+//! of the legend.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,5 @@
-//! The map as SVG: one file without references to others. The size is bounded by the number of rows and cells.
+//! The map as SVG: one file without references to others. The size is bounded by the number of rows
+//! and cells.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -265,7 +266,8 @@ fn hex([red, green, blue]: [u8; 3]) -> String {
     format!("#{red:02x}{green:02x}{blue:02x}")
 }
 
-/// Text that may stand in SVG, whatever it was: letters, digits and ASCII signs as they are, all else as numbers.
+/// Text that may stand in SVG, whatever it was: letters, digits and ASCII signs as they are, all
+/// else as numbers.
 fn escape(text: &str) -> String {
     let mut out = String::new();
     for (character, index) in text.chars().zip(0..) {

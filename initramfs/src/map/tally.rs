@@ -106,8 +106,9 @@ impl Tally {
         self.shades().reduce(first).map(|(shade, _)| shade)
     }
 
-    /// Divides `steps` by what the pages are, for a stacked bar: the few most frequent kinds in the order of the legend.
-    /// What is rare and matters (lost, poisoned and offline pages) is shown however few they are.
+    /// Divides `steps` by what the pages are, for a stacked bar: the few most frequent kinds in the
+    /// order of the legend. What is rare and matters (lost, poisoned and offline pages) is shown
+    /// however few they are.
     #[must_use]
     pub fn parts(&self, steps: u64) -> Vec<Part> {
         let all = self.pages();

@@ -1,4 +1,5 @@
-//! The table of pages by class, and the map for a terminal: half blocks in colours, or letters. 100 columns at most.
+//! The table of pages by class, and the map for a terminal: half blocks in colours, or letters. 100
+//! columns at most.
 
 use std::fmt::Write;
 

@@ -1,5 +1,5 @@
-//! Drivers of the network cards that links name, found on this host as the capture kernel will find the cards; and the modules of
-//! bonds and VLANs.
+//! Drivers of the network cards that links name, found on this host as the capture kernel will find
+//! the cards; and the modules of bonds and VLANs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -52,7 +52,8 @@ impl Drivers {
     }
 }
 
-/// The modules of these links. The bond and VLAN modules are wanted whether or not this kernel has them: what it lacks is then named.
+/// The modules of these links. The bond and VLAN modules are wanted whether or not this kernel has
+/// them: what it lacks is then named.
 pub fn modules(links: &[Link], tree: &ModuleTree) -> Result<Drivers, CardError> {
     let interfaces = Netlink::open().and_then(|netlink| netlink.interfaces()).map_err(CardError::Kernel)?;
     let mut cards = Vec::new();
@@ -79,7 +80,8 @@ fn cards_of<'a>(links: &[Link], interfaces: &'a [Interface]) -> Result<Vec<&'a I
         .collect()
 }
 
-/// The card, and the chip between it and the cable, which may have a driver of its own. A card made of nothing has neither.
+/// The card, and the chip between it and the cable, which may have a driver of its own. A card made
+/// of nothing has neither.
 fn devices(class: &Path, interface: &str) -> Vec<PathBuf> {
     let of = |link: &str| fs::canonicalize(class.join(interface).join(link)).ok();
     [of("device"), of("phydev")].into_iter().flatten().collect()

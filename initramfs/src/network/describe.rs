@@ -1,7 +1,7 @@
 //! From what the kernel says about its links to a configuration of them. Pure.
 //!
-//! Only what the ways to the targets need is taken: an address that is none of their sources may be one that moves to another host
-//! when this one crashes.
+//! Only what the ways to the targets need is taken: an address that is none of their sources may be
+//! one that moves to another host when this one crashes.
 
 use core::net::IpAddr;
 
@@ -74,7 +74,8 @@ struct Draft<'a> {
     links: Vec<(u32, Link)>,
 }
 
-/// Links, each after those that it stands on, for these ways; and for those to name servers, where they go by the same links.
+/// Links, each after those that it stands on, for these ways; and for those to name servers, where
+/// they go by the same links.
 pub fn describe(
     interfaces: &[Interface],
     addresses: &[Assigned],
@@ -124,9 +125,9 @@ impl Draft<'_> {
         Ok(index)
     }
 
-    /// The address that packets on a way have, with the length of its prefix. One of another link, such as a loopback address that
-    /// is announced by a routing protocol, is a network of its own. Of those that change for privacy's sake, the one that stays is
-    /// taken.
+    /// The address that packets on a way have, with the length of its prefix. One of another link,
+    /// such as a loopback address that is announced by a routing protocol, is a network of its own.
+    /// Of those that change for privacy's sake, the one that stays is taken.
     fn source(&self, way: &Way) -> Option<Prefix> {
         let source = way.source?;
         let is_good = |known: &&Assigned| known.is_global && known.is_usable;
@@ -146,7 +147,8 @@ impl Draft<'_> {
         self.interfaces.iter().find(|interface| interface.index == index).ok_or(Unclonable::Gone(index))
     }
 
-    /// Adds a link behind those that it stands on; gives the index of the interface that carries its addresses.
+    /// Adds a link behind those that it stands on; gives the index of the interface that carries
+    /// its addresses.
     fn add_link(&mut self, index: u32, depth: usize) -> Result<u32, Unclonable> {
         let interface = self.interface(index)?.clone();
         if depth > MAX_DEPTH {
@@ -237,7 +239,8 @@ impl Draft<'_> {
         lead_out.map(|port| port.index).collect()
     }
 
-    /// A card by what another kernel finds it by: its MAC address if no other has it, else its place on a bus.
+    /// A card by what another kernel finds it by: its MAC address if no other has it, else its
+    /// place on a bus.
     fn card(&self, card: &Interface) -> Card {
         let finds_it =
             |by: &Card| card::find(by, self.interfaces).is_some_and(|found| found.index == card.index);

@@ -1,4 +1,5 @@
-//! Firmware that drivers of network cards may ask for: the files that the modules name and this host has.
+//! Firmware that drivers of network cards may ask for: the files that the modules name and this
+//! host has.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,13 +9,16 @@ use object::build::elf::{Builder, SectionData};
 
 use crate::modules::{ModuleTree, ModulesError};
 
-/// Where the kernel looks, in this order (`fw_path`, drivers/base/firmware_loader/main.c); those of one release come before.
+/// Where the kernel looks, in this order (`fw_path`, drivers/base/firmware_loader/main.c); those of
+/// one release come before.
 const ROOTS: [&str; 2] = ["/lib/firmware/updates", "/lib/firmware"];
 /// Where the files are in the image.
 const IN_IMAGE: &str = "/lib/firmware";
-/// Packed files have another name, by which the kernel looks for them itself (`CONFIG_FW_LOADER_COMPRESS`).
+/// Packed files have another name, by which the kernel looks for them itself
+/// (`CONFIG_FW_LOADER_COMPRESS`).
 const PACKED: [&str; 3] = ["", ".zst", ".xz"];
-/// Files of which more are not taken for one module: a pattern that matches everything is a mistake.
+/// Files of which more are not taken for one module: a pattern that matches everything is a
+/// mistake.
 const MOST: usize = 256;
 
 /// Why firmware cannot be found.
@@ -36,8 +40,9 @@ pub struct Firmware {
     pub bytes: u64,
 }
 
-/// The files that these modules, and those that they depend on, may ask for, as far as this host has them. A driver names all versions
-/// that it can use; which one it takes, and whether it needs any, it does not say.
+/// The files that these modules, and those that they depend on, may ask for, as far as this host
+/// has them. A driver names all versions that it can use; which one it takes, and whether it needs
+/// any, it does not say.
 pub fn firmware(modules: &[String], tree: &ModuleTree) -> Result<Vec<Firmware>, FirmwareError> {
     let mut found = BTreeSet::new();
     for module in tree.closure(modules)? {
@@ -58,7 +63,8 @@ pub fn firmware(modules: &[String], tree: &ModuleTree) -> Result<Vec<Firmware>, 
     Ok(found.into_iter().collect())
 }
 
-/// The names in a module's information section: `firmware=rtl_nic/rtl8168g-2.fw`, entries end with a NUL.
+/// The names in a module's information section: `firmware=rtl_nic/rtl8168g-2.fw`, entries end with
+/// a NUL.
 fn names(module: &[u8]) -> Vec<String> {
     let Ok(builder) = Builder::read(module) else { return Vec::new() };
     let Some(section) = builder.sections.iter().find(|section| section.name.as_slice() == b".modinfo") else {

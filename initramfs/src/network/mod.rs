@@ -1,5 +1,5 @@
-//! What a capture kernel needs to come onto the network as this host is on it: links, addresses and routes of now, drivers of the
-//! cards, and their firmware.
+//! What a capture kernel needs to come onto the network as this host is on it: links, addresses and
+//! routes of now, drivers of the cards, and their firmware.
 
 mod cards;
 mod describe;
@@ -18,7 +18,8 @@ pub use cards::{CardError, Drivers, modules};
 pub use describe::{Unclonable, describe};
 pub use firmware::{Firmware, FirmwareError, firmware};
 
-/// Name servers of this host; and those behind systemd-resolved, which itself is not there in the capture kernel.
+/// Name servers of this host; and those behind systemd-resolved, which itself is not there in the
+/// capture kernel.
 const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
 /// Why the host's network cannot be had in the capture kernel.
@@ -73,8 +74,8 @@ pub enum CloneError {
     Together(#[source] Unclonable),
 }
 
-/// The links that a capture is to have: those of the configuration, or this host's. `remotes` are its targets on the network; without any
-/// it has none.
+/// The links that a capture is to have: those of the configuration, or this host's. `remotes` are
+/// its targets on the network; without any it has none.
 pub fn links(config: &Config, remotes: &[Remote]) -> Result<Vec<Link>, CloneError> {
     match config.network.links() {
         _ if remotes.is_empty() => Ok(Vec::new()),
@@ -83,8 +84,9 @@ pub fn links(config: &Config, remotes: &[Remote]) -> Result<Vec<Link>, CloneErro
     }
 }
 
-/// The links by which this host reaches its targets now, each after those that it stands on, with the addresses and routes for that.
-/// Of a host with several addresses those count to which there is a way that can be cloned.
+/// The links by which this host reaches its targets now, each after those that it stands on, with
+/// the addresses and routes for that. Of a host with several addresses those count to which there
+/// is a way that can be cloned.
 pub fn clone(remotes: &[Remote]) -> Result<Vec<Link>, CloneError> {
     let kernel = |what| move |source| CloneError::Kernel { what, source };
     let netlink = Netlink::open().map_err(kernel("its links"))?;

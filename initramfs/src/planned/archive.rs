@@ -52,7 +52,8 @@ impl Archive {
         self.add(name, &text)
     }
 
-    /// Adds the files of another tar below `directory`, as far as it goes. Says whether it is whole.
+    /// Adds the files of another tar below `directory`, as far as it goes. Says whether it is
+    /// whole.
     pub(super) fn add_tar(&mut self, directory: &str, bytes: &[u8]) -> io::Result<bool> {
         let mut other = tar::Archive::new(bytes);
         for entry in other.entries()? {

@@ -1,5 +1,5 @@
-//! The live collectors: what each finds out, in the order of volatility, into one archive. What one does, or fails to do, stops
-//! nothing; how each ended stands in `collectors.json`.
+//! The live collectors: what each finds out, in the order of volatility, into one archive. What one
+//! does, or fails to do, stops nothing; how each ended stands in `collectors.json`.
 
 use std::io;
 use std::path::Path;
@@ -59,8 +59,9 @@ pub(super) fn chosen(configured: &[Collector]) -> Vec<Collector> {
     collectors
 }
 
-/// Runs `collectors` one after the other. `program` is this one, which copies files as a process of its own. The archive has at
-/// most `limit` bytes, but for some that tell how the last collectors ended. Each end is told to `say`.
+/// Runs `collectors` one after the other. `program` is this one, which copies files as a process of
+/// its own. The archive has at most `limit` bytes, but for some that tell how the last collectors
+/// ended. Each end is told to `say`.
 pub(super) fn run(
     collectors: &[Collector],
     program: &Path,
@@ -145,8 +146,9 @@ fn store(collector: &Collector, directory: &str, ended: &Ended, archive: &mut Ar
     Ok(whole)
 }
 
-/// What /proc and /run tell, of the network namespace and the PID namespace of this program. No other program is needed, and none
-/// is started that the production kernel does not have in memory yet.
+/// What /proc and /run tell, of the network namespace and the PID namespace of this program. No
+/// other program is needed, and none is started that the production kernel does not have in memory
+/// yet.
 fn built_in() -> Vec<Collector> {
     let files = |name: &str, class, limit, files: &[&str]| Collector {
         name: name.to_owned(),

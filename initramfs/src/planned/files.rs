@@ -1,7 +1,8 @@
-//! Copies files into a tar, as a process of its own: a file of /proc can keep its reader waiting, and only a process can be given up.
+//! Copies files into a tar, as a process of its own: a file of /proc can keep its reader waiting,
+//! and only a process can be given up.
 //!
-//! Links below /proc are not followed: their targets, which are what is open, are listed as text. An archive with such links
-//! could not be unpacked safely.
+//! Links below /proc are not followed: their targets, which are what is open, are listed as text.
+//! An archive with such links could not be unpacked safely.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -14,7 +15,8 @@ use tar::Builder;
 
 use super::archive;
 
-/// Lines of links that are gathered for one file of the archive: what is lost at most when the process is given up.
+/// Lines of links that are gathered for one file of the archive: what is lost at most when the
+/// process is given up.
 const LINKS: usize = 64 << 10;
 
 /// Writes a tar of the files that match `patterns` to `out`, at most about `limit` bytes of it.
@@ -123,7 +125,8 @@ impl<W: Write> Copy<W> {
     }
 }
 
-/// A file's bytes, and one more than `room` if it is longer. Whatever else the name stands for now is not waited for.
+/// A file's bytes, and one more than `room` if it is longer. Whatever else the name stands for now
+/// is not waited for.
 fn read(path: &Path, room: u64) -> io::Result<Vec<u8>> {
     let file: File =
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;

@@ -1,9 +1,10 @@
-//! Bytes at a place in physical memory that the capture kernel can be told: locked pages of this process and index pages that
-//! name them.
+//! Bytes at a place in physical memory that the capture kernel can be told: locked pages of this
+//! process and index pages that name them.
 //!
-//! mlock(2) keeps pages in memory, not in their place: compaction, memory hot-plug and CMA may move them still. So huge pages are
-//! declined, compaction of locked pages is switched off as long as this lives, and [`Locked::has_moved`] is asked right before the
-//! switch. What moves later is told by the SHA-256.
+//! mlock(2) keeps pages in memory, not in their place: compaction, memory hot-plug and CMA may move
+//! them still. So huge pages are declined, compaction of locked pages is switched off as long as
+//! this lives, and [`Locked::has_moved`] is asked right before the switch. What moves later is told
+//! by the SHA-256.
 
 use std::fs::{self, File};
 use std::io;
@@ -95,7 +96,8 @@ impl Locked {
         self.pfns.len()
     }
 
-    /// Whether a page is not where the index says; then [`Locked::index`] is to be called and the switch recorded anew.
+    /// Whether a page is not where the index says; then [`Locked::index`] is to be called and the
+    /// switch recorded anew.
     pub(super) fn has_moved(&self) -> Result<bool, LockedError> {
         Ok(self.look()? != self.pfns)
     }
@@ -138,8 +140,8 @@ impl Drop for Compaction {
     }
 }
 
-/// PFNs in entries of pagemap: bits 0 to 54 of pages that are there, bit 63 (Documentation/admin-guide/mm/pagemap.rst). 0 is what
-/// those see who may not know.
+/// PFNs in entries of pagemap: bits 0 to 54 of pages that are there, bit 63
+/// (Documentation/admin-guide/mm/pagemap.rst). 0 is what those see who may not know.
 fn pfns(entries: &[u8]) -> Result<Vec<u64>, LockedError> {
     let words = entries.chunks_exact(8).map(|entry| entry.try_into().map_or(0, u64::from_le_bytes));
     let pfn = |(page, word): (usize, u64)| {

@@ -1,7 +1,8 @@
 //! `afterimage capture`: a switch of kernels that keeps all memory, on purpose.
 //!
-//! Refusals come first and leave the host as it was. From then on each step is told in a line; what a step has changed is undone if
-//! a later one fails, up to the jump. What the capture kernel then does is none of this module's business.
+//! Refusals come first and leave the host as it was. From then on each step is told in a line; what
+//! a step has changed is undone if a later one fails, up to the jump. What the capture kernel then
+//! does is none of this module's business.
 
 mod archive;
 mod collect;

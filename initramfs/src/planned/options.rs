@@ -6,14 +6,15 @@ use base::config::{Config, Via};
 #[derive(Clone, Debug, Default, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of the command line")]
 pub struct Options {
-    /// Why: goes into the dump's result.json and into the file of intents. Needed where planned.evidence is set
+    /// Why: goes into the dump's result.json and into the file of intents. Needed where
+    /// planned.evidence is set
     #[arg(long, value_name = "TEXT")]
     pub why: Option<String>,
     /// Ticket or case number
     #[arg(long, value_name = "ID")]
     pub ticket: Option<String>,
-    /// kexec (devices are shut down in order, no CPU registers in the dump) or panic (the other way round)
-    /// [default: planned.via]
+    /// kexec (devices are shut down in order, no CPU registers in the dump) or panic (the other way
+    /// round) [default: planned.via]
     #[arg(long, value_parser = parse_via, value_name = "HOW")]
     pub via: Option<Via>,
     /// Write dirty data to the disks before the switch [default: planned.sync]

@@ -1,5 +1,5 @@
-//! A program that must not take longer or say more than it may, whatever it does: it runs in a process group of its own, which is
-//! killed as a whole.
+//! A program that must not take longer or say more than it may, whatever it does: it runs in a
+//! process group of its own, which is killed as a whole.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -133,7 +133,8 @@ enum Got {
     TooMuch,
 }
 
-/// Reads once from each pipe that has something, after waiting for at most `wait` ms; closes those at their end.
+/// Reads once from each pipe that has something, after waiting for at most `wait` ms; closes those
+/// at their end.
 fn read_some(
     pipes: &mut [Option<File>; 2],
     into: [&mut Vec<u8>; 2],

@@ -1,5 +1,6 @@
-//! What an operator wants to stand still before a switch: units that are stopped, cgroups that are frozen, dirty data on its way to
-//! the disks. All but the data is undone when this is dropped, so that a switch which does not come about leaves a host that runs.
+//! What an operator wants to stand still before a switch: units that are stopped, cgroups that are
+//! frozen, dirty data on its way to the disks. All but the data is undone when this is dropped, so
+//! that a switch which does not come about leaves a host that runs.
 
 use std::fs;
 use std::io;
@@ -166,7 +167,8 @@ fn is_within(text: &str, cgroup: &str) -> bool {
     own.is_some_and(|own| Path::new(own).starts_with(cgroup))
 }
 
-/// Writes dirty data back; says whether that came to its end in time. A disk that is gone would keep us for ever.
+/// Writes dirty data back; says whether that came to its end in time. A disk that is gone would
+/// keep us for ever.
 pub(super) fn sync() -> bool {
     let (done, waiting) = mpsc::channel();
     thread::spawn(move || {
@@ -187,7 +189,8 @@ mod tests {
     }
 
     impl Fake {
-        /// A systemctl that knows the units `db` (active), `stuck` (active, does not stop) and a cgroup `app.slice`.
+        /// A systemctl that knows the units `db` (active), `stuck` (active, does not stop) and a
+        /// cgroup `app.slice`.
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let path = |name: &str| dir.path().join(name);

@@ -202,7 +202,8 @@ impl Job<'_> {
         Path::new(&self.config.planned.intents)
     }
 
-    /// Writes the intent down, in the kernel log and on a disk. Without evidence mode, a full disk may be why there is a switch.
+    /// Writes the intent down, in the kernel log and on a disk. Without evidence mode, a full disk
+    /// may be why there is a switch.
     fn record(&mut self, event: Event, intent: &Intent) -> Result<(), PlannedError> {
         if let Err(source) = intent::record(self.intents(), event, intent, None) {
             let path = self.intents().to_owned();
@@ -295,7 +296,8 @@ mod tests {
         }
     }
 
-    /// What is asked of the machine, what is said, and how it ends. The file of intents is in `dir`.
+    /// What is asked of the machine, what is said, and how it ends. The file of intents is in
+    /// `dir`.
     fn switched(
         options: &Options,
         config: &str,

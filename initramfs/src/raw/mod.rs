@@ -14,8 +14,8 @@ pub use recover::{RecoverError, recover};
 pub use repair::Repair;
 pub use report::{LogDamage, Recovered};
 
-/// Makes the device at `node` an empty raw target and gives its UUID. What it holds is given up only with `force`; a device
-/// in use is refused always.
+/// Makes the device at `node` an empty raw target and gives its UUID. What it holds is given up
+/// only with `force`; a device in use is refused always.
 pub fn prepare(node: &Path, force: bool) -> Result<String, RawError> {
     let mut device = Device::open(node)?;
     let name = node.display().to_string();
@@ -36,8 +36,8 @@ pub fn prepare(node: &Path, force: bool) -> Result<String, RawError> {
     device.format(before.as_deref())
 }
 
-/// Forgets the crashes that the raw target at `node` remembers, so that its captures are no loop any more. A device that holds
-/// something else by now is not written to.
+/// Forgets the crashes that the raw target at `node` remembers, so that its captures are no loop
+/// any more. A device that holds something else by now is not written to.
 pub fn reset(node: &Path) -> Result<(), RawError> {
     Device::open(node)?.reset_ledger()
 }

@@ -1,7 +1,8 @@
 //! `afterimage recover`: copies a capture off a raw device, verifying every record.
 //!
-//! A file gets its final name only if all of its records are there. It never writes over a file, and marks the capture
-//! collected only when all that could be saved is durable, all of the log could be read, and the device is still ours.
+//! A file gets its final name only if all of its records are there. It never writes over a file,
+//! and marks the capture collected only when all that could be saved is durable, all of the log
+//! could be read, and the device is still ours.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -85,9 +86,10 @@ struct Output {
     last_end: u64,
 }
 
-/// Copies the capture on the device or image at `node` into a new directory in `dir`, each attempt at it into its own, and
-/// marks it collected, unless it is to be kept as it is. A damaged record costs its own bytes. The last of what it gives is
-/// the capture itself, if not all is well with it.
+/// Copies the capture on the device or image at `node` into a new directory in `dir`, each attempt
+/// at it into its own, and marks it collected, unless it is to be kept as it is. A damaged record
+/// costs its own bytes. The last of what it gives is the capture itself, if not all is well with
+/// it.
 pub fn recover(node: &Path, dir: &Path, keep_uncollected: bool) -> Result<Vec<Recovered>, RecoverError> {
     let file = File::open(node).map_err(failed("opening", node))?;
     let len = (&file).seek(SeekFrom::End(0)).map_err(failed("measuring", node))?;
@@ -102,7 +104,8 @@ pub fn recover(node: &Path, dir: &Path, keep_uncollected: bool) -> Result<Vec<Re
     Ok(recovered)
 }
 
-/// Marks the capture collected, if nothing of it can still be had and the device is ours; else gives the reason.
+/// Marks the capture collected, if nothing of it can still be had and the device is ours; else
+/// gives the reason.
 fn mark(node: &Path, superblock: &Superblock, read_errors: u64) -> Result<(), String> {
     if read_errors > 0 {
         return Err("another attempt may read more".to_owned());

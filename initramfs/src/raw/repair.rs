@@ -1,5 +1,5 @@
-//! Making a kdump-compressed dump true again of which parts are lost: a page whose descriptor or data is not all there
-//! becomes a lost page, and the header says INCOMPLETE.
+//! Making a kdump-compressed dump true again of which parts are lost: a page whose descriptor or
+//! data is not all there becomes a lost page, and the header says INCOMPLETE.
 
 use std::fs::File;
 use std::io;
@@ -20,8 +20,8 @@ pub enum Repair {
     Pages(u64),
     /// The header is lost, or it never was a kdump-compressed dump.
     NoHeader,
-    /// It opens, but a part of bitmap 2 is lost: which page a descriptor is of is not known from there on, so no later page is
-    /// left in the bitmap.
+    /// It opens, but a part of bitmap 2 is lost: which page a descriptor is of is not known from
+    /// there on, so no later page is left in the bitmap.
     Cut {
         /// The first page that is not known.
         pfn: u64,
@@ -32,9 +32,10 @@ pub enum Repair {
     NoBitmap,
 }
 
-/// Repairs the dump in `file`, of which `cover` is there and `holes` are known to be lost. `intact` is how far that is all
-/// there is to know: the end of the furthest byte of the records before the first one that is missing without a trace.
-/// `written` is `cover` with what an older record wrote where a newer one is lost.
+/// Repairs the dump in `file`, of which `cover` is there and `holes` are known to be lost. `intact`
+/// is how far that is all there is to know: the end of the furthest byte of the records before the
+/// first one that is missing without a trace. `written` is `cover` with what an older record wrote
+/// where a newer one is lost.
 pub(super) fn repair(
     file: &File,
     cover: &Cover,
@@ -44,7 +45,8 @@ pub(super) fn repair(
 ) -> io::Result<Repair> {
     let Some((layout, header)) = read_headers(file)? else { return Ok(Repair::NoHeader) };
     let bs = layout.page_size.bytes();
-    // The headers are written first and last, and differ only in what they say of the end: the older ones do.
+    // The headers are written first and last, and differ only in what they say of the end: the
+    // older ones do.
     if !written.has(0, to_u64(kdump::HEADER_LEN))
         || !written.has(bs, bs.saturating_add(to_u64(SUB_HEADER_LEN)))
     {
@@ -52,8 +54,8 @@ pub(super) fn repair(
     }
     let (block0, _) = layout.emit_headers(&Header { incomplete: true, ..header });
     file.write_all_at(&block0, 0)?;
-    // The writer writes notes and bitmaps, without their zeros, before anything behind them. So a record behind them without a gap
-    // before it says that all of them are there but for the holes.
+    // The writer writes notes and bitmaps, without their zeros, before anything behind them. So a
+    // record behind them without a gap before it says that all of them are there but for the holes.
     let (bitmap, descs) = (layout.bitmap2_offset(), layout.descs_offset());
     let lost = holes.within(bitmap, descs).first().map(|&(start, _)| start);
     let known = if intact > descs { lost.unwrap_or(descs) } else { bitmap };
@@ -76,7 +78,8 @@ pub(super) fn repair(
     let mut next = descs;
     let end = layout.desc_offset(kept).unwrap_or(u64::MAX);
     for (start, end) in written.within(descs, end) {
-        // Whole descriptors, those too of which only a part is there; a range may begin in one that was looked at.
+        // Whole descriptors, those too of which only a part is there; a range may begin in one that
+        // was looked at.
         let skipped = start.saturating_sub(descs);
         let first = start.saturating_sub(skipped.checked_rem(to_u64(DESC_LEN)).unwrap_or(0)).max(next);
         let count = end.saturating_sub(first).div_ceil(to_u64(DESC_LEN));
@@ -101,8 +104,8 @@ fn read_headers(file: &File) -> io::Result<Option<(Layout, Header)>> {
     Ok(kdump::parse_headers(&block0, &sub_header).ok())
 }
 
-/// Zeroes the descriptors, of `count` from the offset `first` on, that point to what is not there. Gives how many of the
-/// others have data.
+/// Zeroes the descriptors, of `count` from the offset `first` on, that point to what is not there.
+/// Gives how many of the others have data.
 fn check_descs(file: &File, cover: &Cover, first: u64, count: u64) -> io::Result<u64> {
     let len = to_u64(DESC_LEN);
     let (mut at, mut left, mut good) = (first, count, 0_u64);

@@ -1,11 +1,13 @@
-//! What `recover` says of a capture and of each of its files. It only puts into words what others have found.
+//! What `recover` says of a capture and of each of its files. It only puts into words what others
+//! have found.
 
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::repair::Repair;
 
-/// A file of the capture; or the capture itself, at the path of its device, if there is something to say of it.
+/// A file of the capture; or the capture itself, at the path of its device, if there is something
+/// to say of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
     /// Where it is now.
@@ -24,7 +26,8 @@ pub struct Recovered {
     pub repair: Option<Repair>,
 }
 
-/// Why a capture is not whole, whatever its files look like, or why it is still there for another `recover`.
+/// Why a capture is not whole, whatever its files look like, or why it is still there for another
+/// `recover`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogDamage {
     /// It never came to its end, so nothing says which files it was to have.

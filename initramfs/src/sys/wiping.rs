@@ -1,7 +1,8 @@
 //! An allocator that clears memory before it gives it back, once there is a secret in the process.
 //!
-//! What a process frees goes back to the kernel as it is, and a dump with free pages holds it. A secret is copied where nobody sees it: a
-//! `Vec` that grows, text that is put together. Wiping each such place by hand misses some.
+//! What a process frees goes back to the kernel as it is, and a dump with free pages holds it. A
+//! secret is copied where nobody sees it: a `Vec` that grows, text that is put together. Wiping
+//! each such place by hand misses some.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
@@ -20,7 +21,8 @@ pub fn begin() {
 // SAFETY:
 // - Every call goes to `System` with the same arguments, so its guarantees are ours.
 // - `dealloc` writes only inside the block that the caller gives back, which nobody uses any more.
-// - `realloc` is either `System`'s, or a new block, a copy of the smaller length, and `dealloc` of the old block with its own layout.
+// - `realloc` is either `System`'s, or a new block, a copy of the smaller length, and `dealloc` of
+//   the old block with its own layout.
 unsafe impl GlobalAlloc for Wiping {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise about `layout` is `System`'s.
@@ -43,10 +45,12 @@ unsafe impl GlobalAlloc for Wiping {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if !ON.load(Ordering::Relaxed) {
-            // SAFETY: `block` came from `System` with this layout; the caller's promise about `size` is `System`'s.
+            // SAFETY: `block` came from `System` with this layout; the caller's promise about
+            // `size` is `System`'s.
             return unsafe { System.realloc(block, layout, size) };
         }
-        // SAFETY: the caller promises that `size`, rounded up to the alignment, is no more than `isize::MAX`.
+        // SAFETY: the caller promises that `size`, rounded up to the alignment, is no more than
+        // `isize::MAX`.
         let new_layout = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         // SAFETY: `size` is not 0, by the caller's promise.
         let new = unsafe { self.alloc(new_layout) };
@@ -60,7 +64,8 @@ unsafe impl GlobalAlloc for Wiping {
     }
 }
 
-/// Writes zeros, volatile: nobody reads them again, which is why a compiler would leave plain writes out.
+/// Writes zeros, volatile: nobody reads them again, which is why a compiler would leave plain
+/// writes out.
 ///
 /// # Safety
 /// `block` must be writable for `len` bytes.
@@ -84,7 +89,8 @@ mod tests {
         unsafe { clear(bytes.as_mut_ptr(), 99) };
         assert!(bytes[..99].iter().all(|&byte| byte == 0) && bytes[99] == 0x5a);
         let layout = Layout::array::<u8>(100).unwrap();
-        // SAFETY: a block of 100 bytes, used within them; `realloc` takes it for a larger one, which is freed with its own layout.
+        // SAFETY: a block of 100 bytes, used within them; `realloc` takes it for a larger one,
+        // which is freed with its own layout.
         unsafe {
             let block = Wiping.alloc(layout);
             block.write_bytes(0x5a, 100);

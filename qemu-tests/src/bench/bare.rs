@@ -1,4 +1,5 @@
-//! The lower limit of a dump's time: the kept pages lie in memory already, and are compressed and nothing else.
+//! The lower limit of a dump's time: the kept pages lie in memory already, and are compressed and
+//! nothing else.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -57,8 +58,8 @@ fn without(range: PfnRange, gone: &[PfnRange]) -> Vec<PfnRange> {
     left
 }
 
-/// Compresses each page of `pages`, with `threads` threads and a context each. Returns how many bytes come out; of a page
-/// that does not get smaller, its own.
+/// Compresses each page of `pages`, with `threads` threads and a context each. Returns how many
+/// bytes come out; of a page that does not get smaller, its own.
 pub fn compress(pages: &[u8], threads: usize, level: i32) -> Result<u64> {
     let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
     let work = || -> Result<()> {

@@ -22,7 +22,8 @@ pub struct Content {
 }
 
 impl Content {
-    /// Of 16 pages (of the same parity), `text_pages` hold text and `same_pages` the same byte all over.
+    /// Of 16 pages (of the same parity), `text_pages` hold text and `same_pages` the same byte all
+    /// over.
     #[must_use]
     pub fn new(text_pages: u64, same_pages: u64) -> Self {
         Self { text_pages, same_pages, text: text() }

@@ -1,7 +1,8 @@
-//! A simulated device as a sink: it drains at a rate, behind a queue; or it takes everything at once.
+//! A simulated device as a sink: it drains at a rate, behind a queue; or it takes everything at
+//! once.
 //!
-//! The bytes go nowhere. The sink also tells the phases of a dump apart: room is reserved when the plan is made, and the
-//! first sync comes behind headers and bitmaps.
+//! The bytes go nowhere. The sink also tells the phases of a dump apart: room is reserved when the
+//! plan is made, and the first sync comes behind headers and bitmaps.
 
 use std::io;
 use std::num::NonZeroU64;

@@ -1,7 +1,9 @@
-//! The memory of a machine of any size, computed when it is read and held nowhere: the worst case for a dump.
+//! The memory of a machine of any size, computed when it is read and held nowhere: the worst case
+//! for a dump.
 //!
-//! Outside the kernel's own memory every second page is the kernel's and every other one is anonymous or free, so that no
-//! bitmap has a run. Struct pages, page tables and memory sections are those of Linux 6.12 on x86_64.
+//! Outside the kernel's own memory every second page is the kernel's and every other one is
+//! anonymous or free, so that no bitmap has a run. Struct pages, page tables and memory sections
+//! are those of Linux 6.12 on x86_64.
 //!
 //! ```text
 //! 0 ............ kernel image, page tables, memory sections: all the kernel's

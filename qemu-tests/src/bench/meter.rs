@@ -1,6 +1,7 @@
 //! Seconds, CPU seconds and memory of this process, phase by phase.
 //!
-//! Memory is what nobody can take back, RssAnon and RssShmem: a thread looks every 20 ms, and at the end of each phase.
+//! Memory is what nobody can take back, RssAnon and RssShmem: a thread looks every 20 ms, and at
+//! the end of each phase.
 
 use std::fs;
 use std::sync::Arc;

@@ -1,7 +1,10 @@
-//! Sends a level-31 dump of a core from one guest to another, by afterimage and by `makedumpfile -F | ssh host cat`, in turn.
+//! Sends a level-31 dump of a core from one guest to another, by afterimage and by `makedumpfile -F
+//! | ssh host cat`, in turn.
 //!
-//! `bench-net-guests CORE BENCH-NET MAKEDUMPFILE-DIR [RUNS]`: prints a line for each comparison, and the CPU seconds per GiB beside those of
-//! `openssl speed`. Both guests are emulated (qemu-tests' peers), one CPU each: the client has the core in its page cache, the server OpenSSH.
+//! `bench-net-guests CORE BENCH-NET MAKEDUMPFILE-DIR [RUNS]`: prints a line for each comparison,
+//! and the CPU seconds per GiB beside those of `openssl speed`. Both guests are emulated
+//! (qemu-tests' peers), one CPU each: the client has the core in its page cache, the server
+//! OpenSSH.
 
 use anyhow::{Context, Result, ensure};
 use qemu_tests::peer::{ADDRESS, Peer, PeerShape, Server, USER};

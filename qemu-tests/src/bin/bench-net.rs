@@ -1,7 +1,8 @@
-//! Sends the dump of a core to the first target of a configuration, as a capture does, and prints a line of JSON.
+//! Sends the dump of a core to the first target of a configuration, as a capture does, and prints a
+//! line of JSON.
 //!
-//! `bench-net CORE CONFIG [--level 31] [--workers 1] [--compress zstd:1]`: the network is the one that this machine has; keys are read as
-//! `afterimage load` reads them.
+//! `bench-net CORE CONFIG [--level 31] [--workers 1] [--compress zstd:1]`: the network is the one
+//! that this machine has; keys are read as `afterimage load` reads them.
 
 use std::path::Path;
 

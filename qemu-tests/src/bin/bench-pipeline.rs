@@ -7,8 +7,9 @@
 //! bare CORE [--workers N] [--level L] [--zstd 1]   nothing but the compression of the kept pages, in memory
 //! ```
 //!
-//! `synthetic` and `sink` also take `--workers 1`, `--level 31`, `--compress zstd:1` and `--plan-mib 16`, the bytes for
-//! the bits that say which pages are kept. `--text` and `--same` are pages of 16 with text and with one byte all over.
+//! `synthetic` and `sink` also take `--workers 1`, `--level 31`, `--compress zstd:1` and
+//! `--plan-mib 16`, the bytes for the bits that say which pages are kept. `--text` and `--same` are
+//! pages of 16 with text and with one byte all over.
 
 use std::num::NonZeroU64;
 use std::path::Path;

@@ -1,8 +1,10 @@
-//! Makes the input of scripts/bench: `/proc/vmcore` of a real crash, copied as it was, kept in the cache.
+//! Makes the input of scripts/bench: `/proc/vmcore` of a real crash, copied as it was, kept in the
+//! cache.
 //!
-//! The crashed system has 2 GiB of memory. Files of the cached kernel packages lie in its page cache: they come with
-//! its initramfs, whose content the kernel keeps as pages of files, and whose own pages stay behind as free ones with
-//! old content. Prints the path of the copy; one that is there is kept.
+//! The crashed system has 2 GiB of memory. Files of the cached kernel packages lie in its page
+//! cache: they come with its initramfs, whose content the kernel keeps as pages of files, and whose
+//! own pages stay behind as free ones with old content. Prints the path of the copy; one that is
+//! there is kept.
 
 use afterimage::cpio::{self, Entry};
 use anyhow::{Context, Result, bail};

@@ -1,4 +1,5 @@
-//! `scripts/demo`: one crash of a real kernel, and what is left of it. Prints the path of the dump's directory.
+//! `scripts/demo`: one crash of a real kernel, and what is left of it. Prints the path of the
+//! dump's directory.
 
 use anyhow::{Result, ensure};
 use qemu_tests::kernel::Kernel;

@@ -1,9 +1,10 @@
-//! What Debian's kdump-tools need for the job, and how long it takes, beside ours on the same system:
-//! `cargo run --release -p qemu-tests --bin floor-kdump-tools [MIB...]`.
+//! What Debian's kdump-tools need for the job, and how long it takes, beside ours on the same
+//! system: `cargo run --release -p qemu-tests --bin floor-kdump-tools [MIB...]`.
 //!
-//! Debian with systemd and the cached 6.1 kernel, 2 GiB of memory and one CPU, made by `scripts/make-kdump-tools-root`,
-//! panics with each size of crashkernel= given; then the same disk does so with an image of ours. One run per row. A
-//! capture without an end after [`HANGS`] counts as hanging. Prints a table.
+//! Debian with systemd and the cached 6.1 kernel, 2 GiB of memory and one CPU, made by
+//! `scripts/make-kdump-tools-root`, panics with each size of crashkernel= given; then the same disk
+//! does so with an image of ours. One run per row. A capture without an end after [`HANGS`] counts
+//! as hanging. Prints a table.
 
 use anyhow::{Context, Result, ensure};
 use qemu_tests::accel::Accel;
@@ -123,7 +124,8 @@ fn machine(kernel: &Kernel, dir: &Path, disk: &Path, mib: u32, more: &str) -> Re
     })
 }
 
-/// The image of ours, built on the host, and the program that loads it: the service crash of the root prefers them.
+/// The image of ours, built on the host, and the program that loads it: the service crash of the
+/// root prefers them.
 fn install_ours(kernel: &Kernel, dir: &Path, disk: &Path) -> Result<()> {
     let binaries = Binaries::get()?;
     let (config, image) = (dir.join("config.toml"), dir.join("afterimage.img"));
@@ -134,7 +136,8 @@ fn install_ours(kernel: &Kernel, dir: &Path, disk: &Path) -> Result<()> {
     debugfs(disk, "set_inode_field /usr/local/sbin/afterimage mode 0100755")
 }
 
-/// What lies in /var/crash: files of a MiB and more, with their sizes and what our reader says of their state.
+/// What lies in /var/crash: files of a MiB and more, with their sizes and what our reader says of
+/// their state.
 fn dumps(dir: &Path, disk: &Path) -> Result<Vec<String>> {
     let back = dir.join("back");
     // A system that was cut off leaves a journal to be replayed.

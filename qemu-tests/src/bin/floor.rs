@@ -1,4 +1,5 @@
-//! The smallest crash kernel reservation with which a capture still succeeds, in a guest of 2 GiB at level 31.
+//! The smallest crash kernel reservation with which a capture still succeeds, in a guest of 2 GiB
+//! at level 31.
 //!
 //! `cargo run -p qemu-tests --bin floor [SERIES]` finds it by bisection for each compression of the image, one run per point,
 //! so give or take 2 MiB; `... --bin floor SERIES MIB RUNS` tries one reservation so many times. `... --bin floor to ssh 6.1 [MIB RUNS]` is

@@ -1,10 +1,11 @@
-//! Makes an input for scripts/bench that has what servers have in memory: `/proc/vmcore` of a real crash, copied as it
-//! was, kept in the cache.
+//! Makes an input for scripts/bench that has what servers have in memory: `/proc/vmcore` of a real
+//! crash, copied as it was, kept in the cache.
 //!
-//! The crashed system is Debian with 4.5 GiB of memory and 2 CPUs. At the time of the crash a compiler, a database, a
-//! web server with its application, and a key-value store have worked for minutes and still do: see `src/workload`.
-//! Prints the path of the copy; one that is there is kept. The first run takes root, for `scripts/make-workload-root`,
-//! and about half an hour where guests are emulated.
+//! The crashed system is Debian with 4.5 GiB of memory and 2 CPUs. At the time of the crash a
+//! compiler, a database, a web server with its application, and a key-value store have worked for
+//! minutes and still do: see `src/workload`. Prints the path of the copy; one that is there is
+//! kept. The first run takes root, for `scripts/make-workload-root`, and about half an hour where
+//! guests are emulated.
 
 use anyhow::{Context, Result};
 use qemu_tests::cache::workspace;

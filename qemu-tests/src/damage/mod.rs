@@ -1,7 +1,8 @@
-//! Damaged kernel structures over real cores: whatever a few wrong words say, the capture ends in time, the log is
-//! whole, and no page is dropped that the damaged words do not describe.
+//! Damaged kernel structures over real cores: whatever a few wrong words say, the capture ends in
+//! time, the log is whole, and no page is dropped that the damaged words do not describe.
 //!
-//! The judge is the healthy core: its classes, its vital pages, its log. Cases are random and told by their seed.
+//! The judge is the healthy core: its classes, its vital pages, its log. Cases are random and told
+//! by their seed.
 
 #![expect(
     clippy::arithmetic_side_effects,
@@ -82,7 +83,8 @@ pub enum Kind {
     Note,
 }
 
-/// Vital pages that a wrong PG_hwpoison may take without the self-check noticing (filter/selfcheck.rs: 4 + 1/256 of 4,096).
+/// Vital pages that a wrong PG_hwpoison may take without the self-check noticing
+/// (filter/selfcheck.rs: 4 + 1/256 of 4,096).
 const FEW_POISONED: u64 = 20;
 const KINDS: [Kind; 7] =
     [Kind::Root, Kind::Section, Kind::Table, Kind::Field, Kind::Second, Kind::Info, Kind::Note];
@@ -94,9 +96,11 @@ pub struct Verdict {
     pub cases: BTreeMap<Kind, u64>,
     /// What must not be.
     pub failures: Vec<String>,
-    /// Most pages of kernel and slab that damage of a VMCOREINFO key drops, where the loader left no copy.
+    /// Most pages of kernel and slab that damage of a VMCOREINFO key drops, where the loader left
+    /// no copy.
     pub wrongly_dropped: BTreeMap<String, (u64, String)>,
-    /// Vital pages that their own damaged struct pages call poisoned or offline: not read, as a broken page must not be.
+    /// Vital pages that their own damaged struct pages call poisoned or offline: not read, as a
+    /// broken page must not be.
     pub withheld_vital: u64,
     /// Cases in which more pages were dropped than in health.
     pub with_extra_drops: u64,
@@ -183,7 +187,8 @@ pub fn run(path: &Path, seed: u64, cases: u64) -> Result<Verdict> {
     Ok(verdict)
 }
 
-/// Finds the classes of all pages as a capture does; all are kept where the filter is not to be had.
+/// Finds the classes of all pages as a capture does; all are kept where the filter is not to be
+/// had.
 fn look(core: &dyn Core, info: &VmcoreInfo) -> Found {
     let start = cpu_time();
     let filter = PageFilter::discover(core, info, core.mappings(), &mut |_| ()).ok();
@@ -339,7 +344,8 @@ impl Healthy<'_> {
         result.err().map(|error| format!("no dump: {error}"))
     }
 
-    /// Damages a line of VMCOREINFO: without the loader's copy nothing vital is lost, with it nothing at all.
+    /// Damages a line of VMCOREINFO: without the loader's copy nothing vital is lost, with it
+    /// nothing at all.
     fn info_case(&self, random: &mut Random, verdict: &mut Verdict) -> Vec<String> {
         let text = self.info.to_text();
         let mut lines: Vec<Vec<u8>> = text.lines().map(|line| line.as_bytes().to_vec()).collect();
@@ -368,7 +374,8 @@ impl Healthy<'_> {
                 *vital.entry(format!("{:?} as {now:?}", self.classes[pfn as usize])).or_insert(0_u64) += 1;
             }
         }
-        // A wrong number for PG_hwpoison that marks a few pages cannot be told from a few broken pages.
+        // A wrong number for PG_hwpoison that marks a few pages cannot be told from a few broken
+        // pages.
         let poisoned = vital.iter().filter(|(how, _)| how.ends_with(" as Poisoned"));
         let poisoned = poisoned.map(|(_, pages)| *pages).sum::<u64>();
         if poisoned > FEW_POISONED || vital.keys().any(|how| !how.ends_with(" as Poisoned")) {

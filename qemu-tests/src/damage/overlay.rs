@@ -1,4 +1,5 @@
-//! A vmcore with some bytes that are not what the file has: what a crash that tore memory leaves behind.
+//! A vmcore with some bytes that are not what the file has: what a crash that tore memory leaves
+//! behind.
 
 use base::addr::{PageSize, Pfn, PfnRange, PhysAddr, VirtAddr, to_u64, to_usize};
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! Where damage hurts: the words that lead to struct pages and the words in them, found without the product's walks.
+//! Where damage hurts: the words that lead to struct pages and the words in them, found without the
+//! product's walks.
 
 use crate::damage::Random;
 use base::addr::{Pfn, PhysAddr, VirtAddr};
@@ -212,9 +213,9 @@ impl<'c> Targets<'c> {
         self.classes.get(pfn as usize).copied().unwrap_or(PageClass::Unknown)
     }
 
-    /// The page itself; what it heads, and what the page before it heads, whose second struct page it is: a free block
-    /// of the largest order if it is damaged into its head; the compound page that it heads in truth; and where struct pages are
-    /// shared (HVO), all of that huge page.
+    /// The page itself; what it heads, and what the page before it heads, whose second struct page
+    /// it is: a free block of the largest order if it is damaged into its head; the compound page
+    /// that it heads in truth; and where struct pages are shared (HVO), all of that huge page.
     fn reach(&self, pfn: u64) -> Option<Vec<(u64, u64)>> {
         let compound =
             self.info.offset("page.compound_head").or_else(|| self.info.offset("page.compound_info"))?;

@@ -1,4 +1,5 @@
-//! Dumps go to real servers: OpenSSH, knfsd, nginx, s3s-fs, in a second guest at the other end of a cable.
+//! Dumps go to real servers: OpenSSH, knfsd, nginx, s3s-fs, in a second guest at the other end of a
+//! cable.
 //!
 //! One case of each kind by default; `AFTERIMAGE_FULL=1` (scripts/test --full) runs all.
 
@@ -68,7 +69,8 @@ fn received(dump: &Dump, outcome: &Outcome) -> Result<Received> {
     if file.exists() {
         return Ok(Received { file, format: "kdump" });
     }
-    // Objects and parts sort as they follow each other: vmcore.flat, vmcore.flat.2, …; vmcore.flat.part00001, ….
+    // Objects and parts sort as they follow each other: vmcore.flat, vmcore.flat.2, …;
+    // vmcore.flat.part00001, ….
     let names = dump.files().into_iter().map(|(name, _)| name);
     let mut names: Vec<String> =
         names.filter(|name| name.starts_with("vmcore.flat") && !name.contains(".json")).collect();

@@ -1,4 +1,5 @@
-//! The peer itself: its servers work, and other guests reach it. What fails here is no fault of the product.
+//! The peer itself: its servers work, and other guests reach it. What fails here is no fault of the
+//! product.
 
 use anyhow::{Result, ensure};
 use qemu_tests::kernel::Kernel;

@@ -30,7 +30,8 @@ fn ensure_same(ours: &Path, theirs: &Path) -> Result<()> {
     command("cmp").args([ours, theirs]).run().map(drop)
 }
 
-/// Crashes a machine whose only target is this one, and compares what arrives with what a local target gets.
+/// Crashes a machine whose only target is this one, and compares what arrives with what a local
+/// target gets.
 fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<()> {
     let mut scenario = scenario(&format!("net-{name}"), peer)?;
     scenario.config.targets = vec![target];
@@ -39,7 +40,8 @@ fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<(
     let dump = collected(peer, at)?;
     ensure_complete(&dump)?;
     let received = received(&dump, &outcome)?;
-    // Where records of a stream begin and end depends on the time that it takes; what they make up does not.
+    // Where records of a stream begin and end depends on the time that it takes; what they make up
+    // does not.
     ensure_same(&received.rearranged(&outcome, "received.vmcore")?, &locally(&outcome)?)?;
     let result = dump.result()?;
     let degradations = result.pointer("/degradations").and_then(|all| all.as_array());
@@ -86,7 +88,8 @@ fn each_kind_of_server_gets_what_a_local_target_gets() -> Result<()> {
     peer.discard()
 }
 
-/// Payload of a line of 20 Mbit/s, bytes per second: of the 1514 bytes of a frame 1448 are TCP's, with timestamps.
+/// Payload of a line of 20 Mbit/s, bytes per second: of the 1514 bytes of a frame 1448 are TCP's,
+/// with timestamps.
 const LINE: f64 = 20e6 / 8.0 * 1448.0 / 1514.0;
 
 #[test]
@@ -115,7 +118,8 @@ fn a_slow_line_is_used_by_each_protocol() -> Result<()> {
         eprintln!("{name}: {bytes} bytes in {seconds} s, {share:.3} of the line's payload");
         // Larger packets, which virtio hands on, have fewer headers.
         ensure!(share < 1.05, "the line is not what it was to be: {result:#}");
-        // An emulated store takes seconds to put the object together in the end, which are not the line's: scripts/bench-net measures it.
+        // An emulated store takes seconds to put the object together in the end, which are not the
+        // line's: scripts/bench-net measures it.
         let least = if name == "s3" { 0.8 } else { 0.9 };
         if share < least {
             slow.push((name, share));

@@ -33,7 +33,8 @@ fn ensure_third(outcome: &Outcome) -> Result<()> {
     let first = outcome.first.as_ref().context("the first boot said nothing of itself")?;
     third.ensure_like(first, RESERVED_MIB)?;
     ensure!(outcome.ending != Ending::Reset, "nobody went through the firmware: {:?}", outcome.events);
-    // A reboot through the firmware would have led from the final action to the same line as the first boot did.
+    // A reboot through the firmware would have led from the final action to the same line as the
+    // first boot did.
     let action = outcome.line("final action: kexec")?.at;
     let before = action.saturating_duration_since(outcome.panic);
     let firmware = before.saturating_add(first.at.saturating_duration_since(outcome.started));
@@ -103,7 +104,8 @@ fn memory_above_4_gib_is_handed_over() -> Result<()> {
     })
 }
 
-/// A kernel that would start without the boot CPU is worth less than a reboot, if the configuration says so.
+/// A kernel that would start without the boot CPU is worth less than a reboot, if the configuration
+/// says so.
 #[test]
 fn too_few_cpus_are_a_reboot() -> Result<()> {
     let _alone = alone();

@@ -45,7 +45,8 @@ fn what_cannot_be_is_refused_and_the_host_runs_on() -> Result<()> {
     outcome.discard()
 }
 
-/// Debian's kernels are signed, but with a key that only Secure Boot itself would have this kernel trust.
+/// Debian's kernels are signed, but with a key that only Secure Boot itself would have this kernel
+/// trust.
 #[test]
 fn under_lockdown_nothing_unsigned_is_loaded() -> Result<()> {
     let _alone = alone();

@@ -7,8 +7,8 @@ use qemu_tests::fault::{EIO, Fault};
 use qemu_tests::outcome::Dump;
 use qemu_tests::turn::{alone, full};
 
-/// A bad sector every 4 MiB, behind the inode tables and beside what ext4 puts at round addresses: journal, directories.
-/// A dump meets one of them, a small file does not.
+/// A bad sector every 4 MiB, behind the inode tables and beside what ext4 puts at round addresses:
+/// journal, directories. A dump meets one of them, a small file does not.
 fn bad_data() -> Vec<Fault> {
     Fault::writes_between(15 << 20, 512 << 20, 4 << 20)
 }
@@ -49,7 +49,8 @@ fn a_disk_that_errs_everywhere_from_some_write_on_does_not_keep_the_machine_down
         let disk = ExtraDisk::ext4("target", 512).with(Fault::all_writes(after, EIO));
         let outcome = saved_to(&format!("errors-from-{after}"), disk)?;
         let disk = outcome.disk("target")?;
-        // Whatever is there under a final name is whole; how much that is varies with what ext4 writes first.
+        // Whatever is there under a final name is whole; how much that is varies with what ext4
+        // writes first.
         for dump in &disk.dumps {
             ensure!(!dump.file("vmcore").exists(), "a whole dump on a broken disk: {:?}", dump.files());
             if dump.file("dmesg.txt").exists() {

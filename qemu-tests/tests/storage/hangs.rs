@@ -1,4 +1,5 @@
-//! A disk that never answers, and one that is pulled out, where there is no other: the machine comes back.
+//! A disk that never answers, and one that is pulled out, where there is no other: the machine
+//! comes back.
 
 use crate::{ensure_back, ensure_log, only, scenario};
 use anyhow::{Result, ensure};

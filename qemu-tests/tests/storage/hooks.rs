@@ -1,4 +1,5 @@
-//! Programs of the user's in the capture kernel: what they are given, and that none of them stops a dump.
+//! Programs of the user's in the capture kernel: what they are given, and that none of them stops a
+//! dump.
 
 use crate::{ensure_back, ensure_complete, only, scenario};
 use anyhow::{Context, Result, ensure};

@@ -1,4 +1,5 @@
-//! The next target, the next attempt, the watchdog: what PID 1 does when a capture does not come to its end.
+//! The next target, the next attempt, the watchdog: what PID 1 does when a capture does not come to
+//! its end.
 
 use crate::{PATIENCE, SOON, ensure_back, ensure_complete, ensure_log, only, scenario};
 use anyhow::{Result, ensure};

@@ -22,7 +22,8 @@ fn without_a_target_the_end_of_the_log_is_in_the_firmware() -> Result<()> {
     outcome.ensure_said("variables of the firmware")?;
     let flash = fs::read(outcome.scratch("console-1.efivars")).context("the firmware's flash")?;
     let has = |bytes: &[u8]| flash.windows(bytes.len()).any(|window| window == bytes);
-    // Names are UTF-16; this one is what efi-pstore looks for (include/linux/efi.h, drivers/firmware/efi/efi-pstore.c).
+    // Names are UTF-16; this one is what efi-pstore looks for (include/linux/efi.h,
+    // drivers/firmware/efi/efi-pstore.c).
     let name: Vec<u8> = "dump-type0-1-1-".encode_utf16().flat_map(u16::to_le_bytes).collect();
     ensure!(has(&name), "no variable of pstore's in the flash");
     ensure!(has(b"Kernel panic - not syncing"), "the panic is not in the flash");

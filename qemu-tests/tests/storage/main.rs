@@ -1,4 +1,5 @@
-//! Storage that fails while a crash is saved: what is saved all the same, and how soon the machine is back.
+//! Storage that fails while a crash is saved: what is saved all the same, and how soon the machine
+//! is back.
 //!
 //! One case of each kind by default; `AFTERIMAGE_FULL=1` (scripts/test --full) runs the matrices.
 
@@ -22,8 +23,8 @@ use std::time::Duration;
 
 /// The kernel of most tests; `AFTERIMAGE_SERIES` names another.
 const SERIES: &str = "6.1";
-/// From the panic to the end of the guest when nothing has to be waited for; a loaded machine that emulates takes a
-/// third of it.
+/// From the panic to the end of the guest when nothing has to be waited for; a loaded machine that
+/// emulates takes a third of it.
 const SOON: Duration = Duration::from_secs(90);
 /// A run that takes longer hangs.
 const PATIENCE: Duration = Duration::from_mins(4);

@@ -6,8 +6,8 @@ use qemu_tests::extra_disk::{Content, ExtraDisk, hash};
 use qemu_tests::scenario::Target;
 use qemu_tests::turn::{alone, is_left_out};
 
-/// Runs a crash with the target `first` before the healthy disk `spare`; the reason why the first was passed over must
-/// be in the result, in these words.
+/// Runs a crash with the target `first` before the healthy disk `spare`; the reason why the first
+/// was passed over must be in the result, in these words.
 fn second_holds(name: &str, first: Target, disk: Option<ExtraDisk>, why: &str) -> Result<()> {
     let mut scenario = scenario(name)?;
     let spare = ExtraDisk::ext4("spare", 512);
@@ -71,7 +71,8 @@ fn targets_behind_the_one_that_holds_the_dump_are_not_touched() -> Result<()> {
     let size = std::fs::metadata(&second.image)?.len();
     let before = hash(&second.image, 0..size)?;
 
-    // The same machine crashes again; the first disk has both dumps then, and the second is what it was.
+    // The same machine crashes again; the first disk has both dumps then, and the second is what it
+    // was.
     let outcome = scenario.run_again(outcome)?;
     ensure_back(&outcome)?;
     let dumps = &outcome.disk("first")?.dumps;

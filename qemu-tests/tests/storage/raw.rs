@@ -34,7 +34,8 @@ fn to_raw(name: &str, content: Content, device: &str, keys: &[(&str, &[&str])]) 
     Ok(scenario)
 }
 
-/// What `afterimage recover` makes of the device that a run left; and whether it found all of it whole.
+/// What `afterimage recover` makes of the device that a run left; and whether it found all of it
+/// whole.
 fn recover(outcome: &Outcome, into: &str) -> Result<(bool, Dump)> {
     let dir = outcome.scratch(into);
     let mut recover = Command::new(&Binaries::get()?.afterimage);
@@ -108,7 +109,8 @@ fn a_power_cut_leaves_a_raw_device_that_can_be_recovered() -> Result<()> {
 #[test]
 fn what_is_foreign_is_not_written_over_unless_it_is_named() -> Result<()> {
     let _alone = alone();
-    // Swap of the production system, which the configuration does not name; and then one that it names.
+    // Swap of the production system, which the configuration does not name; and then one that it
+    // names.
     let uuid = "5a17c0de-0000-4000-8000-00000000543a";
     let work = tempfile::tempdir()?;
     let image = work.path().join("swap");

@@ -1,4 +1,5 @@
-//! Room on a target: what is saved where not everything fits, what is kept, what is left to others; and crash loops.
+//! Room on a target: what is saved where not everything fits, what is kept, what is left to others;
+//! and crash loops.
 
 use crate::{ensure_back, ensure_complete, ensure_log, only, scenario};
 use anyhow::{Context, Result, ensure};

@@ -1,4 +1,5 @@
-//! A dump into LUKS2 on LVM over two disks, made by lvm and cryptsetup in production and opened by neither in the capture.
+//! A dump into LUKS2 on LVM over two disks, made by lvm and cryptsetup in production and opened by
+//! neither in the capture.
 
 use anyhow::{Context, Result, bail, ensure};
 use qemu_tests::accel::Accel;

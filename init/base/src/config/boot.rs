@@ -1,5 +1,5 @@
-//! `[boot]`: what the machine goes on to, where the final action is `kexec`, `switch_root` or `shell`. Resolved by the loader, see
-//! [`crate::facts::boot`].
+//! `[boot]`: what the machine goes on to, where the final action is `kexec`, `switch_root` or
+//! `shell`. Resolved by the loader, see [`crate::facts::boot`].
 
 use core::fmt;
 use core::str::FromStr;
@@ -20,8 +20,8 @@ pub struct Boot {
     /// Its command line. Not given: that of the running kernel or of the entry.
     #[serde(deserialize_with = "checked::command_line", skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
-    /// The device that holds kernel and initrd, whose paths then begin at its root. Not given: what holds them when the image is
-    /// loaded.
+    /// The device that holds kernel and initrd, whose paths then begin at its root. Not given: what
+    /// holds them when the image is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
     /// Its file system. Not given: what the superblock says.
@@ -36,7 +36,8 @@ pub struct Boot {
     /// The init in it, for `switch_root`. Not given: `/sbin/init`.
     #[serde(deserialize_with = "checked::path", skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,
-    /// Key file that opens the LUKS device under either. Read on the host when the image is loaded, never in the image.
+    /// Key file that opens the LUKS device under either. Read on the host when the image is loaded,
+    /// never in the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<String>,
 }

@@ -1,4 +1,5 @@
-//! Values that are well formed and still cannot be. Refused while they are parsed, so that the error has the line.
+//! Values that are well formed and still cannot be. Refused while they are parsed, so that the
+//! error has the line.
 
 use serde::de::{Deserialize, Deserializer, Error};
 
@@ -42,7 +43,8 @@ pub(super) fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>,
     checked(from, |seconds| at_least_a_second(seconds).map(Some))
 }
 
-/// S3 takes no parts below 5 MiB but the last; above 64 MiB they would not fit in the memory of a capture kernel.
+/// S3 takes no parts below 5 MiB but the last; above 64 MiB they would not fit in the memory of a
+/// capture kernel.
 pub(super) fn part_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Size>, D::Error> {
     checked(from, |size: Size| {
         let fits = (5 << 20..=64 << 20).contains(&size.0);

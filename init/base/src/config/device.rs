@@ -5,8 +5,8 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A block device, by its content or its node. Kernel names (`/dev/sda1`) can change between kernels, so
-/// anything else is better.
+/// A block device, by its content or its node. Kernel names (`/dev/sda1`) can change between
+/// kernels, so anything else is better.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceId {

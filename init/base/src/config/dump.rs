@@ -57,8 +57,8 @@ impl Format {
         }
     }
 
-    /// Whether pages may be written in any order. Flattened and kdump have the same one: rearranged, a stream is the same file. The other
-    /// formats grow with the pages.
+    /// Whether pages may be written in any order. Flattened and kdump have the same one:
+    /// rearranged, a stream is the same file. The other formats grow with the pages.
     #[must_use]
     pub fn takes_any_order(self) -> bool {
         matches!(self, Self::Kdump | Self::Flattened)

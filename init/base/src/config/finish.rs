@@ -10,15 +10,18 @@ use super::checked;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Finish {
-    /// For every end that has no action of its own below. After a failure [`FinalAction::Kexec`] means a reboot.
+    /// For every end that has no action of its own below. After a failure [`FinalAction::Kexec`]
+    /// means a reboot.
     pub action: FinalAction,
-    /// After a capture that is not complete, whatever its trigger. `kexec` is refused: what was not saved is still in memory, and
-    /// the next kernel would be written over it.
+    /// After a capture that is not complete, whatever its trigger. `kexec` is refused: what was not
+    /// saved is still in memory, and the next kernel would be written over it.
     #[serde(deserialize_with = "checked::failure", skip_serializing_if = "Option::is_none")]
     pub failure: Option<FinalAction>,
-    /// CPUs that the next kernel must be able to start; with fewer a kexec becomes a reboot. 0: any number will do.
+    /// CPUs that the next kernel must be able to start; with fewer a kexec becomes a reboot. 0: any
+    /// number will do.
     pub min_cpus: u32,
-    /// Seconds that the hardware watchdog gives the next kernel after a kexec; 0: it is switched off before.
+    /// Seconds that the hardware watchdog gives the next kernel after a kexec; 0: it is switched
+    /// off before.
     pub guard: u32,
     /// After a panic.
     pub panic: AfterTrigger,

@@ -98,7 +98,8 @@ impl From<DumpLevel> for Exclude {
 }
 
 impl Exclude {
-    /// The classes with these names. `private-cache` is all page cache, private or not, as bit 4 of a level is.
+    /// The classes with these names. `private-cache` is all page cache, private or not, as bit 4 of
+    /// a level is.
     pub fn classes<S: AsRef<str>>(names: &[S]) -> Result<Self, LevelError> {
         let mut exclude = Self::from(DumpLevel(0));
         for name in names {

@@ -1,8 +1,10 @@
-//! The configuration: one TOML file, checked on the host when the image is built, read again by PID 1.
+//! The configuration: one TOML file, checked on the host when the image is built, read again by PID
+//! 1.
 //!
-//! Every key has a default except what names the target. Unknown keys and bad values are errors with line and
-//! reason, on the host; the capture side falls back to [`Config::default`] and says so, because a machine that
-//! does not come back is worse than a missing dump. This module knows what values mean, not what is done.
+//! Every key has a default except what names the target. Unknown keys and bad values are errors
+//! with line and reason, on the host; the capture side falls back to [`Config::default`] and says
+//! so, because a machine that does not come back is worse than a missing dump. This module knows
+//! what values mean, not what is done.
 
 mod boot;
 mod checked;
@@ -95,13 +97,14 @@ pub struct Capture {
     /// Seconds without any progress after which an attempt at the capture is given up.
     #[serde(deserialize_with = "checked::stall_timeout")]
     pub stall_timeout: u64,
-    /// Seconds that each step but the dump itself may take: loading modules, opening a target (beside its `wait`), saving the
-    /// log, closing.
+    /// Seconds that each step but the dump itself may take: loading modules, opening a target
+    /// (beside its `wait`), saving the log, closing.
     #[serde(deserialize_with = "checked::stall_timeout")]
     pub step_timeout: u64,
     /// Seconds after which the capture is given up in any case; 0 is no limit.
     pub deadline: u64,
-    /// Seconds after which the hardware watchdog resets a machine in which not even PID 1 runs; 0: it is left alone.
+    /// Seconds after which the hardware watchdog resets a machine in which not even PID 1 runs; 0:
+    /// it is left alone.
     pub watchdog: u32,
     /// After how many crashes only the log and the notes are saved.
     pub crash_loop: CrashLoop,
@@ -116,7 +119,8 @@ pub struct Capture {
     pub cmdline_remove: Vec<String>,
 }
 
-/// `crash_loop`: a machine that crashes again and again must not fill its disk with dumps of the same.
+/// `crash_loop`: a machine that crashes again and again must not fill its disk with dumps of the
+/// same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CrashLoop {
@@ -160,8 +164,8 @@ pub enum LogLevel {
 pub struct Image {
     /// Compression of the image.
     pub compress: ImageCompress,
-    /// Modules to load besides those of the file system, by name; not given: those of the target device and of the hardware
-    /// watchdogs on this host.
+    /// Modules to load besides those of the file system, by name; not given: those of the target
+    /// device and of the hardware watchdogs on this host.
     pub modules: Option<Vec<String>>,
     /// Whether modules lose their signature and debug sections.
     pub strip: Strip,
@@ -261,7 +265,8 @@ impl Config {
     /// The configuration as TOML.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        // Every type in it is a table, a string, a number or a list of those, which TOML can always hold.
+        // Every type in it is a table, a string, a number or a list of those, which TOML can always
+        // hold.
         toml::to_string(self).unwrap_or_default()
     }
 }

@@ -13,7 +13,8 @@ const MAX_NAME: usize = 15;
 /// `network = "clone"`, or links one by one as `[[network]]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Network {
-    /// What the host has when the image is loaded: the links, addresses and routes by which it reaches the targets.
+    /// What the host has when the image is loaded: the links, addresses and routes by which it
+    /// reaches the targets.
     #[default]
     Clone,
     /// These links, each after those that it stands on.
@@ -40,7 +41,8 @@ pub struct Link {
     pub mtu: Option<u32>,
     /// `dhcp`, `slaac`, or addresses with prefix length such as `192.0.2.7/24`.
     pub address: Vec<Address>,
-    /// Routes by this link: `default via 192.0.2.1`, `198.51.100.0/24 via 192.0.2.1`, `203.0.113.0/24`.
+    /// Routes by this link: `default via 192.0.2.1`, `198.51.100.0/24 via 192.0.2.1`,
+    /// `203.0.113.0/24`.
     pub route: Vec<Route>,
     /// Name servers.
     pub dns: Vec<IpAddr>,
@@ -85,7 +87,8 @@ pub struct Bond {
     /// active-backup: `name` of the member that is preferred.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary: Option<String>,
-    /// Its MAC address, where it is not that of the first member: switches and DHCP servers may know it.
+    /// Its MAC address, where it is not that of the first member: switches and DHCP servers may
+    /// know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
 }

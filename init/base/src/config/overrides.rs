@@ -1,5 +1,5 @@
-//! The configuration as the capture side sees it: the file in the image, and the `afterimage.*` keys of the kernel
-//! command line on top of it.
+//! The configuration as the capture side sees it: the file in the image, and the `afterimage.*`
+//! keys of the kernel command line on top of it.
 
 use core::str::FromStr;
 use std::fs;
@@ -10,8 +10,9 @@ use serde::de::value::{Error, StrDeserializer};
 use super::checked::{absolute_path, at_least_a_second};
 use super::{Compress, Config, DeviceId, DumpLevel, Exclude, PATH};
 
-/// Reads the configuration in the image and takes over the overrides of the running kernel's command line. Never
-/// fails: what cannot be used is in the list of complaints, and the default stands in for it.
+/// Reads the configuration in the image and takes over the overrides of the running kernel's
+/// command line. Never fails: what cannot be used is in the list of complaints, and the default
+/// stands in for it.
 #[must_use]
 pub fn load() -> (Config, Vec<String>) {
     let mut complaints = Vec::new();
@@ -26,8 +27,9 @@ pub fn load() -> (Config, Vec<String>) {
 }
 
 impl Config {
-    /// Takes over the `afterimage.*` keys of a kernel command line: `level`, `exclude`, `compress`, `device`, `path`,
-    /// `action`, `stall_timeout`, `deadline`, `log`. Returns what was wrong with the others; those change nothing.
+    /// Takes over the `afterimage.*` keys of a kernel command line: `level`, `exclude`, `compress`,
+    /// `device`, `path`, `action`, `stall_timeout`, `deadline`, `log`. Returns what was wrong with
+    /// the others; those change nothing.
     pub fn apply_cmdline(&mut self, cmdline: &str) -> Vec<String> {
         let pairs = cmdline.split_ascii_whitespace().filter_map(|word| word.strip_prefix("afterimage."));
         let set = |pair: &str| {

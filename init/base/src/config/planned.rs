@@ -1,4 +1,5 @@
-//! `[planned]` and `[[collector]]`: what `afterimage capture` does on the production kernel before it switches.
+//! `[planned]` and `[[collector]]`: what `afterimage capture` does on the production kernel before
+//! it switches.
 //!
 //! The host side reads it from the image that is loaded; the capture side has no use for it.
 
@@ -8,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Size, checked};
 
-/// Most bytes that live collectors may find: they pass through the memory of a machine that is to stay as it is.
+/// Most bytes that live collectors may find: they pass through the memory of a machine that is to
+/// stay as it is.
 pub const MAX_LIVE: u64 = 32 << 20;
 /// Longest name of a collector.
 const MAX_NAME: usize = 32;
@@ -21,8 +23,9 @@ pub struct Planned {
     pub evidence: bool,
     /// How the kernels are switched.
     pub via: Via,
-    /// Write dirty data back before the switch. On by default: what programs have written is meant to be on the disk when the
-    /// machine comes back, and the page cache keeps it all the same; only what was dirty is no longer told from what was not.
+    /// Write dirty data back before the switch. On by default: what programs have written is meant
+    /// to be on the disk when the machine comes back, and the page cache keeps it all the same;
+    /// only what was dirty is no longer told from what was not.
     pub sync: bool,
     /// systemd units that are stopped before the switch.
     pub stop: Vec<String>,
@@ -70,7 +73,8 @@ pub struct Collector {
     pub limit: Size,
 }
 
-/// What changes soonest comes first: the order of NIST SP 800-86, 5.2.1.3, without memory, which is in the dump.
+/// What changes soonest comes first: the order of NIST SP 800-86, 5.2.1.3, without memory, which is
+/// in the dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Volatility {

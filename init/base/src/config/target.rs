@@ -27,7 +27,8 @@ pub struct Target {
     /// What is saved where the whole plan does not fit.
     #[serde(default)]
     pub when_full: WhenFull,
-    /// Key file that opens the LUKS device under the target. Read on the host when the image is loaded, never in the image.
+    /// Key file that opens the LUKS device under the target. Read on the host when the image is
+    /// loaded, never in the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<String>,
     /// file system: directory on it, absolute; made if missing. Not given: `/var/crash`.
@@ -36,13 +37,15 @@ pub struct Target {
     /// file system: its type; read from the superblock if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fstype: Option<FsType>,
-    /// file system: how many complete dumps are kept; the oldest go when a new one is safe. Not given: all.
+    /// file system: how many complete dumps are kept; the oldest go when a new one is safe. Not
+    /// given: all.
     #[serde(default, deserialize_with = "checked::keep", skip_serializing_if = "Option::is_none")]
     pub keep: Option<u32>,
     /// file system: free space that a dump leaves to others.
     #[serde(default, skip_serializing_if = "Size::is_zero")]
     pub reserve: Size,
-    /// raw: what else than an empty device of ours may be written over: `uncollected`, or the `UUID=` of what stands there.
+    /// raw: what else than an empty device of ours may be written over: `uncollected`, or the
+    /// `UUID=` of what stands there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overwrite: Vec<String>,
     /// ssh, nfs, https, s3: seconds without progress after which it is given up, however often it was tried again.
@@ -87,8 +90,8 @@ pub struct Target {
     /// s3: region in signatures. Not given: `us-east-1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// s3: file of the keys: TOML with `access_key`, `secret_key`, and for short-lived ones `session_token` and `expires`. Read when
-    /// the image is loaded, and again by `load --refresh`.
+    /// s3: file of the keys: TOML with `access_key`, `secret_key`, and for short-lived ones
+    /// `session_token` and `expires`. Read when the image is loaded, and again by `load --refresh`.
     #[serde(default, deserialize_with = "checked::path", skip_serializing_if = "Option::is_none")]
     pub credentials: Option<String>,
 }
@@ -190,8 +193,9 @@ impl Target {
         self.retry.unwrap_or(120)
     }
 
-    /// Seconds that one call may wait for an NFS server that is gone, in the kernel, where nothing tells that the capture goes on: a host that
-    /// lost its power is noticed in the second round only (net/sunrpc/clnt.c, `rpc_check_timeout`).
+    /// Seconds that one call may wait for an NFS server that is gone, in the kernel, where nothing
+    /// tells that the capture goes on: a host that lost its power is noticed in the second round
+    /// only (net/sunrpc/clnt.c, `rpc_check_timeout`).
     fn longest_call(&self) -> u64 {
         self.retry().max(20).saturating_add(10).saturating_mul(2)
     }
@@ -208,7 +212,8 @@ impl Target {
         ))
     }
 
-    /// Refuses keys that mean nothing for this kind of target, and what is missing, each by its name.
+    /// Refuses keys that mean nothing for this kind of target, and what is missing, each by its
+    /// name.
     pub(super) fn check(&self) -> Result<(), String> {
         let block = [TargetKind::Filesystem, TargetKind::Raw];
         let http = [TargetKind::Https, TargetKind::S3];
@@ -309,7 +314,8 @@ impl TargetKind {
     /// All kinds.
     pub const ALL: [Self; 6] = [Self::Filesystem, Self::Raw, Self::Ssh, Self::Nfs, Self::Https, Self::S3];
 
-    /// The text by which `afterimage build` sees in an init that it was built with this kind of target.
+    /// The text by which `afterimage build` sees in an init that it was built with this kind of
+    /// target.
     #[must_use]
     pub const fn mark(self) -> &'static str {
         match self {

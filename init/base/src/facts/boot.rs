@@ -1,4 +1,5 @@
-//! What the machine goes on to after the capture, as the loader found it: the next kernel, and the root file system.
+//! What the machine goes on to after the capture, as the loader found it: the next kernel, and the
+//! root file system.
 //!
 //! Values only. Paths begin at the root of their file system, wherever that was mounted.
 

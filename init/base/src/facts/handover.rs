@@ -1,7 +1,8 @@
 //! The handover page: one page of the reservation that tells a planned switch from a panic.
 //!
-//! A plain load leaves zeros in it. A planned switch puts a frame there: magic, version, length and CRC32 of the text that follows,
-//! which is [`Planned`] in TOML. Bytes only: nothing here reads memory.
+//! A plain load leaves zeros in it. A planned switch puts a frame there: magic, version, length and
+//! CRC32 of the text that follows, which is [`Planned`] in TOML. Bytes only: nothing here reads
+//! memory.
 
 use super::Planned;
 
@@ -25,7 +26,8 @@ pub struct TooLarge {
 
 /// The page with this record.
 pub fn encode(planned: &Planned) -> Result<Vec<u8>, TooLarge> {
-    // Every type in it is a table, a string, a number or a list of those, which TOML can always hold.
+    // Every type in it is a table, a string, a number or a list of those, which TOML can always
+    // hold.
     let text = toml::to_string(planned).unwrap_or_default();
     let too_large = TooLarge { len: text.len() };
     let len = u32::try_from(text.len()).map_err(|_| too_large)?;
@@ -42,8 +44,8 @@ pub fn encode(planned: &Planned) -> Result<Vec<u8>, TooLarge> {
     Ok(page)
 }
 
-/// The record in a page. `None`: the page holds zeros, so nobody switched on purpose. The error says what is wrong with a page
-/// that holds something else.
+/// The record in a page. `None`: the page holds zeros, so nobody switched on purpose. The error
+/// says what is wrong with a page that holds something else.
 #[must_use]
 pub fn decode(page: &[u8]) -> Option<Result<Planned, String>> {
     let blank = page.iter().all(|&byte| byte == 0);

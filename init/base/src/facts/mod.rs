@@ -1,8 +1,8 @@
 //! What the loader recorded about the production kernel while it was healthy.
 //!
-//! Everything works without facts. With them the dump's directory has a host name and boot id even if the old
-//! memory is too damaged to tell, and later steps know the machine's whole memory map. They travel in a small
-//! cpio that `afterimage load` appends to the image in memory.
+//! Everything works without facts. With them the dump's directory has a host name and boot id even
+//! if the old memory is too damaged to tell, and later steps know the machine's whole memory map.
+//! They travel in a small cpio that `afterimage load` appends to the image in memory.
 
 pub mod boot;
 pub mod handover;
@@ -19,7 +19,8 @@ pub use remote::{AccessKeys, Remote, Secret};
 pub use stack::Stack;
 pub use switch::{Intent, Live, Planned, Trigger};
 
-/// Facts about the production kernel. Unknown keys are ignored: an image may be loaded by a newer `afterimage`.
+/// Facts about the production kernel. Unknown keys are ignored: an image may be loaded by a newer
+/// `afterimage`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Facts {
@@ -37,7 +38,8 @@ pub struct Facts {
     pub image_crc32: String,
     /// Size of the crash kernel reservation, bytes.
     pub reservation: u64,
-    /// VMCOREINFO of the running kernel, as text: where the note of the vmcore is damaged, this one is not.
+    /// VMCOREINFO of the running kernel, as text: where the note of the vmcore is damaged, this one
+    /// is not.
     pub vmcoreinfo: String,
     /// CPUs that were online.
     pub cpus: u32,
@@ -49,13 +51,15 @@ pub struct Facts {
     pub planned: Option<Planned>,
     /// `/proc/iomem`'s top level: the machine's physical memory map.
     pub memory_map: Vec<MemoryRange>,
-    /// `/sys/firmware/memmap`: the memory map as the firmware gave it, for the kernel that comes after the capture.
+    /// `/sys/firmware/memmap`: the memory map as the firmware gave it, for the kernel that comes
+    /// after the capture.
     pub firmware_map: Vec<MemoryRange>,
     /// The next kernel, where a final action may need it.
     pub boot: Option<Boot>,
     /// The root file system, where a final action may need it.
     pub root: Option<Root>,
-    /// What stands between targets and disks. Holds the keys of LUKS devices: wipe the text that it is written to.
+    /// What stands between targets and disks. Holds the keys of LUKS devices: wipe the text that it
+    /// is written to.
     pub stacks: Vec<Stack>,
     /// Targets on the network. Holds keys, too.
     pub remotes: Vec<Remote>,
@@ -75,8 +79,8 @@ pub struct MemoryRange {
 }
 
 impl Facts {
-    /// Parses facts; what cannot be parsed is an error text, and the caller goes on without. The text does not show the line that is
-    /// wrong, as TOML errors do: it may hold a key.
+    /// Parses facts; what cannot be parsed is an error text, and the caller goes on without. The
+    /// text does not show the line that is wrong, as TOML errors do: it may hold a key.
     pub fn parse(text: &str) -> Result<Self, String> {
         toml::from_str(text).map_err(|error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();

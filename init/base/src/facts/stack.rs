@@ -1,15 +1,16 @@
-//! Block devices on other block devices, as the loader found them active: the LVM volumes and LUKS devices between disks and a
-//! target. Values only: nothing here reads a device or sets one up.
+//! Block devices on other block devices, as the loader found them active: the LVM volumes and LUKS
+//! devices between disks and a target. Values only: nothing here reads a device or sets one up.
 //!
-//! What is here was read from the metadata on the disks; the capture reads that metadata again and wants to find the same, so
-//! the parsers in `format` make these types too.
+//! What is here was read from the metadata on the disks; the capture reads that metadata again and
+//! wants to find the same, so the parsers in `format` make these types too.
 
 use core::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
-/// Bytes of the longest volume key that a LUKS header can announce and that makes sense: two 256-bit keys, with room to grow.
+/// Bytes of the longest volume key that a LUKS header can announce and that makes sense: two
+/// 256-bit keys, with room to grow.
 pub const MAX_KEY_LEN: usize = 512;
 
 /// What stands between a target and the disks.
@@ -69,7 +70,8 @@ pub struct Segment {
     pub start: u64,
     /// Its length, extents.
     pub count: u64,
-    /// Sectors of 512 bytes that go to one stripe before it is the next one's turn; 0 if there is one stripe only.
+    /// Sectors of 512 bytes that go to one stripe before it is the next one's turn; 0 if there is
+    /// one stripe only.
     pub stripe_size: u64,
     /// Where the stripes lie.
     pub stripes: Vec<Stripe>,

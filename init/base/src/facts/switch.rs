@@ -1,7 +1,7 @@
 //! How the production kernel came to its end, and what was said about it while it still ran.
 //!
-//! Values only. The record of a planned switch lies in the handover page, a page of the reservation that holds zeros after a
-//! panic, or in the facts, where the image is loaded anew for the switch.
+//! Values only. The record of a planned switch lies in the handover page, a page of the reservation
+//! that holds zeros after a panic, or in the facts, where the image is loaded anew for the switch.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,8 @@ pub struct Intent {
     pub why: String,
     /// Ticket or case number; empty if there is none.
     pub ticket: String,
-    /// When, seconds since 1970; 0 if that is not known: the switch was prepared, and anybody's kexec makes it.
+    /// When, seconds since 1970; 0 if that is not known: the switch was prepared, and anybody's
+    /// kexec makes it.
     pub at: u64,
     /// Whether dirty data was written back before the switch.
     pub synced: bool,
@@ -43,6 +44,7 @@ pub struct Live {
     pub len: u64,
     /// SHA-256 of them, hex.
     pub sha256: String,
-    /// PFNs of the index pages, in order: each holds 512 PFNs of pages with the bytes, as little-endian `u64`.
+    /// PFNs of the index pages, in order: each holds 512 PFNs of pages with the bytes, as
+    /// little-endian `u64`.
     pub index: Vec<u64>,
 }

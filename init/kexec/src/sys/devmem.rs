@@ -1,8 +1,10 @@
-//! `/dev/mem`: physical memory that is not this kernel's own. In the capture kernel that is all of the production kernel's, which
-//! CONFIG_STRICT_DEVMEM therefore lets be mapped (drivers/char/mem.c; arch/x86/mm/init.c, `devmem_is_allowed`).
+//! `/dev/mem`: physical memory that is not this kernel's own. In the capture kernel that is all of
+//! the production kernel's, which CONFIG_STRICT_DEVMEM therefore lets be mapped
+//! (drivers/char/mem.c; arch/x86/mm/init.c, `devmem_is_allowed`).
 //!
-//! read(2) and write(2) do not reach above this kernel's own memory, so the pages are mapped. What is copied may change meanwhile, if a
-//! device still writes there: nothing is borrowed, only copied, and the copy is checked by who needs that.
+//! read(2) and write(2) do not reach above this kernel's own memory, so the pages are mapped. What
+//! is copied may change meanwhile, if a device still writes there: nothing is borrowed, only
+//! copied, and the copy is checked by who needs that.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -28,7 +30,8 @@ impl DevMem {
     pub fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let map = MmapOptions::new().offset(at).len(bytes.len()).map_raw(&self.0)?;
         // SAFETY:
-        // - The mapping is that of `bytes.len()` bytes at `at` and lives until the end of this function.
+        // - The mapping is that of `bytes.len()` bytes at `at` and lives until the end of this
+        //   function.
         // - Nothing in this process refers to it, so it does not overlap `bytes`.
         // - It is device memory to the compiler: written through a raw pointer, never borrowed.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), map.as_mut_ptr(), bytes.len()) };

@@ -1,6 +1,6 @@
-//! The two system calls that load a kernel (include/uapi/linux/kexec.h): `kexec_load(2)`, which takes segments as they are to lie
-//! in memory, and `kexec_file_load(2)`, by which the kernel places, checks and measures the capture kernel itself, which
-//! is the only road under lockdown.
+//! The two system calls that load a kernel (include/uapi/linux/kexec.h): `kexec_load(2)`, which
+//! takes segments as they are to lie in memory, and `kexec_file_load(2)`, by which the kernel
+//! places, checks and measures the capture kernel itself, which is the only road under lockdown.
 
 use std::ffi::{CStr, c_void};
 use std::io;
@@ -34,8 +34,8 @@ pub enum Start {
     Reboot,
     /// On a panic; all segments lie in the reservation.
     Panic {
-        /// Whether the kernel may write the core header anew when CPUs and memory come and go (6.5: "x86/crash: add x86 crash
-        /// hotplug support"). Older kernels refuse the flag.
+        /// Whether the kernel may write the core header anew when CPUs and memory come and go (6.5:
+        /// "x86/crash: add x86 crash hotplug support"). Older kernels refuse the flag.
         updates_header: bool,
     },
 }
@@ -62,8 +62,10 @@ pub fn load(entry: u64, segments: &[Segment<'_>], start: Start) -> io::Result<()
         Start::Panic { updates_header: true } => KEXEC_ON_CRASH | KEXEC_UPDATE_ELFCOREHDR,
     };
     // SAFETY:
-    // - `raw` has as many entries as are announced, laid out as the kernel's own structure; the kernel copies it.
-    // - Each `buf` points to `bufsz` readable bytes that are borrowed for the call. `mem` is a number to us.
+    // - `raw` has as many entries as are announced, laid out as the kernel's own structure; the
+    //   kernel copies it.
+    // - Each `buf` points to `bufsz` readable bytes that are borrowed for the call. `mem` is a
+    //   number to us.
     let result = unsafe {
         libc::syscall(libc::SYS_kexec_load, entry, raw.len(), raw.as_ptr(), flags | KEXEC_ARCH_X86_64)
     };
@@ -81,7 +83,8 @@ impl RawSegment {
     }
 }
 
-/// Has the kernel load `kernel` and `initrd` as the panic kernel, with `cmdline`. The kernel appends `elfcorehdr=` itself.
+/// Has the kernel load `kernel` and `initrd` as the panic kernel, with `cmdline`. The kernel
+/// appends `elfcorehdr=` itself.
 pub fn load_panic_kernel(kernel: BorrowedFd<'_>, initrd: BorrowedFd<'_>, cmdline: &CStr) -> io::Result<()> {
     // SAFETY:
     // - Both descriptors are borrowed and thus open for the call.

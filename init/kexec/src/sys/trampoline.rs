@@ -1,12 +1,14 @@
-//! The machine code between two kernels, position independent, for x86_64 in long mode with memory mapped one to one.
+//! The machine code between two kernels, position independent, for x86_64 in long mode with memory
+//! mapped one to one.
 //!
-//! It takes a stack and a GDT of its own, page tables too if it is given any, computes the SHA-256 of what it is to start, and enters the
-//! kernel at its 64-bit entry with `boot_params` in rsi (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"). If the
-//! digest is wrong it says so on a serial port and resets the machine: a machine that comes back without a dump is worth more than one
-//! that hangs, or that runs who knows what.
+//! It takes a stack and a GDT of its own, page tables too if it is given any, computes the SHA-256
+//! of what it is to start, and enters the kernel at its 64-bit entry with `boot_params` in rsi
+//! (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"). If the digest is wrong it says so on
+//! a serial port and resets the machine: a machine that comes back without a dump is worth more
+//! than one that hangs, or that runs who knows what.
 //!
-//! Unsafe, since machine code is: what keeps it in bounds is that parameters and code are built together, see
-//! `kexec::trampoline`, and that nothing of it runs in our process but the digest.
+//! Unsafe, since machine code is: what keeps it in bounds is that parameters and code are built
+//! together, see `kexec::trampoline`, and that nothing of it runs in our process but the digest.
 
 use core::arch::global_asm;
 use core::ops::Range;
@@ -18,7 +20,8 @@ pub const CODE_PAGES: u64 = 1;
 pub const INITIAL: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// Where in the code the base address of the GDT stands; as assembled, it is an offset into the code.
+/// Where in the code the base address of the GDT stands; as assembled, it is an offset into the
+/// code.
 pub const GDT_BASE_AT: Range<usize> = 0x12..0x1a;
 
 /// What the code reads, at the beginning of the page behind it.
@@ -327,17 +330,20 @@ unsafe extern "sysv64" {
 pub fn code() -> &'static [u8] {
     let (start, end) = (&raw const afterimage_trampoline, &raw const afterimage_trampoline_end);
     // SAFETY:
-    // - Both symbols are of the one section above, the second behind the first, so this is one object of this length.
+    // - Both symbols are of the one section above, the second behind the first, so this is one
+    //   object of this length.
     // - It lies in the program's text, which is readable, never written and never unmapped.
     unsafe { core::slice::from_raw_parts(start, end.addr().saturating_sub(start.addr())) }
 }
 
-/// Feeds whole blocks of 64 bytes to the digest, by the very code that checks a kernel; what is left over is not looked at.
+/// Feeds whole blocks of 64 bytes to the digest, by the very code that checks a kernel; what is
+/// left over is not looked at.
 pub fn sha256(state: &mut [u32; 8], blocks: &[u8]) {
     let count = base::addr::to_u64(blocks.len() / 64);
     // SAFETY:
-    // - The code follows the calling convention that it is declared with: it keeps the registers that it must, and its stack is its
-    //   own.
-    // - It writes to the 8 words of `state` and reads 64 bytes of each of `count` blocks, which lie in `blocks`.
+    // - The code follows the calling convention that it is declared with: it keeps the registers
+    //   that it must, and its stack is its own.
+    // - It writes to the 8 words of `state` and reads 64 bytes of each of `count` blocks, which lie
+    //   in `blocks`.
     unsafe { afterimage_trampoline_sha256(state.as_mut_ptr(), blocks.as_ptr(), count) }
 }

@@ -1,6 +1,7 @@
 //! The messages of DHCPv4 (RFC 2131): those that we send, and what those of servers say. Pure.
 //!
-//! What a server sends is not trusted: what would make no sense as an address or a route is refused.
+//! What a server sends is not trusted: what would make no sense as an address or a route is
+//! refused.
 
 use core::net::{IpAddr, Ipv4Addr};
 
@@ -148,7 +149,8 @@ impl Client<'_> {
         }
     }
 
-    /// Whether a header is that of a reply to this client, in this exchange: op, hlen, xid, chaddr and the cookie (RFC 2131, 2).
+    /// Whether a header is that of a reply to this client, in this exchange: op, hlen, xid, chaddr
+    /// and the cookie (RFC 2131, 2).
     fn is_to_us(&self, header: &[u8]) -> bool {
         let at = |from: usize, what: &[u8]| header.get(from..).is_some_and(|rest| rest.starts_with(what));
         at(0, &[BOOT_REPLY])
@@ -159,8 +161,9 @@ impl Client<'_> {
     }
 }
 
-/// A reply that has nothing in it but the options that are read, each of a length that it may have. The decoder panics at some others
-/// (dhcproto 0.15: option 152 and its neighbours of a wrong length), and a server may send whatever it likes.
+/// A reply that has nothing in it but the options that are read, each of a length that it may have.
+/// The decoder panics at some others (dhcproto 0.15: option 152 and its neighbours of a wrong
+/// length), and a server may send whatever it likes.
 fn without_strangers(header: &[u8], options: &[u8]) -> Vec<u8> {
     let mut bytes = header.to_vec();
     if let Some(names) = bytes.get_mut(44..236) {
@@ -238,7 +241,8 @@ fn lease(message: &Message) -> Result<Lease, Refused> {
     })
 }
 
-/// Classless routes stand for all others (RFC 3442); without them the first router leads everywhere.
+/// Classless routes stand for all others (RFC 3442); without them the first router leads
+/// everywhere.
 fn routes(message: &Message) -> Vec<Route> {
     let via = |router: &Ipv4Addr| is_unicast(*router).then_some(IpAddr::V4(*router));
     if let Some(DhcpOption::ClasslessStaticRoute(routes)) =
@@ -265,7 +269,8 @@ fn routes(message: &Message) -> Vec<Route> {
     router.map(|router| Route { to: everywhere, via: Some(router) }).into_iter().collect()
 }
 
-/// T1 and T2: as the server says, if that makes sense, or a half and seven eighths of the time (RFC 2131, 4.4.5).
+/// T1 and T2: as the server says, if that makes sense, or a half and seven eighths of the time (RFC
+/// 2131, 4.4.5).
 fn renewal(message: &Message, seconds: u32) -> (u32, u32) {
     let options = message.opts();
     let t1 = match options.get(OptionCode::Renewal) {
@@ -294,7 +299,8 @@ fn is_unicast(addr: Ipv4Addr) -> bool {
     first != 0 && first < 240 && !addr.is_loopback() && !addr.is_multicast()
 }
 
-/// Whether a host can have an address in a network: neither all zeros nor all ones behind the prefix.
+/// Whether a host can have an address in a network: neither all zeros nor all ones behind the
+/// prefix.
 fn is_host(addr: Ipv4Addr, len: u8) -> bool {
     let host_bits = u32::MAX.checked_shr(len.into()).unwrap_or(0);
     let host = addr.to_bits() & host_bits;

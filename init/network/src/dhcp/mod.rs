@@ -1,6 +1,8 @@
-//! DHCPv4 (RFC 2131) by a UDP socket that is bound to one link: an address when there is none yet, and more time with it later.
+//! DHCPv4 (RFC 2131) by a UDP socket that is bound to one link: an address when there is none yet,
+//! and more time with it later.
 //!
-//! Replies are asked for by broadcast; a server that sends them to the new address all the same is not heard.
+//! Replies are asked for by broadcast; a server that sends them to the new address all the same is
+//! not heard.
 
 mod message;
 
@@ -23,9 +25,11 @@ const CLIENT_PORT: u16 = 68;
 const SERVER_PORT: u16 = 67;
 /// Longest datagram that is read: we say that we take 1500 bytes.
 const MAX_REPLY: usize = 2048;
-/// Pauses before a question is repeated, seconds, each give or take one (RFC 2131, 4.1); not up to 64 as there, since a link has 60.
+/// Pauses before a question is repeated, seconds, each give or take one (RFC 2131, 4.1); not up to
+/// 64 as there, since a link has 60.
 const PAUSES: [u64; 4] = [4, 8, 16, 16];
-/// How often a server that has offered an address is asked for it before another offer is looked for.
+/// How often a server that has offered an address is asked for it before another offer is looked
+/// for.
 const REQUESTS: usize = 3;
 /// How long a read of the socket waits, so that there is a heartbeat.
 const TICK: Duration = Duration::from_millis(500);
@@ -199,8 +203,8 @@ fn open(interface: &str) -> Result<UdpSocket, DhcpError> {
     Ok(UdpSocket::from(socket))
 }
 
-/// Renews a lease in a thread of its own for as long as the capture goes on. The address stays whatever the server says: without it
-/// the capture would be lost for certain.
+/// Renews a lease in a thread of its own for as long as the capture goes on. The address stays
+/// whatever the server says: without it the capture would be lost for certain.
 pub(super) fn keep(interface: &str, mac: [u8; 6], lease: &Lease) {
     if lease.seconds == u32::MAX {
         return;

@@ -1,4 +1,5 @@
-//! What is sent: a part in pieces, so that nothing of it is copied but what is on its way; or a stream of unknown length.
+//! What is sent: a part in pieces, so that nothing of it is copied but what is on its way; or a
+//! stream of unknown length.
 
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,8 @@ const PIECE: usize = 64 << 10;
 pub(super) enum Body {
     /// Bytes that are there.
     Whole(Bytes),
-    /// Bytes to come; none at all are the end. A sender that goes away before that breaks the request.
+    /// Bytes to come; none at all are the end. A sender that goes away before that breaks the
+    /// request.
     Stream {
         /// They come here.
         pieces: Receiver<Bytes>,

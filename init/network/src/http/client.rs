@@ -1,5 +1,5 @@
-//! One request, and an answer to it within limits of time and size. Connections are kept for the next request; what is sent again,
-//! and when, is not decided here.
+//! One request, and an answer to it within limits of time and size. Connections are kept for the
+//! next request; what is sent again, and when, is not decided here.
 
 use core::error::Error as _;
 use core::future::Future;
@@ -27,7 +27,8 @@ use base::addr::to_u64;
 use super::body::Body;
 use super::tls::Trust;
 
-/// Bytes of an answer that are looked at: it is an error's text at most, or a list of some hundred bytes.
+/// Bytes of an answer that are looked at: it is an error's text at most, or a list of some hundred
+/// bytes.
 const ANSWER_BYTES: usize = 64 << 10;
 /// Bytes that hyper holds of a request on its way.
 const BUFFER: usize = 128 << 10;
@@ -43,8 +44,8 @@ pub(super) struct Client {
     /// How long nothing may move in a request.
     silence: Duration,
     idle: Mutex<Vec<Connection>>,
-    /// The host did not answer for as long as there was patience. The next one who asks tries once: a target that is dead is waited for
-    /// once, not once for each artifact.
+    /// The host did not answer for as long as there was patience. The next one who asks tries once:
+    /// a target that is dead is waited for once, not once for each artifact.
     pub(super) is_dead: AtomicBool,
 }
 
@@ -108,7 +109,8 @@ impl SendError {
                         | rustls::Error::PeerIncompatible(_)
                 )
             ),
-            // In TLS 1.3 a client's certificate is refused when the client takes the handshake for done (RFC 8446, 4.4.2.4).
+            // In TLS 1.3 a client's certificate is refused when the client takes the handshake for
+            // done (RFC 8446, 4.4.2.4).
             Self::Broken { source, .. } => {
                 let mut cause = source.source();
                 while let Some(error) = cause {
@@ -163,7 +165,8 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a request and waits for the answer. An old connection may have come to its end unnoticed: `fresh` asks for a new one.
+    /// Sends a request and waits for the answer. An old connection may have come to its end
+    /// unnoticed: `fresh` asks for a new one.
     pub(super) async fn send(&self, request: Request<Body>, fresh: bool) -> Result<Answer, SendError> {
         let idle = if fresh { None } else { self.take().await };
         let mut connection = match idle {
@@ -187,8 +190,8 @@ impl Client {
         Ok(answer)
     }
 
-    /// Waits for an exchange as long as bytes move. A stream takes as long as it takes, and while it has nothing to send that is not the
-    /// host's fault.
+    /// Waits for an exchange as long as bytes move. A stream takes as long as it takes, and while
+    /// it has nothing to send that is not the host's fault.
     async fn watch<T>(
         &self,
         exchange: impl Future<Output = Result<T, hyper::Error>>,
@@ -246,7 +249,8 @@ impl Client {
     async fn take(&self) -> Option<Connection> {
         loop {
             let mut connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-            // Ready once the last byte of the last request has gone out, which its answer has shown.
+            // Ready once the last byte of the last request has gone out, which its answer has
+            // shown.
             if let Ok(Ok(())) = timeout(LOOK, connection.sender.ready()).await {
                 return Some(connection);
             }

@@ -1,4 +1,5 @@
-//! What an artifact was divided into: JSON, for whoever puts it together again (`cat` in this order does).
+//! What an artifact was divided into: JSON, for whoever puts it together again (`cat` in this order
+//! does).
 
 use core::fmt::Write;
 

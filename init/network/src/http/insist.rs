@@ -1,4 +1,5 @@
-//! A request that is sent until it is answered for good: later and later, as long as there is patience.
+//! A request that is sent until it is answered for good: later and later, as long as there is
+//! patience.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::io;
@@ -171,7 +172,8 @@ fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 /// How something is sent again.
 pub(super) struct Insistence<'a> {
     pub(super) client: &'a Client,
-    /// Without an answer for so long, it is given up. It begins with the first failure: what goes well may take its time.
+    /// Without an answer for so long, it is given up. It begins with the first failure: what goes
+    /// well may take its time.
     pub(super) patience: Duration,
     /// Counts.
     pub(super) retries: &'a AtomicU64,

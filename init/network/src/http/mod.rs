@@ -1,7 +1,8 @@
 //! A directory on a web server, or a prefix in a bucket of an object store.
 //!
-//! Neither can be written at offsets or renamed in, so the dump is a stream in the flattened format, and a name appears when what it
-//! names is whole. Nothing that is there is ever read: there is no ledger, and crash loops are not seen.
+//! Neither can be written at offsets or renamed in, so the dump is a stream in the flattened
+//! format, and a name appears when what it names is whole. Nothing that is there is ever read:
+//! there is no ledger, and crash loops are not seen.
 
 mod body;
 mod client;
@@ -220,7 +221,8 @@ fn reach(runtime: &Runtime, client: &Client, patience: Duration) -> Result<(), S
     }
 }
 
-/// Waits for something that ends by its own limits of time, and says meanwhile that it is waited for.
+/// Waits for something that ends by its own limits of time, and says meanwhile that it is waited
+/// for.
 fn wait<F: Future>(runtime: &Runtime, future: F) -> F::Output {
     runtime.block_on(async {
         let mut future = pin!(future);

@@ -1,5 +1,6 @@
-//! An artifact on its way: bytes fill a part while those before it are sent. What is small goes in one piece under its own name; what
-//! has more parts than an object may have goes on in the next object.
+//! An artifact on its way: bytes fill a part while those before it are sent. What is small goes in
+//! one piece under its own name; what has more parts than an object may have goes on in the next
+//! object.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -38,7 +39,8 @@ pub(super) struct Upload {
     sent: usize,
     arrived: Vec<Option<Part>>,
     under_way: JoinSet<(usize, Result<Part, UploadError>)>,
-    /// Objects all of whose parts have arrived. They become whole together: one alone would look like the whole artifact.
+    /// Objects all of whose parts have arrived. They become whole together: one alone would look
+    /// like the whole artifact.
     ended: Vec<Ended>,
     retries: Arc<AtomicU64>,
     failed: Option<Arc<UploadError>>,
@@ -114,7 +116,8 @@ impl Upload {
         Ok(())
     }
 
-    /// Makes objects of the parts. The first one comes last: under its name the artifact is looked for.
+    /// Makes objects of the parts. The first one comes last: under its name the artifact is looked
+    /// for.
     fn complete(&mut self) -> Result<(), SinkProblem> {
         for index in (0..self.ended.len()).rev() {
             let Some(Ended { object, parts, .. }) = self.ended.get(index) else { break };

@@ -1,5 +1,6 @@
-//! Buffers of parts: as many as there is memory for, and never another one. A buffer is free again when the last reference to what
-//! is in it is gone, so that a part that was not acknowledged can be sent again, byte for byte.
+//! Buffers of parts: as many as there is memory for, and never another one. A buffer is free again
+//! when the last reference to what is in it is gone, so that a part that was not acknowledged can
+//! be sent again, byte for byte.
 
 use std::fs;
 use std::io;
@@ -26,8 +27,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Parts so large that `max_parts` hold what is expected, as far as a quarter of the available memory goes; but not below
-    /// `least`, which the other side insists on.
+    /// Parts so large that `max_parts` hold what is expected, as far as a quarter of the available
+    /// memory goes; but not below `least`, which the other side insists on.
     pub(super) fn new(least: u64, expected: u64, max_parts: u32, available: Option<u64>) -> Self {
         let memory = available.map_or(MOST_MEMORY, |available| available / 4);
         // Two, so that one is filled while the other is sent.

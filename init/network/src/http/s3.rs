@@ -1,7 +1,9 @@
-//! An object store that speaks S3, with rights of `s3:PutObject` and `s3:AbortMultipartUpload` under the host's prefix and no others.
+//! An object store that speaks S3, with rights of `s3:PutObject` and `s3:AbortMultipartUpload`
+//! under the host's prefix and no others.
 //!
-//! Signatures have the time in them. Where the machine's clock is wrong, the store's own is taken from its answer, and that is told.
-//! An upload that was killed leaves its parts there, unseen: a lifecycle rule (`AbortIncompleteMultipartUpload`) removes them.
+//! Signatures have the time in them. Where the machine's clock is wrong, the store's own is taken
+//! from its answer, and that is told. An upload that was killed leaves its parts there, unseen: a
+//! lifecycle rule (`AbortIncompleteMultipartUpload`) removes them.
 
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -28,7 +30,8 @@ use super::web::AGENT;
 
 /// For how long a signature is good: longer than a request takes.
 const GOOD_FOR: Duration = Duration::from_hours(1);
-/// Clocks that differ by more are why a signature was refused, perhaps: stores allow 15 minutes, and some less.
+/// Clocks that differ by more are why a signature was refused, perhaps: stores allow 15 minutes,
+/// and some less.
 const SKEW: u64 = 60;
 /// What the answer to a completion is called (API_CompleteMultipartUpload).
 const RESULT: &[u8] = b"CompleteMultipartUploadResult";
@@ -160,7 +163,8 @@ impl S3 {
         tag.map(Box::from).ok_or(UploadError::Nonsense { what, problem: "the store gives no ETag" })
     }
 
-    /// Makes an object of the parts. The store may say that it has begun (200), and in the end that it failed.
+    /// Makes an object of the parts. The store may say that it has begun (200), and in the end that
+    /// it failed.
     pub(super) async fn complete(
         &self,
         object: &Begun,
@@ -310,7 +314,8 @@ fn same_checksum(what: &str, answer: &Answer, checksum: &str) -> Result<(), Uplo
     }
 }
 
-/// The list of parts that make an object. rusty-s3's has no checksums, without which an upload that was begun with them is refused.
+/// The list of parts that make an object. rusty-s3's has no checksums, without which an upload that
+/// was begun with them is refused.
 fn list(parts: &[Part]) -> String {
     let mut text = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">".to_owned();
     for (number, Part { sum, tag, .. }) in (1_u32..).zip(parts) {

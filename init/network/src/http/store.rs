@@ -1,4 +1,5 @@
-//! What a target on the web keeps of a capture: objects by name, whole or in parts. Here it is only told apart which kind it is.
+//! What a target on the web keeps of a capture: objects by name, whole or in parts. Here it is only
+//! told apart which kind it is.
 
 use core::sync::atomic::AtomicU64;
 
@@ -88,7 +89,8 @@ impl Store {
         }
     }
 
-    /// Lets go of an object that will not be complete. Parts on a web server stay: we ask for no right to delete anything.
+    /// Lets go of an object that will not be complete. Parts on a web server stay: we ask for no
+    /// right to delete anything.
     pub(super) async fn abort(&self, object: &Begun) -> Result<(), UploadError> {
         let _ = object;
         match self {

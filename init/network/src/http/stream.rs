@@ -1,5 +1,6 @@
-//! A dump in one request of unknown length (`upload = "stream"`): it needs no index and no putting together, and cannot be resumed. A
-//! server that keeps what a broken request had sent would break the promise of the name; nginx and mod_dav do not.
+//! A dump in one request of unknown length (`upload = "stream"`): it needs no index and no putting
+//! together, and cannot be resumed. A server that keeps what a broken request had sent would break
+//! the promise of the name; nginx and mod_dav do not.
 
 use std::sync::Arc;
 
@@ -17,7 +18,8 @@ use super::pool::{Plan, Pool};
 use super::store::Store;
 use super::{SinkProblem, wait};
 
-/// Bytes that are handed on at a time, and how many such: as much as a fast network takes while the next ones are compressed.
+/// Bytes that are handed on at a time, and how many such: as much as a fast network takes while the
+/// next ones are compressed.
 const PLAN: Plan = Plan { part: 512 << 10, buffers: 8 };
 
 /// An artifact that is sent while it is made.

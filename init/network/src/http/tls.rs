@@ -1,7 +1,9 @@
-//! Who is at the other end: certificates that vouch for the host, or the host's own public key, by its digest.
+//! Who is at the other end: certificates that vouch for the host, or the host's own public key, by
+//! its digest.
 //!
-//! A crashed machine may have lost its clock. A certificate that is refused for the time alone is looked at again at a time at which
-//! it is good, and that is told; whoever holds its key is who was meant all the same.
+//! A crashed machine may have lost its clock. A certificate that is refused for the time alone is
+//! looked at again at a time at which it is good, and that is told; whoever holds its key is who
+//! was meant all the same.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,7 +23,8 @@ use tokio_rustls::TlsConnector;
 
 use base::facts::Remote;
 
-/// Times at which a chain is looked at: each certificate in it may move the time once, and chains are short.
+/// Times at which a chain is looked at: each certificate in it may move the time once, and chains
+/// are short.
 const TIMES: usize = 8;
 
 /// Why nobody at the other end can be trusted.
@@ -134,8 +137,9 @@ impl Verifier {
         }
     }
 
-    /// With pins alone nobody needs the certificate's dates; but they may tell of a wrong clock. A certificate that stands for
-    /// itself is refused in many ways, and for its dates before all others.
+    /// With pins alone nobody needs the certificate's dates; but they may tell of a wrong clock. A
+    /// certificate that stands for itself is refused in many ways, and for its dates before all
+    /// others.
     fn look_at_dates(&self, certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) {
         let mut store = RootCertStore::empty();
         if store.add(certificate.clone().into_owned()).is_err() {

@@ -1,7 +1,8 @@
-//! A web server that takes PUT: nginx with `dav_methods PUT`, Apache with mod_dav, and whatever else stores what it is sent.
+//! A web server that takes PUT: nginx with `dav_methods PUT`, Apache with mod_dav, and whatever
+//! else stores what it is sent.
 //!
-//! Nothing else is asked of it, so nothing there is ever read, renamed or deleted. A directory that is missing is the server's to make
-//! (`create_full_put_path on` in nginx).
+//! Nothing else is asked of it, so nothing there is ever read, renamed or deleted. A directory that
+//! is missing is the server's to make (`create_full_put_path on` in nginx).
 
 use core::sync::atomic::AtomicU64;
 use std::sync::Arc;

@@ -25,8 +25,8 @@ pub(super) struct Nfs {
     gone: Gone,
 }
 
-/// Whether the server has not answered for as long as it is waited for. The kernel waits anew in each call, also in
-/// those that close files and unmount: once is enough.
+/// Whether the server has not answered for as long as it is waited for. The kernel waits anew in
+/// each call, also in those that close files and unmount: once is enough.
 #[derive(Clone, Debug, Default)]
 struct Gone(Arc<AtomicBool>);
 
@@ -157,7 +157,8 @@ impl<S: Sink + Send + 'static> Drop for Waiting<S> {
     fn drop(&mut self) {
         let sink = self.sink.take();
         if self.gone.check().is_err() {
-            // Closing a file writes what is left of it, until all such calls are ended: see `Mounted::abandon`.
+            // Closing a file writes what is left of it, until all such calls are ended: see
+            // `Mounted::abandon`.
             let closing = thread::Builder::new().name("closing".to_owned()).spawn(move || drop(sink));
             if let Err(error) = closing {
                 log::warn!("a file on a server that is gone is waited for: {error}");

@@ -1,6 +1,7 @@
 //! Mounting what an NFS server exports, by mount(2) alone: no mount.nfs, no rpcbind, no statd.
 //!
-//! The client makes itself known by a name of its own: servers tell clients by it, and two that look the same throw each other out.
+//! The client makes itself known by a name of its own: servers tell clients by it, and two that
+//! look the same throw each other out.
 
 use core::net::IpAddr;
 use std::fs;
@@ -19,14 +20,15 @@ use vmcore::target::{Capture, TargetError};
 
 /// `nfs4_unique_id`: what a client is known by (fs/nfs/nfs4client.c).
 const UNIQUE_ID: &str = "/sys/module/nfs/parameters/nfs4_unique_id";
-/// Tenths of a second that the server may take to answer a request, and how often it is sent again then: the file system is mounted softerr,
-/// so after that calls fail with ETIMEDOUT, where an error of the server's disk is EIO.
+/// Tenths of a second that the server may take to answer a request, and how often it is sent again
+/// then: the file system is mounted softerr, so after that calls fail with ETIMEDOUT, where an
+/// error of the server's disk is EIO.
 const TIMEO: u64 = 100;
 /// Bytes of a request: a capture kernel has no megabytes for each of many.
 const TRANSFER: u32 = 256 << 10;
 
-/// What the server knows us by: the host's name and boot, where the capture kernel has "(none)" like all others. Without it the
-/// mount may still do.
+/// What the server knows us by: the host's name and boot, where the capture kernel has "(none)"
+/// like all others. Without it the mount may still do.
 pub(super) fn introduce(capture: Capture<'_>) {
     let named = sethostname(capture.host).map_err(std::io::Error::from);
     let told = named.and_then(|()| {
@@ -95,7 +97,8 @@ pub(super) fn mount_export(
 fn options(config: &config::Target, url: &Url, address: IpAddr) -> String {
     let (version, _) = version(config);
     let protocol = if address.is_ipv6() { "tcp6" } else { "tcp" };
-    // So that `retry` seconds without an answer are an error: each time it is waited a little longer (RPC_MAX_MAJOR…, net/sunrpc).
+    // So that `retry` seconds without an answer are an error: each time it is waited a little
+    // longer (RPC_MAX_MAJOR…, net/sunrpc).
     let retrans = config.retry().saturating_mul(10).checked_div(TIMEO).unwrap_or(0).clamp(2, 60);
     let mut options = format!(
         "vers={version},addr={address},proto={protocol},softerr,timeo={TIMEO},retrans={retrans},rsize={TRANSFER},wsize={TRANSFER},\
@@ -105,7 +108,8 @@ fn options(config: &config::Target, url: &Url, address: IpAddr) -> String {
         options.extend([",port=", &port.to_string()]);
     }
     if version == "3" {
-        // The kernel asks the server's rpcbind and mountd itself; nobody here could answer for locks.
+        // The kernel asks the server's rpcbind and mountd itself; nobody here could answer for
+        // locks.
         let mountd = format!(",nolock,mountaddr={address},mountvers=3,mountproto={protocol}");
         options.push_str(&mountd);
     }

@@ -9,10 +9,12 @@ use super::session::{open, status_of};
 use super::shared::Shared;
 use base::addr::to_u64;
 
-/// Bytes that are asked for at a time. A server that has no room for so many gives fewer (OpenSSH before 8.5: 64 KiB).
+/// Bytes that are asked for at a time. A server that has no room for so many gives fewer (OpenSSH
+/// before 8.5: 64 KiB).
 const READ: usize = 128 << 10;
 
-/// A file that is read from its beginning on. Its handle goes with the session: a connection that is new may have given its number to another file.
+/// A file that is read from its beginning on. Its handle goes with the session: a connection that
+/// is new may have given its number to another file.
 pub(super) struct ReadBack<'a> {
     shared: &'a Shared,
     path: &'a str,

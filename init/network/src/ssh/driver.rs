@@ -1,4 +1,5 @@
-//! Talks to the server on the network's thread: sends, takes answers, and connects again after a connection has broken.
+//! Talks to the server on the network's thread: sends, takes answers, and connects again after a
+//! connection has broken.
 
 use std::sync::Arc;
 use std::time::Duration;

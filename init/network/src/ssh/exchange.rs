@@ -1,8 +1,9 @@
 //! What is sent to the server next, and what its answers mean. Decides only; `driver` talks.
 //!
-//! Requests on a file are answered in the order in which they are sent (OpenSSH's server does one after the other). So an fsync is sent
-//! right behind the writes that it is to cover, and the pipe never runs dry for it; what is not acknowledged when it is answered
-//! stays and waits for the next one.
+//! Requests on a file are answered in the order in which they are sent (OpenSSH's server does one
+//! after the other). So an fsync is sent right behind the writes that it is to cover, and the pipe
+//! never runs dry for it; what is not acknowledged when it is answered stays and waits for the next
+//! one.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use super::error::{self, SshError};
 use super::pool::{Entry, FileId, Pool};
 use super::session::{close, encode, free_bytes, fsync, is_ok, reply_id, status_of, statvfs, write_header};
 
-/// Free bytes of a disk that is full: what is left is too little for another request, or kept for others.
+/// Free bytes of a disk that is full: what is left is too little for another request, or kept for
+/// others.
 const FULL: u64 = 1 << 20;
 
 /// A question of somebody who waits for the answer.
@@ -106,7 +108,8 @@ impl Pool {
         id
     }
 
-    /// A file that needs an fsync now: half of the pool waits for one, somebody waits for the file, or for room that only this gives.
+    /// A file that needs an fsync now: half of the pool waits for one, somebody waits for the file,
+    /// or for room that only this gives.
     fn to_sync(&self) -> Option<FileId> {
         let stuck = self.waiting > 0 && self.first_unsent_is_none() && self.asked.is_empty();
         let needs = |entry: &Entry| {

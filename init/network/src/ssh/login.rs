@@ -1,7 +1,9 @@
-//! From a host's address to a session of SFTP: TCP, SSH with the keys that were agreed on, the subsystem.
+//! From a host's address to a session of SFTP: TCP, SSH with the keys that were agreed on, the
+//! subsystem.
 //!
-//! Whoever has not one of the pinned keys gets nothing from us, and there are no passwords. Memory is bounded: russh takes at most ten
-//! packets beyond what it is writing, and no more than the server's window allows.
+//! Whoever has not one of the pinned keys gets nothing from us, and there are no passwords. Memory
+//! is bounded: russh takes at most ten packets beyond what it is writing, and no more than the
+//! server's window allows.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -24,7 +26,8 @@ use base::facts::Secret;
 const WINDOW: u32 = 256 << 10;
 /// Messages of it that wait for us.
 const MESSAGES: usize = 32;
-/// How often the server is asked whether it is still there, and after how many questions without an answer it is not.
+/// How often the server is asked whether it is still there, and after how many questions without an
+/// answer it is not.
 const KEEPALIVE: (Duration, usize) = (Duration::from_secs(10), 3);
 /// When a server that reads nothing is given up, whatever else waits for it.
 const INACTIVE: Duration = Duration::from_mins(1);
@@ -104,7 +107,8 @@ impl Login {
     }
 }
 
-/// What keeps a session alive. Dropped, the socket is shut down, so that nothing goes on waiting for a server that reads nothing.
+/// What keeps a session alive. Dropped, the socket is shut down, so that nothing goes on waiting
+/// for a server that reads nothing.
 pub(super) struct Link {
     handle: client::Handle<Host>,
     _socket: Socket,
@@ -162,7 +166,8 @@ fn config(pins: &[PublicKey]) -> client::Config {
     }
 }
 
-/// The kinds of the pinned keys first: a server has several. The others, so that one that has none of them is refused by name.
+/// The kinds of the pinned keys first: a server has several. The others, so that one that has none
+/// of them is refused by name.
 fn host_key_algorithms(pins: &[PublicKey]) -> Vec<Algorithm> {
     let known = Preferred::DEFAULT.key;
     let known = known.iter().filter(|algorithm| **algorithm != Algorithm::Rsa { hash: None }); // SHA-1
@@ -176,7 +181,8 @@ fn host_key_algorithms(pins: &[PublicKey]) -> Vec<Algorithm> {
     pinned.into_iter().chain(others).cloned().collect()
 }
 
-/// With instructions for AES, AES-GCM takes about half the time of ChaCha20 (ring's assembler for both); without, many times it.
+/// With instructions for AES, AES-GCM takes about half the time of ChaCha20 (ring's assembler for
+/// both); without, many times it.
 fn ciphers() -> &'static [cipher::Name] {
     const AES: &[cipher::Name] =
         &[cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::CHACHA20_POLY1305, cipher::AES_256_CTR];

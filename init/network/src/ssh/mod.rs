@@ -1,7 +1,7 @@
 //! A directory on a host that is reached by SFTP: `<path>/<host>/<capture>/{dmesg.txt,vmcore,…}`.
 //!
-//! What it asks of the account: open, write, read, stat, mkdir, readdir and a rename that replaces nothing. It removes nothing and changes
-//! nothing that is there, so the account needs no right to.
+//! What it asks of the account: open, write, read, stat, mkdir, readdir and a rename that replaces
+//! nothing. It removes nothing and changes nothing that is there, so the account needs no right to.
 //!
 //! | file | idea |
 //! |---|---|

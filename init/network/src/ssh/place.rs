@@ -1,4 +1,5 @@
-//! Where the capture goes on the server, and what the directories of earlier ones tell: the collector keeps no ledger.
+//! Where the capture goes on the server, and what the directories of earlier ones tell: the
+//! collector keeps no ledger.
 
 use std::collections::BTreeSet;
 

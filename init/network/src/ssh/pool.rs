@@ -1,7 +1,9 @@
-//! What was written and is not durable on the server yet: kept, so that a new connection can send it again.
+//! What was written and is not durable on the server yet: kept, so that a new connection can send
+//! it again.
 //!
-//! 8 MiB in all, or 4 where memory is short, for all files together: with 2 MiB under way at most (the window that OpenSSH grants a channel: 80 Mbit/s at 200 ms),
-//! the rest covers what waits for an fsync, which is asked for when half of the pool was sent. Beside the pool, russh holds some
+//! 8 MiB in all, or 4 where memory is short, for all files together: with 2 MiB under way at most
+//! (the window that OpenSSH grants a channel: 80 Mbit/s at 200 ms), the rest covers what waits for
+//! an fsync, which is asked for when half of the pool was sent. Beside the pool, russh holds some
 //! hundred KiB. Bytes that follow each other are put together into chunks of one write request.
 //!
 //! This file keeps the books; `exchange` says what is sent next, and what an answer means.
@@ -33,7 +35,8 @@ pub(super) struct Pool {
     peak: usize,
     pub(super) offers: Offers,
     pub(super) files: Vec<Entry>,
-    /// By number, in the order in which they were written; that is the order in which they are sent, always.
+    /// By number, in the order in which they were written; that is the order in which they are
+    /// sent, always.
     pub(super) chunks: BTreeMap<u64, Chunk>,
     next_chunk: u64,
     /// Chunks from this number on were not sent on this connection.
@@ -51,8 +54,9 @@ pub(super) struct Pool {
     pub(super) waiting: usize,
     /// When the server answered last, or was asked something after it had answered all.
     pub(super) answered: Instant,
-    /// Counts what came to its end: bytes that need not be kept any longer, questions with an answer. Other answers are no progress: what was
-    /// acknowledged and is not durable is sent again.
+    /// Counts what came to its end: bytes that need not be kept any longer, questions with an
+    /// answer. Other answers are no progress: what was acknowledged and is not durable is sent
+    /// again.
     pub(super) progress: u64,
     /// Nothing more will be written.
     pub(super) closing: bool,

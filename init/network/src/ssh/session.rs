@@ -1,6 +1,7 @@
 //! SFTP, version 3, as OpenSSH speaks it: a packet to the server, and the packet that answers it.
 //!
-//! Packets are russh-sftp's; the stream is read and written here, because its client keeps what waits to be sent without bound.
+//! Packets are russh-sftp's; the stream is read and written here, because its client keeps what
+//! waits to be sent without bound.
 
 use std::future::Future;
 use std::time::Duration;
@@ -174,8 +175,8 @@ fn string(text: &str) -> Vec<u8> {
     [&len.to_be_bytes(), text.as_bytes()].concat()
 }
 
-/// What stands before the data of a write (SSH_FXP_WRITE, draft-ietf-secsh-filexfer-02): the data themselves go from the pool to
-/// the channel without another copy.
+/// What stands before the data of a write (SSH_FXP_WRITE, draft-ietf-secsh-filexfer-02): the data
+/// themselves go from the pool to the channel without another copy.
 pub(super) fn write_header(id: u32, handle: &str, offset: u64, len: usize) -> Vec<u8> {
     const SSH_FXP_WRITE: u8 = 6;
     let len = u32::try_from(len).unwrap_or(u32::MAX);
@@ -195,7 +196,8 @@ pub(super) fn free_bytes(reply: &[u8]) -> Option<u64> {
 }
 
 fn write_limit(reply: &[u8]) -> usize {
-    // max-packet-length, max-read-length, max-write-length, max-open-handles; 0 is none that it would tell.
+    // max-packet-length, max-read-length, max-write-length, max-open-handles; 0 is none that it
+    // would tell.
     let given = |index| number(reply, index).filter(|&it| it > 0);
     let by_packet = given(0).map(|len| len.saturating_sub(PACKET_EXTRA));
     let len = given(2).or(by_packet).unwrap_or(*WRITE.start()).min(by_packet.unwrap_or(u64::MAX));

@@ -97,8 +97,8 @@ impl Shared {
         self.room.wait_timeout(pool, LOOK).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Asks the server something. Lost answers are asked for again: `make` gets the number of the attempt, from 0. The answer comes with
-    /// the number of the connection.
+    /// Asks the server something. Lost answers are asked for again: `make` gets the number of the
+    /// attempt, from 0. The answer comes with the number of the connection.
     pub(super) fn ask(
         &self,
         make: impl Fn(u32, u32) -> Packet + Clone + Send + 'static,

@@ -8,7 +8,8 @@ use super::shared::Shared;
 use base::addr::to_u64;
 use vmcore::sink::{Sink, SinkError};
 
-/// Positioned bytes of a file. What a write has taken may fail later: then the next write says so, and the next sync.
+/// Positioned bytes of a file. What a write has taken may fail later: then the next write says so,
+/// and the next sync.
 #[derive(Debug)]
 pub(super) struct SftpSink {
     shared: Arc<Shared>,

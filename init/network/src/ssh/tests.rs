@@ -60,7 +60,8 @@ fn bytes(len: usize) -> Vec<u8> {
 /// What stands before the pages of a dump.
 const FRONT: usize = 100_000;
 
-/// A dump of sorts: a header that is written first and last, descriptors after it, data in pieces of odd length.
+/// A dump of sorts: a header that is written first and last, descriptors after it, data in pieces
+/// of odd length.
 fn write_dump(sink: &mut dyn Sink, data: &[u8], mut each: impl FnMut(usize)) -> Result<(), SinkError> {
     sink.write_at(0, &[0; 4096])?;
     let mut at = FRONT;

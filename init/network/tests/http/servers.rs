@@ -222,8 +222,8 @@ fn start_s3(dir: &Path, port: u16, clock: Option<&str>) -> Child {
 }
 
 impl Server {
-    /// What nginx was asked: the number of the connection, the method, the status of the answer. It is stopped for that: it
-    /// notes a request after the answer.
+    /// What nginx was asked: the number of the connection, the method, the status of the answer. It
+    /// is stopped for that: it notes a request after the answer.
     pub(crate) fn requests(&mut self) -> Vec<String> {
         run(Command::new("kill").args(["-QUIT", &self.child.id().to_string()]));
         self.child.wait().unwrap();

@@ -1,12 +1,14 @@
 //! How many CPUs the next kernel can start.
 //!
-//! A kernel that starts on another CPU than the firmware's boot CPU takes itself for a crash kernel and never starts that one
-//! (x86/topology: "Crash kernel detected. Disabling real BSP to prevent machine INIT", 6.9). Whether the next kernel is one of those
-//! is not known beforehand, so it is taken for one.
+//! A kernel that starts on another CPU than the firmware's boot CPU takes itself for a crash kernel
+//! and never starts that one (x86/topology: "Crash kernel detected. Disabling real BSP to prevent
+//! machine INIT", 6.9). Whether the next kernel is one of those is not known beforehand, so it is
+//! taken for one.
 
 use base::facts::Facts;
 
-/// CPUs to be expected; `cpuinfo` is that of this kernel. 0: the facts do not say how many there are.
+/// CPUs to be expected; `cpuinfo` is that of this kernel. 0: the facts do not say how many there
+/// are.
 pub(super) fn expected(facts: &Facts, cpuinfo: &str) -> u32 {
     let lost = facts.boot_apic_id.is_some_and(|boot| !apic_ids(cpuinfo).any(|id| id == boot));
     if lost { facts.cpus.saturating_sub(1) } else { facts.cpus }

@@ -44,7 +44,8 @@ pub(crate) enum RootError {
     Change(#[source] Errno),
 }
 
-/// Mounts the root for its own init, without the old kernel's memory: what looks for a crash to save would find it saved already.
+/// Mounts the root for its own init, without the old kernel's memory: what looks for a crash to
+/// save would find it saved already.
 pub(super) fn prepare(facts: &Facts, init: &str) -> Result<(), HandoffError> {
     let mounted = mounted(facts, false)?;
     check_program(mounted.at(), init)?;
@@ -76,8 +77,8 @@ fn become_shell(facts: &Facts) -> Result<io::Error, HandoffError> {
         .ok_or(RootError::NoConsole)?;
     let mounted = mounted(facts, true)?;
     check_program(mounted.at(), SHELL)?;
-    // A session of its own: the terminal that its leader opens is the one whose keys interrupt it. /dev/console never is
-    // (tty_open_proc_set_tty(), drivers/tty/tty_jobctrl.c).
+    // A session of its own: the terminal that its leader opens is the one whose keys interrupt it.
+    // /dev/console never is (tty_open_proc_set_tty(), drivers/tty/tty_jobctrl.c).
     let _ = setsid();
     let tty = File::options().read(true).write(true).open(&console);
     let tty = tty.map_err(|error| RootError::Console(console.clone(), error))?;
@@ -121,8 +122,9 @@ fn check_program(root: &Path, path: &str) -> Result<(), RootError> {
     read().map_err(|error| RootError::Program(path.to_owned(), error))
 }
 
-/// The terminal of the last console in `/sys/class/tty/console/active`, which is the one behind /dev/console
-/// (Documentation/ABI/testing/sysfs-tty). A kernel without any console has a null terminal, or nothing, there.
+/// The terminal of the last console in `/sys/class/tty/console/active`, which is the one behind
+/// /dev/console (Documentation/ABI/testing/sysfs-tty). A kernel without any console has a null
+/// terminal, or nothing, there.
 fn console(active: &str) -> Option<PathBuf> {
     let name = active.split_ascii_whitespace().next_back()?;
     (!name.starts_with("ttynull")).then(|| Path::new("/dev").join(name))

@@ -1,7 +1,8 @@
 //! GPT and MBR partition tables: the PARTUUID and PARTLABEL of each partition.
 //!
-//! The kernel makes the partition devices; it tells their labels (`PARTNAME` in uevent) but, before 6.11, not
-//! their UUIDs, so the table is read here. CRCs are checked: a stale table must not name a wrong device.
+//! The kernel makes the partition devices; it tells their labels (`PARTNAME` in uevent) but, before
+//! 6.11, not their UUIDs, so the table is read here. CRCs are checked: a stale table must not name
+//! a wrong device.
 
 use base::addr::to_usize;
 use base::fields::{Fields, Uuid};

@@ -1,5 +1,5 @@
-//! LUKS1 and LUKS2 headers: how the data are encrypted and where they begin. Key slots are not for us: the volume key comes
-//! from elsewhere.
+//! LUKS1 and LUKS2 headers: how the data are encrypted and where they begin. Key slots are not for
+//! us: the volume key comes from elsewhere.
 //!
 //! Structures: "LUKS On-Disk Format Specification" 1.2.3, "LUKS2 On-Disk Format Specification" 1.1.
 
@@ -14,7 +14,8 @@ use base::fields::Fields;
 
 /// Bytes of the binary part of a LUKS2 header, and more than a LUKS1 header that is looked at.
 pub const BINARY_LEN: usize = 4096;
-/// Where the second copy of a LUKS2 header may begin: at the sizes that a header may have (table 1 of the specification).
+/// Where the second copy of a LUKS2 header may begin: at the sizes that a header may have (table 1
+/// of the specification).
 pub const SECOND_COPIES: [u64; 9] =
     [0x4000, 0x8000, 0x1_0000, 0x2_0000, 0x4_0000, 0x8_0000, 0x10_0000, 0x20_0000, 0x40_0000];
 
@@ -63,7 +64,8 @@ pub fn version(head: &[u8]) -> Option<u16> {
     be16(fields, 6)
 }
 
-/// The UUID that the header of a device says it has, sound or not; the head of either version has it in the same place.
+/// The UUID that the header of a device says it has, sound or not; the head of either version has
+/// it in the same place.
 #[must_use]
 pub fn uuid(head: &[u8]) -> Option<String> {
     version(head)?;
@@ -87,7 +89,8 @@ pub fn parse_luks1(head: &[u8]) -> Result<LuksHeader, LuksError> {
     })
 }
 
-/// Bytes of the copy of a LUKS2 header that starts with `binary`, JSON and all; none if none of that length exists.
+/// Bytes of the copy of a LUKS2 header that starts with `binary`, JSON and all; none if none of
+/// that length exists.
 #[must_use]
 pub fn copy_len(binary: &[u8]) -> Option<usize> {
     let fields = Fields(binary); // struct luks2_hdr_disk, section 2.1
@@ -99,7 +102,8 @@ pub fn copy_len(binary: &[u8]) -> Option<usize> {
 
 /// Reads a whole copy of a LUKS2 header that lies at byte `offset` of its device.
 ///
-/// The error is that of a copy that is none; what a sound copy says and we cannot use is in [`Copy::header`].
+/// The error is that of a copy that is none; what a sound copy says and we cannot use is in
+/// [`Copy::header`].
 pub fn parse_luks2(copy: &[u8], offset: u64) -> Result<Copy, LuksError> {
     let fields = Fields(copy);
     let cut = LuksError::Field("cut short");
@@ -238,7 +242,8 @@ mod tests {
     use super::*;
     use base::fields::put;
 
-    /// The first 208 bytes of a device by `cryptsetup luksFormat --type luks1` (2.6.1), without the digest.
+    /// The first 208 bytes of a device by `cryptsetup luksFormat --type luks1` (2.6.1), without the
+    /// digest.
     fn luks1() -> Vec<u8> {
         let mut bytes = vec![0; BINARY_LEN];
         put(&mut bytes, 0, b"LUKS\xba\xbe\x00\x01aes");

@@ -1,6 +1,8 @@
-//! LVM2 on disk: the label of a physical volume, where its metadata lies, and the metadata as volumes and segments.
+//! LVM2 on disk: the label of a physical volume, where its metadata lies, and the metadata as
+//! volumes and segments.
 //!
-//! Structures as in LVM2's lib/format_text/layout.h and lib/label/label.h; all numbers little-endian.
+//! Structures as in LVM2's lib/format_text/layout.h and lib/label/label.h; all numbers
+//! little-endian.
 
 mod text;
 
@@ -123,7 +125,8 @@ pub fn parse_label(head: &[u8]) -> Option<Label> {
     })
 }
 
-/// struct pv_header: the ID, then the list of data areas and that of metadata areas, each ended by a zero entry.
+/// struct pv_header: the ID, then the list of data areas and that of metadata areas, each ended by
+/// a zero entry.
 fn parse_pv(fields: Fields<'_>) -> Option<Label> {
     let id = String::from_utf8(fields.bytes(0, 32)?.to_vec()).ok()?;
     id.chars().all(|c| c.is_ascii_alphanumeric()).then_some(())?;
@@ -141,7 +144,8 @@ fn parse_pv(fields: Fields<'_>) -> Option<Label> {
     None
 }
 
-/// Reads the header of the metadata area at byte `start` of the device; `None` if the area is not in use.
+/// Reads the header of the metadata area at byte `start` of the device; `None` if the area is not
+/// in use.
 pub fn parse_area(header: &[u8], start: u64) -> Result<Option<Location>, LvmError> {
     let fields = Fields(header); // struct mda_header
     let cut = || LvmError::Area("cut short");

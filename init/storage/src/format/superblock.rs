@@ -1,11 +1,13 @@
 //! Superblocks of the file systems that a dump can be written to: which one, its label, its UUID.
 //!
-//! Enough to find a device without udev or libblkid, and no more. Offsets cite the kernel's structures.
+//! Enough to find a device without udev or libblkid, and no more. Offsets cite the kernel's
+//! structures.
 
 use base::config::FsType;
 use base::fields::{Fields, Uuid};
 
-/// How many bytes from the start of a device [`probe`] wants to see: the btrfs superblock ends last.
+/// How many bytes from the start of a device [`probe`] wants to see: the btrfs superblock ends
+/// last.
 pub const PROBE_LEN: usize = BTRFS_SUPER + 4096;
 
 /// MD_SB_MAGIC, first in the metadata of Linux software RAID (include/uapi/linux/raid/md_p.h).
@@ -25,7 +27,8 @@ pub struct FileSystem {
     pub uuid: String,
 }
 
-/// Recognises the file system whose device starts with `head` ([`PROBE_LEN`] bytes, fewer on a small one).
+/// Recognises the file system whose device starts with `head` ([`PROBE_LEN`] bytes, fewer on a
+/// small one).
 #[must_use]
 pub fn probe(head: &[u8]) -> Option<FileSystem> {
     ext(head).or_else(|| xfs(head)).or_else(|| btrfs(head)).or_else(|| vfat(head))
@@ -40,8 +43,8 @@ pub struct Foreign {
     pub uuid: String,
 }
 
-/// What somebody else has put on the device whose first bytes are `head`: a file system, swap, an encrypted device, a
-/// part of a volume group or of an array, a partition table.
+/// What somebody else has put on the device whose first bytes are `head`: a file system, swap, an
+/// encrypted device, a part of a volume group or of an array, a partition table.
 #[must_use]
 pub fn foreign(head: &[u8]) -> Option<Foreign> {
     if let Some(fs) = probe(head) {
@@ -70,7 +73,8 @@ pub fn foreign(head: &[u8]) -> Option<Foreign> {
     Some(Foreign { what, uuid: String::new() })
 }
 
-/// The UUID of a swap area (union swap_header, include/linux/swap.h), whose signature ends its first page.
+/// The UUID of a swap area (union swap_header, include/linux/swap.h), whose signature ends its
+/// first page.
 #[must_use]
 pub fn swap(head: &[u8]) -> Option<String> {
     let pages = [4096_usize, 16 << 10, 64 << 10];

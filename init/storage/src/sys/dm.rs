@@ -1,6 +1,8 @@
-//! The ioctls of /dev/mapper/control (include/uapi/linux/dm-ioctl.h): makes, loads, starts and removes device-mapper devices.
+//! The ioctls of /dev/mapper/control (include/uapi/linux/dm-ioctl.h): makes, loads, starts and
+//! removes device-mapper devices.
 //!
-//! Requests may hold keys, so every buffer is wiped, and the kernel is asked to wipe its own copies (DM_SECURE_DATA_FLAG).
+//! Requests may hold keys, so every buffer is wiped, and the kernel is asked to wipe its own copies
+//! (DM_SECURE_DATA_FLAG).
 
 use std::fmt;
 use std::fs::File;
@@ -20,7 +22,8 @@ const HEADER_LEN: usize = 312;
 const SPEC_LEN: usize = 40;
 /// Room for a table that the kernel gives back: a segment takes some hundred bytes.
 const TABLE_LEN: usize = 1 << 20;
-/// Version of the interface that we speak; the kernel takes an older minor one. 4.20 (2.6.39) has DM_SECURE_DATA_FLAG.
+/// Version of the interface that we speak; the kernel takes an older minor one. 4.20 (2.6.39) has
+/// DM_SECURE_DATA_FLAG.
 const VERSION: [u32; 3] = [4, 20, 0];
 const NAME_LEN: usize = 128;
 const UUID_LEN: usize = 129;
@@ -75,7 +78,8 @@ impl Control {
         File::options().read(true).write(true).open(CONTROL).map(Self)
     }
 
-    /// Makes a device without a table; gives the minor number, which is the N of /dev/dm-N. `EBUSY`: the name or UUID is taken.
+    /// Makes a device without a table; gives the minor number, which is the N of /dev/dm-N.
+    /// `EBUSY`: the name or UUID is taken.
     pub fn create(&self, name: &str, uuid: &str) -> io::Result<u64> {
         let mut request = request(name, 0)?;
         put_text(&mut request, UUID, UUID_LEN, uuid)?;
@@ -136,8 +140,8 @@ impl Control {
         let code = nix::request_code_readwrite!(0xfd, command, HEADER_LEN);
         // SAFETY:
         // - The descriptor is open as long as `self` is.
-        // - `request` is exclusive, and the kernel reads and writes only the `data_size` bytes that it says it has, which is
-        //   its length (`request` below sets it).
+        // - `request` is exclusive, and the kernel reads and writes only the `data_size` bytes that
+        //   it says it has, which is its length (`request` below sets it).
         let result = unsafe { libc::ioctl(self.0.as_raw_fd(), code, request.as_mut_ptr()) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
@@ -168,7 +172,8 @@ fn spec_len(target: &Target) -> usize {
     SPEC_LEN.saturating_add(text).checked_next_multiple_of(8).unwrap_or(usize::MAX)
 }
 
-/// The targets in what TABLE_STATUS gives back. `next` counts from the start of the data there (dm-ioctl.c: retrieve_status).
+/// The targets in what TABLE_STATUS gives back. `next` counts from the start of the data there
+/// (dm-ioctl.c: retrieve_status).
 fn parse_table(data: &[u8], count: u32) -> Vec<Target> {
     let mut table = Vec::new();
     let mut at = 0;

@@ -11,8 +11,8 @@ pub(crate) fn start(file: &File, offset: u64, len: u64) -> io::Result<()> {
     call(file, offset, len, libc::SYNC_FILE_RANGE_WRITE)
 }
 
-/// Waits until the dirty pages of `len` bytes at `offset` are written. Says nothing about metadata: what is to survive a
-/// power cut needs `fdatasync(2)`.
+/// Waits until the dirty pages of `len` bytes at `offset` are written. Says nothing about metadata:
+/// what is to survive a power cut needs `fdatasync(2)`.
 pub(crate) fn finish(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let wait = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     call(file, offset, len, wait | libc::SYNC_FILE_RANGE_WRITE)

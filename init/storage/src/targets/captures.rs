@@ -1,7 +1,8 @@
-//! The captures in a directory of a target: which are ours, in which order they came, and which may go.
+//! The captures in a directory of a target: which are ours, in which order they came, and which may
+//! go.
 //!
-//! A directory is ours if it holds a marker of ours, which has a sequence number: "oldest" needs no clock and no name. Files of
-//! ours go by name, and the directory only when nothing else is in it.
+//! A directory is ours if it holds a marker of ours, which has a sequence number: "oldest" needs no
+//! clock and no name. Files of ours go by name, and the directory only when nothing else is in it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -35,8 +36,8 @@ pub(super) fn mark(directory: &OwnedFd, sequence: u64) -> io::Result<()> {
     write_new(directory, MARKER, &toml::to_string(&Marker { sequence }).unwrap_or_default())
 }
 
-/// Reads the ledger of the directory `parent`, at `path`. One that is missing or makes no sense begins anew, but never with a
-/// number that is in use.
+/// Reads the ledger of the directory `parent`, at `path`. One that is missing or makes no sense
+/// begins anew, but never with a number that is in use.
 #[must_use]
 pub fn read_ledger(parent: &OwnedFd, path: &Path) -> Ledger {
     let text = read(parent, LEDGER).unwrap_or_default();
@@ -54,7 +55,8 @@ pub fn write_ledger(parent: &OwnedFd, ledger: &Ledger) -> io::Result<()> {
     Ok(fsync(parent)?)
 }
 
-/// Forgets the crashes that the directory at `path` remembers: an operator has seen to them. Says how many there were.
+/// Forgets the crashes that the directory at `path` remembers: an operator has seen to them. Says
+/// how many there were.
 pub fn reset(path: &Path) -> io::Result<usize> {
     let parent = OwnedFd::from(File::open(path)?);
     // Not made by a mistyped name.
@@ -66,8 +68,8 @@ pub fn reset(path: &Path) -> io::Result<usize> {
     Ok(crashes)
 }
 
-/// Removes captures of ours until `keep` complete ones are left, the oldest first, with what came before them. `sequence` is the new
-/// one, which is safe.
+/// Removes captures of ours until `keep` complete ones are left, the oldest first, with what came
+/// before them. `sequence` is the new one, which is safe.
 pub(super) fn retire(
     parent: &OwnedFd,
     path: &Path,
@@ -107,7 +109,8 @@ fn list(parent: &OwnedFd, path: &Path) -> Vec<(u64, String, bool)> {
     known.collect()
 }
 
-/// Removes the files of ours in a capture's directory, the marker last, and then the directory if that is all there was.
+/// Removes the files of ours in a capture's directory, the marker last, and then the directory if
+/// that is all there was.
 fn remove(parent: &OwnedFd, name: &str) -> io::Result<()> {
     let Some(directory) = open_directory(parent, name) else { return Ok(()) };
     let artifacts = [Artifact::Vmcore, Artifact::Notes, Artifact::Live, Artifact::Dmesg, Artifact::Result];
@@ -138,8 +141,8 @@ fn open_directory(parent: &OwnedFd, name: &str) -> Option<OwnedFd> {
     openat(parent.as_fd(), name, flags, Mode::empty()).ok()
 }
 
-/// Opens a file of ours. Somebody else's is none: where everybody may write (a `/var/crash` with the sticky bit), a marker or
-/// ledger of theirs would make us remove dumps, or make none.
+/// Opens a file of ours. Somebody else's is none: where everybody may write (a `/var/crash` with
+/// the sticky bit), a marker or ledger of theirs would make us remove dumps, or make none.
 fn open(directory: &OwnedFd, name: &str) -> io::Result<File> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let file = File::from(openat(directory, name, flags, Mode::empty())?);
@@ -193,7 +196,8 @@ mod tests {
 
     #[test]
     fn the_oldest_go_by_number_whatever_they_are_called() {
-        // "z" is the oldest and "a" the newest; an incomplete one does not count as one that is kept.
+        // "z" is the oldest and "a" the newest; an incomplete one does not count as one that is
+        // kept.
         let (root, fd) =
             captures(&[("z", 1, true), ("y", 2, false), ("x", 3, true), ("w", 4, false), ("a", 5, true)]);
         retire(&fd, root.path(), 2, 5, &|| ()).unwrap();

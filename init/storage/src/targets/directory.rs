@@ -28,14 +28,14 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Makes `path` under `root` where it is missing, and in it a new directory called `name`, mode 0700.
-    /// Links on the way are followed, but as if `root` were `/`.
+    /// Makes `path` under `root` where it is missing, and in it a new directory called `name`, mode
+    /// 0700. Links on the way are followed, but as if `root` were `/`.
     pub fn create(root: &Path, path: &str, name: &str) -> Result<Self, TargetError> {
         Self::create_in(open_parent(root, path)?, path, name)
     }
 
-    /// The same for a capture on a target: `count` takes it into the books before there is anything of it, and the directory is
-    /// marked as one that may go when there are too many.
+    /// The same for a capture on a target: `count` takes it into the books before there is anything
+    /// of it, and the directory is marked as one that may go when there are too many.
     pub fn create_counted(
         root: &Path,
         path: &str,
@@ -80,7 +80,8 @@ impl Directory {
         &self.path
     }
 
-    /// Removes captures beyond the `keep` newest complete ones. This one is number `sequence`, and safe.
+    /// Removes captures beyond the `keep` newest complete ones. This one is number `sequence`, and
+    /// safe.
     pub fn retire(&self, keep: u32, sequence: u64, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
         let retired = captures::retire(&self.parent, &proc_path(&self.parent), keep, sequence, heartbeat);
         retired.map_err(failed(self.path.parent().unwrap_or(&self.path)))
@@ -92,7 +93,8 @@ impl Directory {
         Ok(space.blocks_available().saturating_mul(space.fragment_size()))
     }
 
-    /// Makes the file of an artifact under its temporary name, mode 0600. What would lie behind byte `limit` does not fit.
+    /// Makes the file of an artifact under its temporary name, mode 0600. What would lie behind
+    /// byte `limit` does not fit.
     pub fn create_file(&self, artifact: Artifact, limit: u64) -> Result<FileSink, TargetError> {
         let name = artifact.temporary();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

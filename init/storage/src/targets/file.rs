@@ -15,17 +15,19 @@ use crate::sys::writeback;
 use base::addr::to_u64;
 use vmcore::sink::{Sink, SinkError};
 
-/// Bytes that are written to the disk at a time, while the next ones are made. The first pieces are smaller: how fast the disk
-/// is shows sooner.
+/// Bytes that are written to the disk at a time, while the next ones are made. The first pieces are
+/// smaller: how fast the disk is shows sooner.
 const PIECES_OF: core::ops::RangeInclusive<u64> = 1 << 19..=4 << 20;
-/// Pieces on their way to the disk. With the one that is being filled, this bounds the dirty pages of the capture kernel.
+/// Pieces on their way to the disk. With the one that is being filled, this bounds the dirty pages
+/// of the capture kernel.
 const PIECES: usize = 2;
 
 /// A file that is written at positions.
 ///
-/// A capture kernel has no memory to keep what was written: a dump of a few GiB that piles up in the page cache brings down
-/// a kernel of 256 MiB. So a piece goes to the disk as soon as it is full, the pieces before it are waited for, and their
-/// pages leave the cache. Direct I/O would bound memory, too, but then the one CPU of a capture kernel waits for each write.
+/// A capture kernel has no memory to keep what was written: a dump of a few GiB that piles up in
+/// the page cache brings down a kernel of 256 MiB. So a piece goes to the disk as soon as it is
+/// full, the pieces before it are waited for, and their pages leave the cache. Direct I/O would
+/// bound memory, too, but then the one CPU of a capture kernel waits for each write.
 #[derive(Debug)]
 pub struct FileSink {
     file: File,
@@ -37,8 +39,8 @@ pub struct FileSink {
     size: u64,
     /// Pieces on their way to the disk, oldest first.
     under_way: VecDeque<Range<u64>>,
-    /// What went wrong with a piece on its way. The kernel tells that once; the next sync must tell it, too, or somebody would take
-    /// for durable what is not.
+    /// What went wrong with a piece on its way. The kernel tells that once; the next sync must tell
+    /// it, too, or somebody would take for durable what is not.
     lost: Option<Errno>,
 }
 
@@ -56,15 +58,15 @@ impl FileSink {
         }
     }
 
-    /// Keeps the file from growing beyond `limit` bytes: what is left of the target belongs to others, or the file system holds no
-    /// longer file.
+    /// Keeps the file from growing beyond `limit` bytes: what is left of the target belongs to
+    /// others, or the file system holds no longer file.
     #[must_use]
     pub fn limited(self, limit: u64) -> Self {
         Self { limit, ..self }
     }
 
-    /// Sends off what lies between full pieces. Only what follows on what was written before counts: single bytes
-    /// elsewhere are few, and wait for the next sync.
+    /// Sends off what lies between full pieces. Only what follows on what was written before
+    /// counts: single bytes elsewhere are few, and wait for the next sync.
     fn send_off(&mut self, start: u64, end: u64) -> io::Result<()> {
         if start != self.piece.end {
             if start < self.piece.end {
@@ -94,7 +96,8 @@ impl FileSink {
         io::Error::new(io::ErrorKind::StorageFull, format!("the target has {} bytes for it", self.limit))
     }
 
-    /// Lets go of pages in the cache. Only advice: where it is not taken, they are clean and can be reclaimed anyway.
+    /// Lets go of pages in the cache. Only advice: where it is not taken, they are clean and can be
+    /// reclaimed anyway.
     fn forget(&self, part: Range<u64>) {
         let signed = |value: u64| i64::try_from(value).unwrap_or(0);
         let len = signed(part.end.saturating_sub(part.start));

@@ -11,12 +11,14 @@ use base::config;
 use vmcore::sink::Sink;
 use vmcore::target::{Artifact, Capture, Ledger, Target, TargetError};
 
-/// Below it the targets' file systems are mounted, each in a directory of its own: one that hangs is not in the way of the next.
+/// Below it the targets' file systems are mounted, each in a directory of its own: one that hangs
+/// is not in the way of the next.
 const MOUNT_POINT: &str = "/target";
 /// Room that no dump takes: metadata of the file system, and `result.json`.
 const SPARE: u64 = 1 << 20;
 
-/// How often, and how fast one after the other, the calls of a server that is gone are ended: for five seconds.
+/// How often, and how fast one after the other, the calls of a server that is gone are ended: for
+/// five seconds.
 const ABANDON_TRIES: u32 = 50;
 const ABANDON_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -51,7 +53,8 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Makes the capture's directory in `path` of what was mounted `at` its [`place`], which is undone if that fails.
+    /// Makes the capture's directory in `path` of what was mounted `at` its [`place`], which is
+    /// undone if that fails.
     pub fn open(
         at: PathBuf,
         path: &str,
@@ -85,8 +88,9 @@ impl Mounted {
         self.directory.open_file(artifact)
     }
 
-    /// Lets go of a server that is gone: unmounting by force ends the calls that wait for it (`nfs_umount_begin`), among them those of files
-    /// that are being closed in other threads, which send others.
+    /// Lets go of a server that is gone: unmounting by force ends the calls that wait for it
+    /// (`nfs_umount_begin`), among them those of files that are being closed in other threads,
+    /// which send others.
     pub fn abandon(self) {
         let Self { directory, at, .. } = self;
         drop(directory);

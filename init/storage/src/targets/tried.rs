@@ -1,6 +1,7 @@
-//! The mark that a kexec was tried, in the directory of the captures: a machine whose next kernel does not come up gets the firmware's
-//! road from then on. `afterimage load` in the system that the kexec has started takes it away, and so does `afterimage reset`. Raw targets
-//! have no place for it.
+//! The mark that a kexec was tried, in the directory of the captures: a machine whose next kernel
+//! does not come up gets the firmware's road from then on. `afterimage load` in the system that the
+//! kexec has started takes it away, and so does `afterimage reset`. Raw targets have no place for
+//! it.
 
 use std::fs::{self, File};
 use std::io;
@@ -42,7 +43,8 @@ pub enum MarkError {
     },
 }
 
-/// Makes the mark, durably, in the directory `path` of the file system mounted at `root`. One that is there stays.
+/// Makes the mark, durably, in the directory `path` of the file system mounted at `root`. One that
+/// is there stays.
 pub fn set(root: &Path, path: &str, boot_id: &str) -> Result<(), MarkError> {
     let directory = open_parent(root, path)?;
     match write_new(&directory, NAME, &format!("{boot_id}\n")) {
@@ -56,8 +58,8 @@ pub fn set(root: &Path, path: &str, boot_id: &str) -> Result<(), MarkError> {
     }
 }
 
-/// On the next kernel's command line, before the boot id of the kernel that was captured: by it a booted system knows how it came up.
-/// No module has this name, so the kernel passes it over.
+/// On the next kernel's command line, before the boot id of the kernel that was captured: by it a
+/// booted system knows how it came up. No module has this name, so the kernel passes it over.
 pub const WORD: &str = "afterimage.handoff=";
 
 /// What has become of a mark.
@@ -71,7 +73,8 @@ pub enum Mark {
     Stays(String),
 }
 
-/// Takes the mark out of a directory of captures, durably, if the running system, which has this command line, is what was tried.
+/// Takes the mark out of a directory of captures, durably, if the running system, which has this
+/// command line, is what was tried.
 pub fn clear(directory: &Path, cmdline: &str) -> io::Result<Mark> {
     let said = match fs::read_to_string(directory.join(NAME)) {
         Ok(said) => said.trim().to_owned(),
@@ -86,7 +89,8 @@ pub fn clear(directory: &Path, cmdline: &str) -> io::Result<Mark> {
     Ok(Mark::Cleared)
 }
 
-/// Takes a mark out of a directory of captures, durably, if there is one: an operator has seen to it.
+/// Takes a mark out of a directory of captures, durably, if there is one: an operator has seen to
+/// it.
 pub fn remove(directory: &Path) -> io::Result<()> {
     match fs::remove_file(directory.join(NAME)) {
         Ok(()) => Ok(fsync(OwnedFd::from(File::open(directory)?))?),

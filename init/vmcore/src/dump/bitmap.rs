@@ -62,8 +62,8 @@ pub(super) fn runs(block: &[u8], first: Pfn) -> impl Iterator<Item = PfnRange> +
     })
 }
 
-/// Appends the next runs from bit `at` on to `out`, at most `most` pages, and moves `at` behind them; says how many
-/// pages these are, or `None` if no bit is left.
+/// Appends the next runs from bit `at` on to `out`, at most `most` pages, and moves `at` behind
+/// them; says how many pages these are, or `None` if no bit is left.
 pub(super) fn take_runs(
     block: &[u8],
     first: Pfn,

@@ -1,4 +1,5 @@
-//! Compressing one page. Each worker has a codec of its own, whose context is reused for every page.
+//! Compressing one page. Each worker has a codec of its own, whose context is reused for every
+//! page.
 
 use std::io;
 
@@ -40,10 +41,12 @@ impl Codec {
         }
     }
 
-    /// Puts `page` at the start of `out`, compressed if that makes it smaller, and says how long it is there. Never fails: a
-    /// page that the compressor will not take is stored as it is. `out` has room for a page.
+    /// Puts `page` at the start of `out`, compressed if that makes it smaller, and says how long it
+    /// is there. Never fails: a page that the compressor will not take is stored as it is. `out`
+    /// has room for a page.
     pub(super) fn pack_or_copy(&mut self, page: &[u8], out: &mut [u8]) -> (usize, Compression) {
-        // One byte less than the page: what does not fit is not worth it, and readers take no more than a page.
+        // One byte less than the page: what does not fit is not worth it, and readers take no more
+        // than a page.
         let place = out.get_mut(..page.len().saturating_sub(1)).unwrap_or_default();
         if let Some(packed) = self.pack(page, place) {
             return packed;
@@ -83,7 +86,8 @@ fn deflate(context: &mut flate2::Compress, page: &[u8], out: &mut [u8]) -> Optio
 
 /// Whether a page is all zero.
 pub(super) fn is_zero(page: &[u8]) -> bool {
-    // The C library compares as fast as memory is; most pages that are not zero differ in the first piece.
+    // The C library compares as fast as memory is; most pages that are not zero differ in the first
+    // piece.
     let (pieces, rest) = page.as_chunks::<512>();
     rest.iter().all(|&byte| byte == 0) && pieces.iter().all(|piece| *piece == [0; 512])
 }

@@ -1,4 +1,5 @@
-//! How large dumps would be: pages by class from their struct pages, and how well some of each class compress.
+//! How large dumps would be: pages by class from their struct pages, and how well some of each
+//! class compress.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,8 @@ use base::addr::{Pfn, PfnRange, to_u64, to_usize};
 use base::beat::{self, Beat};
 use base::config::{DumpLevel, Exclude};
 
-/// Pages of each class that are remembered, of each unit of 32,768 pages and, roughly, of all: a capture kernel has little memory.
+/// Pages of each class that are remembered, of each unit of 32,768 pages and, roughly, of all: a
+/// capture kernel has little memory.
 const PER_UNIT: u64 = 128;
 const REMEMBERED: u64 = 1 << 16;
 /// Pages of each class that are compressed.
@@ -56,7 +58,8 @@ pub struct DumpSize {
     pub bytes: u64,
 }
 
-/// What a unit has of each class: how many pages, and some of them, each with the number of pages that it stands for.
+/// What a unit has of each class: how many pages, and some of them, each with the number of pages
+/// that it stands for.
 #[derive(Default)]
 struct UnitSample {
     counts: ClassCounts,
@@ -100,8 +103,8 @@ pub fn estimate(
     Estimate { found, classes, sizes }
 }
 
-/// Counts the pages of a unit that are there, and takes some of each class: one of every so many, not at equal
-/// distances, for the allocator's blocks have such, too.
+/// Counts the pages of a unit that are there, and takes some of each class: one of every so many,
+/// not at equal distances, for the allocator's blocks have such, too.
 fn sample_unit(memory: &dyn PhysicalMemory, unit: PfnRange, classes: &[PageClass], most: u64) -> UnitSample {
     let mut bits = vec![0; to_usize(unit.pages() / 8)];
     bitmap::fill(memory.ranges(), unit.start(), &mut bits);

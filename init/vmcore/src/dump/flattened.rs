@@ -1,5 +1,5 @@
-//! A stream as a sink: each write becomes a record of the flattened format, which `makedumpfile -R`, crash and
-//! libkdumpfile take apart again.
+//! A stream as a sink: each write becomes a record of the flattened format, which `makedumpfile
+//! -R`, crash and libkdumpfile take apart again.
 
 use std::io;
 
@@ -36,7 +36,8 @@ impl<'a> Flattened<'a> {
         self.at
     }
 
-    /// Appends a record. One that failed is taken back where the sink can be rewritten: what follows may be shorter.
+    /// Appends a record. One that failed is taken back where the sink can be rewritten: what
+    /// follows may be shorter.
     fn record(&mut self, head: &[u8], bytes: &[u8]) -> Result<(), SinkError> {
         if self.broken {
             let source = io::Error::from(io::ErrorKind::BrokenPipe);

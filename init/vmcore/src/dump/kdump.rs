@@ -1,9 +1,11 @@
-//! A kdump-compressed dump, on a sink that can be rewritten, or on a stream by way of [`super::flattened`].
+//! A kdump-compressed dump, on a sink that can be rewritten, or on a stream by way of
+//! [`super::flattened`].
 //!
-//! Page data is appended in the order in which pages come; descriptors go to their ranks. A descriptor is written only
-//! after the data it points to is durable, so what a reader finds after a power cut is true: a page's descriptor is either
-//! right or zero, which readers take as "lost". All pages of zeros share one block, at every level. On a stream nothing is
-//! written twice: the header comes last, and the descriptors of lost pages never come.
+//! Page data is appended in the order in which pages come; descriptors go to their ranks. A
+//! descriptor is written only after the data it points to is durable, so what a reader finds after
+//! a power cut is true: a page's descriptor is either right or zero, which readers take as "lost".
+//! All pages of zeros share one block, at every level. On a stream nothing is written twice: the
+//! header comes last, and the descriptors of lost pages never come.
 
 use std::time::{Duration, Instant};
 
@@ -88,7 +90,8 @@ impl<'a> KdumpWriter<'a> {
             saved: PageCounts::default(),
             unconfirmed: PageCounts::default(),
         };
-        // A promise of room for everything before the data: later, descriptors must not fail where data fitted.
+        // A promise of room for everything before the data: later, descriptors must not fail where
+        // data fitted.
         writer.sink.reserve(end).map_err(failed("room for bitmaps and page descriptors"))?;
         if writer.sink.is_rewritable() {
             writer.write_headers()?;
@@ -143,8 +146,9 @@ impl<'a> KdumpWriter<'a> {
         Ok(())
     }
 
-    /// Makes everything written so far durable. The kernel reports lost writes once, and a later sync succeeds
-    /// without them: after an error what was not durable is gone, and no descriptor may point to it.
+    /// Makes everything written so far durable. The kernel reports lost writes once, and a later
+    /// sync succeeds without them: after an error what was not durable is gone, and no descriptor
+    /// may point to it.
     fn sync(&mut self, what: &'static str) -> Result<(), DumpError> {
         let result = self.sink.sync().map_err(failed(what));
         let pages = core::mem::take(&mut self.unconfirmed);
@@ -253,8 +257,8 @@ impl DumpWriter for KdumpWriter<'_> {
         Ok(syncs)
     }
 
-    /// The header's INCOMPLETE falls with the last write. It goes to the disk with the last descriptors: the file has not got its
-    /// final name yet.
+    /// The header's INCOMPLETE falls with the last write. It goes to the disk with the last
+    /// descriptors: the file has not got its final name yet.
     fn finish(&mut self) -> Result<(), DumpError> {
         self.end_turn(Turn::Rest)?;
         self.checkpoint()?;
@@ -263,7 +267,8 @@ impl DumpWriter for KdumpWriter<'_> {
         self.sync("the final header")
     }
 
-    /// Saves descriptors of the data that is there. What was to be the last write may have got through: the header says INCOMPLETE again.
+    /// Saves descriptors of the data that is there. What was to be the last write may have got
+    /// through: the header says INCOMPLETE again.
     fn give_up(&mut self) {
         self.header.incomplete = true;
         let mark = if self.sink.is_rewritable() { self.write_headers() } else { Ok(()) };

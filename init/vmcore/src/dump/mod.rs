@@ -1,8 +1,9 @@
-//! Writing a dump: which pages (plan), their bytes (pipeline, codec), the file (a writer per format).
+//! Writing a dump: which pages (plan), their bytes (pipeline, codec), the file (a writer per
+//! format).
 //!
-//! Two passes. The *metadata pass* finds the pages to keep and puts what describes them on the sink before the first
-//! page, so that a dump cut short at any later point has it. The *data pass* reads each kept page once. This module
-//! never learns where the sink leads.
+//! Two passes. The *metadata pass* finds the pages to keep and puts what describes them on the sink
+//! before the first page, so that a dump cut short at any later point has it. The *data pass* reads
+//! each kept page once. This module never learns where the sink leads.
 
 mod bitmap;
 mod codec;
@@ -57,7 +58,8 @@ pub struct Request {
     pub budget: Budget,
     /// Pages that are not to be read, in order: an earlier attempt came to its end there.
     pub skip: Vec<PfnRange>,
-    /// Whether every page is announced before it is read, for PID 1 to know at which one an attempt came to its end.
+    /// Whether every page is announced before it is read, for PID 1 to know at which one an attempt
+    /// came to its end.
     pub careful: bool,
 }
 
@@ -81,8 +83,8 @@ pub struct Written {
     pub pages: PageCounts,
     /// Length of the dump, bytes.
     pub bytes: u64,
-    /// How long the dump was when all that readers need first was durable; `None` if it never came that far, or the format
-    /// has no such order.
+    /// How long the dump was when all that readers need first was durable; `None` if it never came
+    /// that far, or the format has no such order.
     pub vital_bytes: Option<u64>,
     /// The format: kdump instead of an ELF whose segments do not fit in memory.
     pub format: Format,
@@ -92,8 +94,8 @@ pub struct Written {
     pub memory: MemoryUse,
 }
 
-/// Why a dump ended early. What is on the sink by then is a readable dump that says INCOMPLETE, unless the
-/// headers did not fit.
+/// Why a dump ended early. What is on the sink by then is a readable dump that says INCOMPLETE,
+/// unless the headers did not fit.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
     /// More memory than the format can hold.
@@ -129,8 +131,8 @@ trait DumpWriter {
     fn give_up(&mut self);
 }
 
-/// Writes a dump of `core` to `sink`. Without a `filter` no page is left out by its class. `written` tells how far it came,
-/// whatever is returned.
+/// Writes a dump of `core` to `sink`. Without a `filter` no page is left out by its class.
+/// `written` tells how far it came, whatever is returned.
 pub fn write(
     core: &dyn Core,
     filter: Option<&PageFilter<'_>>,

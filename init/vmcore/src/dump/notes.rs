@@ -1,5 +1,5 @@
-//! The ELF notes of a core (registers of each CPU, VMCOREINFO), copied into a dump piece by piece: device dumps make them tens
-//! of MiB long.
+//! The ELF notes of a core (registers of each CPU, VMCOREINFO), copied into a dump piece by piece:
+//! device dumps make them tens of MiB long.
 
 use crate::dump::DumpError;
 use crate::format::elf;
@@ -22,8 +22,8 @@ pub fn write(core: &dyn Core, sink: &mut dyn Sink) -> Result<(), DumpError> {
     sink.sync().map_err(failed)
 }
 
-/// Hands the notes to `write`, one after the other from offset `to` on. A piece that cannot be read becomes zeros, which
-/// readers take as the end of the notes.
+/// Hands the notes to `write`, one after the other from offset `to` on. A piece that cannot be read
+/// becomes zeros, which readers take as the end of the notes.
 pub(super) fn copy(
     core: &dyn Core,
     to: u64,

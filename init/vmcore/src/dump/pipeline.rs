@@ -1,8 +1,10 @@
-//! The data pass: read, test for zero, compress, in batches; hand the batches on in the order of the walk.
+//! The data pass: read, test for zero, compress, in batches; hand the batches on in the order of
+//! the walk.
 //!
-//! With one CPU everything happens in the caller's thread; the sink goes on writing meanwhile. With more, each worker has
-//! its own reader and codec, and the caller's thread writes. Batches come from a fixed pool, so memory is bounded, and leave
-//! in order, so that the dump is the same for any number of workers (unless the level follows the sink: [`Tuner`]).
+//! With one CPU everything happens in the caller's thread; the sink goes on writing meanwhile. With
+//! more, each worker has its own reader and codec, and the caller's thread writes. Batches come
+//! from a fixed pool, so memory is bounded, and leave in order, so that the dump is the same for
+//! any number of workers (unless the level follows the sink: [`Tuner`]).
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
@@ -63,7 +65,8 @@ impl Batch {
     }
 }
 
-/// Runs the data pass and calls `emit` with each batch, in order; it says whether it has synced. Stops at the first error of `emit`.
+/// Runs the data pass and calls `emit` with each batch, in order; it says whether it has synced.
+/// Stops at the first error of `emit`.
 pub(super) fn run(
     memory: &dyn PhysicalMemory,
     plan: &Plan<'_>,
@@ -92,7 +95,8 @@ fn sequence(request: &Request) -> Sequence {
     if request.format.takes_any_order() { Sequence::Vital } else { Sequence::Address }
 }
 
-/// The data pass with threads; `None` if not one could be started, and then nothing has been emitted.
+/// The data pass with threads; `None` if not one could be started, and then nothing has been
+/// emitted.
 fn parallel(
     memory: &dyn PhysicalMemory,
     plan: &Plan<'_>,

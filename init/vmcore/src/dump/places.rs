@@ -1,4 +1,5 @@
-//! Where a format puts pages, and the headers that say so. Bytes and numbers only; [`super::segments`] writes them.
+//! Where a format puts pages, and the headers that say so. Bytes and numbers only;
+//! [`super::segments`] writes them.
 //!
 //! Headers say what is in the file already and no more: they are made again as the file grows.
 
@@ -17,7 +18,8 @@ pub(super) enum Places {
 }
 
 impl Places {
-    /// Offset of the data of `pfn`; pages come in ascending order. `None` for a page without a place.
+    /// Offset of the data of `pfn`; pages come in ascending order. `None` for a page without a
+    /// place.
     pub(super) fn place(&mut self, pfn: Pfn) -> Option<u64> {
         match self {
             Self::Elf(places) => places.place(pfn),
@@ -26,8 +28,8 @@ impl Places {
         }
     }
 
-    /// The headers that change when the pages below `end` are in the file, with their offsets, in the order in which
-    /// they are to be written.
+    /// The headers that change when the pages below `end` are in the file, with their offsets, in
+    /// the order in which they are to be written.
     pub(super) fn headers(&self, end: Pfn) -> Vec<(u64, Vec<u8>)> {
         match self {
             Self::Elf(places) => places.headers(end),
@@ -36,7 +38,8 @@ impl Places {
         }
     }
 
-    /// Takes note that the headers for the pages below `end` are durable and need not be made again.
+    /// Takes note that the headers for the pages below `end` are durable and need not be made
+    /// again.
     pub(super) fn confirm(&mut self, end: Pfn) {
         match self {
             Self::Elf(places) => {
@@ -86,8 +89,8 @@ pub(super) struct ElfPlaces {
 }
 
 impl ElfPlaces {
-    /// Places for `runs`, which are sorted. `mappings` are virtual address, physical address and length of what the
-    /// kernel maps.
+    /// Places for `runs`, which are sorted. `mappings` are virtual address, physical address and
+    /// length of what the kernel maps.
     pub(super) fn new(
         page_size: PageSize,
         machine: u16,

@@ -1,10 +1,10 @@
-//! Which pages go into the dump. A page's position among them, in page order, is its rank: the place of its descriptor.
-//! The order in which they are read is another ([`Walk`]).
+//! Which pages go into the dump. A page's position among them, in page order, is its rank: the
+//! place of its descriptor. The order in which they are read is another ([`Walk`]).
 //!
-//! Memory: two bits per page, never more than the budget allows: the bits of further units are found again by scanning
-//! their struct pages again when their pages are read. The crashed kernel's memory stands still, so the second scan finds
-//! what the first did; where it does not (a device still writes), the unit's pages count as lost rather than be put in
-//! wrong places.
+//! Memory: two bits per page, never more than the budget allows: the bits of further units are
+//! found again by scanning their struct pages again when their pages are read. The crashed kernel's
+//! memory stands still, so the second scan finds what the first did; where it does not (a device
+//! still writes), the unit's pages count as lost rather than be put in wrong places.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -82,7 +82,8 @@ pub(super) struct Unit {
     /// Of these, pages that come first.
     first: u32,
     bits: Bits,
-    /// Its struct pages have changed since they were scanned first: which pages are kept cannot be told any more.
+    /// Its struct pages have changed since they were scanned first: which pages are kept cannot be
+    /// told any more.
     changed: AtomicBool,
 }
 
@@ -176,7 +177,8 @@ struct Gathered {
 }
 
 impl Gathered {
-    /// Lists of all units together stay within the budget, too: what does not fit is not listed, or kept.
+    /// Lists of all units together stay within the budget, too: what does not fit is not listed, or
+    /// kept.
     fn add(&mut self, scanned: Scanned) -> Box<Sets> {
         self.found.classes.merge(&scanned.classes);
         let room = MAX_WITHHELD.saturating_sub(self.found.withheld.len());
@@ -261,7 +263,8 @@ impl<'f> Plan<'f> {
         bitmap::fill(self.memory.0.ranges(), first, block);
     }
 
-    /// Calls `each` with the units in order: the pages of each and the bits of those that have a descriptor.
+    /// Calls `each` with the units in order: the pages of each and the bits of those that have a
+    /// descriptor.
     pub(super) fn each_unit<E>(
         &self,
         mut each: impl FnMut(PfnRange, &[u8]) -> Result<(), E>,
@@ -284,7 +287,8 @@ impl<'f> Plan<'f> {
         bitmap::fill(&out, start, bits);
     }
 
-    /// Struct pages of pages that are not kept lie in other units than these pages: only a second pass can drop them.
+    /// Struct pages of pages that are not kept lie in other units than these pages: only a second
+    /// pass can drop them.
     fn drop_unused_vmemmap(&mut self, mut room: Room) {
         if self.unused.is_empty() {
             return;

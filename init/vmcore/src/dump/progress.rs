@@ -6,7 +6,8 @@ use crate::budget::MemoryUse;
 use crate::report::PageCounts;
 use base::addr::PageSize;
 
-/// Called whenever the capture has come further; PID 1 gives a capture up when this stays away too long.
+/// Called whenever the capture has come further; PID 1 gives a capture up when this stays away too
+/// long.
 pub type Heartbeat<'a> = dyn Fn() + Sync + 'a;
 
 const INTERVAL: Duration = Duration::from_secs(1);

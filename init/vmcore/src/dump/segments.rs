@@ -1,10 +1,13 @@
-//! Formats that hold memory as it is, run by run, for readers that know nothing of dumps: ELF, LiME, raw.
+//! Formats that hold memory as it is, run by run, for readers that know nothing of dumps: ELF,
+//! LiME, raw.
 //!
-//! Pages that are left out lie between the runs, so no reader takes them for zeros. Pages of zeros are holes of the
-//! file: they take no room and read as what they are. A page that could not be read is such a hole, too, except in
-//! LiME, where it is left out; only `result.json` tells it from zeros, for which ELF and raw have no sign.
+//! Pages that are left out lie between the runs, so no reader takes them for zeros. Pages of zeros
+//! are holes of the file: they take no room and read as what they are. A page that could not be
+//! read is such a hole, too, except in LiME, where it is left out; only `result.json` tells it from
+//! zeros, for which ELF and raw have no sign.
 //!
-//! A header is written only after the memory it stands for is durable, so it never promises what is not there.
+//! A header is written only after the memory it stands for is durable, so it never promises what is
+//! not there.
 
 use crate::budget::Budget;
 use crate::dump::pipeline::{Batch, Body};
@@ -18,12 +21,13 @@ use crate::source::Core;
 use base::addr::{PageSize, Pfn, PfnRange, to_u64, to_usize};
 use base::config::Format;
 
-/// Bytes of memory that a run costs while an ELF is written: itself and its segment, in vectors that double.
+/// Bytes of memory that a run costs while an ELF is written: itself and its segment, in vectors
+/// that double.
 const BYTES_PER_RUN: u64 = 128;
 /// Memory that is always taken for runs: 128 Ki of them.
 const MIN_RUN_BYTES: u64 = 16 << 20;
-/// Segments that an ELF header counts itself. More stand in a section header (PN_XNUM), which volatility3 and older
-/// tools do not look at.
+/// Segments that an ELF header counts itself. More stand in a section header (PN_XNUM), which
+/// volatility3 and older tools do not look at.
 const PLAIN_SEGMENTS: usize = 0xfffe;
 /// Bytes of page data between two syncs.
 const SYNC_EVERY: u64 = 16 << 20;
@@ -116,8 +120,8 @@ impl<'a> SegmentWriter<'a> {
         self.claim()
     }
 
-    /// The kernel reports lost writes once, and a later sync succeeds without them: after an error what was not durable
-    /// is gone.
+    /// The kernel reports lost writes once, and a later sync succeeds without them: after an error
+    /// what was not durable is gone.
     fn sync(&mut self) -> Result<(), DumpError> {
         self.unsynced = 0;
         if let Err(source) = self.sink.sync() {

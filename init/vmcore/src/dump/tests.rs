@@ -1,4 +1,5 @@
-//! The writer against our own reader, and against sinks that fail. Independent readers judge in `qemu-tests`.
+//! The writer against our own reader, and against sinks that fail. Independent readers judge in
+//! `qemu-tests`.
 
 use std::cell::Cell;
 use std::fs;
@@ -15,7 +16,8 @@ use base::config::DumpLevel;
 
 mod faults;
 
-/// A sink in memory with room for so many bytes. As on a disk, of what does not fit a part is written.
+/// A sink in memory with room for so many bytes. As on a disk, of what does not fit a part is
+/// written.
 #[derive(Default)]
 pub(super) struct MemorySink {
     pub(super) bytes: Vec<u8>,
@@ -247,8 +249,8 @@ fn data_is_durable_before_its_descriptors() {
 
 #[test]
 fn a_sync_that_fails_takes_its_pages_with_it() {
-    /// Loses what was written since the last sync at the sync number `failing`, and succeeds again later, as the
-    /// kernel does with a disk that lost writes.
+    /// Loses what was written since the last sync at the sync number `failing`, and succeeds again
+    /// later, as the kernel does with a disk that lost writes.
     struct Lossy {
         durable: MemorySink,
         dirty: Vec<(u64, Vec<u8>)>,
@@ -433,8 +435,8 @@ fn struct_pages_of_pages_that_are_all_dropped_are_dropped() {
     let back = reopen(&bytes);
     let mut page = vec![0; 4096];
     let kept = (0..PAGES).filter(|&pfn| back.page_reader().read_page(Pfn(pfn), &mut page).is_ok());
-    // A page of struct pages describes 64 pages; 0x901 is not alone in its one. Struct pages of absent memory
-    // describe nothing that is kept.
+    // A page of struct pages describes 64 pages; 0x901 is not alone in its one. Struct pages of
+    // absent memory describe nothing that is kept.
     let dropped = |pfn: u64| {
         let described = pfn.saturating_sub(0x200) * 64;
         let struct_pages = (0x200..0x400).contains(&pfn);

@@ -1,9 +1,10 @@
 //! `compress = "auto"`: which zstd level ends the dump soonest, found while it runs.
 //!
-//! A dump takes as long as the slower of two: the CPUs that compress, and the sink that takes what is left. A higher
-//! level moves work from the sink to the CPUs. Some pages are compressed at all levels of a ladder, so that what each
-//! costs and saves is known for *these* pages on *this* CPU; how fast the sink is shows whenever it is the slower one.
-//! Sinks go on writing while the CPU compresses (page cache, socket buffer), so the two overlap, with one thread as with more.
+//! A dump takes as long as the slower of two: the CPUs that compress, and the sink that takes what
+//! is left. A higher level moves work from the sink to the CPUs. Some pages are compressed at all
+//! levels of a ladder, so that what each costs and saves is known for *these* pages on *this* CPU;
+//! how fast the sink is shows whenever it is the slower one. Sinks go on writing while the CPU
+//! compresses (page cache, socket buffer), so the two overlap, with one thread as with more.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,8 @@ use base::config::Compress;
 
 /// The level of the first pages.
 pub(super) const START: i32 = 1;
-/// The levels that there is a choice of; between them lies nothing of use (docs/design/pipeline.md).
+/// The levels that there is a choice of; between them lies nothing of use
+/// (docs/design/pipeline.md).
 const LADDER: [i32; 8] = [-5, -3, -1, START, 3, 6, 9, 12];
 /// Of these, the ones that cost several times as much as the others, and are tried on fewer pages.
 const COSTLY: i32 = 6;
@@ -33,17 +35,20 @@ const MEMORY: f64 = 256.0;
 const WINDOW: Duration = Duration::from_millis(50);
 const EARLY_WINDOW: Duration = Duration::from_millis(6);
 const EARLY_WINDOWS: u64 = 8;
-/// A sink that is waited for in more than this part of the time is the slower one; with threads, one that waits less.
+/// A sink that is waited for in more than this part of the time is the slower one; with threads,
+/// one that waits less.
 const WAITED_FOR: f64 = 0.05;
-/// A sink that is not the slower one may be faster than it was last seen: its speed is taken to grow by this in a window.
+/// A sink that is not the slower one may be faster than it was last seen: its speed is taken to
+/// grow by this in a window.
 const GROWTH: f64 = 1.05;
-/// Until a sink has taken so many bytes, it may still hide that it is the slower one; then no level below [`CAUTIOUS`] is worth its
-/// bytes.
+/// Until a sink has taken so many bytes, it may still hide that it is the slower one; then no level
+/// below [`CAUTIOUS`] is worth its bytes.
 const UNPROVEN: f64 = 4e6;
 const CAUTIOUS: i32 = -1;
 /// Bytes after which what the sink cost counts half.
 const LONG_AGO: f64 = 32e6;
-/// Levels that take as long as the best one but for this are as good: of these, the one that makes the smallest dump.
+/// Levels that take as long as the best one but for this are as good: of these, the one that makes
+/// the smallest dump.
 const AS_GOOD: f64 = 1.01;
 
 /// What the threads of a dump share.
@@ -57,11 +62,11 @@ pub(super) struct Tuner {
 /// What was measured.
 struct State {
     rungs: [Rung; LADDER.len()],
-    /// CPU time that workers take for a page, by what compressing it took in a trial: more, for it is read, too, and less, for a
-    /// trial finds nothing in the CPU's caches.
+    /// CPU time that workers take for a page, by what compressing it took in a trial: more, for it
+    /// is read, too, and less, for a trial finds nothing in the CPU's caches.
     scale: Option<f64>,
-    /// CPU seconds that this process spent beside its workers, and the bytes that it wrote with them: a sink may encrypt in a thread of its
-    /// own.
+    /// CPU seconds that this process spent beside its workers, and the bytes that it wrote with
+    /// them: a sink may encrypt in a thread of its own.
     beside: (f64, f64),
     /// Bytes per second that the sink takes; unknown while it was never the slower one.
     speed: Option<f64>,
@@ -275,7 +280,8 @@ impl State {
             let seen = spent.as_secs_f64() / elapsed.as_secs_f64();
             self.threads = f64::midpoint(self.threads, seen.clamp(0.5, workers));
         }
-        // A worker tells what it took when it has finished a batch: of one window that may be wrong either way.
+        // A worker tells what it took when it has finished a batch: of one window that may be wrong
+        // either way.
         let beside = spent.as_secs_f64() - window.working.as_secs_f64();
         self.beside = (self.beside.0 + beside, self.beside.1 + window.bytes);
         if self.beside.1 > LONG_AGO {
@@ -368,7 +374,8 @@ impl Probe {
             if *level >= COSTLY && !costly {
                 continue;
             }
-            // Twice: the second time the level's tables are in the CPU's caches, as they are when all pages have this level.
+            // Twice: the second time the level's tables are in the CPU's caches, as they are when
+            // all pages have this level.
             let _ = codec.pack_or_copy(page, &mut self.out);
             let before = cpu_time(THREAD);
             let (len, _) = codec.pack_or_copy(page, &mut self.out);
@@ -435,8 +442,8 @@ fn float(bytes: usize) -> f64 {
 mod tests {
     use super::*;
 
-    /// A tuner that has seen pages of 10 us and 1000 bytes at the level of the start: each step up the ladder costs half as much again and
-    /// saves a tenth.
+    /// A tuner that has seen pages of 10 us and 1000 bytes at the level of the start: each step up
+    /// the ladder costs half as much again and saves a tenth.
     fn tuner(speed: Option<f64>, taken: f64) -> Tuner {
         let tuner = Tuner::new(Compress::Auto, 1);
         let mut state = tuner.state().unwrap();

@@ -5,7 +5,8 @@
 use crate::filter::PageClass;
 use crate::kernel::page::{PageInfo, PageLayout};
 
-/// The head of a block. An order beyond the allocator's is damage: then the page is kept, and the block with it.
+/// The head of a block. An order beyond the allocator's is damage: then the page is kept, and the
+/// block with it.
 pub(super) fn class(layout: &PageLayout, page: &PageInfo) -> Option<PageClass> {
     let claimed = layout.is_buddy(page).then(|| layout.free_order(page));
     match claimed {

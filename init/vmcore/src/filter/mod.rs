@@ -1,10 +1,11 @@
 //! What each page is, by its struct page: the classes that a dump can leave out.
 //!
-//! The order of the tests is makedumpfile's, with three differences, each on the side of keeping and of not touching:
-//! poisoned pages are told before anything else, so a poisoned tail of a healthy page is not read; a page is dropped
-//! only if its own struct page agrees (a tail points to its head, a page inside a free block looks free), so that a
-//! damaged head drops no page that disagrees; and nothing that has a page type is taken for a page of a process or
-//! a file. `docs/design/filter.md` has the table.
+//! The order of the tests is makedumpfile's, with three differences, each on the side of keeping
+//! and of not touching: poisoned pages are told before anything else, so a poisoned tail of a
+//! healthy page is not read; a page is dropped only if its own struct page agrees (a tail points to
+//! its head, a page inside a free block looks free), so that a damaged head drops no page that
+//! disagrees; and nothing that has a page type is taken for a page of a process or a file.
+//! `docs/design/filter.md` has the table.
 //!
 //! Nothing here reads the pages themselves, or knows what becomes of a verdict.
 
@@ -213,8 +214,9 @@ impl core::fmt::Debug for PageFilter<'_> {
 }
 
 impl<'a> PageFilter<'a> {
-    /// Finds struct pages and what they mean, and checks the meaning against pages whose class is known from elsewhere.
-    /// `told` hears of classes that fail the check and are therefore not dropped.
+    /// Finds struct pages and what they mean, and checks the meaning against pages whose class is
+    /// known from elsewhere. `told` hears of classes that fail the check and are therefore not
+    /// dropped.
     pub fn discover(
         memory: &'a dyn PhysicalMemory,
         info: &'a VmcoreInfo,
@@ -226,7 +228,8 @@ impl<'a> PageFilter<'a> {
         let memmap = Memmap::discover(&kernel, memory.ranges(), memory.page_size(), layout.size())?;
         layout.set_reserved(reserved::mask(&kernel, &memmap, &layout));
         let mut filter = Self { memory, info, linear, layout, memmap, vital: Vec::new(), off: Vec::new() };
-        // With what sections that are not trusted any more call their struct pages: one of them may be right.
+        // With what sections that are not trusted any more call their struct pages: one of them may
+        // be right.
         let vital = vital::discover(&kernel, memory, &filter.memmap);
         filter.memmap.distrust_mappings(&kernel);
         for page in selfcheck::misplaced_sections(&filter, &kernel) {

@@ -1,10 +1,11 @@
-//! Which pages a dump takes first, so that one that is cut short still opens: what a reader needs before it can show
-//! anything, then what describes memory, then the rest.
+//! Which pages a dump takes first, so that one that is cut short still opens: what a reader needs
+//! before it can show anything, then what describes memory, then the rest.
 //!
-//! A reader starts with the kernel image, per-CPU areas, page tables, vmalloc memory (kernel stacks, modules), the log
-//! and the memory sections, and goes on to tasks and modules, which are slab objects. None of that is found by name
-//! here: the kernel image, the boot's memory and slab pages are known by their struct pages, vmalloc memory by the kernel's page
-//! tables. Where an order cannot be told, pages keep the order of their addresses.
+//! A reader starts with the kernel image, per-CPU areas, page tables, vmalloc memory (kernel
+//! stacks, modules), the log and the memory sections, and goes on to tasks and modules, which are
+//! slab objects. None of that is found by name here: the kernel image, the boot's memory and slab
+//! pages are known by their struct pages, vmalloc memory by the kernel's page tables. Where an
+//! order cannot be told, pages keep the order of their addresses.
 
 use crate::filter::{PageClass, PageFilter, vital};
 use crate::kernel::Kernel;
@@ -32,8 +33,8 @@ pub struct Order {
     pub first: Vec<PfnRange>,
     /// Hold struct pages.
     pub memmap: Vec<PfnRange>,
-    /// Whether pages of the kernel that have no class of their own come first, too: those of the boot cannot be told
-    /// from others.
+    /// Whether pages of the kernel that have no class of their own come first, too: those of the
+    /// boot cannot be told from others.
     all_kernel: bool,
     by_class: bool,
 }
@@ -51,8 +52,8 @@ impl Order {
         let mut linear = None;
         let mut more: Vec<PfnRange> = Vec::new();
         kernel.each_small_mapping(&mut |at: VirtAddr, to: PhysAddr| {
-            // The direct map of all memory has the lowest addresses (Documentation/arch/x86/x86_64/mm.rst). It says nothing
-            // about what it maps.
+            // The direct map of all memory has the lowest addresses
+            // (Documentation/arch/x86/x86_64/mm.rst). It says nothing about what it maps.
             let distance = at.0.wrapping_sub(to.0);
             if distance != *linear.get_or_insert(distance) && more.len() < MAX_RANGES {
                 PfnRange::append(&mut more, page(to));
@@ -65,7 +66,8 @@ impl Order {
         Self { first: found, memmap, all_kernel, by_class: filter.is_some() }
     }
 
-    /// Whether a reader has all that it needs when the first pages had their turn. Without page classes it has not.
+    /// Whether a reader has all that it needs when the first pages had their turn. Without page
+    /// classes it has not.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.by_class

@@ -1,6 +1,7 @@
-//! Pages that the page allocator never had: the kernel image, per-CPU areas, struct pages, hash tables of the boot.
-//! `PG_reserved` has no key in VMCOREINFO, but kernel text has no other flag (`reserve_bootmem_region()`,
-//! mm/mm_init.c): the one bit that the struct pages of its first pages share is it.
+//! Pages that the page allocator never had: the kernel image, per-CPU areas, struct pages, hash
+//! tables of the boot. `PG_reserved` has no key in VMCOREINFO, but kernel text has no other flag
+//! (`reserve_bootmem_region()`, mm/mm_init.c): the one bit that the struct pages of its first pages
+//! share is it.
 
 use crate::filter::vital;
 use crate::kernel::Kernel;
@@ -11,7 +12,8 @@ use crate::kernel::page::PageLayout;
 const ASKED: u64 = 256;
 /// They count if so many could be read: less are no proof.
 const ENOUGH: u64 = 64;
-/// Flags that every kernel has lie here; the last CPU, node and zone lie at the upper end (include/linux/page-flags-layout.h).
+/// Flags that every kernel has lie here; the last CPU, node and zone lie at the upper end
+/// (include/linux/page-flags-layout.h).
 const FLAGS: u64 = 0x00ff_ffff;
 
 /// The mask of `PG_reserved`; 0 if it cannot be told.

@@ -1,7 +1,7 @@
 //! Scanning struct pages: the class of each page of a range, read in large pieces.
 //!
-//! Whatever the struct pages say, a scan ends: each page is looked at once, and following a tail to its head takes at
-//! most one more read.
+//! Whatever the struct pages say, a scan ends: each page is looked at once, and following a tail to
+//! its head takes at most one more read.
 
 use core::ops::Range;
 
@@ -97,8 +97,8 @@ impl<'f> Scanner<'f> {
         }
     }
 
-    /// Puts the class of each page of `pages` into `out`. A free block is known from its head on, so `pages` should
-    /// begin at a multiple of the largest block.
+    /// Puts the class of each page of `pages` into `out`. A free block is known from its head on,
+    /// so `pages` should begin at a multiple of the largest block.
     pub fn classify(&mut self, pages: PfnRange, out: &mut Vec<PageClass>) {
         out.clear();
         out.resize(to_usize(pages.pages()), PageClass::Unknown);
@@ -196,9 +196,10 @@ impl<'f> Scanner<'f> {
         head.class
     }
 
-    /// With HVO ("mm/hugetlb: free some vmemmap pages") the struct pages of a hugetlb page share pages of memory, so
-    /// that copies of the head stand in the middle of it. Such a copy begins a page of memory, and the struct page
-    /// behind it is a tail of the real head (`page_fixed_fake_head()`, to 7.0).
+    /// With HVO ("mm/hugetlb: free some vmemmap pages") the struct pages of a hugetlb page share
+    /// pages of memory, so that copies of the head stand in the middle of it. Such a copy begins a
+    /// page of memory, and the struct page behind it is a tail of the real head
+    /// (`page_fixed_fake_head()`, to 7.0).
     fn real_head(&self, chunk: Chunk, pfn: Pfn, index: u64) -> Option<Pfn> {
         let layout = &self.filter.layout;
         let address = self.filter.memmap.address_of(pfn)?;
@@ -327,7 +328,8 @@ impl<'f> Scanner<'f> {
         len
     }
 
-    /// Takes back what cannot be: pages that are the kernel's for sure, and classes that failed the self-check.
+    /// Takes back what cannot be: pages that are the kernel's for sure, and classes that failed the
+    /// self-check.
     fn respect_the_kernel(&mut self, pages: PfnRange, out: &mut [PageClass]) {
         if !self.filter.off.is_empty() {
             for class in out.iter_mut().filter(|class| self.filter.off.contains(class)) {

@@ -1,6 +1,6 @@
-//! Whether VMCOREINFO can be right about struct pages: pages whose class is known from elsewhere are classified, and a
-//! class that claims many of them is not dropped. One damaged struct page is not many; a wrong offset or flag
-//! number is.
+//! Whether VMCOREINFO can be right about struct pages: pages whose class is known from elsewhere
+//! are classified, and a class that claims many of them is not dropped. One damaged struct page is
+//! not many; a wrong offset or flag number is.
 
 use std::collections::BTreeSet;
 
@@ -13,12 +13,13 @@ use base::addr::{Pfn, PfnRange, VirtAddr, to_usize};
 
 /// Pages that are classified, of each kind.
 const SAMPLE: u64 = 4096;
-/// A class that claims more than one in this many of the pages that words point to is wrong: some words are no pointers.
+/// A class that claims more than one in this many of the pages that words point to is wrong: some
+/// words are no pointers.
 const TOLERATED: u64 = 16;
 /// And of the vital pages, which are the kernel's for sure.
 const TOLERATED_VITAL: u64 = 64;
-/// A class of pages that must not be read is wrong if it claims more than a few and one in this many: of the kernel's
-/// pages few are broken, and none is offline.
+/// A class of pages that must not be read is wrong if it claims more than a few and one in this
+/// many: of the kernel's pages few are broken, and none is offline.
 const TOLERATED_UNREAD: u64 = 256;
 const FEW: u64 = 4;
 /// Pages of a section's struct pages that are classified.
@@ -80,9 +81,9 @@ fn check(filter: &PageFilter<'_>, sample: Sample, pages: impl Iterator<Item = Pf
     wrong.map(|(class, claimed)| Contradiction { class, claimed, of, pages: sample }).collect()
 }
 
-/// Sections whose struct pages lie in memory that is not the kernel's, by the struct pages of that memory: a page table
-/// leads elsewhere, and what is read there are no struct pages; or the struct pages that say so are none. So both
-/// sections are not to be trusted. A page of each.
+/// Sections whose struct pages lie in memory that is not the kernel's, by the struct pages of that
+/// memory: a page table leads elsewhere, and what is read there are no struct pages; or the struct
+/// pages that say so are none. So both sections are not to be trusted. A page of each.
 pub(super) fn misplaced_sections(filter: &PageFilter<'_>, kernel: &Kernel<'_>) -> Vec<Pfn> {
     let (mut scanner, mut out) = (filter.scanner(), Vec::new());
     let (mut misplaced, mut sections, mut foreign_sections) = (Vec::new(), 0_usize, 0_usize);
@@ -109,7 +110,8 @@ pub(super) fn misplaced_sections(filter: &PageFilter<'_>, kernel: &Kernel<'_>) -
         }
         sections = sections.saturating_add(1);
     }
-    // If they all seem to lie elsewhere, the classes are wrong, which is for the other check to find.
+    // If they all seem to lie elsewhere, the classes are wrong, which is for the other check to
+    // find.
     if sections > 2 && foreign_sections.saturating_mul(2) > sections {
         misplaced.clear();
     }

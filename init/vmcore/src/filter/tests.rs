@@ -27,7 +27,8 @@ fn kernels() -> impl Iterator<Item = TestKernel> {
     plain.chain([masks])
 }
 
-/// Changes a kernel of each generation and checks the classes of ranges of pages; all others are the kernel's.
+/// Changes a kernel of each generation and checks the classes of ranges of pages; all others are
+/// the kernel's.
 fn check(change: impl Fn(&mut TestKernel), expected: &[(u64, u64, PageClass)]) -> ScanStats {
     let mut all = ScanStats::default();
     for mut kernel in kernels() {

@@ -7,7 +7,8 @@ use std::thread;
 use crate::filter::{PageClass, PageFilter, ScanStats};
 use base::addr::{Pfn, PfnRange};
 
-/// Pages of a unit: 128 MiB of 4 KiB pages, a memory section of x86_64. No free block is larger, and its bits fill 4 KiB.
+/// Pages of a unit: 128 MiB of 4 KiB pages, a memory section of x86_64. No free block is larger,
+/// and its bits fill 4 KiB.
 pub const UNIT_PAGES: u64 = 32768;
 
 /// The units that `memory` touches: whole ones, ascending.
@@ -25,8 +26,8 @@ pub fn of(memory: &[PfnRange]) -> Vec<PfnRange> {
     units
 }
 
-/// Classifies the pages of each unit and hands them to `each`, which has a result per unit; the results come in the order
-/// of the units. Without a filter all pages are [`PageClass::Unknown`].
+/// Classifies the pages of each unit and hands them to `each`, which has a result per unit; the
+/// results come in the order of the units. Without a filter all pages are [`PageClass::Unknown`].
 pub fn scan<T: Send>(
     filter: Option<&PageFilter<'_>>,
     units: &[PfnRange],

@@ -1,6 +1,6 @@
-//! Pages that are the kernel's for sure, found without a single struct page: kernel text and data, page tables, the
-//! struct pages themselves, the memory sections, the log. Without one of them no reader opens a dump, so no struct
-//! page is believed that calls them free or somebody's.
+//! Pages that are the kernel's for sure, found without a single struct page: kernel text and data,
+//! page tables, the struct pages themselves, the memory sections, the log. Without one of them no
+//! reader opens a dump, so no struct page is believed that calls them free or somebody's.
 
 use core::ops::Range;
 
@@ -17,9 +17,9 @@ const IN_TEXT: [&str; 4] = ["_stext", "kallsyms_names", "kallsyms_token_table", 
 const PAGE: u64 = 4096;
 /// Pages without memory behind them that are passed over.
 const MAX_MISSES: u32 = 1 << 14;
-/// Pieces of one range of virtual addresses that are looked at: the largest kernel image has no more pages, and the struct
-/// pages of no section have. A damaged log claims any number of bytes, and damaged page tables that lead back to
-/// themselves map them all.
+/// Pieces of one range of virtual addresses that are looked at: the largest kernel image has no
+/// more pages, and the struct pages of no section have. A damaged log claims any number of bytes,
+/// and damaged page tables that lead back to themselves map them all.
 const MAX_PIECES: u32 = 1 << 18;
 /// Largest distance from `_stext` that such a symbol is believed at: KERNEL_IMAGE_SIZE.
 const MAX_IMAGE: u64 = 1 << 30;
@@ -54,10 +54,12 @@ pub(super) fn struct_pages(kernel: &Kernel<'_>, memmap: &Memmap) -> Vec<PfnRange
     found.joined()
 }
 
-/// Where the kernel's text and read-only data begin and where they surely end, and a part of its data.
+/// Where the kernel's text and read-only data begin and where they surely end, and a part of its
+/// data.
 ///
-/// Between text, read-only data and data lie gaps, behind the data lies `.init`; the kernel gives all of these away at
-/// boot. So the first part is not all the kernel's ([`read_only_parts`]); the second lies between symbols of one section.
+/// Between text, read-only data and data lie gaps, behind the data lies `.init`; the kernel gives
+/// all of these away at boot. So the first part is not all the kernel's ([`read_only_parts`]); the
+/// second lies between symbols of one section.
 pub(super) fn image(kernel: &Kernel<'_>) -> Option<(Range<VirtAddr>, Range<VirtAddr>)> {
     let start = kernel.symbol("_stext").ok()?;
     let is_data = |symbol: &VirtAddr| {
@@ -70,8 +72,9 @@ pub(super) fn image(kernel: &Kernel<'_>) -> Option<(Range<VirtAddr>, Range<VirtA
     Some((start..first, first..VirtAddr(last.0.saturating_add(1))))
 }
 
-/// The read-only pieces of `image` that hold a known symbol: text and read-only data. The gaps between them are made
-/// writable before they are given away, but single pages in them become read-only again in their new use.
+/// The read-only pieces of `image` that hold a known symbol: text and read-only data. The gaps
+/// between them are made writable before they are given away, but single pages in them become
+/// read-only again in their new use.
 fn read_only_parts(kernel: &Kernel<'_>, image: Range<VirtAddr>) -> Vec<Range<VirtAddr>> {
     let known: Vec<_> = IN_TEXT.iter().filter_map(|name| kernel.symbol(name).ok()).collect();
     let mut parts: Vec<Range<VirtAddr>> = Vec::new();

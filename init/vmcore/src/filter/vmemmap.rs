@@ -1,13 +1,14 @@
-//! Struct pages that describe only pages which are left out anyway: of a huge machine's kernel-only dump they are the
-//! most. Whoever asks crash or drgn for such a struct page gets "excluded" for an answer, so this class is left out
-//! on demand only, and the dump's header says so (DUMP_DH_EXCLUDED_VMEMMAP).
+//! Struct pages that describe only pages which are left out anyway: of a huge machine's kernel-only
+//! dump they are the most. Whoever asks crash or drgn for such a struct page gets "excluded" for an
+//! answer, so this class is left out on demand only, and the dump's header says so
+//! (DUMP_DH_EXCLUDED_VMEMMAP).
 
 use crate::filter::PageFilter;
 use base::addr::{Pfn, PfnRange};
 
 impl PageFilter<'_> {
-    /// The pages of memory that hold nothing but struct pages of pages in `unit` which are not kept. `is_kept` tells of a
-    /// page in it. Appends to `out`.
+    /// The pages of memory that hold nothing but struct pages of pages in `unit` which are not
+    /// kept. `is_kept` tells of a page in it. Appends to `out`.
     pub fn unused_vmemmap(&self, unit: PfnRange, is_kept: impl Fn(Pfn) -> bool, out: &mut Vec<PfnRange>) {
         let page_size = self.memory.page_size();
         let size = self.memmap.struct_size();

@@ -1,7 +1,7 @@
 //! The ELF64 file header and program headers of a vmcore, through goblin.
 //!
-//! A vmcore's program headers can lie (a damaged core, a hostile producer): this module only decodes them;
-//! [`crate::source::Vmcore`] decides what to believe.
+//! A vmcore's program headers can lie (a damaged core, a hostile producer): this module only
+//! decodes them; [`crate::source::Vmcore`] decides what to believe.
 
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::Elf;
@@ -17,7 +17,8 @@ pub const HEADER_LEN: usize = 64;
 pub const PROGRAM_HEADER_LEN: usize = 56;
 /// Bytes of one ELF64 section header.
 pub const SECTION_HEADER_LEN: usize = 64;
-/// `e_phnum` when the real count does not fit in 16 bits and stands in section header 0 (gABI, "ELF Header").
+/// `e_phnum` when the real count does not fit in 16 bits and stands in section header 0 (gABI, "ELF
+/// Header").
 const PN_XNUM: usize = 0xffff;
 
 /// Why a file is not a vmcore that we can read.
@@ -137,7 +138,8 @@ impl Header {
 
 /// The program header count in the bytes of section header 0 (`sh_info`).
 pub fn phnum_of_section_header(bytes: &[u8]) -> Result<u64, ElfError> {
-    // goblin takes section header 0 for a table's terminator and drops it, so its one field is read here.
+    // goblin takes section header 0 for a table's terminator and drops it, so its one field is read
+    // here.
     Fields(bytes).u32(44).map(u64::from).ok_or(ElfError::TooShort(bytes.len()))
 }
 
@@ -210,8 +212,8 @@ pub fn head_len(segments: usize) -> usize {
     table_at(segments).saturating_add(table_len(to_u64(segments)))
 }
 
-/// The header of a core file that has `segments` program headers and room for `capacity`. If these may be many, section
-/// header 0 is part of it, whose `sh_info` is the number of program headers.
+/// The header of a core file that has `segments` program headers and room for `capacity`. If these
+/// may be many, section header 0 is part of it, whose `sh_info` is the number of program headers.
 #[must_use]
 pub fn emit_header(machine: u16, segments: usize, capacity: usize) -> Vec<u8> {
     let mut out = vec![0; table_at(capacity)];

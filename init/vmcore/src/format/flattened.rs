@@ -1,5 +1,5 @@
-//! The flattened form of a dump, for pipes that cannot seek: pieces of a file, each with the offset where it belongs
-//! (bytes only, no I/O).
+//! The flattened form of a dump, for pipes that cannot seek: pieces of a file, each with the offset
+//! where it belongs (bytes only, no I/O).
 //!
 //! ```text
 //! 4096 bytes     "makedumpfile", type 1, version 1, zeros

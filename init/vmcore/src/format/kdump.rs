@@ -1,4 +1,5 @@
-//! The kdump-compressed format, version 6: headers, sub header, page descriptors (bytes only, no I/O).
+//! The kdump-compressed format, version 6: headers, sub header, page descriptors (bytes only, no
+//! I/O).
 //!
 //! ```text
 //! block 0            disk_dump_header
@@ -7,8 +8,8 @@
 //! ..                 page_desc[popcount(bitmap 2)], in PFN order
 //! ..                 page data, any order, shared or with gaps
 //! ```
-//! Field names and offsets are those of makedumpfile's `diskdump_mod.h` on a 64-bit little-endian machine,
-//! which crash and libkdumpfile read alike.
+//! Field names and offsets are those of makedumpfile's `diskdump_mod.h` on a 64-bit little-endian
+//! machine, which crash and libkdumpfile read alike.
 
 use base::addr::{PageSize, Pfn, to_u64};
 use base::fields::{Fields, put};
@@ -57,7 +58,8 @@ impl Compression {
         }
     }
 
-    /// The compression that a descriptor's flags name, or `None` for one that the format does not have.
+    /// The compression that a descriptor's flags name, or `None` for one that the format does not
+    /// have.
     #[must_use]
     pub fn from_flags(flags: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|c| c.flag() == flags)
@@ -285,7 +287,8 @@ pub fn has_signature(bytes: &[u8]) -> bool {
     bytes.starts_with(SIGNATURE)
 }
 
-/// Decodes the header in `block0` into the layout and what it says; `sub_header` are the bytes at one block.
+/// Decodes the header in `block0` into the layout and what it says; `sub_header` are the bytes at
+/// one block.
 pub fn parse_headers(block0: &[u8], sub_header: &[u8]) -> Result<(Layout, Header), KdumpError> {
     if !has_signature(block0) {
         return Err(KdumpError::Signature);
@@ -332,8 +335,9 @@ pub fn block_size(block0: &[u8]) -> Result<PageSize, KdumpError> {
     PageSize::from_bytes(u64::from(raw)).ok_or(KdumpError::BlockSize(raw))
 }
 
-/// The pages from the first up to but not including the second that a part of a split dump holds; `None` for a dump
-/// in one file. May be empty: makedumpfile leaves a part without pages when there are more parts than work.
+/// The pages from the first up to but not including the second that a part of a split dump holds;
+/// `None` for a dump in one file. May be empty: makedumpfile leaves a part without pages when there
+/// are more parts than work.
 #[must_use]
 pub fn split_range(sub_header: &[u8]) -> Option<(Pfn, Pfn)> {
     let s = Fields(sub_header);

@@ -1,4 +1,5 @@
-//! LiME: memory as ranges, each behind a header (github.com/504ensicsLabs/LiME, doc/README.md; bytes only, no I/O).
+//! LiME: memory as ranges, each behind a header (github.com/504ensicsLabs/LiME, doc/README.md;
+//! bytes only, no I/O).
 
 use base::fields::put;
 

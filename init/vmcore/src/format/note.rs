@@ -62,7 +62,8 @@ impl NoteHeader {
         Some(Self { name_len: f.u32(0)?, desc_len: f.u32(4)?, kind: f.u32(8)? })
     }
 
-    /// Whether the header is all zero: the padding at the end of a per-CPU note buffer that no CPU filled.
+    /// Whether the header is all zero: the padding at the end of a per-CPU note buffer that no CPU
+    /// filled.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.name_len == 0 && self.desc_len == 0 && self.kind == 0

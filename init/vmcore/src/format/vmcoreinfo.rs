@@ -17,8 +17,8 @@ pub struct VmcoreInfo {
 }
 
 impl VmcoreInfo {
-    /// Parses the note's descriptor. Lines without `=` and bytes that are no UTF-8 are skipped; the last of
-    /// several values wins (CRASHTIME is appended at the panic).
+    /// Parses the note's descriptor. Lines without `=` and bytes that are no UTF-8 are skipped; the
+    /// last of several values wins (CRASHTIME is appended at the panic).
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Self {
         let bytes = bytes.get(..MAX_LEN).unwrap_or(bytes);

@@ -1,7 +1,9 @@
-//! The kernel log, out of the printk ring buffer of Linux 5.10 and later (kernel/printk/printk_ringbuffer.h).
+//! The kernel log, out of the printk ring buffer of Linux 5.10 and later
+//! (kernel/printk/printk_ringbuffer.h).
 //!
-//! The ring is read as it lies: a record that is being written, was overwritten or is damaged is skipped and
-//! counted, and the next one is tried. Only sizes that the format allows bound the loops.
+//! The ring is read as it lies: a record that is being written, was overwritten or is damaged is
+//! skipped and counted, and the next one is tried. Only sizes that the format allows bound the
+//! loops.
 
 use std::io::{self, Write};
 
@@ -23,8 +25,9 @@ const MAX_COUNT_BITS: u32 = 26;
 const CALLER_IS_CPU: u32 = 0x8000_0000;
 /// `FAILED_LPOS`: the text of the record was lost when it was printed.
 const FAILED_LPOS: u64 = 1;
-/// Descriptors without a readable record that are passed over: a ring of 32 MiB of text has no more. Memory that
-/// claims the largest ring would otherwise cost minutes in which nothing is saved.
+/// Descriptors without a readable record that are passed over: a ring of 32 MiB of text has no
+/// more. Memory that claims the largest ring would otherwise cost minutes in which nothing is
+/// saved.
 const MAX_MISSES: u64 = 1 << 20;
 /// `prb_data_block.id` stands before the text.
 const BLOCK_ID_LEN: u64 = 8;
@@ -49,9 +52,10 @@ pub struct DmesgStats {
     pub damaged: u64,
 }
 
-/// Writes the log as text: a line per line of each record, with its time stamp and, where the kernel tells it, who
-/// printed it (`T` and a thread id, or `C` and a CPU in interrupt context), as makedumpfile prints them. Every byte
-/// that is not printable ASCII becomes `\xNN`: the old kernel's users choose the text.
+/// Writes the log as text: a line per line of each record, with its time stamp and, where the
+/// kernel tells it, who printed it (`T` and a thread id, or `C` and a CPU in interrupt context), as
+/// makedumpfile prints them. Every byte that is not printable ASCII becomes `\xNN`: the old
+/// kernel's users choose the text.
 pub fn write(kernel: &Kernel<'_>, out: &mut dyn Write) -> Result<DmesgStats, DmesgError> {
     Ring::discover(kernel)?.write(out)
 }
@@ -65,7 +69,8 @@ struct RecordInfo {
     caller: Option<u32>,
 }
 
-/// One line per line of text; continuation lines are indented to the text, as makedumpfile prints them.
+/// One line per line of text; continuation lines are indented to the text, as makedumpfile prints
+/// them.
 fn write_record(info: RecordInfo, text: &[u8], out: &mut dyn Write) -> io::Result<()> {
     let seconds = info.ts_nsec / 1_000_000_000;
     let micros = info.ts_nsec / 1000 % 1_000_000;
@@ -223,8 +228,8 @@ impl<'a, 'm> Ring<'a, 'm> {
         1_u64.wrapping_shl(self.size_bits)
     }
 
-    /// The ids from the oldest record to the newest, at most one per descriptor. A tail that does not fit the
-    /// head is not believed: then every descriptor before the head is tried.
+    /// The ids from the oldest record to the newest, at most one per descriptor. A tail that does
+    /// not fit the head is not believed: then every descriptor before the head is tried.
     fn ids(&self) -> impl Iterator<Item = u64> + use<> {
         let span = self.head_id.wrapping_sub(self.tail_id) & ID_MASK;
         let (first, number) = if span < self.count() {
@@ -236,7 +241,8 @@ impl<'a, 'm> Ring<'a, 'm> {
         (0..number).map(move |step| first.wrapping_add(step) & ID_MASK)
     }
 
-    /// Reads record `id` into `text`; `None` for one that holds no text or has not been written to its end.
+    /// Reads record `id` into `text`; `None` for one that holds no text or has not been written to
+    /// its end.
     fn record(&self, id: u64, text: &mut Vec<u8>) -> Result<Option<RecordInfo>, KernelError> {
         let index = id & self.count().wrapping_sub(1);
         let desc = self.element(self.descs, index, self.desc.size, "prb_desc")?;
@@ -256,7 +262,8 @@ impl<'a, 'm> Ring<'a, 'm> {
             return Err(absurd);
         };
         text.clear();
-        // Bit 0 marks a record without a data block; if it is not lost, it is an empty line (EMPTY_LINE_LPOS).
+        // Bit 0 marks a record without a data block; if it is not lost, it is an empty line
+        // (EMPTY_LINE_LPOS).
         let has_block = begin & 1 == 0 && next & 1 == 0;
         if has_block {
             self.read_block(begin, next, usize::from(text_len), text)?;
@@ -266,7 +273,8 @@ impl<'a, 'm> Ring<'a, 'm> {
         Ok(Some(RecordInfo { ts_nsec, caller: self.info.caller_id.and_then(|offset| info.u32(offset)) }))
     }
 
-    /// The text of the data block from `begin` to `next`, which wraps as a whole to the ring's start.
+    /// The text of the data block from `begin` to `next`, which wraps as a whole to the ring's
+    /// start.
     fn read_block(
         &self,
         begin: u64,

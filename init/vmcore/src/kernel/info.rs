@@ -1,8 +1,8 @@
-//! Which VMCOREINFO to believe: the note of the vmcore, the copy that the loader made while the kernel was healthy, or
-//! one that lies somewhere in memory.
+//! Which VMCOREINFO to believe: the note of the vmcore, the copy that the loader made while the
+//! kernel was healthy, or one that lies somewhere in memory.
 //!
-//! The copy lies in the reserved memory and is of the same boot, so where both describe one kernel and differ, the
-//! note has been damaged since. Only CRASHTIME is younger than the copy.
+//! The copy lies in the reserved memory and is of the same boot, so where both describe one kernel
+//! and differ, the note has been damaged since. Only CRASHTIME is younger than the copy.
 
 use serde::Serialize;
 
@@ -36,7 +36,8 @@ pub enum Origin {
     Nowhere,
 }
 
-/// The VMCOREINFO to use, and where it came from if that is not the note. `copy` is the loader's, empty if there is none.
+/// The VMCOREINFO to use, and where it came from if that is not the note. `copy` is the loader's,
+/// empty if there is none.
 #[must_use]
 pub fn settle(
     note: &VmcoreInfo,
@@ -71,7 +72,8 @@ fn is_usable(info: &VmcoreInfo) -> bool {
     VITAL_KEYS.iter().all(|key| info.get(key).is_some())
 }
 
-/// Whether both are of one kernel: build id and release agree, or all but a few lines do and one of these is damaged.
+/// Whether both are of one kernel: build id and release agree, or all but a few lines do and one of
+/// these is damaged.
 fn describe_one_kernel(note: &VmcoreInfo, copy: &VmcoreInfo) -> bool {
     let same = |key| note.get(key) == copy.get(key);
     (same("BUILD-ID") && same("OSRELEASE")) || copy.differences(note).saturating_mul(4) < copy.len()
@@ -83,9 +85,10 @@ fn matches_memory(copy: &VmcoreInfo, memory: &dyn PhysicalMemory) -> bool {
     uts::discover(&kernel).is_ok_and(|utsname| Some(utsname.release.as_str()) == copy.get("OSRELEASE"))
 }
 
-/// Looks for the page that the kernel keeps VMCOREINFO in (`vmcoreinfo_data`, kernel/vmcore_info.c): it begins with the
-/// release, and the kernel that it leads to has that release. Others may lie about: of the boot before, or made up. If
-/// none leads to its kernel, the longest counts.
+/// Looks for the page that the kernel keeps VMCOREINFO in (`vmcoreinfo_data`,
+/// kernel/vmcore_info.c): it begins with the release, and the kernel that it leads to has that
+/// release. Others may lie about: of the boot before, or made up. If none leads to its kernel, the
+/// longest counts.
 fn scan(memory: &dyn PhysicalMemory, heartbeat: &dyn Fn()) -> Option<(PhysAddr, VmcoreInfo)> {
     let size = memory.page_size();
     let (mut reader, mut page) = (memory.page_reader(), vec![0; size.in_memory()]);
@@ -130,7 +133,8 @@ mod tests {
         )
     }
 
-    /// Memory with a page table that maps the kernel image, the kernel's name, and `page` at 0x5000.
+    /// Memory with a page table that maps the kernel image, the kernel's name, and `page` at
+    /// 0x5000.
     fn memory(release: &str, page: &[u8]) -> Vmcore {
         let mut bytes = vec![0; 0x6000];
         bytes[0x1ff8..0x2000].copy_from_slice(&0x2003_u64.to_le_bytes()); // top → 0x2000

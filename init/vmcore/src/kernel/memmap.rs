@@ -1,10 +1,11 @@
 //! Where the struct pages of each memory section lie (CONFIG_SPARSEMEM, with or without VMEMMAP).
 //!
-//! `mem_section` is an array of roots (SPARSEMEM_EXTREME: pointers to pages of `struct mem_section`, else the structs
-//! themselves); a section's `section_mem_map` is the address of its first struct page less the section's first PFN,
-//! with flags in the low bits (include/linux/mmzone.h). With VMEMMAP all sections therefore hold the same address,
-//! which is how a damaged one is told. A section that is damaged has no struct pages here, and the others have
-//! theirs.
+//! `mem_section` is an array of roots (SPARSEMEM_EXTREME: pointers to pages of `struct
+//! mem_section`, else the structs themselves); a section's `section_mem_map` is the address of its
+//! first struct page less the section's first PFN, with flags in the low bits
+//! (include/linux/mmzone.h). With VMEMMAP all sections therefore hold the same address, which is
+//! how a damaged one is told. A section that is damaged has no struct pages here, and the others
+//! have theirs.
 
 use serde::Serialize;
 
@@ -12,7 +13,8 @@ use crate::kernel::page::HeadLink;
 use crate::kernel::{Kernel, KernelError};
 use base::addr::{PageSize, Pfn, PfnRange, VirtAddr, to_u64};
 
-/// Low bits of `section_mem_map` that hold flags: 5 to 7 so far. All addresses there are multiples of a page.
+/// Low bits of `section_mem_map` that hold flags: 5 to 7 so far. All addresses there are multiples
+/// of a page.
 const FLAGS: u64 = 0xfff;
 /// `SECTION_HAS_MEM_MAP`.
 const HAS_MEM_MAP: u64 = 1 << 1;
@@ -22,7 +24,8 @@ const ONLINE: u64 = 1 << 2;
 const KERNEL_HALF: u64 = 1 << 63;
 /// Bytes of the largest `struct mem_section`, with CONFIG_PAGE_EXTENSION: 32.
 const MAX_SECTION_SIZE: u64 = 256;
-/// Bytes of the largest page that the kernel maps struct pages with (`vmemmap_populate_hugepages()`, arch/x86/mm/init_64.c).
+/// Bytes of the largest page that the kernel maps struct pages with
+/// (`vmemmap_populate_hugepages()`, arch/x86/mm/init_64.c).
 const HUGE: u64 = 2 << 20;
 
 /// Why a section's struct pages cannot be used; all its pages are kept.
@@ -132,8 +135,8 @@ impl Memmap {
         self.pages_per_section
     }
 
-    /// The page whose struct page a tail at `tail` (`pfn`, in the section whose first struct page is `base`) names as its
-    /// head; `None` unless it lies before the tail and is a struct page.
+    /// The page whose struct page a tail at `tail` (`pfn`, in the section whose first struct page
+    /// is `base`) names as its head; `None` unless it lies before the tail and is a struct page.
     #[must_use]
     pub fn head_of(&self, link: HeadLink, pfn: Pfn, section: PfnRange, base: VirtAddr) -> Option<Pfn> {
         let tail =
@@ -182,8 +185,9 @@ impl Memmap {
         if bad { Section::Bad(BadSection::Address) } else { Section::Online(VirtAddr(base)) }
     }
 
-    /// Finds what the sections agree on. The kernel's own word for it counts most, where it has one (VMCOREINFO
-    /// SYMBOL(vmemmap), 6.10); else the majority, if that is large: then it is VMEMMAP, and those that differ are damaged.
+    /// Finds what the sections agree on. The kernel's own word for it counts most, where it has one
+    /// (VMCOREINFO SYMBOL(vmemmap), 6.10); else the majority, if that is large: then it is VMEMMAP,
+    /// and those that differ are damaged.
     fn agree(&mut self, told: Option<VirtAddr>) {
         let (pages, size) = (self.pages_per_section, self.page_struct);
         let origin = |&(number, section): &(u64, Section)| match section {
@@ -209,9 +213,9 @@ impl Memmap {
 }
 
 impl Memmap {
-    /// Takes back sections whose struct pages are not where the kernel would have mapped them: in a page larger than it
-    /// uses, or in one where another section has its own. (HVO shares small pages.) Page tables damaged in this way
-    /// lead to memory, but not to these struct pages.
+    /// Takes back sections whose struct pages are not where the kernel would have mapped them: in a
+    /// page larger than it uses, or in one where another section has its own. (HVO shares small
+    /// pages.) Page tables damaged in this way lead to memory, but not to these struct pages.
     pub fn distrust_mappings(&mut self, kernel: &Kernel<'_>) {
         if self.vmemmap.is_none() {
             return;
@@ -248,7 +252,8 @@ impl Memmap {
         }
     }
 
-    /// Whether two sections rightly have struct pages in one huge page: their struct pages are neighbours in it.
+    /// Whether two sections rightly have struct pages in one huge page: their struct pages are
+    /// neighbours in it.
     fn share_a_huge_page(&self, pair: &[(u64, usize)], len: u64) -> bool {
         let base = |which: usize| {
             let &(_, index) = pair.get(which)?;
@@ -285,7 +290,8 @@ impl Table {
         let in_page = page_size.bytes().checked_div(struct_size).unwrap_or(1);
         let extreme_roots = sections.div_ceil(in_page);
         let roots = kernel.info().length("mem_section").unwrap_or(extreme_roots);
-        // The kernel tells the length, not the shape: an array of roots is shorter than one of sections.
+        // The kernel tells the length, not the shape: an array of roots is shorter than one of
+        // sections.
         let extreme = roots == extreme_roots;
         if !extreme && roots != sections {
             return Err(KernelError::Absurd { what: "LENGTH(mem_section)", value: roots });

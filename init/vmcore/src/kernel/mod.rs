@@ -1,7 +1,8 @@
 //! What the production kernel's memory means: addresses, names, its log.
 //!
-//! Everything here is found by VMCOREINFO keys, never by a kernel version, and every number read from the old
-//! memory is taken as hostile: loops are bounded by what the format allows, not by what a field says.
+//! Everything here is found by VMCOREINFO keys, never by a kernel version, and every number read
+//! from the old memory is taken as hostile: loops are bounded by what the format allows, not by
+//! what a field says.
 
 pub mod dmesg;
 pub mod info;
@@ -69,8 +70,8 @@ impl core::fmt::Debug for Kernel<'_> {
 }
 
 impl<'a> Kernel<'a> {
-    /// The kernel that `info` describes. `linear` are the virtual ranges that an ELF header maps, used where
-    /// page tables cannot be walked; they may be empty.
+    /// The kernel that `info` describes. `linear` are the virtual ranges that an ELF header maps,
+    /// used where page tables cannot be walked; they may be empty.
     #[must_use]
     pub fn new(memory: &'a dyn PhysicalMemory, info: &'a VmcoreInfo, linear: &'a [LinearMap]) -> Self {
         let tables = translate::x86_64::PageTables::discover(info);
@@ -137,8 +138,9 @@ impl<'a> Kernel<'a> {
         Ok(u32::from_le_bytes(bytes))
     }
 
-    /// The physical address of `addr`: page tables first, since only they know vmalloc and per-cpu memory; then
-    /// what the ELF header maps, which still finds kernel data when a table is damaged.
+    /// The physical address of `addr`: page tables first, since only they know vmalloc and per-cpu
+    /// memory; then what the ELF header maps, which still finds kernel data when a table is
+    /// damaged.
     pub fn translate(&self, addr: VirtAddr) -> Result<PhysAddr, TranslateError> {
         let page = addr.0 >> 12;
         let slot = to_usize(page & 63);
@@ -162,8 +164,9 @@ impl<'a> Kernel<'a> {
         self.tables.map(|tables| tables.tables(self.memory)).unwrap_or_default()
     }
 
-    /// Calls `each` with every piece of memory that the kernel's page tables map one page table entry at a time, by virtual
-    /// address: all of its address space but what it maps in huge pages. What they map over and over is told as often.
+    /// Calls `each` with every piece of memory that the kernel's page tables map one page table
+    /// entry at a time, by virtual address: all of its address space but what it maps in huge
+    /// pages. What they map over and over is told as often.
     pub fn each_small_mapping(&self, each: &mut dyn FnMut(VirtAddr, PhysAddr)) {
         if let Some(tables) = &self.tables {
             tables.each_last_level(self.memory, each);

@@ -1,22 +1,26 @@
-//! `struct page` of the production kernel: where its fields lie and what their bits mean, by VMCOREINFO keys alone.
+//! `struct page` of the production kernel: where its fields lie and what their bits mean, by
+//! VMCOREINFO keys alone.
 //!
-//! The kernel has changed these facts in 6.3, 6.6, 6.9, 6.10, 6.12 and 7.1, and stable trees carry some of the
-//! changes back. Each change came with a key of its own, so the keys decide and a version number never does. This
-//! module says what a struct page says; what that means for a dump is `filter`'s.
+//! The kernel has changed these facts in 6.3, 6.6, 6.9, 6.10, 6.12 and 7.1, and stable trees carry
+//! some of the changes back. Each change came with a key of its own, so the keys decide and a
+//! version number never does. This module says what a struct page says; what that means for a dump
+//! is `filter`'s.
 
 use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::kernel::KernelError;
 use base::addr::{to_u64, to_usize};
 use base::fields::Fields;
 
-/// Largest order of a compound page that is believed: a 1 GiB hugetlb page of 4 KiB pages, 16 GiB of 64 KiB pages.
+/// Largest order of a compound page that is believed: a 1 GiB hugetlb page of 4 KiB pages, 16 GiB
+/// of 64 KiB pages.
 const MAX_COMPOUND_ORDER: u32 = 18;
-/// Smallest order of a hugetlb page: 64 KiB of 4 KiB pages, on aarch64. A damaged test for hugetlb mostly hits smaller
-/// pages, which are the kernel's.
+/// Smallest order of a hugetlb page: 64 KiB of 4 KiB pages, on aarch64. A damaged test for hugetlb
+/// mostly hits smaller pages, which are the kernel's.
 const MIN_HUGETLB_ORDER: u32 = 4;
 /// `NR_PAGE_ORDERS` where VMCOREINFO does not tell it: the default since 2.6.
 const FREE_ORDERS: u64 = 11;
-/// Bits that every page type has set or, since 6.12, a range of values: no mapping count comes near.
+/// Bits that every page type has set or, since 6.12, a range of values: no mapping count comes
+/// near.
 const PAGE_TYPE_BASE: u32 = 0xf000_0000;
 
 /// Where the fields of `struct page` lie, and the flags and types in them.
@@ -62,7 +66,8 @@ struct Types {
 /// Where a compound page's order lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OrderSource {
-    /// A byte of the second struct page: `compound_order` (4.16 to 6.2), `folio._folio_order` (6.3 to 6.5).
+    /// A byte of the second struct page: `compound_order` (4.16 to 6.2), `folio._folio_order` (6.3
+    /// to 6.5).
     SecondByte(usize),
     /// The low byte of the second struct page's flags (`folio._flags_1`, 6.6).
     SecondFlags,
@@ -84,14 +89,17 @@ enum HugetlbTest {
 /// A value of `page_type`, which shares its place with `_mapcount`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PageType {
-    /// To 6.11: a type is a cleared bit under set base bits (`PageType()` of include/linux/page-flags.h).
+    /// To 6.11: a type is a cleared bit under set base bits (`PageType()` of
+    /// include/linux/page-flags.h).
     Mask(u32),
-    /// From 6.12: the top byte is the type (`PGTY_...` of include/linux/page-flags.h), the rest is its owner's.
+    /// From 6.12: the top byte is the type (`PGTY_...` of include/linux/page-flags.h), the rest is
+    /// its owner's.
     TopByte(u32),
 }
 
 impl PageType {
-    /// The test for `NUMBER(PAGE_..._MAPCOUNT_VALUE)`, which the kernel prints as a signed 32-bit number.
+    /// The test for `NUMBER(PAGE_..._MAPCOUNT_VALUE)`, which the kernel prints as a signed 32-bit
+    /// number.
     fn new(value: i64) -> Result<Self, KernelError> {
         let absurd =
             || KernelError::Absurd { what: "a page type in VMCOREINFO", value: value.cast_unsigned() };
@@ -146,8 +154,8 @@ pub struct Compound {
 pub enum HeadLink {
     /// The address of the head's struct page.
     Pointer(u64),
-    /// The head's address is the tail's, with these bits cleared ("mm: rework compound_head() for power-of-2
-    /// sizeof(struct page)", 7.1).
+    /// The head's address is the tail's, with these bits cleared ("mm: rework compound_head() for
+    /// power-of-2 sizeof(struct page)", 7.1).
     Mask(u64),
 }
 
@@ -234,7 +242,8 @@ impl PageLayout {
         })
     }
 
-    /// What `head`, a compound page's first struct page, and the `second` say; `second` may be missing.
+    /// What `head`, a compound page's first struct page, and the `second` say; `second` may be
+    /// missing.
     #[must_use]
     pub fn compound(&self, head: &PageInfo, second: &[u8]) -> Compound {
         let second = Fields(second);
@@ -281,8 +290,9 @@ impl PageLayout {
         page.flags & self.bits.lru != 0
     }
 
-    /// In the swap cache. PG_swapcache is another name of PG_owner_priv_1 (include/linux/page-flags.h), which file
-    /// systems use for their own ends: it counts with PG_swapbacked only, where that flag is told.
+    /// In the swap cache. PG_swapcache is another name of PG_owner_priv_1
+    /// (include/linux/page-flags.h), which file systems use for their own ends: it counts with
+    /// PG_swapbacked only, where that flag is told.
     #[must_use]
     pub fn is_swap_cache(&self, page: &PageInfo) -> bool {
         let backed = self.bits.swapbacked == 0 || page.flags & self.bits.swapbacked != 0;
@@ -310,8 +320,8 @@ impl PageLayout {
         }
     }
 
-    /// Whether the page has any page type: then it is no page of a process or a file, whatever its other fields look
-    /// like. (hugetlb pages have one since 6.9; they are asked for by name.)
+    /// Whether the page has any page type: then it is no page of a process or a file, whatever its
+    /// other fields look like. (hugetlb pages have one since 6.9; they are asked for by name.)
     #[must_use]
     pub fn is_typed(&self, page: &PageInfo) -> bool {
         page.mapcount & PAGE_TYPE_BASE == PAGE_TYPE_BASE && page.mapcount != u32::MAX
@@ -340,13 +350,15 @@ impl PageLayout {
         page.flags & self.bits.reserved != 0
     }
 
-    /// Logically offline: in a balloon, unplugged by virtio-mem or Hyper-V; reading it may fail or stop the guest.
+    /// Logically offline: in a balloon, unplugged by virtio-mem or Hyper-V; reading it may fail or
+    /// stop the guest.
     #[must_use]
     pub fn is_offline(&self, page: &PageInfo) -> bool {
         self.has(self.types.offline, page)
     }
 
-    /// The order of the free block that the page heads. `None` also where the order is beyond what the kernel has.
+    /// The order of the free block that the page heads. `None` also where the order is beyond what
+    /// the kernel has.
     #[must_use]
     pub fn free_order(&self, page: &PageInfo) -> Option<u32> {
         let order = u32::try_from(page.private).ok()?;
@@ -365,8 +377,8 @@ impl PageLayout {
         self.has(self.types.unaccepted, page).then(|| self.free_orders.saturating_sub(1))
     }
 
-    /// Whether nothing in the page contradicts that it lies inside a free block (its head says that it does): nobody
-    /// holds or maps it, it is on no list and has no type.
+    /// Whether nothing in the page contradicts that it lies inside a free block (its head says that
+    /// it does): nobody holds or maps it, it is on no list and has no type.
     #[must_use]
     pub fn looks_free(&self, page: &PageInfo) -> bool {
         let in_use = self.head | self.bits.lru | self.bits.slab;
@@ -407,8 +419,9 @@ impl OrderSource {
         Ok(second.map_or(Self::SecondFlags, Self::SecondByte))
     }
 
-    /// The bytes of the second struct page lie apart: order and destructor in one place, or in that of its flags or the
-    /// link to its head, are a damaged VMCOREINFO, and an order that looks like the destructor would drop kernel pages.
+    /// The bytes of the second struct page lie apart: order and destructor in one place, or in that
+    /// of its flags or the link to its head, are a damaged VMCOREINFO, and an order that looks like
+    /// the destructor would drop kernel pages.
     fn check(self, hugetlb: &HugetlbTest, flags: usize, compound: usize) -> Result<(), KernelError> {
         let order = if let Self::SecondByte(at) = self { Some(at) } else { None };
         let destructor = if let HugetlbTest::Destructor { at, .. } = *hugetlb { Some(at) } else { None };
@@ -442,7 +455,8 @@ impl HugetlbTest {
     }
 }
 
-/// A byte of the second struct page: named by itself, or as a member of a folio, which spans several.
+/// A byte of the second struct page: named by itself, or as a member of a folio, which spans
+/// several.
 fn second_byte(info: &VmcoreInfo, size: u64, page: &str, folio: &str) -> Result<Option<usize>, KernelError> {
     let in_folio = || info.offset(folio).map(|offset| offset.wrapping_sub(size));
     match info.offset(page).or_else(in_folio) {
@@ -470,7 +484,8 @@ fn required_flag(info: &VmcoreInfo, name: &str) -> Result<u64, KernelError> {
     }
 }
 
-/// The bytes of `struct page` that fields have claimed: two fields in one place are a damaged VMCOREINFO.
+/// The bytes of `struct page` that fields have claimed: two fields in one place are a damaged
+/// VMCOREINFO.
 struct Claims {
     size: u64,
     taken: Vec<(u64, u64)>,
@@ -481,7 +496,8 @@ impl Claims {
         Self { size, taken: Vec::new() }
     }
 
-    /// The offset of a field of `len` bytes, which is aligned, inside the struct and apart from the others.
+    /// The offset of a field of `len` bytes, which is aligned, inside the struct and apart from the
+    /// others.
     fn claim(&mut self, info: &VmcoreInfo, name: &str, len: u64) -> Result<usize, KernelError> {
         let at = info.offset(name).ok_or_else(|| KernelError::MissingKey(format!("OFFSET({name})")))?;
         let end = at.saturating_add(len);

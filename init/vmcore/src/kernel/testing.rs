@@ -1,7 +1,8 @@
-//! A made-up kernel for tests: memory, page tables, memory sections and struct pages of a kernel generation, and the
-//! VMCOREINFO that tells where they are.
+//! A made-up kernel for tests: memory, page tables, memory sections and struct pages of a kernel
+//! generation, and the VMCOREINFO that tells where they are.
 //!
-//! 16 MiB of memory in one section. The image half maps physical 0 in one 1 GiB page; `vmemmap` is one 2 MiB page.
+//! 16 MiB of memory in one section. The image half maps physical 0 in one 1 GiB page; `vmemmap` is
+//! one 2 MiB page.
 
 #![expect(clippy::cast_possible_truncation, reason = "tests run on 64-bit machines")]
 
@@ -182,7 +183,8 @@ impl TestKernel {
         self.u64(VMEMMAP_PUD + index(VMEMMAP, 30) * 8, 0x83);
     }
 
-    /// Adds a table that leads to itself on every level, so that it maps 512 GiB to its own page. Says where these begin.
+    /// Adds a table that leads to itself on every level, so that it maps 512 GiB to its own page.
+    /// Says where these begin.
     pub(crate) fn loop_page_tables(&mut self) -> u64 {
         self.u64(TOP + 0x100 * 8, LOOP as u64 | 3);
         for entry in 0..512 {

@@ -4,7 +4,8 @@ use crate::format::kdump::Utsname;
 use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::kernel::{Kernel, KernelError};
 
-/// `OFFSET(uts_namespace.name)` before it was exported (v5.11): `struct kref` comes first and takes 4 bytes.
+/// `OFFSET(uts_namespace.name)` before it was exported (v5.11): `struct kref` comes first and takes
+/// 4 bytes.
 const NAME_OFFSET: u64 = 4;
 
 /// Reads `init_uts_ns.name`.
@@ -19,8 +20,8 @@ pub fn discover(kernel: &Kernel<'_>) -> Result<Utsname, KernelError> {
     found.ok_or(KernelError::Absurd { what, value: addr.0 })
 }
 
-/// What is known of uname without reading memory. Readers refuse a dump whose machine is not theirs, so it
-/// comes from the ELF header.
+/// What is known of uname without reading memory. Readers refuse a dump whose machine is not
+/// theirs, so it comes from the ELF header.
 #[must_use]
 pub fn fallback(info: &VmcoreInfo, machine: Option<&str>) -> Utsname {
     Utsname {

@@ -42,8 +42,8 @@ impl DumpFile {
         }
     }
 
-    /// Bytes of the dump that the file has: less than its length if it is flattened with holes. Bounds what one can
-    /// afford to do for each byte that a header promises.
+    /// Bytes of the dump that the file has: less than its length if it is flattened with holes.
+    /// Bounds what one can afford to do for each byte that a header promises.
     pub(super) fn stored(&self) -> u64 {
         match self {
             Self::Plain { len, .. } => *len,

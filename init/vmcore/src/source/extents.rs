@@ -1,4 +1,5 @@
-//! PT_LOAD segments, which may overlap or lie, as sorted disjoint extents of memory that the file really has.
+//! PT_LOAD segments, which may overlap or lie, as sorted disjoint extents of memory that the file
+//! really has.
 
 use core::cmp::Reverse;
 
@@ -7,14 +8,15 @@ use serde::Serialize;
 use crate::format::elf::{Segment, SegmentKind};
 use base::addr::{PageSize, PfnRange, PhysAddr};
 
-/// First address after all memory: 52 bits is the architectural limit of x86_64 and of aarch64 with LPA. A bitmap
-/// over more than that is a lie that would fill the target.
+/// First address after all memory: 52 bits is the architectural limit of x86_64 and of aarch64 with
+/// LPA. A bitmap over more than that is a lie that would fill the target.
 const MAX_PHYSICAL: u64 = 1 << 52;
 
 /// Lies that are listed one by one; a hostile core has a million.
 const MAX_ANOMALIES: usize = 64;
 
-/// Segments in a row that the kernel text may lie in: memory blocks that touch, of up to 2 GiB each.
+/// Segments in a row that the kernel text may lie in: memory blocks that touch, of up to 2 GiB
+/// each.
 const MAX_RUN: usize = 256;
 
 /// Bytes of memory at a place in the file.
@@ -28,7 +30,8 @@ pub(super) struct Extent {
     pub(super) offset: u64,
 }
 
-/// Something that the headers of a vmcore or dump claim and the file does not bear out. The rest of it is used.
+/// Something that the headers of a vmcore or dump claim and the file does not bear out. The rest of
+/// it is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Anomaly {
@@ -53,7 +56,8 @@ pub enum Anomaly {
         /// Physical address.
         paddr: u64,
     },
-    /// A segment begins inside another one and ends outside it; the first one counts where both claim.
+    /// A segment begins inside another one and ends outside it; the first one counts where both
+    /// claim.
     Overlap {
         /// First physical address that both claim.
         paddr: u64,
@@ -72,7 +76,8 @@ pub enum Anomaly {
         /// Bytes that it should have.
         bytes: u64,
     },
-    /// Notes that were left out because they are too large together: device dumps, or the same bytes many times.
+    /// Notes that were left out because they are too large together: device dumps, or the same
+    /// bytes many times.
     NotesLeftOut {
         /// Bytes left out.
         bytes: u64,
@@ -93,9 +98,10 @@ pub enum Anomaly {
 
 /// Builds the extents of the PT_LOAD `segments` of a file of `file_len` bytes.
 ///
-/// The kernel-text segment of a vmcore describes pages that a RAM segment describes too, and /proc/vmcore has
-/// them twice (fs/proc/vmcore.c gives each segment its own file range); the first to claim a byte keeps it. So
-/// a segment inside another one, or inside several that touch, is normal; one that is half inside is told.
+/// The kernel-text segment of a vmcore describes pages that a RAM segment describes too, and
+/// /proc/vmcore has them twice (fs/proc/vmcore.c gives each segment its own file range); the first
+/// to claim a byte keeps it. So a segment inside another one, or inside several that touch, is
+/// normal; one that is half inside is told.
 pub(super) fn from_segments(segments: &[Segment], file_len: u64) -> (Vec<Extent>, Vec<Anomaly>) {
     let mut anomalies = Vec::new();
     let loads = segments.iter().filter(|segment| segment.kind == SegmentKind::Load && segment.filesz > 0);
@@ -115,8 +121,9 @@ pub(super) fn from_segments(segments: &[Segment], file_len: u64) -> (Vec<Extent>
             claimed.push(Extent { start: segment.paddr, end, offset: segment.offset });
         }
     }
-    // Of two with the same start the longer one first: memory behind the crash kernel's may begin with the kernel
-    // text. A later extent gives way to an earlier one, but what sticks out behind it is kept.
+    // Of two with the same start the longer one first: memory behind the crash kernel's may begin
+    // with the kernel text. A later extent gives way to an earlier one, but what sticks out behind
+    // it is kept.
     claimed.sort_by_key(|extent| (extent.start, Reverse(extent.end)));
     let mut out: Vec<Extent> = Vec::with_capacity(claimed.len());
     for (index, &extent) in claimed.iter().enumerate() {
@@ -139,7 +146,8 @@ pub(super) fn from_segments(segments: &[Segment], file_len: u64) -> (Vec<Extent>
     (out, anomalies)
 }
 
-/// Whether `extents`, sorted by their start, hold all of `start..end`. Looks at the next [`MAX_RUN`] only.
+/// Whether `extents`, sorted by their start, hold all of `start..end`. Looks at the next
+/// [`MAX_RUN`] only.
 fn covers(extents: &[Extent], start: PhysAddr, end: PhysAddr) -> bool {
     let mut covered = start;
     for extent in extents.iter().take(MAX_RUN).take_while(|extent| extent.start < end) {
@@ -265,7 +273,8 @@ mod tests {
             for e in &out {
                 prop_assert!(e.start < e.end && e.offset + (e.end.0 - e.start.0) <= file_len);
             }
-            // Every byte of the file that a segment claims is found, at a place that some segment names.
+            // Every byte of the file that a segment claims is found, at a place that some segment
+            // names.
             for byte in 0..128_u64 {
                 let claims: Vec<u64> = segments
                     .iter()

@@ -1,7 +1,8 @@
-//! A flattened dump in the order that it has after unpacking, without unpacking it: an index of its pieces.
+//! A flattened dump in the order that it has after unpacking, without unpacking it: an index of its
+//! pieces.
 //!
-//! The index takes 24 bytes per piece. makedumpfile makes a piece of some 36 KiB, so that is 70 MB for a dump of
-//! 100 GB; a file of tiny pieces ends at [`MAX_PIECES`].
+//! The index takes 24 bytes per piece. makedumpfile makes a piece of some 36 KiB, so that is 70 MB
+//! for a dump of 100 GB; a file of tiny pieces ends at [`MAX_PIECES`].
 
 use std::collections::BinaryHeap;
 use std::fs::File;
@@ -47,8 +48,8 @@ pub(super) struct Flattened {
 }
 
 impl Flattened {
-    /// Opens a flattened file and lists its pieces. One that breaks off, or has a record that cannot be, counts as
-    /// far as it goes.
+    /// Opens a flattened file and lists its pieces. One that breaks off, or has a record that
+    /// cannot be, counts as far as it goes.
     pub(super) fn open(file: File) -> Result<Self, FlattenedOpenError> {
         flattened::parse_header(&read_up_to(&file, 0, flattened::HEADER_LEN)?)?;
         let file_len = file.metadata()?.len();
@@ -94,8 +95,8 @@ impl Flattened {
 }
 
 impl ReadAt for Flattened {
-    /// Between pieces there are zeros, as in the holes of an unpacked file. What an unfinished stream does not
-    /// have may have been cut off, so there is nothing.
+    /// Between pieces there are zeros, as in the holes of an unpacked file. What an unfinished
+    /// stream does not have may have been cut off, so there is nothing.
     fn read_some(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
         let next = self.pieces.partition_point(|piece| piece.end <= offset);
         let Some(piece) = self.pieces.get(next) else { return Ok(0) };
@@ -114,7 +115,8 @@ impl ReadAt for Flattened {
     }
 }
 
-/// Makes pieces in the order of the file sorted and disjoint: where several have a byte, the last one has it.
+/// Makes pieces in the order of the file sorted and disjoint: where several have a byte, the last
+/// one has it.
 fn last_wins(pieces: &[Piece]) -> Vec<Piece> {
     let mut edges: Vec<u64> = pieces.iter().flat_map(|piece| [piece.start, piece.end]).collect();
     edges.sort_unstable();
@@ -123,7 +125,8 @@ fn last_wins(pieces: &[Piece]) -> Vec<Piece> {
     by_start.sort_by_key(|&index| pieces.get(index).map(|piece| piece.start));
     let mut coming = by_start.into_iter().filter_map(|index| Some((index, pieces.get(index)?))).peekable();
 
-    // Between two edges nothing begins or ends: the one with the highest index of those that are open has it.
+    // Between two edges nothing begins or ends: the one with the highest index of those that are
+    // open has it.
     let mut open: BinaryHeap<(usize, u64)> = BinaryHeap::new();
     let mut out: Vec<Piece> = Vec::with_capacity(pieces.len());
     for (&start, &end) in edges.iter().zip(edges.iter().skip(1)) {

@@ -1,7 +1,8 @@
-//! The production kernel's physical memory, wherever its bytes come from: `/proc/vmcore`, an ELF file, a dump.
+//! The production kernel's physical memory, wherever its bytes come from: `/proc/vmcore`, an ELF
+//! file, a dump.
 //!
-//! A hole is not an I/O error, and a page that is covered by a few bytes only reads as those bytes and zeros,
-//! as makedumpfile and crash see it. Nothing here knows what the memory means.
+//! A hole is not an I/O error, and a page that is covered by a few bytes only reads as those bytes
+//! and zeros, as makedumpfile and crash see it. Nothing here knows what the memory means.
 
 mod dumpfile;
 mod extents;
@@ -65,12 +66,13 @@ pub trait PhysicalMemory: Sync {
     /// A reader for long runs of pages; each worker has its own.
     fn page_reader(&self) -> Box<dyn PageReader + '_>;
 
-    /// Calls `each` with the runs of pages in `pages` that are memory but that the source does not hold, in order: a
-    /// dump leaves pages out.
+    /// Calls `each` with the runs of pages in `pages` that are memory but that the source does not
+    /// hold, in order: a dump leaves pages out.
     fn absent(&self, _pages: PfnRange, _each: &mut dyn FnMut(PfnRange)) {}
 }
 
-/// Memory with what a dump carries besides pages: a vmcore, or a dump that is to be filtered or converted again.
+/// Memory with what a dump carries besides pages: a vmcore, or a dump that is to be filtered or
+/// converted again.
 pub trait Core: PhysicalMemory {
     /// The machine as uname calls it ("x86_64"), if it is known.
     fn machine(&self) -> Option<&str>;
@@ -109,12 +111,14 @@ pub struct LeftOut {
 
 /// Reads memory, fast when addresses ascend.
 pub trait PageReader: Send {
-    /// Fills `out` with the bytes from `addr` on, as [`PhysicalMemory::read_exact_at`] does, but made for large pieces.
+    /// Fills `out` with the bytes from `addr` on, as [`PhysicalMemory::read_exact_at`] does, but
+    /// made for large pieces.
     fn read_exact_at(&mut self, addr: PhysAddr, out: &mut [u8]) -> Result<(), ReadError>;
 
     /// Fills `page`, which is one page long. Every byte of the source is read at most once.
     fn read_page(&mut self, pfn: Pfn, page: &mut [u8]) -> Result<(), ReadError>;
 
-    /// Says which page is read next, so that it can be on its way to the CPU while another one is compressed.
+    /// Says which page is read next, so that it can be on its way to the CPU while another one is
+    /// compressed.
     fn expect(&mut self, _pfn: Pfn) {}
 }

@@ -7,10 +7,11 @@ use crate::source::extents::Anomaly;
 use base::addr::{to_u64, to_usize};
 use base::read_at::{ReadAt, read_up_to};
 
-/// Most notes that are looked at: four per possible CPU of the largest kernel configuration (8,192).
+/// Most notes that are looked at: four per possible CPU of the largest kernel configuration
+/// (8,192).
 const MAX_NOTES: usize = 32 * 1024;
-/// Bytes of notes that are copied: the registers of 8,192 CPUs take 4 MiB. A hostile core names the same bytes in any
-/// number of segments.
+/// Bytes of notes that are copied: the registers of 8,192 CPUs take 4 MiB. A hostile core names the
+/// same bytes in any number of segments.
 const MAX_BYTES: u64 = 16 << 20;
 /// Bytes of device dumps (NT_VMCOREDD) that are copied besides.
 const MAX_DEVICE_DUMP_BYTES: u64 = 64 << 20;
@@ -23,8 +24,8 @@ pub struct NoteIndex {
 }
 
 impl NoteIndex {
-    /// Lists the notes of all PT_NOTE segments. A note that cannot be read ends its segment, no more; notes beyond
-    /// the bounds are left out and told.
+    /// Lists the notes of all PT_NOTE segments. A note that cannot be read ends its segment, no
+    /// more; notes beyond the bounds are left out and told.
     pub(super) fn read(
         file: &impl ReadAt,
         file_len: u64,

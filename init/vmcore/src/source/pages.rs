@@ -1,5 +1,5 @@
-//! Reading memory out of a vmcore file: by `pread`, or through mapped windows, with the gaps of partly covered
-//! pages filled with zeros.
+//! Reading memory out of a vmcore file: by `pread`, or through mapped windows, with the gaps of
+//! partly covered pages filled with zeros.
 
 use core::ops::Range;
 use std::fs::File;
@@ -20,8 +20,8 @@ pub enum Access {
     Pread,
 }
 
-/// Bytes of memory that one reader maps at a time. Mapping costs the capture kernel a page-table entry per
-/// page; from 16 MiB on that no longer shows beside the copy.
+/// Bytes of memory that one reader maps at a time. Mapping costs the capture kernel a page-table
+/// entry per page; from 16 MiB on that no longer shows beside the copy.
 const WINDOW: u64 = 16 << 20;
 /// Alignment of a window's file offset: the largest page size that Linux has.
 const WINDOW_ALIGN: u64 = 64 << 10;
@@ -103,7 +103,8 @@ impl<'a> WindowReader<'a> {
     }
 }
 
-/// Fills `out` from the extents: bytes of a page that no extent holds are zero if the page has others.
+/// Fills `out` from the extents: bytes of a page that no extent holds are zero if the page has
+/// others.
 pub(super) fn fill(
     extents: &[Extent],
     size: PageSize,
@@ -123,7 +124,8 @@ pub(super) fn fill(
     zero_gap(extents, size, addr, at..end, out)
 }
 
-/// Zeroes `gap`, which no extent holds, in `out`, provided that every page in it has bytes in an extent.
+/// Zeroes `gap`, which no extent holds, in `out`, provided that every page in it has bytes in an
+/// extent.
 fn zero_gap(
     extents: &[Extent],
     size: PageSize,

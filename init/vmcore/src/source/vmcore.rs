@@ -67,8 +67,8 @@ pub struct Vmcore {
 }
 
 impl Vmcore {
-    /// Opens a vmcore and reads its headers and notes. Whatever is wrong with them but leaves memory to save
-    /// is listed in [`Core::anomalies`].
+    /// Opens a vmcore and reads its headers and notes. Whatever is wrong with them but leaves
+    /// memory to save is listed in [`Core::anomalies`].
     pub fn open(path: &Path, access: Access) -> Result<Self, VmcoreError> {
         let name = || path.display().to_string();
         let file = File::open(path).map_err(|source| VmcoreError::Open { path: name(), source })?;
@@ -166,7 +166,8 @@ impl Core for Vmcore {
     }
 }
 
-/// Reads program headers in batches, keeps those of memory and notes, and counts all that are in the file.
+/// Reads program headers in batches, keeps those of memory and notes, and counts all that are in
+/// the file.
 fn read_segments(file: &File, phoff: u64, count: u64) -> Result<(Vec<Segment>, u64), VmcoreError> {
     let mut segments = Vec::new();
     let mut index = 0;

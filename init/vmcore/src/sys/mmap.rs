@@ -1,14 +1,15 @@
 //! Read-only windows over a file, and the one function that copies out of them.
 //!
-//! Two things make a mapped vmcore unlike ordinary memory. Devices that the crash did not stop may still
-//! write to it, so every byte is read exactly once, volatile, and all work is done on the copy. And a page
-//! can be gone (a file cut short, a failing disk), which the kernel reports as SIGBUS. A machine check in old memory
-//! is another matter: it has no address that we could mend, and ends the process or, with `mce=off`, the machine.
+//! Two things make a mapped vmcore unlike ordinary memory. Devices that the crash did not stop may
+//! still write to it, so every byte is read exactly once, volatile, and all work is done on the
+//! copy. And a page can be gone (a file cut short, a failing disk), which the kernel reports as
+//! SIGBUS. A machine check in old memory is another matter: it has no address that we could mend,
+//! and ends the process or, with `mce=off`, the machine.
 //!
-//! The SIGBUS handler puts a zero page under the faulting address and marks the window; the copy then runs to
-//! its end and reports [`Fault`]. This needs no jump out of the handler: `mmap` is a plain system call and the
-//! bookkeeping is lock-free atomics. A fault outside every window gets the default action (the process dies
-//! and PID 1 goes on).
+//! The SIGBUS handler puts a zero page under the faulting address and marks the window; the copy
+//! then runs to its end and reports [`Fault`]. This needs no jump out of the handler: `mmap` is a
+//! plain system call and the bookkeeping is lock-free atomics. A fault outside every window gets
+//! the default action (the process dies and PID 1 goes on).
 
 use std::fs::File;
 use std::io;
@@ -21,7 +22,8 @@ use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Windows that can be open at one time in a process; one per worker, so far more than there are CPUs.
+/// Windows that can be open at one time in a process; one per worker, so far more than there are
+/// CPUs.
 const SLOTS: usize = 256;
 /// Page size of the kernel that we run on, which the SIGBUS handler cannot ask for.
 static HOST_PAGE: AtomicUsize = AtomicUsize::new(4096);
@@ -56,7 +58,8 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Maps `len` bytes of `file` from `offset`; the kernel wants `offset` to be a multiple of its page size.
+    /// Maps `len` bytes of `file` from `offset`; the kernel wants `offset` to be a multiple of its
+    /// page size.
     pub(crate) fn map(file: &File, offset: u64, len: usize) -> io::Result<Self> {
         static HANDLER: Once = Once::new();
         HANDLER.call_once(|| {
@@ -69,8 +72,8 @@ impl Window {
             .position(|slot| !slot.taken.swap(true, Ordering::AcqRel))
             .ok_or_else(|| io::Error::other("all mapping slots are in use"))?;
         // SAFETY:
-        // - No `&[u8]` to the mapping is ever made: `copy_out` reads it through raw pointers, volatile, so
-        //   that bytes may change under it.
+        // - No `&[u8]` to the mapping is ever made: `copy_out` reads it through raw pointers,
+        //   volatile, so that bytes may change under it.
         // - If the file shrinks, access raises SIGBUS, which the handler above turns into `Fault`.
         let mapped = unsafe { MmapOptions::new().offset(offset).len(len).map(file) };
         let map = mapped.inspect_err(|_| release(slot))?;
@@ -96,23 +99,25 @@ impl Window {
         let at = self.place(offset, out.len()).ok_or(Fault)?;
         let slot = WINDOWS.get(self.slot).ok_or(Fault)?;
         // SAFETY:
-        // - `place` has checked that `at + out.len()` lies inside the mapping, which lives as long as `self`.
+        // - `place` has checked that `at + out.len()` lies inside the mapping, which lives as long
+        //   as `self`.
         // - `out` is exclusive and cannot overlap a mapping that nobody can write through.
-        // - Concurrent writers to the mapped memory exist only outside this process (devices, the old
-        //   kernel's file), and volatile reads do not assume otherwise.
+        // - Concurrent writers to the mapped memory exist only outside this process (devices, the
+        //   old kernel's file), and volatile reads do not assume otherwise.
         unsafe { copy_volatile(self.map.as_ptr().add(at), out) };
         compiler_fence(Ordering::SeqCst); // the handler runs on this thread, between the two lines above
         if slot.faulted.load(Ordering::Relaxed) { Err(Fault) } else { Ok(()) }
     }
 
-    /// Asks the CPU to fetch bytes that are going to be copied. Never faults: what is not mapped yet stays where it is.
+    /// Asks the CPU to fetch bytes that are going to be copied. Never faults: what is not mapped
+    /// yet stays where it is.
     pub(crate) fn prefetch(&self, offset: u64, len: usize) {
         #[cfg(target_arch = "x86_64")]
         if let Some(at) = self.place(offset, len) {
             use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
             for line in (at..at.saturating_add(len)).step_by(64) {
-                // SAFETY: `place` has checked that the line lies inside the mapping; a prefetch has no effect that a program
-                // can see.
+                // SAFETY: `place` has checked that the line lies inside the mapping; a prefetch has
+                // no effect that a program can see.
                 unsafe { _mm_prefetch::<_MM_HINT_T1>(self.map.as_ptr().add(line).cast()) };
             }
         }
@@ -174,7 +179,8 @@ fn install_handler() -> nix::Result<()> {
 }
 
 extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid siginfo_t to an SA_SIGINFO handler, and SIGBUS fills si_addr.
+    // SAFETY: the kernel passes a valid siginfo_t to an SA_SIGINFO handler, and SIGBUS fills
+    // si_addr.
     let addr = unsafe { (*info).si_addr() }.addr();
     for slot in &WINDOWS {
         let (start, end) = (slot.start.load(Ordering::Acquire), slot.end.load(Ordering::Relaxed));
@@ -183,16 +189,17 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
             let host_page = HOST_PAGE.load(Ordering::Relaxed);
             let page = ptr::without_provenance_mut(addr & !host_page.wrapping_sub(1));
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-            // SAFETY: the page lies in a live mapping of ours (the slot is released before the mapping goes),
-            // and replacing it only takes away memory that is read through raw pointers.
+            // SAFETY: the page lies in a live mapping of ours (the slot is released before the
+            // mapping goes), and replacing it only takes away memory that is read through raw
+            // pointers.
             let mapped = unsafe { libc::mmap(page, host_page, libc::PROT_READ, flags, -1, 0) };
             if mapped != libc::MAP_FAILED {
                 return;
             }
         }
     }
-    // Not ours, or not curable: returning with the default action set makes the access fault again and die.
-    // SAFETY: signal(2) is async-signal-safe and SIG_DFL is a valid disposition.
+    // Not ours, or not curable: returning with the default action set makes the access fault again
+    // and die. SAFETY: signal(2) is async-signal-safe and SIG_DFL is a valid disposition.
     unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
 }
 

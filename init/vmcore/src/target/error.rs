@@ -8,8 +8,8 @@ use base::config::TargetKind;
 
 use crate::sink::SinkError;
 
-/// Why a target did not do something: what was being done and where, and the cause. It is the error of every kind of
-/// target, and knows none of them.
+/// Why a target did not do something: what was being done and where, and the cause. It is the error
+/// of every kind of target, and knows none of them.
 #[derive(Debug)]
 pub struct TargetError {
     /// What was being done, and to what; `None` where the cause says all of that itself.

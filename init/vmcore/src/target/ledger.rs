@@ -1,11 +1,13 @@
-//! What a target remembers from capture to capture: a sequence number, so that "oldest" needs no clock, and the latest crashes,
-//! so that a machine which crashes in a loop does not fill the target with dumps of the same.
+//! What a target remembers from capture to capture: a sequence number, so that "oldest" needs no
+//! clock, and the latest crashes, so that a machine which crashes in a loop does not fill the
+//! target with dumps of the same.
 
 use serde::{Deserialize, Serialize};
 
 use base::config::CrashLoop;
 
-/// Crashes that are remembered: more than any limit that makes sense, and few enough for a superblock.
+/// Crashes that are remembered: more than any limit that makes sense, and few enough for a
+/// superblock.
 const REMEMBERED: usize = 64;
 
 /// A target's memory. Unknown keys are ignored, so that an older version may follow a newer one.
@@ -33,7 +35,8 @@ impl Ledger {
         self.crashes.push(time);
         let surplus = self.crashes.len().saturating_sub(REMEMBERED);
         self.crashes.drain(..surplus);
-        // A clock that was set back makes two crashes seem far apart; then the dump is saved, which is the safe mistake.
+        // A clock that was set back makes two crashes seem far apart; then the dump is saved, which
+        // is the safe mistake.
         let near = self.crashes.iter().filter(|&&then| time.abs_diff(then) <= limit.within).count();
         let most = usize::try_from(limit.crashes).unwrap_or(usize::MAX);
         self.looping |= most > 0 && near > most;

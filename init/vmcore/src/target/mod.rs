@@ -1,5 +1,5 @@
-//! Where a dump goes. A target makes artifacts under a temporary name and publishes them by rename, so that a
-//! name without `-incomplete` always means a whole file.
+//! Where a dump goes. A target makes artifacts under a temporary name and publishes them by rename,
+//! so that a name without `-incomplete` always means a whole file.
 
 mod error;
 pub mod ledger;
@@ -59,7 +59,8 @@ pub struct Capture<'a> {
     pub index: usize,
     /// Its name: time, host and boot, see [`name::directory`]. The same for every attempt at it.
     pub name: &'a str,
-    /// The host's name, as far as it is safe as that of a directory: collectors keep the captures of each host apart.
+    /// The host's name, as far as it is safe as that of a directory: collectors keep the captures
+    /// of each host apart.
     pub host: &'a str,
     /// When the production kernel crashed, seconds since 1970.
     pub time: u64,
@@ -78,18 +79,21 @@ pub trait Target {
     /// Where that is, for people: device and directory.
     fn location(&self) -> String;
 
-    /// Where its artifacts are files while the target is open, for hooks; `None` where they are not.
+    /// Where its artifacts are files while the target is open, for hooks; `None` where they are
+    /// not.
     fn directory(&self) -> Option<PathBuf> {
         None
     }
 
-    /// What the place remembers of captures, this one included; durable since the target was opened.
+    /// What the place remembers of captures, this one included; durable since the target was
+    /// opened.
     fn ledger(&self) -> &Ledger;
 
     /// Bytes that artifacts may still take; `None` if that is not known.
     fn room(&self) -> Option<u64>;
 
-    /// Whether its artifacts are streams: then a dump is made in the flattened format, and is expected beforehand.
+    /// Whether its artifacts are streams: then a dump is made in the flattened format, and is
+    /// expected beforehand.
     fn is_stream(&self) -> bool {
         false
     }
@@ -115,7 +119,8 @@ pub trait Target {
     /// Gives a finished artifact, whose sink has been synced and dropped, its final name, durably.
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError>;
 
-    /// Makes room for captures to come: this one is safe. Only what is beyond what was asked to be kept, and only what is ours.
+    /// Makes room for captures to come: this one is safe. Only what is beyond what was asked to be
+    /// kept, and only what is ours.
     fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
         let _ = heartbeat;
         Ok(())

@@ -5,8 +5,9 @@ use base::time::utc;
 /// Longest host name in a directory name, bytes.
 const MAX_HOST: usize = 64;
 
-/// The directory's name. `time` is seconds since 1970. Host name and boot id come from the old kernel, where
-/// sethostname(2) allows `/` and `..`: only `[A-Za-z0-9._-]` is left of them, and no leading dot.
+/// The directory's name. `time` is seconds since 1970. Host name and boot id come from the old
+/// kernel, where sethostname(2) allows `/` and `..`: only `[A-Za-z0-9._-]` is left of them, and no
+/// leading dot.
 #[must_use]
 pub fn directory(time: u64, host: &str, boot_id: &str) -> String {
     let time = utc(time).unwrap_or_else(|| "unknown-time".to_owned()).replace(':', "-");

@@ -1,4 +1,5 @@
-//! Many self-checking pages (`prod.pages=COUNT`, so many of each kind), and the process that holds the anonymous ones.
+//! Many self-checking pages (`prod.pages=COUNT`, so many of each kind), and the process that holds
+//! the anonymous ones.
 
 use crate::early::DISK;
 use crate::pagemap::of_memory;
@@ -31,7 +32,8 @@ pub(crate) fn gather(seed: &str, count: &str) -> Result<()> {
     set("/proc/sys/vm/dirty_background_ratio", "80")?;
     set("/proc/sys/vm/dirty_writeback_centisecs", "0")?;
     let _lowest = hold(Kind::Anonymous, seed, count)?;
-    // A buffer of whole pages that is never given back: a part of a page found elsewhere would count as a broken page.
+    // A buffer of whole pages that is never given back: a part of a page found elsewhere would
+    // count as a broken page.
     let mut buffer = MmapMut::map_anon(PIECE).context("mapping a buffer")?;
     write(Kind::Tmpfs, seed, count, Path::new("/tmp/crowd"), &mut buffer)?;
     clean(seed, count, &mut buffer)?;

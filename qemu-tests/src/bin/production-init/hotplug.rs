@@ -42,7 +42,8 @@ pub(crate) fn add(mib: &str) -> Result<()> {
     Ok(())
 }
 
-/// The same when the capture is armed: half of it is filled with pages, and the capture is told unless the kernel does that.
+/// The same when the capture is armed: half of it is filled with pages, and the capture is told
+/// unless the kernel does that.
 pub(crate) fn late(seed: &str, mib: &str) -> Result<()> {
     let before = blocks()?;
     add(mib)?;
@@ -55,7 +56,8 @@ pub(crate) fn late(seed: &str, mib: &str) -> Result<()> {
         lowest >= first,
         "pages lie at PFN {lowest:#x}, and the memory that came begins at {first:#x}"
     );
-    // /sys/devices/system/memory/crash_hotplug: since 6.5 a kernel may keep the ELF core header right by itself.
+    // /sys/devices/system/memory/crash_hotplug: since 6.5 a kernel may keep the ELF core header
+    // right by itself.
     let by_kernel = read("crash_hotplug").is_ok_and(|text| text.trim() == "1");
     say(format!("production: {count} late pages, the kernel says so itself: {by_kernel}"));
     if !by_kernel {

@@ -1,11 +1,14 @@
-//! What the wrapper leaves behind in the capture kernel: processes that wait until the console says something, and then
-//! do to the capture what a test wants done to it. Each comes from a word of the command line; `_` stands for a blank.
+//! What the wrapper leaves behind in the capture kernel: processes that wait until the console says
+//! something, and then do to the capture what a test wants done to it. Each comes from a word of
+//! the command line; `_` stands for a blank.
 //!
-//! - `wrap.kill=KILL@dump:_50%`: sends the signal to the capture child; with `,3` behind it to three children.
+//! - `wrap.kill=KILL@dump:_50%`: sends the signal to the capture child; with `,3` behind it to
+//!   three children.
 //! - `wrap.stop=dump:_50%`: the same with SIGSTOP, which is a hang.
-//! - `wrap.eat=4@dump:_10%`: takes memory until so many MiB are available, has the OOM killer kill the
-//!   child, and gives some of it back.
-//! - `wrap.panic=dump:_50%`: the capture kernel itself panics, and hangs if its command line says `panic=0`.
+//! - `wrap.eat=4@dump:_10%`: takes memory until so many MiB are available, has the OOM killer kill
+//!   the child, and gives some of it back.
+//! - `wrap.panic=dump:_50%`: the capture kernel itself panics, and hangs if its command line says
+//!   `panic=0`.
 
 use crate::say::say;
 use anyhow::{Context, Result, bail, ensure};
@@ -115,7 +118,8 @@ fn eat(left: u64) -> Result<()> {
         memory.fill(0xa5);
         taken.push(memory);
     }
-    // A capture that has all it needs goes on with that little; so the OOM killer is asked for (sysrq f), and finds nobody else.
+    // A capture that has all it needs goes on with that little; so the OOM killer is asked for
+    // (sysrq f), and finds nobody else.
     fs::write("/proc/sysrq-trigger", "f").context("calling the OOM killer")?;
     while is_child(child) {
         sleep(PAUSE);

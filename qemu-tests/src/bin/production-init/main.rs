@@ -1,12 +1,13 @@
 //! PID 1 of the production system, and, under other names, two more programs of the same binary.
 //!
-//! - `init`: sets up a small system, plants markers in memory, arms the capture and panics on request.
+//! - `init`: sets up a small system, plants markers in memory, arms the capture and panics on
+//!   request.
 //! - `witness-sleeper`: a process for `ps` in a dump to show; with arguments one that holds memory.
-//! - `wrapper`: in the capture kernel, copies `/proc/vmcore` to a disk, starts copies of itself that kill or starve the
-//!   capture, and then becomes the real `/init`.
+//! - `wrapper`: in the capture kernel, copies `/proc/vmcore` to a disk, starts copies of itself
+//!   that kill or starve the capture, and then becomes the real `/init`.
 //!
-//! All it does shows on the console in lines with `production:` or `wrapper:`; a failure is a line with
-//! `FAILED` and ends in a power-off, so that the harness need not wait for a timeout.
+//! All it does shows on the console in lines with `production:` or `wrapper:`; a failure is a line
+//! with `FAILED` and ends in a power-off, so that the harness need not wait for a timeout.
 
 mod cmdline;
 mod crowd;

@@ -11,7 +11,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-/// Plants all kinds and starts the witness process. The markers in anonymous memory live as long as the result.
+/// Plants all kinds and starts the witness process. The markers in anonymous memory live as long as
+/// the result.
 pub(crate) fn everywhere(seed: &str) -> Result<MmapMut> {
     let memory = anonymous(seed)?;
     file(seed, Kind::Tmpfs, Path::new("/tmp/markers"))?;

@@ -1,4 +1,5 @@
-//! What is planted on request (`prod.plant=`) for a page filter to judge, and the report on where it is.
+//! What is planted on request (`prod.plant=`) for a page filter to judge, and the report on where
+//! it is.
 
 use crate::hotplug;
 use crate::pagemap::{KPageFlags, of_file, of_memory};
@@ -70,8 +71,9 @@ impl Plants {
     /// Gives back what is to be free at the panic, and says where everything is. The plants stay.
     pub(crate) fn locate(&mut self) -> Result<Planted> {
         let mut planted = Planted::default();
-        // A CPU may keep tens of megabytes of free pages in a list of its own. They are free to nobody else, and not
-        // marked as such: with this it keeps a few. Linux 5.10 has no such switch, and keeps few.
+        // A CPU may keep tens of megabytes of free pages in a list of its own. They are free to
+        // nobody else, and not marked as such: with this it keeps a few. Linux 5.10 has no such
+        // switch, and keeps few.
         if Path::new(PER_CPU_PAGES).exists() {
             set(PER_CPU_PAGES, "1000000")?;
         }
@@ -93,8 +95,8 @@ impl Plants {
             };
             let mut sure = Vec::new();
             for pfn in frames {
-                // Of some requests the kernel grants a part only: no huge page where memory is in pieces, a free page
-                // that waits in a list of its CPU.
+                // Of some requests the kernel grants a part only: no huge page where memory is in
+                // pieces, a free page that waits in a list of its CPU.
                 if is(*plant, flags.of(pfn)?) {
                     sure.push(pfn);
                 }

@@ -1,7 +1,8 @@
-//! What `afterimage` is to refuse (`prod.refuse=CASE,CASE`), one case after the other on a system that goes on.
+//! What `afterimage` is to refuse (`prod.refuse=CASE,CASE`), one case after the other on a system
+//! that goes on.
 //!
-//! Each case ends in a line `production: refused CASE: WORDS`. Cases that are no refusal prepare the next: `load`, `unload`,
-//! `shrink`, `free`.
+//! Each case ends in a line `production: refused CASE: WORDS`. Cases that are no refusal prepare
+//! the next: `load`, `unload`, `shrink`, `free`.
 
 use crate::early::DISK;
 use crate::say::say;

@@ -37,7 +37,8 @@ pub(crate) fn write(plants: &mut Plants) -> Result<()> {
         .with_context(|| format!("making {}", path.display()))?;
     // Also empties the lists in which a CPU collects pages before it marks them as PG_lru.
     set("/proc/sys/vm/drop_caches", "1")?;
-    // Counters are behind by what each CPU has not added yet, which it does once a second (Documentation/admin-guide/sysctl/vm.rst).
+    // Counters are behind by what each CPU has not added yet, which it does once a second
+    // (Documentation/admin-guide/sysctl/vm.rst).
     set("/proc/sys/vm/stat_refresh", "1")?;
     put(&directory.join(PLANTED), &plants.locate()?.to_string())?;
     let mut counters = String::new();

@@ -47,7 +47,8 @@ pub(crate) fn make(seed: &str) -> Result<()> {
     Ok(())
 }
 
-/// Changes the volume, which leaves the loaded image out of date; then nothing is written any more for a while.
+/// Changes the volume, which leaves the loaded image out of date; then nothing is written any more
+/// for a while.
 pub(crate) fn change() -> Result<()> {
     lvm(&["lvextend", "-L", "+100M", "vg/crash"])?;
     umount(MOUNTED).context("unmounting the volume")?;

@@ -38,7 +38,8 @@ pub(crate) fn capture(arguments: &[String]) -> Result<()> {
     anyhow::bail!("afterimage capture came back: {status}")
 }
 
-/// Stages a switch, arms the capture once more, which does not undo that, and leaves by a kexec that knows nothing of us.
+/// Stages a switch, arms the capture once more, which does not undo that, and leaves by a kexec
+/// that knows nothing of us.
 pub(crate) fn staged() -> Result<()> {
     let run = |arguments: &[&str]| -> Result<()> {
         let status = Command::new("/afterimage").args(arguments).status().context("starting /afterimage")?;

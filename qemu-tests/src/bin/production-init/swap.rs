@@ -25,7 +25,8 @@ pub(crate) fn swapped(seed: &str) -> Result<Held> {
     // A file on a disk: from a zram disk the kernel takes pages back past the swap cache.
     swap_file()?;
     let group = group()?;
-    // What this process touches now is charged to the group, and the kernel can be asked to reclaim just that.
+    // What this process touches now is charged to the group, and the kernel can be asked to reclaim
+    // just that.
     set(&format!("{group}/cgroup.procs"), "1")?;
     let memory = base_pages(seed, Plant::Swapped, PAGES.saturating_mul(PAGE))?;
     set(&format!("{GROUPS}/cgroup.procs"), "1")?;
@@ -49,7 +50,8 @@ pub(crate) fn swapped(seed: &str) -> Result<Held> {
 fn swap_file() -> Result<()> {
     let path = Path::new(DISK).join("swap");
     let mut header = vec![0; PAGE];
-    // union swap_header of include/linux/swap.h: version and last page behind 1024 bytes, the magic at the end.
+    // union swap_header of include/linux/swap.h: version and last page behind 1024 bytes, the magic
+    // at the end.
     let [version, last] = [1, FILE_PAGES.wrapping_sub(1)].map(u32::to_ne_bytes);
     let (_, info) = header.split_at_mut(1024);
     for (to, from) in info.iter_mut().zip(version.into_iter().chain(last)) {

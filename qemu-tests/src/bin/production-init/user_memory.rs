@@ -117,7 +117,8 @@ pub(crate) fn poisoned(seed: &str) -> Result<Held> {
         let address = pfn.saturating_mul(u64::try_from(PAGE)?);
         set("/sys/devices/system/memory/hard_offline_page", &format!("{address:#x}"))?;
     }
-    // Nobody touches the mapping again. It must live on: its end would have the kernel free the rest of its pages.
+    // Nobody touches the mapping again. It must live on: its end would have the kernel free the
+    // rest of its pages.
     std::mem::forget(memory);
     Ok(Held::Frames(frames))
 }

@@ -1,4 +1,5 @@
-//! Work as servers do it, in a Debian root on a disk of its own; what it starts goes on until the panic.
+//! Work as servers do it, in a Debian root on a disk of its own; what it starts goes on until the
+//! panic.
 
 use crate::early;
 use anyhow::{Context, Result, ensure};

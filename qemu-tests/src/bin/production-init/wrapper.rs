@@ -1,5 +1,5 @@
-//! Runs in the capture kernel before the real `/init`: copies `/proc/vmcore`, byte for byte, to the second disk, and starts
-//! the [`jobs`] that make life hard for the capture.
+//! Runs in the capture kernel before the real `/init`: copies `/proc/vmcore`, byte for byte, to the
+//! second disk, and starts the [`jobs`] that make life hard for the capture.
 
 use crate::cmdline::CommandLine;
 use crate::early;
@@ -19,7 +19,8 @@ const MODULES: &str = "/etc/afterimage/modules";
 const DISK: &str = "/dev/vdb";
 const PIECE: usize = 4 << 20;
 
-/// Does what the `wrap.` words of the command line say, then becomes `/init`; returns only on failure.
+/// Does what the `wrap.` words of the command line say, then becomes `/init`; returns only on
+/// failure.
 pub(crate) fn run() -> Result<()> {
     early::kernel_mounts()?;
     let line = CommandLine::read()?;
@@ -31,8 +32,8 @@ pub(crate) fn run() -> Result<()> {
     for word in line.words("wrap.").filter(|word| !word.starts_with("wrap.copy=")) {
         jobs::start(word)?;
     }
-    // The real init finds the kernel as it would without us, except that the modules of a copy are loaded. Lazily: the
-    // console may have been opened below /dev.
+    // The real init finds the kernel as it would without us, except that the modules of a copy are
+    // loaded. Lazily: the console may have been opened below /dev.
     for directory in ["/dev", "/sys", "/proc"] {
         umount2(directory, MntFlags::MNT_DETACH).with_context(|| format!("unmounting {directory}"))?;
     }

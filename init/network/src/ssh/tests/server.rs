@@ -38,7 +38,8 @@ pub(crate) fn pem(key: &PrivateKey) -> String {
 }
 
 impl Sshd {
-    /// Starts one with ed25519 keys; `options` stand before the user's key, where `DIR` is its directory for data.
+    /// Starts one with ed25519 keys; `options` stand before the user's key, where `DIR` is its
+    /// directory for data.
     pub(crate) fn start(options: &str) -> Self {
         Self::with_keys(options, &new_key(Algorithm::Ed25519), &new_key(Algorithm::Ed25519))
     }
@@ -239,7 +240,8 @@ fn copy_shaped(mut from: TcpStream, mut to: TcpStream, shape: Shape) {
     let mut free = Instant::now();
     while let Ok(len @ 1..) = from.read(&mut buffer) {
         let takes = Duration::from_micros(len as u64 * 1_000_000 / shape.bytes_per_second);
-        // A thread sleeps longer than it is told; what it is late may be made up for, as tbf's burst does.
+        // A thread sleeps longer than it is told; what it is late may be made up for, as tbf's
+        // burst does.
         let burst = Duration::from_millis(30);
         free = free.max(Instant::now().checked_sub(burst).unwrap()) + takes;
         thread::sleep(free.saturating_duration_since(Instant::now()));

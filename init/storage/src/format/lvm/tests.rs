@@ -1,4 +1,5 @@
-//! Metadata written by LVM 2.03.16 (`vgcreate`, `vgcfgrestore`), the IDs of the logical volumes made up.
+//! Metadata written by LVM 2.03.16 (`vgcreate`, `vgcfgrestore`), the IDs of the logical volumes
+//! made up.
 
 use super::*;
 use base::fields::put;

@@ -13,7 +13,8 @@ pub enum Contents {
     Blank,
     /// A format of ours, and nothing beside it.
     Ours(Box<Superblock>),
-    /// Somebody else's, even if a superblock of ours is still there: mkfs does not write every block.
+    /// Somebody else's, even if a superblock of ours is still there: mkfs does not write every
+    /// block.
     Foreign(Foreign),
     /// Bytes of nobody that we know.
     Unknown,

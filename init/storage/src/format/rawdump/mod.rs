@@ -1,4 +1,5 @@
-//! What stands on a raw target: a device without a file system that holds one capture. Bytes only, no I/O.
+//! What stands on a raw target: a device without a file system that holds one capture. Bytes only,
+//! no I/O.
 //!
 //! ```text
 //! 0          superblock of even generations    } written in turn: a torn write of one leaves the other
@@ -6,7 +7,8 @@
 //! 8192       zeros: old signatures are gone, and a later mkfs shows
 //! 1 MiB ..   the log: records, each at a multiple of 512, appended and never written again
 //! ```
-//! The records in their order are the writes that make the files. A file's bytes that no record has are zero.
+//! The records in their order are the writes that make the files. A file's bytes that no record has
+//! are zero.
 //!
 //! Nothing here knows what the files mean, and nothing trusts a byte that no checksum covers.
 

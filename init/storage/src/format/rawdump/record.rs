@@ -9,14 +9,16 @@ use base::fields::{Fields, put};
 
 /// Bytes of a record's header.
 pub const HEADER_LEN: usize = 96;
-/// Most bytes of a file in one record: with the header 64 KiB, the most that one wrong bit can cost.
+/// Most bytes of a file in one record: with the header 64 KiB, the most that one wrong bit can
+/// cost.
 pub const MAX_PAYLOAD: usize = (64 << 10) - HEADER_LEN;
 
 const MAGIC: &[u8; 8] = b"aftimrec";
 const NAME_LEN: usize = 20;
 const CRC_AT: usize = HEADER_LEN - 4;
 
-/// Which log a record belongs to: its generation and nonce. Bytes that look like a record and have another are data.
+/// Which log a record belongs to: its generation and nonce. Bytes that look like a record and have
+/// another are data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogId {
     /// [`super::Superblock::log`].
@@ -68,7 +70,8 @@ pub fn record_len(payload: usize) -> u64 {
 }
 
 impl RecordHeader {
-    /// Appends the record with `payload`, whose length and checksum go into the header, padded to [`record_len`].
+    /// Appends the record with `payload`, whose length and checksum go into the header, padded to
+    /// [`record_len`].
     pub fn emit(&self, id: &LogId, payload: &[u8], out: &mut Vec<u8>) {
         let mut header = [0; HEADER_LEN];
         put(&mut header, 0, MAGIC);

@@ -32,13 +32,14 @@ pub enum State {
     Collected,
 }
 
-/// 16 random bytes that every record of a capture repeats. The old kernel's memory, which the records carry, may hold
-/// anything, but not what was drawn after that kernel died.
+/// 16 random bytes that every record of a capture repeats. The old kernel's memory, which the
+/// records carry, may hold anything, but not what was drawn after that kernel died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Nonce(pub [u8; 16]);
 
-/// What a superblock says. Unknown keys are ignored, so that an older version may follow a newer one.
+/// What a superblock says. Unknown keys are ignored, so that an older version may follow a newer
+/// one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Superblock {
     /// Counts superblocks; of two valid ones the higher is true.
@@ -109,7 +110,8 @@ impl Superblock {
         (is_uuid(&parsed.uuid) && named).then_some(parsed)
     }
 
-    /// Whether the capture came to its end, so that [`Self::end`] and [`Self::records`] are known; a collected one may have.
+    /// Whether the capture came to its end, so that [`Self::end`] and [`Self::records`] are known;
+    /// a collected one may have.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
         self.state != State::Writing && self.end > 0
@@ -123,7 +125,8 @@ pub fn latest(head: &[u8]) -> Option<Superblock> {
     slots.max_by_key(|superblock| superblock.generation)
 }
 
-/// Whether a text has the form of a UUID: 36 digits of lower case and dashes, which is all that a superblock takes for one.
+/// Whether a text has the form of a UUID: 36 digits of lower case and dashes, which is all that a
+/// superblock takes for one.
 #[must_use]
 pub fn is_uuid(text: &str) -> bool {
     text.len() == 36
@@ -133,7 +136,8 @@ pub fn is_uuid(text: &str) -> bool {
         })
 }
 
-/// Whether a name that was read can be that of a file or directory: `[A-Za-z0-9._-]`, no leading dot.
+/// Whether a name that was read can be that of a file or directory: `[A-Za-z0-9._-]`, no leading
+/// dot.
 #[must_use]
 pub fn is_safe_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())

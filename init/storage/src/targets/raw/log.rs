@@ -1,6 +1,7 @@
 //! The log of a raw target: records from all sinks, gathered into large aligned writes.
 //!
-//! A block of the device is written once. A record that is durable is never in the way of a later, torn write.
+//! A block of the device is written once. A record that is durable is never in the way of a later,
+//! torn write.
 
 use core::fmt;
 use std::cell::RefCell;
@@ -14,9 +15,11 @@ use vmcore::sink::{Sink, SinkError};
 
 /// Bytes that are gathered before they are written.
 const BUFFER: usize = 1 << 20;
-/// Writes begin and end here: a part of a block in the page cache would be read before it is written.
+/// Writes begin and end here: a part of a block in the page cache would be read before it is
+/// written.
 const BLOCK: u64 = 4096;
-/// Kept for the records that end files and for the padding before them, when data has taken all there is.
+/// Kept for the records that end files and for the padding before them, when data has taken all
+/// there is.
 const SLACK: u64 = 64 << 10;
 
 /// The end of the log.
@@ -34,7 +37,8 @@ pub(super) struct Log {
     reserved: u64,
     /// The next index of each file of this attempt.
     files: BTreeMap<Name, u64>,
-    /// Why records are not on the device whose writing was called a success. The next sync tells, whosever it is.
+    /// Why records are not on the device whose writing was called a success. The next sync tells,
+    /// whosever it is.
     lost: Option<io::Error>,
 }
 
@@ -106,8 +110,8 @@ impl Log {
         self.append(name, kind, offset, &[]).map_err(failed)
     }
 
-    /// Makes all records durable. An error is told even if the records are another sink's: each file shows by its indices
-    /// whether it has lost one.
+    /// Makes all records durable. An error is told even if the records are another sink's: each
+    /// file shows by its indices whether it has lost one.
     pub(super) fn sync(&mut self) -> Result<(), SinkError> {
         let padded = to_u64(self.buffer.len()).next_multiple_of(BLOCK);
         self.buffer.resize(to_usize(padded), 0);
@@ -143,8 +147,8 @@ impl Log {
         if self.buffer.len() >= BUFFER { self.write_out() } else { Ok(()) }
     }
 
-    /// Writes the whole blocks that are in the buffer. What fails is gone, and its place on the device is left alone: the
-    /// records of other files still have a chance behind it.
+    /// Writes the whole blocks that are in the buffer. What fails is gone, and its place on the
+    /// device is left alone: the records of other files still have a chance behind it.
     fn write_out(&mut self) -> io::Result<()> {
         let whole = self.buffer.len() & !to_usize(BLOCK.saturating_sub(1));
         let written = self.device.write_at(self.base, self.buffer.get(..whole).unwrap_or_default());
@@ -197,8 +201,8 @@ impl Sink for RawSink {
         self.log.borrow_mut().sync()
     }
 
-    /// Promises room for the first `len` bytes, each written once in whole records. Many small writes take more, and may
-    /// still fail.
+    /// Promises room for the first `len` bytes, each written once in whole records. Many small
+    /// writes take more, and may still fail.
     fn reserve(&mut self, len: u64) -> Result<(), SinkError> {
         let records = len.div_ceil(to_u64(MAX_PAYLOAD));
         let wanted = records.saturating_mul(record_len(MAX_PAYLOAD));

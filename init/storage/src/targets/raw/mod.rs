@@ -1,7 +1,7 @@
 //! A device without a file system as a target: it takes one capture at a time.
 //!
-//! It never writes over what it does not know, nor over a capture that nobody has collected, unless the configuration
-//! names exactly that thing.
+//! It never writes over what it does not know, nor over a capture that nobody has collected, unless
+//! the configuration names exactly that thing.
 
 mod error;
 mod log;
@@ -39,9 +39,11 @@ pub use scan::{Found, Scan};
 
 use log::{Log, RawSink};
 
-/// Where random bytes come from. Unlike getrandom(2) it does not wait for a pool that fills slowly right after boot.
+/// Where random bytes come from. Unlike getrandom(2) it does not wait for a pool that fills slowly
+/// right after boot.
 const RANDOM: &str = "/dev/urandom";
-/// Where the last signature ends that a device given up by its UUID can have: the superblock of btrfs, after 64 KiB.
+/// Where the last signature ends that a device given up by its UUID can have: the superblock of
+/// btrfs, after 64 KiB.
 const LAST_SIGNATURE: u64 = 72 << 10;
 /// The word in `overwrite` for a capture that was not collected.
 const UNCOLLECTED: &str = "uncollected";
@@ -61,8 +63,8 @@ impl fmt::Debug for Device {
 }
 
 impl Device {
-    /// Opens a block device for us alone, or the image of one: a device that is mounted, swapped to, or a part of another
-    /// device is refused by the kernel with EBUSY.
+    /// Opens a block device for us alone, or the image of one: a device that is mounted, swapped
+    /// to, or a part of another device is refused by the kernel with EBUSY.
     pub fn open(node: &Path) -> Result<Self, RawError> {
         let io = |what| failed(what, node.display().to_string());
         let mut options = OpenOptions::new();
@@ -81,7 +83,8 @@ impl Device {
         Ok(Self { name, file, sink, len })
     }
 
-    /// What it holds. A device of zeros has them at its end, too: MD of version 0.90 and 1.0, DDF and the second GPT stand there.
+    /// What it holds. A device of zeros has them at its end, too: MD of version 0.90 and 1.0, DDF
+    /// and the second GPT stand there.
     pub fn contents(&self) -> Result<Contents, RawError> {
         let head = read_up_to(&self.file, 0, to_usize(LOG_START));
         let found = contents(&head.map_err(failed("reading the start of", self.name.clone()))?);
@@ -100,7 +103,8 @@ impl Device {
         superblock(&self.file, &self.name)
     }
 
-    /// The superblock of a device that is ours and nobody else's: only that one may be followed by another.
+    /// The superblock of a device that is ours and nobody else's: only that one may be followed by
+    /// another.
     fn ours(&self) -> Result<Superblock, RawError> {
         let not_ours = |what: String| RawError::NotOurs { device: self.name.clone(), what };
         match self.contents()? {
@@ -127,14 +131,15 @@ impl Device {
         write_superblock(self.sink.as_mut(), &self.name, superblock)
     }
 
-    /// Fills with zeros what stands before the log, durably: whatever it was, it is gone. So is what stands at the end, where
-    /// arrays and partition tables keep theirs.
+    /// Fills with zeros what stands before the log, durably: whatever it was, it is gone. So is
+    /// what stands at the end, where arrays and partition tables keep theirs.
     pub fn wipe(&mut self) -> Result<(), RawError> {
         self.zero(self.tail(), self.len, "the end")?;
         self.zero(0, LOG_START, "the start")
     }
 
-    /// Makes the device an empty raw target, with the identity and the memory of `before` if it was one. Gives its UUID.
+    /// Makes the device an empty raw target, with the identity and the memory of `before` if it was
+    /// one. Gives its UUID.
     pub fn format(&mut self, before: Option<&Superblock>) -> Result<String, RawError> {
         let fresh = empty()?;
         let (uuid, ledger) = match before {
@@ -150,7 +155,8 @@ impl Device {
         Ok(uuid)
     }
 
-    /// Marks as collected the capture of the superblock `generation`, if that is still the one that holds.
+    /// Marks as collected the capture of the superblock `generation`, if that is still the one that
+    /// holds.
     pub fn mark_collected(&mut self, generation: u64) -> Result<(), RawError> {
         let superblock = self.ours()?;
         if superblock.generation != generation {
@@ -170,9 +176,10 @@ impl Device {
         self.write_superblock(&Superblock { generation, ledger: ledger_value(&ledger), ..superblock })
     }
 
-    /// What stood before a first superblock that replaces `foreign`. It keeps the UUID, by which the configuration names the
-    /// device: the next attempt and the next crash must find it. Its successor goes to the second slot, as the signatures
-    /// that have a UUID stand in front of that or behind it, and is later than what is left of ours.
+    /// What stood before a first superblock that replaces `foreign`. It keeps the UUID, by which
+    /// the configuration names the device: the next attempt and the next crash must find it. Its
+    /// successor goes to the second slot, as the signatures that have a UUID stand in front of that
+    /// or behind it, and is later than what is left of ours.
     fn successor_of(&self, foreign: &Foreign) -> Result<Superblock, RawError> {
         let mut before = empty()?;
         if is_uuid(&foreign.uuid) {
@@ -184,9 +191,10 @@ impl Device {
         Ok(before)
     }
 
-    /// Fills with zeros what stands between the superblocks and the log. The signatures are there or in the first slot, and
-    /// go last: without them, but with other bytes left, the device would be one of nobody that we know. That of swap in the
-    /// first slot stands behind its UUID, so it has to go before the slot is written over from the front.
+    /// Fills with zeros what stands between the superblocks and the log. The signatures are there
+    /// or in the first slot, and go last: without them, but with other bytes left, the device would
+    /// be one of nobody that we know. That of swap in the first slot stands behind its UUID, so it
+    /// has to go before the slot is written over from the front.
     fn zero_around_second_slot(&mut self) -> Result<(), RawError> {
         let slot = to_u64(SLOT_LEN);
         let behind = slot.saturating_mul(2);
@@ -296,8 +304,9 @@ impl Raw {
         Ok(Self::start(device, &config.overwrite, &capture)?)
     }
 
-    /// Begins a capture on `device`, or another attempt at the one that is there under the same name: that one goes on
-    /// behind the records of the first, in files of its own. They may be all that is ever saved.
+    /// Begins a capture on `device`, or another attempt at the one that is there under the same
+    /// name: that one goes on behind the records of the first, in files of its own. They may be all
+    /// that is ever saved.
     pub fn start(mut device: Device, overwrite: &[String], capture: &Capture<'_>) -> Result<Self, RawError> {
         let found = device.contents()?;
         device.may_be_written(&found, overwrite, capture)?;
@@ -380,7 +389,8 @@ impl Target for Raw {
         self.control(artifact, Kind::Publish, true)
     }
 
-    /// Seals the capture. If that fails it stays marked as being written, and its records are found all the same.
+    /// Seals the capture. If that fails it stays marked as being written, and its records are found
+    /// all the same.
     fn close(self: Box<Self>) -> Result<(), TargetError> {
         let mut log = self.log.borrow_mut();
         log.sync().map_err(write_failed("the log", &self.name))?;
@@ -431,7 +441,8 @@ fn random() -> Result<[u8; 16], RawError> {
     read.map(|()| bytes).map_err(RawError::Random)
 }
 
-/// What cannot be read as a ledger is an empty one: a crash too many is saved, which is the safe mistake.
+/// What cannot be read as a ledger is an empty one: a crash too many is saved, which is the safe
+/// mistake.
 fn ledger_of(superblock: &Superblock) -> Ledger {
     serde_json::from_value(superblock.ledger.clone()).unwrap_or_default()
 }

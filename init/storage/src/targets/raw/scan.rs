@@ -13,8 +13,8 @@ use base::addr::{to_u64, to_usize};
 const WINDOW: u64 = 1 << 20;
 /// Bytes that are read at a time where a larger read fails: a bad sector costs no more.
 const BLOCK: usize = 4096;
-/// Bytes without a record after which the log of a capture that was never sealed has ended. What a power cut loses in the
-/// middle of it is what was on its way to the disk, far less.
+/// Bytes without a record after which the log of a capture that was never sealed has ended. What a
+/// power cut loses in the middle of it is what was on its way to the disk, far less.
 const QUIET: u64 = 256 << 20;
 
 /// A record whose header is whole.
@@ -99,7 +99,8 @@ impl<'a> Scan<'a> {
         self.window.get(start..end).unwrap_or_default()
     }
 
-    /// Loads the window at `at`. What cannot be read is zero, which is no record and has no checksum.
+    /// Loads the window at `at`. What cannot be read is zero, which is no record and has no
+    /// checksum.
     fn fill(&mut self, at: u64) {
         let len = to_usize(self.limit.saturating_sub(at).min(WINDOW));
         self.window.clear();

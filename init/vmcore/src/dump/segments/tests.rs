@@ -1,4 +1,5 @@
-//! ELF, LiME and raw against readers of a few lines, on sinks that fail. Independent readers judge in `qemu-tests`.
+//! ELF, LiME and raw against readers of a few lines, on sinks that fail. Independent readers judge
+//! in `qemu-tests`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -132,8 +133,8 @@ fn a_full_sink_leaves_what_the_headers_say() {
 
 #[test]
 fn headers_hold_after_a_sync_that_failed_and_a_cut_at_any_time() {
-    /// Loses what was written since the last sync at the sync number `failing`; later syncs succeed. From `silent` on
-    /// nothing arrives any more, as when the power fails.
+    /// Loses what was written since the last sync at the sync number `failing`; later syncs
+    /// succeed. From `silent` on nothing arrives any more, as when the power fails.
     struct Lossy {
         durable: MemorySink,
         dirty: Vec<(u64, Vec<u8>)>,

@@ -1,8 +1,10 @@
-//! A sink that fails after n bytes, for every n of a small dump: what is left is complete, or incomplete and readable.
+//! A sink that fails after n bytes, for every n of a small dump: what is left is complete, or
+//! incomplete and readable.
 
 use super::*;
 
-/// Takes so many bytes in all, wherever they go; then every write fails, or only the one that came too late.
+/// Takes so many bytes in all, wherever they go; then every write fails, or only the one that came
+/// too late.
 struct Failing {
     bytes: Vec<u8>,
     left: usize,

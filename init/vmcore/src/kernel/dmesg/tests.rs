@@ -1,4 +1,5 @@
-//! The log reader on rings made up here; real kernels' logs are compared with makedumpfile's in `qemu-tests`.
+//! The log reader on rings made up here; real kernels' logs are compared with makedumpfile's in
+//! `qemu-tests`.
 
 use super::*;
 use crate::format::vmcoreinfo::VmcoreInfo;
@@ -108,7 +109,8 @@ fn records_come_in_order_with_their_times_and_callers() {
 
 #[test]
 fn blocks_that_wrap_start_again_at_the_ring_s_start() {
-    // Old rule: a block that would reach the end exactly wraps too. New rule (6.18): it stays and ends at 0.
+    // Old rule: a block that would reach the end exactly wraps too. New rule (6.18): it stays and
+    // ends at 0.
     let wrapped = RingImage::new(1, 1).desc(1, COMMITTED, 248, 256 + 16, 5).text(0, b"hello");
     assert_eq!(wrapped.read().unwrap().0, "[    1.000001] hello\n");
     let at_end = RingImage::new(1, 1).desc(1, COMMITTED, 240, 256, 5).text(240, b"hello");

@@ -5,7 +5,8 @@ pub(super) mod x86_64;
 use crate::source::ReadError;
 use base::addr::{PhysAddr, VirtAddr};
 
-/// A virtual range that an ELF header maps to physical memory: (virtual start, physical start, bytes).
+/// A virtual range that an ELF header maps to physical memory: (virtual start, physical start,
+/// bytes).
 pub type LinearMap = (VirtAddr, PhysAddr, u64);
 
 /// What a virtual address leads to.

@@ -7,7 +7,8 @@ use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::source::PhysicalMemory;
 use base::addr::{PhysAddr, VirtAddr};
 
-/// `__START_KERNEL_map`: where the kernel image is mapped, before KASLR moves it physically by `phys_base`.
+/// `__START_KERNEL_map`: where the kernel image is mapped, before KASLR moves it physically by
+/// `phys_base`.
 const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 const PRESENT: u64 = 1;
 /// `_PAGE_RW`
@@ -37,8 +38,8 @@ fn encryption_mask(info: &VmcoreInfo) -> u64 {
 }
 
 impl PageTables {
-    /// Finds the tables by `init_top_pgt` (or `swapper_pg_dir`, the same thing under its generic name) and
-    /// `phys_base`; needs no `KERNELOFFSET`, the symbols are relocated already.
+    /// Finds the tables by `init_top_pgt` (or `swapper_pg_dir`, the same thing under its generic
+    /// name) and `phys_base`; needs no `KERNELOFFSET`, the symbols are relocated already.
     pub(in crate::kernel) fn discover(info: &VmcoreInfo) -> Option<Self> {
         let top = ["init_top_pgt", "swapper_pg_dir"].iter().find_map(|name| info.symbol(name))?;
         let in_image = top.0.checked_sub(START_KERNEL_MAP)?;
@@ -85,8 +86,8 @@ impl PageTables {
         Err(TranslateError::NotMapped(addr))
     }
 
-    /// The tables that map the kernel's half, the top one first; at most [`MAX_TABLES`]. One that cannot be read
-    /// leads to no others.
+    /// The tables that map the kernel's half, the top one first; at most [`MAX_TABLES`]. One that
+    /// cannot be read leads to no others.
     pub(in crate::kernel) fn tables(&self, memory: &dyn PhysicalMemory) -> Vec<PhysAddr> {
         let mut found = vec![self.root];
         let mut seen = BTreeSet::from([self.root]);
@@ -116,8 +117,8 @@ impl PageTables {
         found
     }
 
-    /// Calls `each` with what the entries of the last level map in the kernel's half, by ascending address. As many
-    /// tables are read as [`PageTables::tables`] lists, whatever they say.
+    /// Calls `each` with what the entries of the last level map in the kernel's half, by ascending
+    /// address. As many tables are read as [`PageTables::tables`] lists, whatever they say.
     pub(in crate::kernel) fn each_last_level(
         &self,
         memory: &dyn PhysicalMemory,
@@ -144,7 +145,8 @@ impl PageTables {
             return;
         }
         let shift = 12_u32.saturating_add(9_u32.saturating_mul(u32::from(level).saturating_sub(1)));
-        // The lower half of the top table is of processes; the upper half's addresses have all upper bits set.
+        // The lower half of the top table is of processes; the upper half's addresses have all
+        // upper bits set.
         let (skip, sign) =
             if level == self.levels { (256, u64::MAX.wrapping_shl(shift.saturating_add(9))) } else { (0, 0) };
         let entries = bytes.chunks_exact(8).filter_map(|entry| entry.try_into().ok()).map(u64::from_le_bytes);
@@ -169,7 +171,8 @@ mod tests {
     use crate::source::testing::CoreFile;
     use crate::source::{Access, Vmcore};
 
-    /// Tables at 0x1000 (top), 0x2000, 0x3000, 0x4000 map one 4 KiB page, one 2 MiB page and one 1 GiB page.
+    /// Tables at 0x1000 (top), 0x2000, 0x3000, 0x4000 map one 4 KiB page, one 2 MiB page and one 1
+    /// GiB page.
     fn tables(levels: u8) -> (VmcoreInfo, Vmcore) {
         let mut memory = vec![0_u8; 0x5000];
         let mut entry = |table: usize, index: usize, value: u64| {

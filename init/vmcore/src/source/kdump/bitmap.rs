@@ -1,6 +1,8 @@
-//! The two bitmaps of a dump: bitmap 1 has a bit for each page of memory, bitmap 2 one for each page that was kept.
+//! The two bitmaps of a dump: bitmap 1 has a bit for each page of memory, bitmap 2 one for each
+//! page that was kept.
 //!
-//! Only memory ranges and the prefix counts of bitmap 2 stay in memory (8 bytes per 128 MiB of the old machine).
+//! Only memory ranges and the prefix counts of bitmap 2 stay in memory (8 bytes per 128 MiB of the
+//! old machine).
 
 use std::io;
 
@@ -91,8 +93,9 @@ pub(super) fn read_block(
     read(file, layout, base, index.saturating_mul(layout.page_size.bytes()), block)
 }
 
-/// Reads bytes of the bitmap at `base`. Those behind the last page are zero, and need not be in the file: makedumpfile
-/// leaves a hole there, which a stream that was cut short cannot be told to have.
+/// Reads bytes of the bitmap at `base`. Those behind the last page are zero, and need not be in the
+/// file: makedumpfile leaves a hole there, which a stream that was cut short cannot be told to
+/// have.
 fn read(file: &DumpFile, layout: &Layout, base: u64, at: u64, out: &mut [u8]) -> io::Result<()> {
     let real = layout.max_mapnr.div_ceil(8).saturating_sub(at);
     let (real, padding) = out.split_at_mut(to_usize(real).min(out.len()));

@@ -1,5 +1,5 @@
-//! A kdump-compressed dump as physical memory again, to look into it and to filter or convert it: plain or
-//! flattened, in one file or split, with any compression that the format has.
+//! A kdump-compressed dump as physical memory again, to look into it and to filter or convert it:
+//! plain or flattened, in one file or split, with any compression that the format has.
 
 mod bitmap;
 mod cursor;
@@ -26,7 +26,8 @@ pub use set::{KdumpFault, KdumpOpenError};
 use cursor::{Cursor, Reader};
 use set::Part;
 
-/// Cursors that are kept for [`PhysicalMemory::read_exact_at`]: as many as threads that look things up at a time.
+/// Cursors that are kept for [`PhysicalMemory::read_exact_at`]: as many as threads that look things
+/// up at a time.
 const MAX_IDLE: usize = 16;
 
 /// An open dump.
@@ -51,14 +52,14 @@ impl Kdump {
         Ok(kdump::has_signature(&head) || flattened::has_signature(&head))
     }
 
-    /// Opens a dump and reads its headers and bitmaps. Of a split dump this is one part, and the pages of all others
-    /// are lost.
+    /// Opens a dump and reads its headers and bitmaps. Of a split dump this is one part, and the
+    /// pages of all others are lost.
     pub fn open(path: &Path) -> Result<Self, KdumpOpenError> {
         set::open(&[path])
     }
 
-    /// Opens a dump in one file, or a split one of which `paths` are the parts, in any order. Parts that are missing
-    /// are listed in [`Core::anomalies`].
+    /// Opens a dump in one file, or a split one of which `paths` are the parts, in any order. Parts
+    /// that are missing are listed in [`Core::anomalies`].
     pub fn open_set(paths: &[PathBuf]) -> Result<Self, KdumpOpenError> {
         set::open(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())
     }
@@ -103,9 +104,10 @@ impl Kdump {
         self.with_cursor(|cursor| Ok(cursor.desc(self, pfn)?.map(|(_, desc)| desc)))
     }
 
-    /// Calls `each` with each page of `pages`, the number of the file and its descriptor; `None` for a page that the dump
-    /// leaves out or that is no memory, an error for one whose descriptor cannot be read. Descriptors of data behind the
-    /// end of the file are zero, as those of lost pages are. Made for long runs.
+    /// Calls `each` with each page of `pages`, the number of the file and its descriptor; `None`
+    /// for a page that the dump leaves out or that is no memory, an error for one whose descriptor
+    /// cannot be read. Descriptors of data behind the end of the file are zero, as those of lost
+    /// pages are. Made for long runs.
     pub fn for_each_page(
         &self,
         pages: PfnRange,
@@ -124,8 +126,9 @@ impl Kdump {
         });
     }
 
-    /// Calls `each` with the number of the file and the descriptor, for every descriptor in page order, reading
-    /// them in large pieces. Those that were cut off are zero, as those of lost pages are.
+    /// Calls `each` with the number of the file and the descriptor, for every descriptor in page
+    /// order, reading them in large pieces. Those that were cut off are zero, as those of lost
+    /// pages are.
     pub fn for_each_desc(&self, mut each: impl FnMut(usize, PageDesc)) -> io::Result<()> {
         let mut bytes = vec![0; kdump::DESC_LEN.saturating_mul(4096)];
         for (index, part) in self.parts.iter().enumerate() {

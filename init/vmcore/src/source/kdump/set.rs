@@ -1,5 +1,5 @@
-//! Opening a dump: one file, or the files of a split one, each of which has the headers and bitmaps of the whole
-//! and descriptors and data of its own pages.
+//! Opening a dump: one file, or the files of a split one, each of which has the headers and bitmaps
+//! of the whole and descriptors and data of its own pages.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,8 @@ use crate::source::notes::NoteIndex;
 use base::addr::{Pfn, PfnRange, PhysAddr, VirtAddr};
 use base::read_at::{ReadAt, read_up_to};
 
-/// Bytes of bitmaps that are believed for each byte that a flattened file has. makedumpfile writes bitmaps whole;
-/// holes are for writers that skip their zeros.
+/// Bytes of bitmaps that are believed for each byte that a flattened file has. makedumpfile writes
+/// bitmaps whole; holes are for writers that skip their zeros.
 const MAX_HOLES: u64 = 1024;
 
 /// Which file cannot be read as a dump, and why.
@@ -93,8 +93,8 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Reads descriptors. What was cut off is zero: a dump that was cut short has lost these pages, as one that says
-    /// so itself has.
+    /// Reads descriptors. What was cut off is zero: a dump that was cut short has lost these pages,
+    /// as one that says so itself has.
     pub(super) fn read_descs(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
         let have = self.file.read_front(out, offset)?;
         let whole = have.saturating_sub(have.checked_rem(kdump::DESC_LEN).unwrap_or(0));

@@ -313,7 +313,8 @@ fn a_dump_that_was_cut_loses_its_end() {
 fn a_stream_that_was_cut_is_told() {
     let bytes = Builder::new(3000).part(None);
     let layout = *good(core::slice::from_ref(&bytes)).layout();
-    // As makedumpfile does it: no padding behind headers and bitmaps, and descriptors after their data.
+    // As makedumpfile does it: no padding behind headers and bitmaps, and descriptors after their
+    // data.
     let mut flat = flattened::emit_header().to_vec();
     let mut stored = 0;
     let descs = layout.descs_offset()..layout.data_offset(1800).unwrap();
