@@ -45,7 +45,7 @@ pub fn report(input: &Input) -> io::Result<String> {
     row("page size", &format!("{} bytes", input.core().page_size().bytes()));
     memory(input, &mut out);
     for anomaly in input.core().anomalies() {
-        let _ = writeln!(out, "{:<12} {anomaly:?}", "anomaly");
+        let _ = writeln!(out, "{:<12} {anomaly}", "anomaly");
     }
     if let Input::Kdump(dump) = input {
         pages(dump, &mut out)?;

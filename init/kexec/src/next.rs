@@ -47,7 +47,7 @@ impl core::fmt::Debug for Source<'_> {
 #[derive(Debug, thiserror::Error)]
 pub enum NextError {
     /// It is no kernel.
-    #[error("the kernel is no good")]
+    #[error("the file of the next kernel cannot be started")]
     Kernel(#[from] BzImageError),
     /// No room.
     #[error("no piece of {0:#x} bytes below 4 GiB that held the production kernel's memory")]

@@ -87,8 +87,8 @@ impl Peer {
         }
     }
 
-    /// Connects to the first of these that answers. The error is of the last one; none if there is
-    /// none.
+    /// Connects to the first address that answers. Fails with the error of the last address, or with
+    /// `None` if the list is empty.
     async fn connect_to(&self, addresses: &[IpAddr]) -> Result<TcpStream, Option<DialError>> {
         let mut last = None;
         for &addr in addresses {

@@ -17,11 +17,11 @@ use vmcore::report::{Piece, Sent};
 use vmcore::sink::{Sink, SinkError};
 use vmcore::target::Artifact;
 
-/// What is read back of a file is a part of it that is no larger than one in so many: of a kdump
-/// file, some hundredths.
+/// At most this fraction (1/8) of a file is read back. The front of a kdump file is a few hundredths
+/// of it.
 const LARGEST_FRONT: u64 = 8;
-/// It takes a tenth of what the dump took at the most, or this if that is more: the machine waits
-/// for it.
+/// Reading back may take a tenth of the time that the dump took, or this time if that is longer: the
+/// machine cannot restart before it has ended.
 const LEAST_PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that are read at a time.
 const READ: u64 = 128 << 10;

@@ -435,7 +435,7 @@ impl fmt::Display for Degradation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Module { path, cause } => write!(f, "module {path} not loaded: {cause}"),
-            Self::Vmcore(anomaly) => write!(f, "vmcore: {anomaly:?}"),
+            Self::Vmcore(anomaly) => write!(f, "vmcore: {anomaly}"),
             Self::Vmcoreinfo(Origin::Nowhere) => {
                 f.write_str("there is no VMCOREINFO: no kernel log, no page types, 4 KiB pages assumed")
             }
@@ -454,7 +454,7 @@ impl fmt::Display for Degradation {
                 write!(f, "{claimed} of {of} kernel pages claim to be {class}: {class} pages are kept")
             }
             Self::BadSection { pfn, pages, why } => {
-                write!(f, "no struct pages for {pages} pages from {pfn:#x} ({why:?}): they are kept")
+                write!(f, "no struct pages for {pages} pages from {pfn:#x} ({why}): they are kept")
             }
             Self::DamagedStructPages { unreadable, bad_heads, stray_tails, vital } => write!(
                 f,

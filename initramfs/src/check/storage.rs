@@ -175,9 +175,7 @@ fn unescape(text: &str) -> String {
         .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
 }
 
-/// What the file system leaves to everyone. The capture, as root, may find a few percent more,
-/// which another program may have used up by then. What the ledger of a directory of captures says,
-/// if that is that there have been too many.
+/// Returns the warning about a crash loop that the ledger of a directory of captures remembers.
 fn crash_loop(captures: &Path) -> Option<String> {
     let directory = File::open(captures).ok()?;
     let ledger = captures::read_ledger(&directory.into(), captures);
@@ -189,6 +187,8 @@ fn crash_loop(captures: &Path) -> Option<String> {
     })
 }
 
+/// Bytes that the file system leaves to every user. The capture, as root, may find a few percent more,
+/// which another program may have used up by then.
 fn free_mounted(path: &Path) -> Option<u64> {
     let stat = statvfs(path).ok()?;
     stat.blocks_available().checked_mul(stat.fragment_size())

@@ -70,7 +70,7 @@ pub enum Unclonable {
 struct Draft<'a> {
     interfaces: &'a [Interface],
     addresses: &'a [Assigned],
-    /// With the indexes of their interfaces; a bridge's too lead to that of its port.
+    /// Each link with the index of its interface. The index of a bridge leads to the link of its port.
     links: Vec<(u32, Link)>,
 }
 

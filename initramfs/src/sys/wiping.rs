@@ -55,7 +55,9 @@ unsafe impl GlobalAlloc for Wiping {
         // SAFETY: `size` is not 0, by the caller's promise.
         let new = unsafe { self.alloc(new_layout) };
         if !new.is_null() {
-            // SAFETY: both blocks have so many bytes, and are two.
+            // SAFETY:
+            // - `block` has `layout.size()` bytes and `new` has `size` bytes: the smaller of both is copied.
+            // - `new` was just allocated while `block` is still in use, so they do not overlap.
             unsafe { block.copy_to_nonoverlapping(new, layout.size().min(size)) };
             // SAFETY: `block` came from this allocator with this layout, and is not used any more.
             unsafe { self.dealloc(block, layout) };

@@ -147,14 +147,14 @@ pub enum Loader {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// Only what went wrong.
+    /// Errors only.
     Error,
-    /// And what was made do with.
+    /// Errors and warnings: something failed, and the capture went on without it.
     Warn,
-    /// And what is done.
+    /// Also each step of the capture.
     #[default]
     Info,
-    /// And why.
+    /// Also the reasons for decisions.
     Debug,
 }
 

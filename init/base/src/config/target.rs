@@ -44,8 +44,8 @@ pub struct Target {
     /// file system: free space that a dump leaves to others.
     #[serde(default, skip_serializing_if = "Size::is_zero")]
     pub reserve: Size,
-    /// raw: what else than an empty device of ours may be written over: `uncollected`, or the
-    /// `UUID=` of what stands there.
+    /// raw: what a capture may write over, besides a prepared and empty device: `uncollected` allows
+    /// a capture that was not copied off yet, `UUID=...` allows the content with that UUID.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overwrite: Vec<String>,
     /// ssh, nfs, https, s3: seconds without progress after which it is given up, however often it was tried again.

@@ -206,7 +206,8 @@ fn store(
     }
 }
 
-/// Connects until the host has shown who it is. That it is somebody else does not change.
+/// Connects again and again until the host has proved who it is. A host with the wrong certificate is
+/// not asked again: its certificate will not change.
 fn reach(runtime: &Runtime, client: &Client, patience: Duration) -> Result<(), SendError> {
     let mut retry = Retry::new(patience);
     loop {

@@ -104,7 +104,7 @@ async fn serve(
             // A disk that many hosts write to at once takes its time.
             let most = if syncing { patience } else { SILENCE.min(patience) };
             if silent.is_some() {
-                alive(); // answers come, or it is waited for them no longer than this:
+                alive(); // the wait for an answer is bounded by the check below
             }
             if silent.is_some_and(|silent| silent >= most) {
                 return Err(SshError::Silent { what: "an SFTP request", seconds: most.as_secs() });

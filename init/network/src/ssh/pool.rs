@@ -356,14 +356,14 @@ impl Entry {
         self.lost.as_ref().is_some_and(|lost| lost.probing)
     }
 
-    /// What was lost, if no write has told it.
+    /// Returns what was lost, unless an earlier call has returned it.
     pub(super) fn tell(&mut self) -> Option<io::Error> {
         let lost = self.lost.as_mut().filter(|lost| !lost.told)?;
         lost.told = true;
         Some(io::Error::new(lost.kind, lost.message.clone()))
     }
 
-    /// What was lost, for the last time.
+    /// Returns what was lost and forgets it, whether or not a write has returned it before.
     pub(super) fn end_loss(&mut self) -> Option<io::Error> {
         self.lost.take().map(|lost| io::Error::new(lost.kind, lost.message))
     }

@@ -102,8 +102,8 @@ pub fn copy_len(binary: &[u8]) -> Option<usize> {
 
 /// Reads a whole copy of a LUKS2 header that lies at byte `offset` of its device.
 ///
-/// The error is that of a copy that is none; what a sound copy says and we cannot use is in
-/// [`Copy::header`].
+/// Fails if the bytes are not a sound copy of a header. Where the copy is sound and holds something
+/// that is not supported, that error is in [`Copy::header`].
 pub fn parse_luks2(copy: &[u8], offset: u64) -> Result<Copy, LuksError> {
     let fields = Fields(copy);
     let cut = LuksError::Field("cut short");

@@ -103,8 +103,8 @@ pub fn estimate(
     Estimate { found, classes, sizes }
 }
 
-/// Counts the pages of a unit that are there, and takes some of each class: one of every so many,
-/// not at equal distances, for the allocator's blocks have such, too.
+/// Counts the pages of a unit that are present, and samples some pages of each class. The sampled pages
+/// do not stand at equal distances, because the blocks of the page allocator do.
 fn sample_unit(memory: &dyn PhysicalMemory, unit: PfnRange, classes: &[PageClass], most: u64) -> UnitSample {
     let mut bits = vec![0; to_usize(unit.pages() / 8)];
     bitmap::fill(memory.ranges(), unit.start(), &mut bits);

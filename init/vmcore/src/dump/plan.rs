@@ -279,7 +279,8 @@ impl<'f> Plan<'f> {
         Ok(())
     }
 
-    /// The bits of a unit whose kept pages cannot be told any more: as many, which will be lost.
+    /// Makes up the bits of a unit whose kept pages are not known any more. As many bits are set as
+    /// pages were counted, so that the file stays consistent; these pages are marked as lost.
     fn stand_in(&self, unit: &Unit, bits: &mut [u8]) {
         let (start, mut out) = (unit.pages().start(), Vec::new());
         bitmap::fill(self.memory.0.ranges(), start, bits);

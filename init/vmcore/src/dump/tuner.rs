@@ -62,8 +62,8 @@ pub(super) struct Tuner {
 /// What was measured.
 struct State {
     rungs: [Rung; LADDER.len()],
-    /// CPU time that workers take for a page, by what compressing it took in a trial: more, for it
-    /// is read, too, and less, for a trial finds nothing in the CPU's caches.
+    /// CPU time of the workers for a page, divided by the time that compressing it took in a trial. It
+    /// is above 1 because a page is also read, and below 1 because a trial finds cold CPU caches.
     scale: Option<f64>,
     /// CPU seconds that this process spent beside its workers, and the bytes that it wrote with
     /// them: a sink may encrypt in a thread of its own.

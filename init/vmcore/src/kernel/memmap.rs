@@ -38,6 +38,15 @@ pub enum BadSection {
     Address,
 }
 
+impl core::fmt::Display for BadSection {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Unreadable => "its struct mem_section cannot be read",
+            Self::Address => "its struct mem_section names a wrong address",
+        })
+    }
+}
+
 /// The struct pages of one section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {

@@ -166,7 +166,8 @@ impl<'a> Kernel<'a> {
 
     /// Calls `each` with every piece of memory that the kernel's page tables map one page table
     /// entry at a time, by virtual address: all of its address space but what it maps in huge
-    /// pages. What they map over and over is told as often.
+    /// pages. A page that is mapped several times is
+    /// reported several times.
     pub fn each_small_mapping(&self, each: &mut dyn FnMut(VirtAddr, PhysAddr)) {
         if let Some(tables) = &self.tables {
             tables.each_last_level(self.memory, each);

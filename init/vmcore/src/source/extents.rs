@@ -96,6 +96,41 @@ pub enum Anomaly {
     },
 }
 
+impl core::fmt::Display for Anomaly {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::MissingProgramHeaders { claimed, found } => {
+                write!(f, "the ELF header announces {claimed} program headers, and the file has {found}")
+            }
+            Self::SegmentPastEnd { segment, paddr, missing } => {
+                write!(f, "segment {segment} at {paddr:#x} ends {missing} bytes after the end of the file")
+            }
+            Self::BeyondPhysicalMemory { paddr } => {
+                write!(f, "a segment at {paddr:#x} lies beyond all physical memory: that part is left out")
+            }
+            Self::Overlap { paddr, bytes } => {
+                write!(f, "two segments claim the same {bytes} bytes at {paddr:#x}: the first one is used")
+            }
+            Self::More { anomalies } => write!(f, "{anomalies} more contradictions of this kind"),
+            Self::NotesPastEnd { offset, bytes } => {
+                write!(
+                    f,
+                    "the notes at file offset {offset} should have {bytes} bytes, and the file ends before"
+                )
+            }
+            Self::NotesLeftOut { bytes } => {
+                write!(f, "{bytes} bytes of notes are left out: there are too many")
+            }
+            Self::UnfinishedStream { bytes } => {
+                write!(f, "the flattened dump was cut short: {bytes} bytes of it are there")
+            }
+            Self::MissingPart { start_pfn, end_pfn } => {
+                write!(f, "the part with the pages {start_pfn:#x} to {end_pfn:#x} is missing: they are lost")
+            }
+        }
+    }
+}
+
 /// Builds the extents of the PT_LOAD `segments` of a file of `file_len` bytes.
 ///
 /// The kernel-text segment of a vmcore describes pages that a RAM segment describes too, and
