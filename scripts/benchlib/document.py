@@ -1,6 +1,7 @@
 """docs/measured/bench.md: what is in the store, as tables."""
 
 import statistics
+import textwrap
 
 from . import dumps, engine
 from .runs import SLOW, median, ratio
@@ -53,7 +54,18 @@ def write(store, path):
     for number, (name, title) in enumerate(((n, t) for n, t in TITLES.items() if n in store), 1):
         section = store[name]
         parts += [f"## {number}. {title}\n", context(section), bodies[name](section)]
-    path.write_text("\n".join(parts))
+    path.write_text(wrapped("\n".join(parts)))
+
+
+def wrapped(text):
+    """The text with its prose wrapped at 100 columns; tables, links and headings stay as they are."""
+    def line(one):
+        if one.startswith(("|", "#", "!", "    ")) or "](" in one:
+            return one
+        hanging = "  " if one.startswith("- ") else ""
+        return textwrap.fill(one, 100, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
+
+    return "\n".join(map(line, text.split("\n")))
 
 
 def context(section):

@@ -31,7 +31,7 @@ pub struct Target {
     /// loaded, never in the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<String>,
-    /// file system: directory on it, absolute; made if missing. Not given: `/var/crash`.
+    /// file system, nfs: directory on it, absolute; made if missing. Not given: `/var/crash`.
     #[serde(default, deserialize_with = "checked::path", skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// file system: its type; read from the superblock if not given.
@@ -48,7 +48,8 @@ pub struct Target {
     /// a capture that was not copied off yet, `UUID=...` allows the content with that UUID.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overwrite: Vec<String>,
-    /// ssh, nfs, https, s3: seconds without progress after which it is given up, however often it was tried again.
+    /// ssh, nfs, https, s3: seconds without progress after which the target is given up, however often
+    /// it was tried again.
     #[serde(default, deserialize_with = "checked::seconds", skip_serializing_if = "Option::is_none")]
     pub retry: Option<u64>,
     /// ssh: public keys of the host, one of which it must have: `ssh-ed25519 AAAA…`.
@@ -78,7 +79,8 @@ pub struct Target {
     /// https: file of its private key (PEM). Read when the image is loaded.
     #[serde(default, deserialize_with = "checked::path", skip_serializing_if = "Option::is_none")]
     pub client_key: Option<String>,
-    /// https: whether the dump is one stream, which cannot be resumed, or parts that are sent again one by one.
+    /// https: whether the dump is sent as one stream, which cannot be resumed, or in parts, each of which
+    /// can be sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<Upload>,
     /// https, s3: least size of a part; it grows with the dump.
