@@ -84,7 +84,7 @@ pub fn write_map(map: &Map, caption: &Caption, path: &Path, input: &[PathBuf]) -
     let bytes = if is_svg(path) {
         svg::draw(map, caption).into_bytes()
     } else {
-        png::draw(map).map_err(|source| SurveyError::Draw { path: path.to_owned(), source })?
+        png::draw(map).map_err(|error| SurveyError::Draw { path: path.to_owned(), source: error.into() })?
     };
     Ok(image::publish(&bytes, path)?)
 }

@@ -1,11 +1,8 @@
 //! The map as PNG: the cells without text, and under them a bar of what all memory is, in the order
 //! of the legend.
 
-use std::io::{self, Write};
-
+use ::png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
 use base::addr::{to_u64, to_usize};
-use flate2::Compression;
-use flate2::write::ZlibEncoder;
 
 use crate::map::tally::scale;
 use crate::map::{COLUMNS, Line, Map, Shade, Tally};
@@ -23,7 +20,7 @@ const WHITE: u8 = 0;
 const GREY: u8 = 1;
 
 /// The picture.
-pub fn draw(map: &Map) -> io::Result<Vec<u8>> {
+pub fn draw(map: &Map) -> Result<Vec<u8>, EncodingError> {
     let mut canvas = Canvas::default();
     canvas.down(MARGIN);
     for line in map.lines() {
@@ -113,31 +110,20 @@ fn palette() -> Vec<u8> {
     [[0xff; 3], [0xbb; 3]].into_iter().chain(shades).flatten().collect()
 }
 
-/// Eight bits to the pixel, with a palette: <https://www.w3.org/TR/png-3/>.
-fn encode(lines: &[Vec<u8>]) -> io::Result<Vec<u8>> {
-    let mut packed = ZlibEncoder::new(Vec::new(), Compression::best());
-    for line in lines {
-        packed.write_all(&[0])?; // no filter
-        packed.write_all(line)?;
-    }
-    let side = |pixels: u64| u32::try_from(pixels).unwrap_or(u32::MAX).to_be_bytes();
-    let header = [&side(WIDTH)[..], &side(to_u64(lines.len())), &[8, 3, 0, 0, 0]].concat();
-    let mut out = b"\x89PNG\r\n\x1a\n".to_vec();
-    chunk(&mut out, *b"IHDR", &header);
-    chunk(&mut out, *b"PLTE", &palette());
-    chunk(&mut out, *b"IDAT", &packed.finish()?);
-    chunk(&mut out, *b"IEND", &[]);
+/// Eight bits to the pixel, with a palette.
+fn encode(lines: &[Vec<u8>]) -> Result<Vec<u8>, EncodingError> {
+    let side = |pixels: u64| u32::try_from(pixels).unwrap_or(u32::MAX);
+    let mut out = Vec::new();
+    let mut encoder = Encoder::new(&mut out, side(WIDTH), side(to_u64(lines.len())));
+    encoder.set_color(ColorType::Indexed);
+    encoder.set_depth(BitDepth::Eight);
+    encoder.set_palette(palette());
+    encoder.set_compression(Compression::High);
+    encoder.set_filter(Filter::NoFilter);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&lines.concat())?;
+    writer.finish()?;
     Ok(out)
-}
-
-fn chunk(out: &mut Vec<u8>, kind: [u8; 4], data: &[u8]) {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&kind);
-    crc.update(data);
-    out.extend(u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend(kind);
-    out.extend(data);
-    out.extend(crc.finalize().to_be_bytes());
 }
 
 #[cfg(test)]
