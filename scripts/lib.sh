@@ -41,6 +41,25 @@ need_rust() {
     fi
 }
 
+# cargo-nextest: the one that cargo knows, or ours.
+need_nextest() {
+    PATH=$PATH:${AFTERIMAGE_CACHE:-$HOME/.cache/afterimage}/tools/bin
+    cargo nextest --version >/dev/null 2>&1 || "$(dirname "$0")/fetch-nextest"
+}
+
+# longest PROFILE: prints the ten longest tests of the last run with a profile of .config/nextest.toml.
+longest() {
+    python3 - "${CARGO_TARGET_DIR:-target}/nextest/$1/junit.xml" <<'PYTHON' >&2
+import sys
+import xml.etree.ElementTree
+cases = xml.etree.ElementTree.parse(sys.argv[1]).iter("testcase")
+cases = sorted(((float(case.get("time")), case.get("classname"), case.get("name")) for case in cases), reverse=True)
+print(f"{len(cases)} tests, {sum(case[0] for case in cases):.0f} s; the ten longest:")
+for time, binary, name in cases[:10]:
+    print(f"{time:6.0f} s  {binary} {name}")
+PYTHON
+}
+
 # What a guest needs.
 need_guests() {
     need qemu-system-x86_64 qemu-system-x86

@@ -47,6 +47,5 @@ pub mod scenario;
 pub mod stack;
 pub mod target_disk;
 pub mod trigger;
-pub mod turn;
 pub mod vm;
 pub mod workdir;

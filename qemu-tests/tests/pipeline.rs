@@ -5,7 +5,6 @@ use anyhow::{Context, Result, ensure};
 use qemu_tests::cut::{Cut, Dumper};
 use qemu_tests::kernel::Kernel;
 use qemu_tests::scenario::{Scenario, Target};
-use qemu_tests::turn::{alone, full};
 use qemu_tests::{raw_core, readers};
 use std::path::Path;
 
@@ -26,7 +25,6 @@ fn ensure_opens(kernel: &Kernel, dump: &Path) -> Result<()> {
 
 #[test]
 fn a_dump_cut_short_by_a_full_disk_or_a_killed_process_opens_behind_its_vital_part() -> Result<()> {
-    let _alone = alone();
     let kernel = Kernel::with_symbols(SERIES)?;
     let raw = raw_core::of(SERIES)?;
     let work = tempfile::tempdir()?;
@@ -58,30 +56,31 @@ fn a_dump_cut_short_by_a_full_disk_or_a_killed_process_opens_behind_its_vital_pa
 
 #[test]
 fn a_guest_that_loses_power_leaves_a_dump_that_opens() -> Result<()> {
-    let _alone = alone();
+    power_cut("early", VITAL)
+}
+
+#[test]
+#[ignore = "full: the power is cut in the middle of the last writes"]
+fn a_guest_that_loses_power_late_leaves_a_dump_that_opens() -> Result<()> {
+    power_cut("late", "dump: 100%")
+}
+
+/// Cuts the power when the capture says this line.
+fn power_cut(name: &str, line: &str) -> Result<()> {
     let kernel = Kernel::with_symbols(SERIES)?;
-    let mut cuts = vec![VITAL];
-    if full() {
-        // The later one ends in the middle of the last writes.
-        cuts.push("dump: 100%");
-    }
-    for (index, cut) in cuts.into_iter().enumerate() {
-        let mut scenario = Scenario::new(&format!("power-cut-{index}"), &kernel);
-        scenario.config.level = 31;
-        scenario.power_cut = Some(cut.into());
-        let outcome = scenario.run()?;
-        let dump = outcome.dump()?;
-        ensure!(!dump.file("vmcore").exists(), "the power was cut too late");
-        ensure_opens(&kernel, &dump.file("vmcore-incomplete")).with_context(|| format!("cut at {cut:?}"))?;
-        ensure!(dump.dmesg()?.contains("Kernel panic"), "dmesg.txt was not saved before the dump");
-        outcome.discard()?;
-    }
-    Ok(())
+    let mut scenario = Scenario::new(&format!("power-cut-{name}"), &kernel);
+    scenario.config.level = 31;
+    scenario.power_cut = Some(line.into());
+    let outcome = scenario.run()?;
+    let dump = outcome.dump()?;
+    ensure!(!dump.file("vmcore").exists(), "the power was cut too late");
+    ensure_opens(&kernel, &dump.file("vmcore-incomplete"))?;
+    ensure!(dump.dmesg()?.contains("Kernel panic"), "dmesg.txt was not saved before the dump");
+    outcome.discard()
 }
 
 #[test]
 fn a_full_file_system_in_the_guest_leaves_a_dump_that_opens() -> Result<()> {
-    let _alone = alone();
     let kernel = Kernel::with_symbols(SERIES)?;
     // At level 1 the dump has 80 MiB, 15 to 25 of them vital: how many varies with what the kernel
     // was about to free.
@@ -104,7 +103,6 @@ fn a_full_file_system_in_the_guest_leaves_a_dump_that_opens() -> Result<()> {
 
 #[test]
 fn a_capture_needs_little_memory_of_its_own() -> Result<()> {
-    let _alone = alone();
     let kernel = Kernel::of_series(SERIES)?;
     let mut scenario = Scenario::new("memory", &kernel);
     scenario.config.level = 31;

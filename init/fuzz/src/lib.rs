@@ -7,10 +7,9 @@
 
 pub mod build;
 mod memory;
-mod seeds;
+pub mod targets;
 
 pub use memory::{check_ranges, chosen_pages, page};
-pub use seeds::seed;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

@@ -1,5 +1,5 @@
 //! What Debian's kdump-tools need for the job, and how long it takes, beside ours on the same
-//! system: `cargo run --release -p qemu-tests --bin floor-kdump-tools [MIB...]`.
+//! system: `cargo run --release -p qemu-tests --features bench --bin floor-kdump-tools [MIB...]`.
 //!
 //! Debian with systemd and the cached 6.1 kernel, 2 GiB of memory and one CPU, made by
 //! `scripts/make-kdump-tools-root`, panics with each size of crashkernel= given; then the same disk

@@ -1,8 +1,8 @@
 //! The smallest crash kernel reservation with which a capture still succeeds, in a guest of 2 GiB
 //! at level 31.
 //!
-//! - `cargo run -p qemu-tests --bin floor [SERIES]` finds it by bisection for each compression of
-//!   the image, with one run per point; the result is right to 2 MiB.
+//! - `cargo run -p qemu-tests --features bench --bin floor [SERIES]` finds it by bisection for each
+//!   compression of the image, with one run per point; the result is right to 2 MiB.
 //! - `... --bin floor SERIES MIB RUNS` tries one reservation this many times.
 //! - `... --bin floor to ssh 6.1 [MIB RUNS]` measures a target on the network: ssh, nfs, https or
 //!   s3, with an image compressed by gzip.

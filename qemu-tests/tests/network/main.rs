@@ -1,7 +1,7 @@
 //! Dumps go to real servers: OpenSSH, knfsd, nginx, s3s-fs, in a second guest at the other end of a
 //! cable.
 //!
-//! One case of each kind by default; `AFTERIMAGE_FULL=1` (scripts/test --full) runs all.
+//! One case of each kind by default; scripts/test --full runs all.
 
 mod faults;
 mod links;

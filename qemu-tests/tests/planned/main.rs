@@ -1,8 +1,7 @@
 //! A planned switch to the capture kernel, which loses nothing, and what the machine goes on to
 //! after any capture.
 //!
-//! One case of each kind by default; `AFTERIMAGE_FULL=1` (scripts/test --full) runs all kernels and
-//! machines.
+//! One case of each kind by default; scripts/test --full runs all kernels and machines.
 
 mod handoff;
 mod hotplug;

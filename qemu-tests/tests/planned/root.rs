@@ -5,7 +5,6 @@ use anyhow::{Context, Result, ensure};
 use qemu_tests::cache::{cache, workspace};
 use qemu_tests::extra_disk::{Content, ExtraDisk};
 use qemu_tests::scenario::Target;
-use qemu_tests::turn::alone;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -22,7 +21,6 @@ fn debian() -> Result<PathBuf> {
 
 #[test]
 fn systemd_starts_in_the_capture_kernel_and_finds_the_dump() -> Result<()> {
-    let _alone = alone();
     let mut scenario = scenario("switch-root")?;
     let size = std::fs::metadata(debian()?)?.len();
     scenario.memory_mib = 1280;

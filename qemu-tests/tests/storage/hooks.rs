@@ -5,12 +5,10 @@ use crate::{ensure_back, ensure_complete, only, scenario};
 use anyhow::{Context, Result, ensure};
 use qemu_tests::binaries::Binaries;
 use qemu_tests::extra_disk::ExtraDisk;
-use qemu_tests::turn::alone;
 use std::fs;
 
 #[test]
 fn a_hook_gets_the_result_and_a_failing_one_stops_nothing() -> Result<()> {
-    let _alone = alone();
     let disk = ExtraDisk::ext4("target", 512);
     let mut scenario = scenario("hooks")?;
     scenario.config.targets = vec![disk.target()];

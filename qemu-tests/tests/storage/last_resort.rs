@@ -4,12 +4,10 @@ use crate::{PATIENCE, ensure_back};
 use anyhow::{Context, Result, ensure};
 use qemu_tests::kernel::Kernel;
 use qemu_tests::scenario::Scenario;
-use qemu_tests::turn::alone;
 use std::fs;
 
 #[test]
 fn without_a_target_the_end_of_the_log_is_in_the_firmware() -> Result<()> {
-    let _alone = alone();
     let mut scenario = Scenario::new("firmware", &Kernel::of_series("6.1")?);
     scenario.patience = PATIENCE;
     scenario.shape.efi = true;

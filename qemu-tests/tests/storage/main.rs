@@ -1,7 +1,7 @@
 //! Storage that fails while a crash is saved: what is saved all the same, and how soon the machine
 //! is back.
 //!
-//! One case of each kind by default; `AFTERIMAGE_FULL=1` (scripts/test --full) runs the matrices.
+//! One case of each kind by default; scripts/test --full runs the matrices.
 
 mod faults;
 mod hangs;

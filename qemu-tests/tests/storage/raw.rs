@@ -9,7 +9,6 @@ use qemu_tests::kernel::Kernel;
 use qemu_tests::outcome::{Dump, Outcome};
 use qemu_tests::readers;
 use qemu_tests::scenario::{HOST, Scenario};
-use qemu_tests::turn::alone;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,7 +50,6 @@ fn recover(outcome: &Outcome, into: &str) -> Result<(bool, Dump)> {
 
 #[test]
 fn what_comes_off_a_raw_device_is_what_a_file_system_would_hold() -> Result<()> {
-    let _alone = alone();
     let kernel = Kernel::with_symbols("6.1")?;
     let work = tempfile::tempdir()?;
     let image = work.path().join("image");
@@ -85,7 +83,6 @@ fn what_comes_off_a_raw_device_is_what_a_file_system_would_hold() -> Result<()> 
 
 #[test]
 fn a_power_cut_leaves_a_raw_device_that_can_be_recovered() -> Result<()> {
-    let _alone = alone();
     let kernel = Kernel::with_symbols("6.1")?;
     let work = tempfile::tempdir()?;
     let image = work.path().join("image");
@@ -108,7 +105,6 @@ fn a_power_cut_leaves_a_raw_device_that_can_be_recovered() -> Result<()> {
 
 #[test]
 fn what_is_foreign_is_not_written_over_unless_it_is_named() -> Result<()> {
-    let _alone = alone();
     // Swap of the production system, which the configuration does not name; and then one that it
     // names.
     let uuid = "5a17c0de-0000-4000-8000-00000000543a";

@@ -7,7 +7,6 @@ use qemu_tests::extra_disk::ExtraDisk;
 use qemu_tests::outcome::Dump;
 use qemu_tests::readers;
 use qemu_tests::scenario::Scenario;
-use qemu_tests::turn::{alone, full};
 
 /// A first disk with so much room and keys of its own, and a second one with plenty.
 fn two_disks(name: &str, room: u64, key: &str, value: &str) -> Result<Scenario> {
@@ -40,7 +39,6 @@ fn ensure_log_and_notes(dump: &Dump) -> Result<()> {
 
 #[test]
 fn a_dump_that_does_not_fit_becomes_a_stricter_one() -> Result<()> {
-    let _alone = alone();
     // The whole dump of level 1 has 80 MiB, one of level 31 has 16 to 45.
     let scenario = two_disks("space-stricter", 88 << 20, "when_full", "stricter")?;
     let outcome = scenario.run()?;
@@ -55,12 +53,18 @@ fn a_dump_that_does_not_fit_becomes_a_stricter_one() -> Result<()> {
 
 #[test]
 fn where_not_even_that_fits_the_log_is_saved_and_the_next_target_takes_the_dump() -> Result<()> {
-    let _alone = alone();
-    let mut cases = vec![("stricter", 8), ("log", 64)];
-    if full() {
-        cases.push(("nothing", 64));
-    }
-    for (when_full, mib) in cases {
+    does_not_fit(&[("stricter", 8), ("log", 64)])
+}
+
+#[test]
+#[ignore = "full: when_full = \"nothing\""]
+fn where_nothing_is_wanted_of_what_does_not_fit_the_log_is_saved() -> Result<()> {
+    does_not_fit(&[("nothing", 64)])
+}
+
+/// Cases of `when_full` and MiB of the first target.
+fn does_not_fit(cases: &[(&str, u64)]) -> Result<()> {
+    for &(when_full, mib) in cases {
         let scenario = two_disks(&format!("space-{when_full}"), mib << 20, "when_full", when_full)?;
         let outcome = scenario.run()?;
         ensure_back(&outcome)?;
@@ -80,7 +84,6 @@ fn where_not_even_that_fits_the_log_is_saved_and_the_next_target_takes_the_dump(
 
 #[test]
 fn what_is_reserved_is_left_to_others() -> Result<()> {
-    let _alone = alone();
     let scenario = two_disks("space-reserve", 128 << 20, "reserve", "100M")?;
     let outcome = scenario.run()?;
     ensure_back(&outcome)?;
@@ -95,7 +98,6 @@ fn what_is_reserved_is_left_to_others() -> Result<()> {
 
 #[test]
 fn the_newest_dumps_are_kept_and_a_loop_of_crashes_ends_in_logs() -> Result<()> {
-    let _alone = alone();
     let disk = ExtraDisk::ext4("target", 512);
     let mut scenario = scenario("space-keep")?;
     scenario.config.targets = vec![disk.target().key("keep", 2)];

@@ -2,43 +2,39 @@
 //! are in the file, and a file that shrinks under a mapping costs pages, not the process.
 //!
 //! Input: a control byte, then the file.
-#![no_main]
 
 use std::path::Path;
 
-use afterimage_fuzz::build::{Load, elf_core, note};
-use afterimage_fuzz::{Scratch, check_ranges, chosen_pages, page, take};
+use crate::build::{Load, elf_core, note};
+use crate::{Scratch, check_ranges, chosen_pages, page, take};
 use base::addr::{Pfn, PhysAddr};
 use base::log::chain;
-use libfuzzer_sys::fuzz_target;
 use vmcore::source::{Access, Core, PhysicalMemory, ReadError, Vmcore};
 
 /// Control bit: cut the file short once it is open.
 const CUT: u8 = 1;
 
-fuzz_target!(
-    init: afterimage_fuzz::seed(&seeds()),
-    |data: &[u8]| {
-        let mut bytes = data;
-        let control = take(&mut bytes, 1).first().copied().unwrap_or(0);
-        let file = Scratch::new(bytes);
-        let (mapped, read) = (open(&file.path(), Access::Mmap), open(&file.path(), Access::Pread));
-        assert_eq!(mapped.is_some(), read.is_some());
-        let (Some(mapped), Some(read)) = (mapped, read) else { return };
-        check_ranges(&mapped);
-        assert!(!mapped.ranges().is_empty());
-        assert_eq!(mapped.ranges(), read.ranges());
-        assert_eq!(mapped.info(), read.info());
-        check_notes(&mapped, u64::try_from(bytes.len()).unwrap());
-        let cut = control & CUT != 0;
-        if cut {
-            check_pages(&mapped, &read, false); // so that a window stands when the file shrinks
-            file.truncate(u64::try_from(bytes.len() / 2).unwrap());
-        }
-        check_pages(&mapped, &read, cut);
-        check_holes(&mapped);
+/// Reads these bytes; panics where a promise is broken.
+pub(crate) fn check(data: &[u8]) {
+    let mut bytes = data;
+    let control = take(&mut bytes, 1).first().copied().unwrap_or(0);
+    let file = Scratch::new(bytes);
+    let (mapped, read) = (open(&file.path(), Access::Mmap), open(&file.path(), Access::Pread));
+    assert_eq!(mapped.is_some(), read.is_some());
+    let (Some(mapped), Some(read)) = (mapped, read) else { return };
+    check_ranges(&mapped);
+    assert!(!mapped.ranges().is_empty());
+    assert_eq!(mapped.ranges(), read.ranges());
+    assert_eq!(mapped.info(), read.info());
+    check_notes(&mapped, u64::try_from(bytes.len()).unwrap());
+    let cut = control & CUT != 0;
+    if cut {
+        check_pages(&mapped, &read, false); // so that a window stands when the file shrinks
+        file.truncate(u64::try_from(bytes.len() / 2).unwrap());
     }
-);
+    check_pages(&mapped, &read, cut);
+    check_holes(&mapped);
+}
 
 fn open(path: &Path, access: Access) -> Option<Vmcore> {
     Vmcore::open(path, access).inspect_err(|error| assert!(!chain(error).is_empty())).ok()
@@ -97,7 +93,8 @@ fn check_holes(core: &Vmcore) {
     assert!(core.read_exact_at(PhysAddr(u64::MAX), &mut [0; 2]).is_err());
 }
 
-fn seeds() -> Vec<Vec<u8>> {
+/// First inputs.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let memory: Vec<u8> = (0..3 * 4096_usize).map(|at| u8::try_from(at % 251).unwrap()).collect();
     let notes = [
         note("CORE", 1, &[7; 336]),

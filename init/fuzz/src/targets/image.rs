@@ -1,23 +1,19 @@
 //! What the host side reads: cpio archives, modules to strip.
 //!
 //! Input: a byte that says which, then the file.
-#![no_main]
 
+use crate::build::put;
+use crate::take;
 use afterimage::{cpio, strip};
-use afterimage_fuzz::build::put;
-use afterimage_fuzz::take;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(
-    init: afterimage_fuzz::seed(&seeds()),
-    |data: &[u8]| {
-        let mut bytes = data;
-        match take(&mut bytes, 1).first().copied().unwrap_or(0) % 2 {
-            0 => check_cpio(bytes),
-            _ => check_strip(bytes),
-        }
+/// Reads these bytes; panics where a promise is broken.
+pub(crate) fn check(data: &[u8]) {
+    let mut bytes = data;
+    match take(&mut bytes, 1).first().copied().unwrap_or(0) % 2 {
+        0 => check_cpio(bytes),
+        _ => check_strip(bytes),
     }
-);
+}
 
 /// The files of an archive, written again, are the same files.
 fn check_cpio(bytes: &[u8]) {
@@ -52,7 +48,8 @@ fn check_strip(bytes: &[u8]) {
     assert!(out.len() <= 2 * bytes.len() + 65536, "{} bytes became {}", bytes.len(), out.len());
 }
 
-fn seeds() -> Vec<Vec<u8>> {
+/// First inputs.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let archive = cpio::write(&[
         cpio::Entry { path: "dev/console".into(), mode: 0o600, kind: cpio::Kind::CharDevice(5, 1) },
         cpio::Entry::file("etc/afterimage/config.toml", 0o600, b"abc".to_vec()),

@@ -4,11 +4,9 @@
 //! Input: a length, that many bytes of VMCOREINFO after a usable one, a memory image at physical
 //! 0x1000, virtual `BASE`: the section roots, a section, from the second page on struct pages. The
 //! memory that they are asked about lies apart.
-#![no_main]
 
-use afterimage_fuzz::build::{Load, elf_core, note, put};
-use afterimage_fuzz::{Scratch, take, take_u16};
-use libfuzzer_sys::fuzz_target;
+use crate::build::{Load, elf_core, note, put};
+use crate::{Scratch, take, take_u16};
 use vmcore::filter::{PageClass, PageFilter, units};
 use vmcore::source::{Access, Core, PhysicalMemory, Vmcore};
 
@@ -26,10 +24,10 @@ const INFO: &str = "PAGESIZE=4096\nSYMBOL(mem_section)=ffff888000001000\nLENGTH(
     NUMBER(PAGE_SLAB_MAPCOUNT_VALUE)=-184549376\nNUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-268435456\n\
     NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)=-201326592\nNUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=-251658240\n";
 
-fuzz_target!(
-    init: afterimage_fuzz::seed(&seeds()),
-    |data: &[u8]| { classes(data); }
-);
+/// Reads these bytes; panics where a promise is broken.
+pub(crate) fn check(data: &[u8]) {
+    classes(data);
+}
 
 /// The classes of the pages that `data` describes, if it has struct pages at all.
 fn classes(data: &[u8]) -> Option<Vec<PageClass>> {
@@ -70,7 +68,8 @@ fn classes(data: &[u8]) -> Option<Vec<PageClass>> {
     Some(all)
 }
 
-fn seeds() -> Vec<Vec<u8>> {
+/// First inputs.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let seed = |text: &str, image: &[u8]| {
         let len = u16::try_from(text.len()).unwrap().to_le_bytes();
         [&len[..], text.as_bytes(), image].concat()

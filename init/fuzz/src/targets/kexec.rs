@@ -2,18 +2,16 @@
 //! boot_params say, what comes out lies where it may and does not overlap.
 //!
 //! Input: a byte that says which is hostile, then its bytes.
-#![no_main]
 
 use std::ops::Range;
 
-use afterimage_fuzz::build::put;
-use afterimage_fuzz::take;
+use crate::build::put;
+use crate::take;
 use base::facts::parse_iomem;
 use kexec::boot_params::BootParams;
 use kexec::efi::{Descriptor, Efi};
 use kexec::next::Plan;
 use kexec::{BzImage, Machine, PAGE, e820};
-use libfuzzer_sys::fuzz_target;
 use placement::core_header;
 use placement::place::{Image, Placed, place};
 use placement::production::Production;
@@ -21,18 +19,16 @@ use placement::production::Production;
 const IOMEM: &str = "00001000-0009fbff : System RAM\n000f0000-000fffff : Reserved\n00100000-3ffdffff : System RAM\n\
     \x20 30000000-3bffffff : Crash kernel\n3ffe0000-3fffffff : ACPI Tables\n100000000-13fffffff : System RAM\n";
 
-fuzz_target!(
-    init: afterimage_fuzz::seed(&seeds()),
-    |data: &[u8]| {
-        let mut bytes = data;
-        match take(&mut bytes, 1).first().copied().unwrap_or(0) % 4 {
-            0 => check_iomem(&String::from_utf8_lossy(bytes)),
-            1 => check_kernel(bytes),
-            2 => check_map(&String::from_utf8_lossy(bytes)),
-            _ => check_boot_params(bytes),
-        }
+/// Reads these bytes; panics where a promise is broken.
+pub(crate) fn check(data: &[u8]) {
+    let mut bytes = data;
+    match take(&mut bytes, 1).first().copied().unwrap_or(0) % 4 {
+        0 => check_iomem(&String::from_utf8_lossy(bytes)),
+        1 => check_kernel(bytes),
+        2 => check_map(&String::from_utf8_lossy(bytes)),
+        _ => check_boot_params(bytes),
     }
-);
+}
 
 fn kernel_file() -> Vec<u8> {
     let mut file = vec![0; 0x900];
@@ -142,7 +138,8 @@ fn check_boot_params(bytes: &[u8]) {
     assert!(built[0x1000..].starts_with(cmdline.as_bytes()));
 }
 
-fn seeds() -> Vec<Vec<u8>> {
+/// First inputs.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let params = [&[0; 4096][..], b"quiet"].concat();
     [(0, IOMEM.into()), (1, kernel_file()), (2, IOMEM.into()), (3, params)]
         .map(|(kind, bytes): (u8, Vec<u8>)| [&[kind], &bytes[..]].concat())

@@ -1,31 +1,27 @@
 //! Superblocks and partition tables: names come out in the form that the rest compares.
 //!
 //! Input: a byte that says where on the device the rest lies, and whether checksums are made right.
-#![no_main]
 
-use afterimage_fuzz::build::put;
-use afterimage_fuzz::take;
+use crate::build::put;
+use crate::take;
 use base::config::FsType;
-use libfuzzer_sys::fuzz_target;
 use storage::format::gpt::{self, MAX_ENTRIES_LEN, Partition};
 use storage::format::superblock::{self, PROBE_LEN};
 
 const SECTOR: usize = 512;
 
-fuzz_target!(
-    init: afterimage_fuzz::seed(&seeds()),
-    |data: &[u8]| {
-        let mut bytes = data;
-        let kind = take(&mut bytes, 1).first().copied().unwrap_or(0);
-        match kind % 6 {
-            0 => check_probe(bytes),
-            1 => check_probe(&at(1024, bytes)),
-            2 => check_probe(&at(64 * 1024, bytes)),
-            3 => check_mbr(bytes),
-            fixed => check_gpt(bytes, fixed == 4),
-        }
+/// Reads these bytes; panics where a promise is broken.
+pub(crate) fn check(data: &[u8]) {
+    let mut bytes = data;
+    let kind = take(&mut bytes, 1).first().copied().unwrap_or(0);
+    match kind % 6 {
+        0 => check_probe(bytes),
+        1 => check_probe(&at(1024, bytes)),
+        2 => check_probe(&at(64 * 1024, bytes)),
+        3 => check_mbr(bytes),
+        fixed => check_gpt(bytes, fixed == 4),
     }
-);
+}
 
 /// A device that has `bytes` at `offset`.
 fn at(offset: usize, bytes: &[u8]) -> Vec<u8> {
@@ -90,7 +86,8 @@ fn fix(header: &mut [u8], entries: &[u8]) {
     put(header, 16, &crc.to_le_bytes());
 }
 
-fn seeds() -> Vec<Vec<u8>> {
+/// First inputs.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let seed = |kind: u8, len: usize, fields: &[(usize, &[u8])]| {
         let mut out = vec![0; 1 + len];
         out[0] = kind;

@@ -2,31 +2,27 @@
 //!
 //! Input: a byte that says which structure it is and whether checksums are made right, then its
 //! bytes.
-#![no_main]
 
-use afterimage_fuzz::build::put;
-use afterimage_fuzz::take;
+use crate::build::put;
+use crate::take;
 use base::facts::stack::LuksHeader;
-use libfuzzer_sys::fuzz_target;
 use storage::format::{luks, lvm};
 
 const AREA: u64 = 4096;
 
-fuzz_target!(
-    init: afterimage_fuzz::seed(&seeds()),
-    |data: &[u8]| {
-        let mut bytes = data;
-        let kind = take(&mut bytes, 1).first().copied().unwrap_or(0);
-        match kind % 6 {
-            0 => check_metadata(&String::from_utf8_lossy(bytes)),
-            1 => check_label(&lvm_sealed(bytes, 16, 20)),
-            2 => check_area(&lvm_sealed(bytes, 0, 4)),
-            3 => luks::parse_luks1(bytes).iter().for_each(check_header),
-            4 => check_copy(bytes),
-            _ => check_copy(&luks2_of(bytes)),
-        }
+/// Reads these bytes; panics where a promise is broken.
+pub(crate) fn check(data: &[u8]) {
+    let mut bytes = data;
+    let kind = take(&mut bytes, 1).first().copied().unwrap_or(0);
+    match kind % 6 {
+        0 => check_metadata(&String::from_utf8_lossy(bytes)),
+        1 => check_label(&lvm_sealed(bytes, 16, 20)),
+        2 => check_area(&lvm_sealed(bytes, 0, 4)),
+        3 => luks::parse_luks1(bytes).iter().for_each(check_header),
+        4 => check_copy(bytes),
+        _ => check_copy(&luks2_of(bytes)),
     }
-);
+}
 
 fn check_metadata(text: &str) {
     let Ok(group) = lvm::parse_metadata(text) else { return };
@@ -96,9 +92,10 @@ fn luks2_of(json: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn seeds() -> Vec<Vec<u8>> {
+/// First inputs.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let seed = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
-    let json = include_bytes!("../../storage/src/format/testdata/luks2.json");
+    let json = include_bytes!("../../../storage/src/format/testdata/luks2.json");
     let mut label = vec![0; 150];
     put(&mut label, 0, b"LABELONE\x01\0\0\0\0\0\0\0\0\0\0\0\x20\0\0\0LVM2 001");
     put(&mut label, 32, &[b'a'; 32]);
@@ -116,7 +113,7 @@ fn seeds() -> Vec<Vec<u8>> {
     put(&mut luks1, 104, &[0, 0, 0x10, 0, 0, 0, 0, 0x40]);
     put(&mut luks1, 168, b"5a17c0de-0000-4000-8000-0000000000a1");
     vec![
-        seed(0, include_bytes!("../../storage/src/format/testdata/volume_group.txt")),
+        seed(0, include_bytes!("../../../storage/src/format/testdata/volume_group.txt")),
         seed(1, &label),
         seed(2, &area),
         seed(3, &luks1),

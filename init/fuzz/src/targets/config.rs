@@ -2,11 +2,9 @@
 //! the command line has had its say.
 //!
 //! Input: TOML text, NUL, a kernel command line, NUL, the text of /proc/iomem.
-#![no_main]
 
 use base::config::Config;
 use base::facts::{Facts, parse_iomem};
-use libfuzzer_sys::fuzz_target;
 
 const FULL: &str = r#"
 [dump]
@@ -47,37 +45,40 @@ const FACTS: &str = "host = \"x\"\nboot_id = \"y\"\nloaded_at = 7\n[[memory_map]
 const IOMEM: &str =
     "00001000-0009fbff : System RAM\n  00002000-00003000 : inner\n100000000-1bfffffff : System RAM\n";
 
-fuzz_target!(
-    init: afterimage_fuzz::seed(&[
+/// Reads these bytes; panics where a promise is broken.
+pub(crate) fn check(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut parts = text.splitn(3, '\0').map(str::to_owned);
+    let mut part = || parts.next().unwrap_or_default();
+    let (toml, cmdline, iomem) = (part(), part(), part());
+    let mut config = match Config::parse(&toml) {
+        Ok(config) => config,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            Config::default()
+        }
+    };
+    check_round_trip(&config);
+    let refused = config.apply_cmdline(&cmdline);
+    assert!(refused.len() <= cmdline.split_ascii_whitespace().count());
+    check_round_trip(&config);
+    let again = config.clone();
+    config.apply_cmdline(&cmdline);
+    assert_eq!(config, again, "the same command line changes nothing more");
+
+    let mut facts = Facts::parse(&toml).unwrap_or_default();
+    facts.memory_map.extend(parse_iomem(&iomem));
+    assert_eq!(Facts::parse(&facts.to_toml()), Ok(facts));
+}
+
+/// First inputs.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    vec![
         format!("{FULL}\0{CMDLINE}\0{IOMEM}").into_bytes(),
         format!("[[target]]\ntype=\"filesystem\"\ndevice=\"/dev/vda\"\n\0{CMDLINE}\0").into_bytes(),
         format!("{FACTS}\0\0").into_bytes(),
-    ]),
-    |data: &[u8]| {
-        let Ok(text) = std::str::from_utf8(data) else { return };
-        let mut parts = text.splitn(3, '\0').map(str::to_owned);
-        let mut part = || parts.next().unwrap_or_default();
-        let (toml, cmdline, iomem) = (part(), part(), part());
-        let mut config = match Config::parse(&toml) {
-            Ok(config) => config,
-            Err(error) => {
-                assert!(!error.to_string().is_empty());
-                Config::default()
-            }
-        };
-        check_round_trip(&config);
-        let refused = config.apply_cmdline(&cmdline);
-        assert!(refused.len() <= cmdline.split_ascii_whitespace().count());
-        check_round_trip(&config);
-        let again = config.clone();
-        config.apply_cmdline(&cmdline);
-        assert_eq!(config, again, "the same command line changes nothing more");
-
-        let mut facts = Facts::parse(&toml).unwrap_or_default();
-        facts.memory_map.extend(parse_iomem(&iomem));
-        assert_eq!(Facts::parse(&facts.to_toml()), Ok(facts));
-    }
-);
+    ]
+}
 
 fn check_round_trip(config: &Config) {
     let text = config.to_toml();

@@ -1,43 +1,39 @@
 //! kdump-compressed dumps, plain, flattened and split: descriptors stand at their ranks, pages come
 //! back as stored or as an error. A flattened file reads as the file that it unpacks to.
-#![no_main]
 
-use afterimage_fuzz::build::{Stored, flatten, kdump, note, put};
-use afterimage_fuzz::{Scratch, check_ranges, chosen_pages, page};
+use crate::build::{Stored, flatten, kdump, note, put};
+use crate::{Scratch, check_ranges, chosen_pages, page};
 use base::addr::Pfn;
 use base::log::chain;
-use libfuzzer_sys::fuzz_target;
 use vmcore::format::kdump::{DESC_LEN, PageDesc};
 use vmcore::kernel::Kernel;
 use vmcore::source::{Core, Kdump, PhysicalMemory};
 
-fuzz_target!(
-    init: afterimage_fuzz::seed(&seeds()),
-    |data: &[u8]| {
-        let file = Scratch::new(data);
-        let flat = data.starts_with(b"makedumpfile\0\0\0\0");
-        assert_eq!(Kdump::is_dump(&file.path()).unwrap(), flat || data.starts_with(b"KDUMP   "));
-        let dump = match Kdump::open(&file.path()) {
-            Ok(dump) => dump,
-            Err(error) => return assert!(!chain(&error).is_empty()),
-        };
-        check_ranges(&dump);
-        assert!(dump.max_pfn().0 <= dump.layout().max_mapnr);
-        assert_eq!(dump.is_flattened(), flat);
-        check_notes(&dump);
-        check_absent(&dump);
-        if flat {
-            check_unpacked(&dump, data);
-        } else if !dump.is_split() {
-            check_descs(&dump, data);
-        }
-        check_pages(&dump, (!flat).then_some(data));
-        let twice = Kdump::open_set(&[file.path(), file.path()]);
-        assert!(twice.is_err() || dump.is_split()); // a part without pages does not overlap itself
-        let kernel = Kernel::new(&dump, dump.info(), &[]);
-        let _ = vmcore::kernel::uts::discover(&kernel);
+/// Reads these bytes; panics where a promise is broken.
+pub(crate) fn check(data: &[u8]) {
+    let file = Scratch::new(data);
+    let flat = data.starts_with(b"makedumpfile\0\0\0\0");
+    assert_eq!(Kdump::is_dump(&file.path()).unwrap(), flat || data.starts_with(b"KDUMP   "));
+    let dump = match Kdump::open(&file.path()) {
+        Ok(dump) => dump,
+        Err(error) => return assert!(!chain(&error).is_empty()),
+    };
+    check_ranges(&dump);
+    assert!(dump.max_pfn().0 <= dump.layout().max_mapnr);
+    assert_eq!(dump.is_flattened(), flat);
+    check_notes(&dump);
+    check_absent(&dump);
+    if flat {
+        check_unpacked(&dump, data);
+    } else if !dump.is_split() {
+        check_descs(&dump, data);
     }
-);
+    check_pages(&dump, (!flat).then_some(data));
+    let twice = Kdump::open_set(&[file.path(), file.path()]);
+    assert!(twice.is_err() || dump.is_split()); // a part without pages does not overlap itself
+    let kernel = Kernel::new(&dump, dump.info(), &[]);
+    let _ = vmcore::kernel::uts::discover(&kernel);
+}
 
 fn check_notes(dump: &Kdump) {
     for note in &dump.notes().notes {
@@ -144,7 +140,8 @@ fn check_pages(dump: &Kdump, data: Option<&[u8]>) {
     }
 }
 
-fn seeds() -> Vec<Vec<u8>> {
+/// First inputs.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
     // A page of zeros, as zstd(1), zlib, LZO1X-1 and snappy make it.
     let zstd = [
         0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0x0f, 0x4d, 0x00, 0x00, 0x10, 0x00, 0x00, 0x01, 0x00, 0xfb, 0xf7,

@@ -5,14 +5,12 @@
 //! at physical 0x1000 and, by the ELF header, at virtual `BASE`. Unless the control byte says
 //! otherwise, the text comes after a usable VMCOREINFO, so that it only has to change what it wants
 //! to.
-#![no_main]
 
 use std::io::{self, Write};
 
-use afterimage_fuzz::build::{Load, elf_core, note, put};
-use afterimage_fuzz::{Scratch, take, take_u16};
+use crate::build::{Load, elf_core, note, put};
+use crate::{Scratch, take, take_u16};
 use base::log::chain;
-use libfuzzer_sys::fuzz_target;
 use vmcore::kernel::{Kernel, dmesg, uts};
 use vmcore::source::{Access, Core, Vmcore};
 
@@ -32,10 +30,10 @@ const INFO: &str = "PAGESIZE=4096\nSYMBOL(prb)=ffff888000001000\nSYMBOL(init_uts
     OFFSET(prb_data_blk_lpos.next)=8\nSIZE(printk_info)=88\nOFFSET(printk_info.ts_nsec)=8\n\
     OFFSET(printk_info.text_len)=16\nOFFSET(printk_info.caller_id)=20\n";
 
-fuzz_target!(
-    init: afterimage_fuzz::seed(&seeds()),
-    |data: &[u8]| { read(data); }
-);
+/// Reads these bytes; panics where a promise is broken.
+pub(crate) fn check(data: &[u8]) {
+    read(data);
+}
 
 /// Reads the log in the memory that `data` describes, and checks it.
 fn read(data: &[u8]) -> Option<dmesg::DmesgStats> {
@@ -55,13 +53,13 @@ fn read(data: &[u8]) -> Option<dmesg::DmesgStats> {
     let mut out = Output::default();
     let result = dmesg::write(&kernel, &mut out);
     match &result {
-        Ok(stats) => check(&kernel, *stats, &out),
+        Ok(stats) => check_log(&kernel, *stats, &out),
         Err(error) => assert!(out.len == 0 || out.full, "{}", chain(error)),
     }
     result.ok()
 }
 
-fn check(kernel: &Kernel<'_>, stats: dmesg::DmesgStats, out: &Output) {
+fn check_log(kernel: &Kernel<'_>, stats: dmesg::DmesgStats, out: &Output) {
     assert!(stats.records + stats.damaged <= 1 << 26);
     assert!(stats.records <= out.lines);
     assert!(out.len == 0 || out.last == b'\n');
@@ -102,7 +100,8 @@ impl Write for Output {
     }
 }
 
-fn seeds() -> Vec<Vec<u8>> {
+/// First inputs.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let seed = |control: u8, text: &str, image: &[u8]| {
         let len = u16::try_from(text.len()).unwrap().to_le_bytes();
         [&[control], &len[..], text.as_bytes(), image].concat()

@@ -3,9 +3,7 @@
 //!
 //! Input: a byte that says which, then the options of a DHCP reply, or the counts and records of a
 //! DNS answer.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use network::{dhcp, dns};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
@@ -13,20 +11,23 @@ const XID: u32 = 0x1234_5678;
 /// The question about `a.b` as it stands in an answer: its name, type A, class IN.
 const QUESTION: &[u8] = b"\x01a\x01b\0\0\x01\0\x01";
 
-fuzz_target!(
-    init: afterimage_fuzz::seed(&[
+/// Reads these bytes; panics where a promise is broken.
+pub(crate) fn check(data: &[u8]) {
+    let Some((which, rest)) = data.split_first() else { return };
+    if which & 1 == 0 {
+        dhcp_reply(rest);
+    } else {
+        dns_answer(rest);
+    }
+}
+
+/// First inputs.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    vec![
         b"\0\x35\x01\x05\x36\x04\xc0\0\x02\x01\x01\x04\xff\xff\xff\0\x03\x04\xc0\0\x02\xfe\x79\x08\x18\xc6\x33\x64\xc0\0\x02\x01\xff".to_vec(),
         b"\x01\0\x02\0\0\0\0\xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x05\x01c\xc0\x0e\0\xc0\x1f\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x03".to_vec(),
-    ]),
-    |data: &[u8]| {
-        let Some((which, rest)) = data.split_first() else { return };
-        if which & 1 == 0 {
-            dhcp_reply(rest);
-        } else {
-            dns_answer(rest);
-        }
-    }
-);
+    ]
+}
 
 fn dhcp_reply(options: &[u8]) {
     let mut bytes = vec![2, 1, 6, 0];
