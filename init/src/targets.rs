@@ -54,11 +54,11 @@ impl Ways {
         config: &config::Target,
         capture: Capture<'_>,
     ) -> Result<Box<dyn Target>, TargetError> {
-        if config.kind.is_remote() {
+        if config.kind().is_remote() {
             #[cfg(feature = "network")]
             return network::open(config, capture, &self.network);
             #[cfg(not(feature = "network"))]
-            return Err(TargetError::not_built(config.kind));
+            return Err(TargetError::not_built(config.kind()));
         }
         storage::open(config, capture)
     }

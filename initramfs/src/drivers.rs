@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base::config::{DeviceId, FsType, NfsVersion, Target, TargetKind};
+use base::config::{DeviceId, FsType, NfsVersion, Place, Target};
 use storage::block::{self, Device};
 
 use crate::modules::ModuleTree;
@@ -46,12 +46,13 @@ pub struct Drivers {
 
 /// Finds the drivers of a target's device on this host. One on the network has none.
 pub fn discover(target: &Target, tree: &ModuleTree) -> Result<Drivers, DriversError> {
-    let Some(device) = &target.device else { return Ok(Drivers { modules: Vec::new(), fstype: None }) };
+    let Some(device) = target.device() else { return Ok(Drivers { modules: Vec::new(), fstype: None }) };
     let (found, modules) = reach(device, tree)?;
-    let fstype = target.fstype.or(found.filesystem.map(|fs| fs.kind));
-    let fstype = match target.kind {
-        TargetKind::Filesystem if fstype.is_none() => return Err(DriversError::NoFilesystem(found.node)),
-        TargetKind::Filesystem => fstype,
+    let fstype = match &target.place {
+        Place::Filesystem(wanted) => {
+            let fstype = wanted.fstype.or(found.filesystem.map(|fs| fs.kind));
+            Some(fstype.ok_or(DriversError::NoFilesystem(found.node))?)
+        }
         _ => None,
     };
     Ok(Drivers { modules, fstype })

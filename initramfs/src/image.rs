@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use base::config::{self, Config, ConfigError, Strip, TargetKind};
+use base::config::{self, Config, ConfigError, Filesystem, Place, Strip, Target, TargetKind};
 use serde::{Deserialize, Serialize};
 
 use crate::boot_entry::Next;
@@ -293,16 +293,14 @@ fn wanted_modules(
         wanted.extend(drivers.all());
     }
     for target in &config.target {
-        let fstype = match (&config.image.modules, target.kind, target.fstype) {
-            (_, TargetKind::Nfs, _) => {
-                wanted.extend(drivers::nfs_modules(target.version.unwrap_or_default()));
+        let fstype = match (&config.image.modules, &target.place) {
+            (_, Place::Nfs(nfs)) => {
+                wanted.extend(drivers::nfs_modules(nfs.version));
                 None
             }
-            (_, TargetKind::Ssh | TargetKind::Https | TargetKind::S3, _) | (Some(_), TargetKind::Raw, _) => {
-                None
-            }
-            (Some(_), TargetKind::Filesystem, Some(fstype)) => Some(fstype),
-            (named, ..) => {
+            (_, Place::Ssh(_) | Place::Https(_) | Place::S3(_)) | (Some(_), Place::Raw(_)) => None,
+            (Some(_), Place::Filesystem(Filesystem { fstype: Some(fstype), .. })) => Some(*fstype),
+            (named, Place::Filesystem(_) | Place::Raw(_)) => {
                 let found = drivers::discover(target, tree)?;
                 if named.is_none() {
                     wanted.extend(found.modules);
@@ -368,7 +366,7 @@ fn can_reach(init: &[u8], config: &Config) -> Result<(), ImageError> {
     if !says(TargetKind::Filesystem) {
         return Ok(());
     }
-    let missing = config.target.iter().map(|target| target.kind).find(|&kind| !says(kind));
+    let missing = config.target.iter().map(Target::kind).find(|&kind| !says(kind));
     missing.map_or(Ok(()), |kind| Err(ImageError::InitWithout(kind)))
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use base::config::{Config, Target, TargetKind, Url};
+use base::config::{Config, Place, Ssh, Target, Url};
 use base::facts::{AccessKeys, Remote, Secret};
 use russh::keys::ssh_key::{PrivateKey, PublicKey};
 use serde::{Deserialize, Serialize};
@@ -117,9 +117,8 @@ pub struct Gathered {
 /// when it is needed: that is a warning.
 pub fn gather(config: &Config) -> Result<Gathered, RemoteError> {
     let mut gathered = Gathered::default();
-    for target in config.target.iter().filter(|target| target.kind.is_remote()) {
+    for (target, url) in config.target.iter().filter_map(|target| Some((target, target.url()?))) {
         volume_key::protect_process();
-        let Some(url) = &target.url else { continue };
         let addresses = resolve(url).unwrap_or_else(|error| {
             log::warn!("target {target}: {}: {error}; the capture will have to ask for it", url.host);
             Vec::new()
@@ -134,50 +133,60 @@ pub fn gather(config: &Config) -> Result<Gathered, RemoteError> {
 /// Where each target on the network is, without its keys.
 #[must_use]
 pub fn located(config: &Config) -> Vec<Remote> {
-    let urls = config
+    config
         .target
         .iter()
-        .filter(|target| target.kind.is_remote())
-        .filter_map(|target| target.url.as_ref());
-    urls.map(|url| {
-        let addresses = resolve(url).unwrap_or_default();
-        Remote { url: url.to_string(), addresses, ..Remote::default() }
-    })
-    .collect()
+        .filter_map(Target::url)
+        .map(|url| {
+            let addresses = resolve(url).unwrap_or_default();
+            Remote { url: url.to_string(), addresses, ..Remote::default() }
+        })
+        .collect()
 }
 
 fn read_secrets(target: &Target, remote: &mut Remote, gathered: &mut Gathered) -> Result<(), RemoteError> {
     let files = &mut gathered.files;
-    let mut read = |path: &Option<String>| {
-        path.as_deref()
-            .map_or_else(|| Ok(Zeroizing::default()), |path| read_file(target, Path::new(path), files))
-    };
-    remote.roots = read(&target.roots)?.to_string();
-    remote.client_cert = read(&target.client_cert)?.to_string();
-    remote.client_key = Secret::new(read(&target.client_key)?.to_string());
-    remote.token = Secret::new(read(&target.token_file)?.trim().to_owned());
-    if target.kind == TargetKind::Ssh {
-        let path = target.identity.as_deref().unwrap_or(IDENTITY);
-        if !Path::new(path).exists() {
-            return Err(RemoteError::NoIdentity { target: target.to_string(), path: path.into() });
+    let mut read = |path: &str| read_file(target, Path::new(path), files);
+    match &target.place {
+        Place::Ssh(ssh) => {
+            let path = ssh.identity.as_deref().unwrap_or(IDENTITY);
+            if !Path::new(path).exists() {
+                return Err(RemoteError::NoIdentity { target: target.to_string(), path: path.into() });
+            }
+            let key = read(path)?;
+            usable(target, ssh, Path::new(path), &key)?;
+            remote.identity = Secret::new(key.to_string());
         }
-        let key = read(&Some(path.to_owned()))?;
-        usable(target, Path::new(path), &key)?;
-        remote.identity = Secret::new(key.to_string());
-    }
-    if let Some(path) = &target.credentials {
-        let text = read(&target.credentials)?;
-        let keys = access_keys(target, Path::new(path), &text)?;
-        if let Some(at) = expiry(target, Path::new(path), &keys)? {
-            gathered.expiries.push(Expiry { target: target.to_string(), at });
+        Place::Https(web) => {
+            if let Some(roots) = &web.known_by.roots {
+                remote.roots = read(roots)?.to_string();
+            }
+            if let Some(client) = &web.client {
+                remote.client_cert = read(&client.cert)?.to_string();
+                remote.client_key = Secret::new(read(&client.key)?.to_string());
+            }
+            if let Some(token) = &web.token_file {
+                remote.token = Secret::new(read(token)?.trim().to_owned());
+            }
         }
-        remote.keys = Some(keys);
+        Place::S3(store) => {
+            if let Some(roots) = &store.known_by.roots {
+                remote.roots = read(roots)?.to_string();
+            }
+            let path = Path::new(&store.credentials);
+            let keys = access_keys(target, path, &read(&store.credentials)?)?;
+            if let Some(at) = expiry(target, path, &keys)? {
+                gathered.expiries.push(Expiry { target: target.to_string(), at });
+            }
+            remote.keys = Some(keys);
+        }
+        Place::Nfs(_) | Place::Filesystem(_) | Place::Raw(_) => {}
     }
     Ok(network::verify(target, remote)?)
 }
 
 /// Whether the capture will be able to log in: it has no terminal to ask for a pass phrase.
-fn usable(target: &Target, path: &Path, key: &str) -> Result<(), RemoteError> {
+fn usable(target: &Target, ssh: &Ssh, path: &Path, key: &str) -> Result<(), RemoteError> {
     let failed = |what: String| RemoteError::Ssh { target: target.to_string(), what };
     let key = PrivateKey::from_openssh(key.trim())
         .map_err(|_| failed(format!("{} is no private key of OpenSSH's", path.display())))?;
@@ -187,7 +196,7 @@ fn usable(target: &Target, path: &Path, key: &str) -> Result<(), RemoteError> {
             path.display()
         )));
     }
-    match target.host_key.iter().find(|line| PublicKey::from_openssh(line.trim()).is_err()) {
+    match ssh.host_key.iter().find(|line| PublicKey::from_openssh(line.trim()).is_err()) {
         Some(line) => Err(failed(format!(
             "host_key {line:?} is no public key: write it as in known_hosts, without the name"
         ))),

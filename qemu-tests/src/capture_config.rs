@@ -143,8 +143,9 @@ mod tests {
         config.capture = "deadline = 60".into();
         config.append = "c".into();
         let parsed = parse(&config).unwrap();
-        assert_eq!((parsed.target[0].keep, parsed.target[0].wait), (Some(3), 2));
-        assert_eq!(parsed.target[1].overwrite, ["uncollected"]);
+        assert_eq!((parsed.target[0].share().keep, parsed.target[0].wait), (Some(3), 2));
+        let base::config::Place::Raw(raw) = &parsed.target[1].place else { panic!("{:?}", parsed.target[1]) };
+        assert_eq!(raw.overwrite, ["uncollected"]);
         assert_eq!((parsed.capture.deadline, &*parsed.capture.cmdline_append), (60, "a b c"));
     }
 }

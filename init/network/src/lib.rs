@@ -36,11 +36,13 @@ use core::cell::OnceCell;
 use core::net::IpAddr;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
-use base::config::{self, Link, TargetKind};
+use base::config::{self, Link, Place, Url};
 use base::facts::Remote;
 use vmcore::target::{Capture, Target, TargetError};
 
+use dial::Peer;
 use links::BroughtUp;
 use netlink::Netlink;
 
@@ -89,27 +91,64 @@ pub fn open(
     capture: Capture<'_>,
     network: &Network,
 ) -> Result<Box<dyn Target>, TargetError> {
-    match config.kind {
-        TargetKind::Nfs => Ok(Box::new(nfs::Nfs::open(config, capture, network)?)),
-        TargetKind::Ssh => Ok(Box::new(ssh::Ssh::open(config, capture, network)?)),
-        TargetKind::Https | TargetKind::S3 => Ok(Box::new(http::Http::open(config, capture, network)?)),
-        kind @ (TargetKind::Filesystem | TargetKind::Raw) => Err(TargetError::not_built(kind)),
+    let host = |url, retry| Host::find(config, url, retry, capture, network);
+    match &config.place {
+        Place::Nfs(nfs) => Ok(Box::new(nfs::Nfs::open(nfs, &host(&nfs.url, nfs.retry)?, capture)?)),
+        Place::Ssh(ssh) => Ok(Box::new(ssh::Ssh::open(ssh, &host(&ssh.url, ssh.retry)?, capture)?)),
+        Place::Https(web) => Ok(Box::new(http::Http::web(web, &host(&web.url, web.retry)?, capture)?)),
+        Place::S3(store) => Ok(Box::new(http::Http::s3(store, &host(&store.url, store.retry)?, capture)?)),
+        Place::Filesystem(_) | Place::Raw(_) => Err(TargetError::not_built(config.kind())),
     }
 }
 
 /// Whether the certificates, keys and tokens that the loader recorded for a target can be used. It
 /// is better to know that when the image is loaded than after the crash.
 pub fn verify(config: &config::Target, remote: &Remote) -> Result<(), TargetError> {
-    match config.kind {
-        TargetKind::Https | TargetKind::S3 => http::verify(config, remote),
-        _ => Ok(()),
+    match &config.place {
+        Place::Https(web) => http::verify(&web.url, &web.known_by, remote),
+        Place::S3(store) => http::verify(&store.url, &store.known_by, remote),
+        Place::Ssh(_) | Place::Nfs(_) | Place::Filesystem(_) | Place::Raw(_) => Ok(()),
     }
 }
 
-/// The error for a target whose configuration names no URL; the parser of the configuration refuses
-/// it before.
-fn no_url() -> TargetError {
-    TargetError::new("no url is given")
+/// The host of a target, and by what it is reached: what the opener of each kind begins with.
+struct Host<'a> {
+    url: &'a Url,
+    /// Its addresses: those that the loader recorded, and name servers that know others.
+    peer: Peer,
+    /// What the loader recorded for the target.
+    remote: Option<&'a Remote>,
+    /// How long the first answer is waited for.
+    wait: Duration,
+    /// How long a failure may last before the target is given up.
+    retry: Duration,
+}
+
+impl<'a> Host<'a> {
+    /// Brings up the network. The host itself is not asked yet.
+    fn find(
+        config: &config::Target,
+        url: &'a Url,
+        retry: u64,
+        capture: Capture<'a>,
+        network: &Network,
+    ) -> Result<Self, TargetError> {
+        let up = network.up(capture.heartbeat)?;
+        let remote = capture.remote(config);
+        let recorded = remote.map(|remote| remote.addresses.as_slice()).unwrap_or_default();
+        let wait = Duration::from_secs(config.wait.max(1));
+        let retry = Duration::from_secs(retry.max(1));
+        Ok(Self { url, peer: Peer::of(url, recorded, &up.dns), remote, wait, retry })
+    }
+
+    /// What failed, with the URL before it.
+    fn failed<E>(&self, what: &str) -> impl FnOnce(E) -> TargetError
+    where
+        E: Into<Box<dyn core::error::Error + Send + Sync>>,
+    {
+        let doing = format!("{}: {what}", self.url);
+        move |cause| TargetError::doing(doing, cause)
+    }
 }
 
 impl Network {

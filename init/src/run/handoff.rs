@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use base::beat::{self, Beat, Step};
-use base::config::{self, Config, FinalAction, TargetKind};
+use base::config::{self, Config, Filesystem, FinalAction, Place};
 use base::facts::{Boot, Facts};
 use kexec::Machine;
 use kexec::next::{self, NextError, Source};
@@ -149,13 +149,13 @@ fn check_cpus(wanted: u32, facts: &Facts) -> Result<(), HandoffError> {
 /// Marks the target in use, if it is a file system.
 fn mark(config: &Config, facts: &Facts, target: Option<usize>) -> Result<(), HandoffError> {
     let Some(target) = target.and_then(|index| config.target.get(index)) else { return Ok(()) };
-    let (TargetKind::Filesystem, Some(device)) = (target.kind, &target.device) else {
+    let Place::Filesystem(Filesystem { device, fstype, path, .. }) = &target.place else {
         log::info!("target {target} has no place for a mark that kexec was tried");
         return Ok(());
     };
-    let wanted = Wanted { device, fstype: target.fstype, subvolume: None, read_only: false, is_root: false };
+    let wanted = Wanted { device, fstype: *fstype, subvolume: None, read_only: false, is_root: false };
     let mounted = Mounted::open(wanted, &facts.stacks, Path::new(MOUNT_POINT), WAIT, &alive)?;
-    Ok(tried::set(mounted.at(), target.path(), &facts.boot_id)?)
+    Ok(tried::set(mounted.at(), path, &facts.boot_id)?)
 }
 
 fn load(boot: &Boot, facts: &Facts, at: &Path) -> Result<(), HandoffError> {

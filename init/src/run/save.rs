@@ -8,7 +8,7 @@ use crate::run::{Job, hooks, live, told};
 use crate::targets::Ways;
 use base::attempt::Rung;
 use base::beat::{self, Beat, Step};
-use base::config::{self, Format, TargetKind, When};
+use base::config::{self, Format, Place, When};
 use base::time::Lap;
 use vmcore::budget;
 use vmcore::dump::estimate::estimate;
@@ -78,15 +78,13 @@ pub(super) fn save_to(
 
 /// Seconds that opening a target may take beyond what a step may.
 fn opening(config: &config::Target, ways: &Ways) -> u64 {
-    match config.kind {
+    match &config.place {
         // Another attempt at a raw device reads what the first has written: that may be much, and
         // is watched for progress.
-        TargetKind::Raw => u64::MAX,
-        TargetKind::Filesystem => config.wait,
-        TargetKind::Nfs => {
-            config.wait.saturating_add(ways.network_patience()).saturating_add(patience(config))
-        }
-        _ => config.wait.saturating_add(ways.network_patience()),
+        Place::Raw(_) => u64::MAX,
+        Place::Filesystem(_) => config.wait,
+        Place::Nfs(_) => config.wait.saturating_add(ways.network_patience()).saturating_add(patience(config)),
+        Place::Ssh(_) | Place::Https(_) | Place::S3(_) => config.wait.saturating_add(ways.network_patience()),
     }
 }
 
@@ -94,11 +92,14 @@ fn opening(config: &config::Target, ways: &Ways) -> u64 {
 /// again.
 fn patience(config: &config::Target) -> u64 {
     // Patience begins with a failure, and the last attempt has its own limit of time.
-    let patience = config.retry().saturating_add(LAST_ATTEMPT);
-    match config.kind {
-        TargetKind::Filesystem | TargetKind::Raw => 0,
-        TargetKind::Nfs => patience.saturating_mul(3), // each of opening, writing and closing a file is waited for
-        _ => patience,
+    let patience = |retry: u64| retry.saturating_add(LAST_ATTEMPT);
+    match &config.place {
+        Place::Filesystem(_) | Place::Raw(_) => 0,
+        // Each of opening, writing and closing a file is waited for.
+        Place::Nfs(nfs) => patience(nfs.retry).saturating_mul(3),
+        Place::Ssh(config::Ssh { retry, .. })
+        | Place::Https(config::Https { retry, .. })
+        | Place::S3(config::S3 { retry, .. }) => patience(*retry),
     }
 }
 

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base::config::{Config, DeviceId, FinalAction, FsType, NextKernel, TargetKind};
+use base::config::{Config, DeviceId, FinalAction, FsType, NextKernel, Place};
 use base::facts::{Boot, Root};
 use base::fields::Fields;
 use kexec::BzImage;
@@ -138,15 +138,15 @@ pub fn capture_parameters(config: &Config) -> &'static str {
 /// host, if this is what it has brought up. A raw target has none.
 pub fn clear_marks(config: &Config) {
     let mounts = Mounts::parse(&host::read("/proc/self/mountinfo"));
-    for target in config.target.iter().filter(|target| target.kind == TargetKind::Filesystem) {
-        let Some(device) = &target.device else { continue };
-        let Ok(device) = block::find(device, Duration::ZERO, &|| ()) else { continue };
-        let path = Path::new(target.path());
+    for target in &config.target {
+        let Place::Filesystem(wanted) = &target.place else { continue };
+        let Ok(device) = block::find(&wanted.device, Duration::ZERO, &|| ()) else { continue };
+        let path = Path::new(&wanted.path);
         let mounts = mounts.0.iter().filter(|mount| node_of(mount).is_some_and(|node| node == device.node));
         // On btrfs it depends on the subvolume where a path begins, and only the default one is the
         // target's.
         let places = mounts.filter_map(|mount| match mount.fstype.as_str() {
-            "btrfs" => Some(mount.at.join(target.path().trim_start_matches('/'))),
+            "btrfs" => Some(mount.at.join(wanted.path.trim_start_matches('/'))),
             _ => mount.outer(path),
         });
         for directory in places {

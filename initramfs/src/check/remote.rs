@@ -1,7 +1,7 @@
 //! Findings about a target on the network: whether it answers now, and whether what proves who we
 //! are is still good.
 
-use base::config::{Config, Network, Target, TargetKind};
+use base::config::{Config, Network, Place, Target};
 use base::time::utc;
 
 use crate::check::storage::{self, Unknown};
@@ -41,7 +41,7 @@ pub fn look(
     tree: Result<&ModuleTree, &String>,
     loaded_expires: Option<u64>,
 ) -> Option<Reach> {
-    let url = target.url.as_ref().filter(|_| target.kind.is_remote())?;
+    let url = target.url()?;
     let addresses = remote::resolve(url).unwrap_or_default();
     let alone = Config { target: vec![target.clone()], network: network.clone(), ..Config::default() };
     let gathered = remote::gather(&alone);
@@ -63,8 +63,11 @@ fn modules(config: &Config, tree: &ModuleTree) -> Result<Vec<String>, String> {
     let text = |error: &dyn core::error::Error| base::log::chain(error);
     let links = network::links(config, &remote::located(config)).map_err(|error| text(&error))?;
     let mut roots = network::modules(&links, tree).map_err(|error| text(&error))?.all();
-    let nfs = config.target.iter().filter(|target| target.kind == TargetKind::Nfs);
-    roots.extend(nfs.flat_map(|target| drivers::nfs_modules(target.version.unwrap_or_default())));
+    for target in &config.target {
+        if let Place::Nfs(nfs) = &target.place {
+            roots.extend(drivers::nfs_modules(nfs.version));
+        }
+    }
     storage::closure(&roots, tree)
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::addr::to_u64;
-use base::config::{DeviceId, FsType, Network, Target, TargetKind};
+use base::config::{DeviceId, FsType, Network, Place, Target, TargetKind};
 use base::fields::Fields;
 use nix::sys::statvfs::statvfs;
 use storage::block;
@@ -82,7 +82,7 @@ pub fn look(
     let name = target.to_string();
     let until = expiries.iter().find(|expiry| expiry.target == name).map(|expiry| expiry.at);
     let reach = remote::look(target, network, tree, until);
-    let device = match &target.device {
+    let device = match target.device() {
         Some(device) => block::find(device, Duration::ZERO, &|| ()).map_err(|error| error.to_string()),
         None => Err("it is no device of this host".to_owned()),
     };
@@ -94,19 +94,23 @@ fn device_of(found: &block::Device, target: &Target, tree: Result<&ModuleTree, &
     let sysfs = Path::new("/sys/class/block").join(found.node.file_name().unwrap_or_default());
     let sectors: u64 = read(&sysfs.join("size")).parse().unwrap_or(0);
     let bytes = sectors.saturating_mul(512); // of 512 bytes on every device
-    let kind = target.fstype.or(found.filesystem.as_ref().map(|fs| fs.kind));
+    let configured = match &target.place {
+        Place::Filesystem(wanted) => wanted.fstype,
+        _ => None,
+    };
+    let kind = configured.or(found.filesystem.as_ref().map(|fs| fs.kind));
     let mounted =
         mount_point(&read(Path::new("/proc/self/mountinfo")), &read(&sysfs.join("dev")), &found.node);
-    let refused = match target.kind {
-        TargetKind::Raw => {
-            raw::refusal(&found.node, &target.overwrite).err().map(|error| base::log::chain(&error))
+    let refused = match &target.place {
+        Place::Raw(wanted) => {
+            raw::refusal(&found.node, &wanted.overwrite).err().map(|error| base::log::chain(&error))
         }
-        TargetKind::Filesystem => {
-            mounted.as_ref().and_then(|at| crash_loop(&at.join(target.path().trim_start_matches('/'))))
+        Place::Filesystem(wanted) => {
+            mounted.as_ref().and_then(|at| crash_loop(&at.join(wanted.path.trim_start_matches('/'))))
         }
-        TargetKind::Ssh | TargetKind::Nfs | TargetKind::Https | TargetKind::S3 => None,
+        Place::Ssh(_) | Place::Nfs(_) | Place::Https(_) | Place::S3(_) => None,
     };
-    let room = match target.kind {
+    let room = match target.kind() {
         TargetKind::Raw => Room::Free(bytes),
         TargetKind::Filesystem => {
             let free =

@@ -97,7 +97,7 @@ fn obstacles(host: &Host, storage: &Storage) -> Vec<Obstacle> {
 
 fn state(storage: &Storage, device: &Device) -> Option<Obstacle> {
     let target = &storage.target;
-    let (trouble, remedy) = match (&device.modules, target.kind, &device.filesystem) {
+    let (trouble, remedy) = match (&device.modules, target.kind(), &device.filesystem) {
         _ if device.read_only => ("the device is read-only", "make it writable, or name another device"),
         (Err(Unknown::Stacked(_)), ..) => {
             ("stacked: the capture kernel cannot set up the device", "use a partition or a whole disk")
@@ -130,7 +130,7 @@ fn drivers(host: &Host, storage: &Storage, modules: &Result<Vec<String>, Unknown
     };
     match modules {
         // What a raw device needs is not told apart from what a file system on it would.
-        Err(Unknown::Other(_)) if storage.target.kind == TargetKind::Raw => None,
+        Err(Unknown::Other(_)) if storage.target.kind() == TargetKind::Raw => None,
         Err(Unknown::Stacked(_)) => None,
         Err(Unknown::Other(error)) => {
             obstacle(format!("not known: {error}"), "install the modules of the image's kernel", false)
@@ -165,7 +165,7 @@ fn room(host: &Host, storage: &Storage, device: &Device) -> Option<Obstacle> {
             false,
         );
     };
-    let free = free.saturating_sub(storage.target.reserve.0);
+    let free = free.saturating_sub(storage.target.share().reserve.0);
     if free < LEAST {
         return obstacle("free some space", true);
     }
@@ -192,7 +192,7 @@ fn room(host: &Host, storage: &Storage, device: &Device) -> Option<Obstacle> {
 fn room_of(host: &Host, storage: &Storage) -> Option<String> {
     let device = storage.device.as_ref().ok()?;
     let dump = &host.config.as_ref().ok()?.dump;
-    let reserve = match storage.target.reserve.0 {
+    let reserve = match storage.target.share().reserve.0 {
         0 => String::new(),
         bytes => format!(" less {} MiB in reserve", mib(bytes)),
     };
@@ -213,7 +213,7 @@ fn room_of(host: &Host, storage: &Storage) -> Option<String> {
 mod tests {
     use super::*;
     use crate::check::host::testing::healthy;
-    use base::config::Size;
+    use base::config::{Place, Size};
 
     fn judged(spoil: impl FnOnce(&mut Host)) -> Vec<Finding> {
         let mut host = healthy();
@@ -237,6 +237,11 @@ mod tests {
 
     fn device(host: &mut Host) -> &mut Device {
         host.storage[0].device.as_mut().unwrap()
+    }
+
+    fn reserved(host: &mut Host, reserve: Size) {
+        let Place::Filesystem(target) = &mut host.storage[0].target.place else { panic!("another kind") };
+        target.share.reserve = reserve;
     }
 
     #[test]
@@ -285,7 +290,7 @@ mod tests {
         let level = |free: u64, reserve: u64| {
             let [_, alone] = spoiled("target-1-room", |host| {
                 device(host).room = Room::Free(free);
-                host.storage[0].target.reserve = Size(reserve);
+                reserved(host, Size(reserve));
             });
             alone.level
         };

@@ -247,7 +247,7 @@ fn way_to(config: &Config, remotes: &[Remote]) -> Result<Vec<Link>, LoadError> {
         return Ok(Vec::new());
     }
     match network::links(config, remotes) {
-        Err(error) if config.target.iter().any(|target| !target.kind.is_remote()) => {
+        Err(error) if config.target.iter().any(|target| !target.kind().is_remote()) => {
             log::warn!("no target on the network can be used: {}", base::log::chain(&error));
             Ok(Vec::new())
         }

@@ -19,9 +19,9 @@ use crate::volume_key;
 pub(super) fn stacks(config: &Config, next: &Next, key_file: Option<&Path>) -> Result<Vec<Stack>, LoadError> {
     let mut stacks: Vec<Stack> = Vec::new();
     let mut secret = None;
-    let devices = config.target.iter().filter_map(|target| Some((target, target.device.as_ref()?)));
+    let devices = config.target.iter().filter_map(|target| Some((target, target.device()?)));
     for (target, device) in devices {
-        let file = key_file.or(target.key_file.as_deref().map(Path::new));
+        let file = key_file.or(target.key_file().map(Path::new));
         if key_file.is_none_or(|file| file != Path::new("-")) {
             secret = None; // what comes from standard input comes once, for all targets
         }

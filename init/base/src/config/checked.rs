@@ -59,7 +59,7 @@ pub(super) fn parts<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D
     })
 }
 
-pub(super) fn pins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn pins<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
     checked(from, |pins: Vec<String>| {
         // 32 bytes in base64 are 43 digits and a =.
         let is_pin = |pin: &str| {
@@ -72,7 +72,7 @@ pub(super) fn pins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D:
             Some(bad) => Err(format!(
                 "{bad:?} is no pin: write \"sha256/\" and the digest of the public key (SPKI) in base64"
             )),
-            None => Ok(pins),
+            None => Ok(Some(pins)),
         }
     })
 }

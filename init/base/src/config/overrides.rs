@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::value::{Error, StrDeserializer};
 
 use super::checked::{absolute_path, at_least_a_second};
-use super::{Compress, Config, DeviceId, DumpLevel, Exclude, PATH};
+use super::{Compress, Config, DeviceId, DumpLevel, Exclude, Filesystem, Nfs, PATH, Place, Raw};
 
 /// Reads the configuration in the image and takes over the overrides of the running kernel's
 /// command line. Never fails: what cannot be used is in the list of complaints, and the default
@@ -55,9 +55,25 @@ impl Config {
             "log" => self.capture.log = word(value)?,
             "stall_timeout" => self.capture.stall_timeout = at_least_a_second(parse(value)?)?,
             "deadline" => self.capture.deadline = parse(value)?,
-            "device" => self.first_target()?.device = Some(parse::<DeviceId>(value)?),
-            "path" => self.first_target()?.path = Some(absolute_path(value.to_owned())?),
+            "device" => self.set_device(parse::<DeviceId>(value)?)?,
+            "path" => self.set_path(absolute_path(value.to_owned())?)?,
             _ => return Err("unknown key".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn set_device(&mut self, wanted: DeviceId) -> Result<(), String> {
+        match &mut self.first_target()?.place {
+            Place::Filesystem(Filesystem { device, .. }) | Place::Raw(Raw { device, .. }) => *device = wanted,
+            _ => return Err("the first target has no device".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn set_path(&mut self, wanted: String) -> Result<(), String> {
+        match &mut self.first_target()?.place {
+            Place::Filesystem(Filesystem { path, .. }) | Place::Nfs(Nfs { path, .. }) => *path = wanted,
+            _ => return Err("the first target has no path".to_owned()),
         }
         Ok(())
     }
@@ -93,8 +109,8 @@ mod tests {
         );
         assert!(config.dump.exclude.zero());
         assert_eq!((config.finish.action, config.capture.log), (FinalAction::Halt, LogLevel::Debug));
-        assert_eq!(config.target[0].device, Some(DeviceId::Label("x".into())));
-        assert_eq!(config.target[0].path(), "/crash");
+        assert_eq!(config.target[0].device(), Some(&DeviceId::Label("x".into())));
+        assert!(config.target[0].to_string().ends_with(":/crash"));
         assert_eq!(refused.len(), 3, "{refused:?}");
     }
 

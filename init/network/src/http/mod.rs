@@ -27,12 +27,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::dial::Peer;
+use crate::Host;
 use crate::retry::Retry;
 use crate::runtime::Runtime;
-use crate::{Network, no_url};
 use base::beat::{self, Beat};
-use base::config::{self, Scheme, TargetKind, Upload as Way, Url};
+use base::config::{self, KnownBy, Scheme, Url};
 use base::facts::Remote;
 use vmcore::sink::Sink;
 use vmcore::target::{Artifact, Capture, Ledger, Sent, Target, TargetError};
@@ -40,7 +39,7 @@ use vmcore::target::{Artifact, Capture, Ledger, Sent, Target, TargetError};
 use client::{Client, SendError};
 use insist::UploadError;
 use parts::Upload;
-use pool::{LEAST_PART, Plan, Pool};
+use pool::{Plan, Pool};
 use sinks::{Flow, InOrder, Small};
 use store::Store;
 use stream::Stream;
@@ -49,8 +48,6 @@ use web::Web;
 
 /// How long nothing may move in a request.
 const SILENCE: Duration = Duration::from_secs(30);
-/// Parts of an object at most: the limit of S3.
-const MAX_PARTS: u32 = 10_000;
 
 /// Why a sink takes nothing.
 #[derive(Debug, thiserror::Error)]
@@ -91,9 +88,7 @@ pub(super) struct Http {
     location: String,
     runtime: Arc<Runtime>,
     store: Arc<Store>,
-    way: Way,
-    least_part: u64,
-    max_parts: u32,
+    upload: config::Upload,
     expected: u64,
     /// Artifacts that are being made.
     open: Vec<(Artifact, Arc<Mutex<Option<Flow>>>)>,
@@ -102,36 +97,52 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// Finds out that the host is there, and is who was meant. Nothing is stored yet.
-    pub(super) fn open(
-        config: &config::Target,
+    /// A web server. Finds out that the host is there, and is who was meant. Nothing is stored yet.
+    pub(super) fn web(
+        wanted: &config::Https,
+        host: &Host<'_>,
         capture: Capture<'_>,
-        network: &Network,
     ) -> Result<Self, TargetError> {
-        let url = config.url.as_ref().ok_or_else(no_url)?;
-        let up = network.up(capture.heartbeat)?;
-        let unknown = Remote::default();
-        let remote = capture.remote(config).unwrap_or(&unknown);
-        let failed = |what: &str, cause: Box<dyn core::error::Error + Send + Sync>| {
-            TargetError::doing(format!("{url}: {what}"), cause)
-        };
-        let trust = trust(config, url, remote)?;
-        let patience = Duration::from_secs(config.retry());
-        let peer = Peer::of(url, &remote.addresses, &up.dns);
-        let client = Arc::new(Client::new(peer, trust, SILENCE.min(patience)));
-        let directory = format!("{}/{}", encoded(capture.host), encoded(capture.name));
-        let store = store(config, url, remote, &client, patience, &directory)
-            .map_err(|error| failed("preparing requests", error))?;
-        let runtime = Runtime::start().map_err(|error| failed("starting a thread", error.into()))?;
-        reach(&runtime, &client, Duration::from_secs(config.wait.max(1)))
-            .map_err(|error| failed("reaching it", error.into()))?;
+        let client = client(host, &wanted.known_by)?;
+        let directory = directory(capture);
+        let store = Store::Web(Web {
+            client: Arc::clone(&client),
+            patience: host.retry,
+            authority: host.url.authority(),
+            path: format!("{}/{directory}", host.url.path),
+            token: host.remote.map(|remote| remote.token.clone()).unwrap_or_default(),
+        });
+        Self::start(host, &client, store, wanted.upload, &directory)
+    }
+
+    /// An object store, likewise.
+    pub(super) fn s3(
+        wanted: &config::S3,
+        host: &Host<'_>,
+        capture: Capture<'_>,
+    ) -> Result<Self, TargetError> {
+        let client = client(host, &wanted.known_by)?;
+        let directory = directory(capture);
+        let keys = host.remote.and_then(|remote| remote.keys.as_ref());
+        let store = s3::S3::new(Arc::clone(&client), host.retry, host.url, &wanted.region, keys, &directory);
+        let store = Store::S3(store.map_err(host.failed("preparing requests"))?);
+        Self::start(host, &client, store, config::Upload::Parts(wanted.parts), &directory)
+    }
+
+    fn start(
+        host: &Host<'_>,
+        client: &Client,
+        store: Store,
+        upload: config::Upload,
+        directory: &str,
+    ) -> Result<Self, TargetError> {
+        let runtime = Runtime::start().map_err(host.failed("starting a thread"))?;
+        reach(&runtime, client, host.wait).map_err(host.failed("reaching it"))?;
         Ok(Self {
-            location: format!("{url}/{directory}/"),
+            location: format!("{}/{directory}/", host.url),
             runtime: Arc::new(runtime),
             store: Arc::new(store),
-            way: config.upload.unwrap_or_default(),
-            least_part: config.part_size.map_or(LEAST_PART, |size| size.0),
-            max_parts: config.max_parts.unwrap_or(MAX_PARTS),
+            upload,
             expected: 0,
             open: Vec::new(),
             sent: Arc::default(),
@@ -143,15 +154,19 @@ impl Http {
         let is_dump = artifact == Artifact::Vmcore;
         let name = file_name(artifact);
         let (runtime, store) = (Arc::clone(&self.runtime), Arc::clone(&self.store));
-        if is_dump && self.way == Way::Stream {
-            return Flow::Stream(Box::new(Stream::start(runtime, store, name)));
-        }
+        let parts = match self.upload {
+            config::Upload::Stream if is_dump => {
+                return Flow::Stream(Box::new(Stream::start(runtime, store, name)));
+            }
+            config::Upload::Stream => config::Parts::default(),
+            config::Upload::Parts(parts) => parts,
+        };
         let expected = if is_dump { self.expected } else { 0 };
-        let plan = Plan::measure(self.least_part, expected, self.max_parts);
+        let plan = Plan::measure(parts.least.0, expected, parts.most);
         log::debug!("{name} goes in parts of {} bytes, {} of them in memory", plan.part, plan.buffers);
         // Whoever collects dumps from a web server always finds them in the same shape.
         let may_be_one = !(is_dump && store.keeps_parts());
-        Flow::Parts(Box::new(Upload::new(runtime, store, name, Pool::new(plan), self.max_parts, may_be_one)))
+        Flow::Parts(Box::new(Upload::new(runtime, store, name, Pool::new(plan), parts.most, may_be_one)))
     }
 
     fn failed(&self, what: &str, problem: SinkProblem) -> TargetError {
@@ -160,9 +175,8 @@ impl Http {
 }
 
 /// Whether what the loader recorded for a target can be used: certificates, keys, the token.
-pub(super) fn verify(config: &config::Target, remote: &Remote) -> Result<(), TargetError> {
-    let url = config.url.as_ref().ok_or_else(no_url)?;
-    trust(config, url, remote)?;
+pub(super) fn verify(url: &Url, known_by: &KnownBy, remote: &Remote) -> Result<(), TargetError> {
+    trust(url, known_by, remote)?;
     web::bearer(&remote.token).map(drop).map_err(|_| {
         // The error of the library would show the token.
         TargetError::doing(
@@ -172,38 +186,23 @@ pub(super) fn verify(config: &config::Target, remote: &Remote) -> Result<(), Tar
     })
 }
 
-fn trust(config: &config::Target, url: &Url, remote: &Remote) -> Result<Option<Trust>, TargetError> {
+fn trust(url: &Url, known_by: &KnownBy, remote: &Remote) -> Result<Option<Trust>, TargetError> {
     if url.scheme == Scheme::Http {
         return Ok(None);
     }
-    let trust = Trust::new(&url.host, remote, &config.pin);
+    let trust = Trust::new(&url.host, remote, &known_by.pin);
     trust.map(Some).map_err(|error| TargetError::doing(format!("{url}: preparing TLS"), error))
 }
 
-fn store(
-    config: &config::Target,
-    url: &Url,
-    remote: &Remote,
-    client: &Arc<Client>,
-    patience: Duration,
-    directory: &str,
-) -> Result<Store, Box<dyn core::error::Error + Send + Sync>> {
-    let client = Arc::clone(client);
-    match config.kind {
-        TargetKind::S3 => {
-            let region = config.region.as_deref().unwrap_or("us-east-1");
-            let keys = remote.keys.as_ref();
-            Ok(Store::S3(s3::S3::new(client, patience, url, region, keys, directory)?))
-        }
-        TargetKind::Https => Ok(Store::Web(Web {
-            client,
-            patience,
-            authority: url.authority(),
-            path: format!("{}/{directory}", url.path),
-            token: remote.token.clone(),
-        })),
-        kind => Err(format!("no store for {kind} targets").into()),
-    }
+fn client(host: &Host<'_>, known_by: &KnownBy) -> Result<Arc<Client>, TargetError> {
+    let unknown = Remote::default();
+    let trust = trust(host.url, known_by, host.remote.unwrap_or(&unknown))?;
+    Ok(Arc::new(Client::new(host.peer.clone(), trust, SILENCE.min(host.retry))))
+}
+
+/// The directory of a capture below the URL.
+fn directory(capture: Capture<'_>) -> String {
+    format!("{}/{}", encoded(capture.host), encoded(capture.name))
 }
 
 /// Connects again and again until the host has proved who it is. A host with the wrong certificate is

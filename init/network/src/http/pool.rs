@@ -12,8 +12,6 @@ use hyper::body::Bytes;
 use base::addr::to_usize;
 use vmcore::budget;
 
-/// Least size of a part, if nothing else is configured. S3 takes none below it, but for the last.
-pub(super) const LEAST_PART: u64 = 5 << 20;
 /// Memory for parts, unless a single one of the configured size needs more.
 const MOST_MEMORY: u64 = 16 << 20;
 /// One is filled while two are sent: the pause between two requests costs nothing then.
@@ -112,6 +110,8 @@ impl Drop for Lent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LEAST_PART: u64 = base::config::Parts::LEAST.0;
 
     const MIB: u64 = 1 << 20;
 

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::dial::Peer;
+use crate::Host;
 use crate::digest::Digests;
-use crate::{Network, no_url};
 use base::config;
-use storage::targets::mounted::{self, Mounted};
+use storage::targets::mounted::{self, Mounted, Source};
 use vmcore::sink::{Sink, SinkError};
 use vmcore::target::{Artifact, Capture, Ledger, Sent, Target, TargetError};
 
@@ -32,21 +31,18 @@ struct Gone(Arc<AtomicBool>);
 
 impl Nfs {
     pub(super) fn open(
-        config: &config::Target,
+        wanted: &config::Nfs,
+        host: &Host<'_>,
         capture: Capture<'_>,
-        network: &Network,
     ) -> Result<Self, TargetError> {
-        let url = config.url.as_ref().ok_or_else(no_url)?;
-        let up = network.up(capture.heartbeat)?;
         mount::introduce(capture);
-        let pinned = capture.remote(config).map(|remote| remote.addresses.as_slice()).unwrap_or_default();
-        let peer = Peer::of(url, pinned, &up.dns);
-        let source = format!("{}:{}", url.host, url.path);
+        let name = format!("{}:{}", host.url.host, host.url.path);
         let at = mounted::place(capture);
-        mount::mount_export(config, &peer, url, &source, &at, capture.heartbeat)?;
-        log::info!("target {config} is mounted (NFS {})", mount::version(config).0);
-        let path = format!("{}/{}", config.path().trim_end_matches('/'), capture.host);
-        let mounted = Mounted::open(at, &path, config, capture, source, u64::MAX)?;
+        mount::mount_export(wanted, host, &name, &at, capture.heartbeat)?;
+        log::info!("target {} is mounted (NFS {})", host.url, mount::version(wanted.version));
+        let path = format!("{}/{}", wanted.path.trim_end_matches('/'), capture.host);
+        let source = Source { at, name, longest_file: u64::MAX, layers: None };
+        let mounted = Mounted::open(source, &path, wanted.share, capture)?;
         Ok(Self { mounted, digests: Digests::default(), gone: Gone::default() })
     }
 }

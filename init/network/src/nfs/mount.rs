@@ -6,15 +6,14 @@
 use core::net::IpAddr;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::mount;
 use nix::unistd::sethostname;
 
-use crate::dial::Peer;
+use crate::Host;
 use crate::retry::Retry;
-use base::config::{self, NfsVersion, Url};
+use base::config::{self, NfsVersion};
 use storage::targets::mounted;
 use vmcore::target::{Capture, TargetError};
 
@@ -44,14 +43,14 @@ pub(super) fn introduce(capture: Capture<'_>) {
 
 /// Mounts the export from the first address that answers, again and again while there is time.
 pub(super) fn mount_export(
-    config: &config::Target,
-    peer: &Peer,
-    url: &Url,
+    wanted: &config::Nfs,
+    host: &Host<'_>,
     source: &str,
     at: &Path,
     heartbeat: &dyn Fn(),
 ) -> Result<(), TargetError> {
-    let mut retry = Retry::new(Duration::from_secs(config.wait.max(1)));
+    let peer = &host.peer;
+    let mut retry = Retry::new(host.wait);
     // The addresses that the loader found come first; DNS is asked if none of them does.
     let mut known = Some(peer.addresses_now()).filter(|known| !known.is_empty());
     loop {
@@ -62,7 +61,7 @@ pub(super) fn mount_export(
         let mut last = None;
         for address in addresses {
             heartbeat();
-            let options = options(config, url, address);
+            let options = options(wanted, address);
             match mount(Some(source), at, Some("nfs"), mounted::flags(), Some(options.as_str())) {
                 Ok(()) => return Ok(()),
                 Err(errno) => {
@@ -71,9 +70,6 @@ pub(super) fn mount_export(
                 }
             }
         }
-        let failed = |cause: Box<dyn core::error::Error + Send + Sync>| {
-            TargetError::doing(format!("{url}: mounting it by NFS"), cause)
-        };
         // What the server has decided stays decided.
         let is_final = matches!(
             last,
@@ -87,24 +83,27 @@ pub(super) fn mount_export(
             _ => {
                 let cause = last.map(std::io::Error::from).map(Into::into);
                 let cause = cause.or_else(|| Some(why.take()?.into()));
-                return Err(failed(cause.unwrap_or_else(|| "no address".into())));
+                let cause = cause.unwrap_or_else(|| "no address".into());
+                return Err(host.failed::<Box<dyn core::error::Error + Send + Sync>>("mounting it by NFS")(
+                    cause,
+                ));
             }
         }
     }
 }
 
 /// Options of fs/nfs/fs_context.c.
-fn options(config: &config::Target, url: &Url, address: IpAddr) -> String {
-    let (version, _) = version(config);
+fn options(wanted: &config::Nfs, address: IpAddr) -> String {
+    let version = version(wanted.version);
     let protocol = if address.is_ipv6() { "tcp6" } else { "tcp" };
     // So that `retry` seconds without an answer are an error: each time it is waited a little
     // longer (RPC_MAX_MAJOR…, net/sunrpc).
-    let retrans = config.retry().saturating_mul(10).checked_div(TIMEO).unwrap_or(0).clamp(2, 60);
+    let retrans = wanted.retry.saturating_mul(10).checked_div(TIMEO).unwrap_or(0).clamp(2, 60);
     let mut options = format!(
         "vers={version},addr={address},proto={protocol},softerr,timeo={TIMEO},retrans={retrans},rsize={TRANSFER},wsize={TRANSFER},\
          sec=sys,nosharecache"
     );
-    if let Some(port) = url.port {
+    if let Some(port) = wanted.url.port {
         options.extend([",port=", &port.to_string()]);
     }
     if version == "3" {
@@ -116,11 +115,12 @@ fn options(config: &config::Target, url: &Url, address: IpAddr) -> String {
     options
 }
 
-pub(super) fn version(config: &config::Target) -> (&'static str, NfsVersion) {
-    match config.version.unwrap_or_default() {
-        NfsVersion::V3 => ("3", NfsVersion::V3),
-        NfsVersion::V4_1 => ("4.1", NfsVersion::V4_1),
-        NfsVersion::V4_2 => ("4.2", NfsVersion::V4_2),
+/// The option `vers`.
+pub(super) fn version(version: NfsVersion) -> &'static str {
+    match version {
+        NfsVersion::V3 => "3",
+        NfsVersion::V4_1 => "4.1",
+        NfsVersion::V4_2 => "4.2",
     }
 }
 
@@ -134,12 +134,12 @@ mod tests {
             let text = format!(
                 "[[target]]\ntype = \"nfs\"\nurl = \"nfs://filer:2050/export\"\nversion = \"{version}\"\nretry = 30\n"
             );
-            config::Config::parse(&text).unwrap().target.remove(0)
+            match config::Config::parse(&text).unwrap().target.remove(0).place {
+                config::Place::Nfs(nfs) => nfs,
+                other => panic!("{other:?}"),
+            }
         };
-        let options = |version: &str, address: &str| {
-            let target = target(version);
-            options(&target, target.url.as_ref().unwrap(), address.parse().unwrap())
-        };
+        let options = |version: &str, address: &str| options(&target(version), address.parse().unwrap());
         assert_eq!(
             options("4.2", "192.0.2.1"),
             "vers=4.2,addr=192.0.2.1,proto=tcp,softerr,timeo=100,retrans=3,rsize=262144,wsize=262144,sec=sys,nosharecache,port=2050"

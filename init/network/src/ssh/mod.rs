@@ -35,11 +35,10 @@ use std::time::Duration;
 
 use russh_sftp::protocol::{OpenFlags, Packet, Rename, Stat};
 
-use crate::dial::Peer;
+use crate::Host;
 use crate::digest::Digests;
 use crate::retry::Retry;
 use crate::runtime::Runtime;
-use crate::{Network, no_url};
 use base::addr::to_usize;
 use base::config;
 use vmcore::budget::MemoryUse;
@@ -77,29 +76,19 @@ pub(super) struct Ssh {
 
 impl Ssh {
     pub(super) fn open(
-        config: &config::Target,
+        wanted: &config::Ssh,
+        host: &Host<'_>,
         capture: Capture<'_>,
-        network: &Network,
     ) -> Result<Self, TargetError> {
-        let url = config.url.as_ref().ok_or_else(no_url)?;
-        let up = network.up(capture.heartbeat)?;
-        let remote = capture.remote(config);
-        let pinned = remote.map(|remote| remote.addresses.as_slice()).unwrap_or_default();
-        let patience = Duration::from_secs(config.retry().max(1));
-        let failed = |what: &str, cause: Box<dyn core::error::Error + Send + Sync>| {
-            TargetError::doing(format!("{url}: {what}"), cause)
-        };
-        let handshake = HANDSHAKE.min(patience);
-        let peer = Peer::of(url, pinned, &up.dns);
-        let identity = remote.map(|remote| &remote.identity);
-        let login = Login::new(url, peer, &config.host_key, identity, handshake)
-            .map_err(|error| failed("reading its keys", error.into()))?;
-        let runtime = Runtime::start().map_err(|error| failed("starting a thread", error.into()))?;
-        let wait = Duration::from_secs(config.wait.max(1));
+        let Host { url, retry: patience, .. } = *host;
+        let identity = host.remote.map(|remote| &remote.identity);
+        let login = Login::new(url, host.peer.clone(), &wanted.host_key, identity, HANDSHAKE.min(patience))
+            .map_err(host.failed("reading its keys"))?;
+        let runtime = Runtime::start().map_err(host.failed("starting a thread"))?;
         let (session, place) = runtime
-            .block_on(reach(&login, &url.path, wait, capture))
-            .map_err(|error| failed("reaching it by SFTP", error.into()))?;
-        log::info!("target {config} is there: {:?}", session.offers);
+            .block_on(reach(&login, &url.path, host.wait, capture))
+            .map_err(host.failed("reaching it by SFTP"))?;
+        log::info!("target {url} is there: {}", session.offers);
         let keeps_free = session.offers.statvfs;
         let shared = Arc::new(Shared::new(Pool::new(pool_bytes(), session.offers)));
         runtime.handle().spawn(driver::drive(shared.clone(), login, session, patience));

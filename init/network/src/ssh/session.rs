@@ -3,6 +3,7 @@
 //! Packets are russh-sftp's; the stream is read and written here, because its client keeps what
 //! waits to be sent without bound.
 
+use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -43,6 +44,17 @@ pub(super) struct Offers {
     pub(super) statvfs: bool,
     /// Bytes of one write.
     pub(super) write_len: usize,
+}
+
+impl fmt::Display for Offers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let can = |can: bool| if can { "can" } else { "cannot" };
+        let (durable, room, len) = (can(self.fsync), can(self.statvfs), self.write_len);
+        write!(
+            f,
+            "it {durable} make files durable, {room} tell its free space, and takes {len} bytes in a write"
+        )
+    }
 }
 
 /// A server that answers one request at a time.

@@ -39,7 +39,9 @@ fn open_at(
     let crash_loop = CrashLoop { crashes: 3, within: 3600 };
     let capture =
         Capture { host: "web", remotes: &remotes, ..Capture::new(NAME, 1_763_900_000, crash_loop, &|| ()) };
-    Ssh::open(&config, capture, &network).map(Box::new)
+    let config::Place::Ssh(wanted) = &config.place else { panic!("{config}") };
+    let host = Host::find(&config, &wanted.url, wanted.retry, capture, &network)?;
+    Ssh::open(wanted, &host, capture).map(Box::new)
 }
 
 fn open(sshd: &Sshd, path: &str) -> Box<Ssh> {

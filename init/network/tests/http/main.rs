@@ -22,7 +22,7 @@ const MIB: usize = 1 << 20;
 
 fn open(config: &str, remote: Remote) -> Result<Box<dyn Target>, TargetError> {
     let target = Config::parse(config).unwrap().target.remove(0);
-    let url = target.url.as_ref().unwrap().to_string();
+    let url = target.url().unwrap().to_string();
     let remotes = [Remote { url, addresses: vec![Ipv4Addr::LOCALHOST.into()], ..remote }];
     let network = Network::host();
     let capture = Capture {

@@ -2,37 +2,36 @@
 //! directories.
 
 pub mod captures;
+mod device;
 pub mod directory;
 pub mod file;
 mod filesystem;
 pub mod mounted;
 pub mod raw;
-mod stacked;
 pub mod tried;
 
-use base::config::{self, TargetKind};
+use std::time::Duration;
+
+use base::config::{self, Place};
 use vmcore::target::{Capture, Target, TargetError};
+
+use device::TargetDevice;
 
 /// Opens a target on a block device. What the device stands on is set up first, if the loader found
 /// anything there. Fails for a kind of target that is not on a block device.
 pub fn open(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn Target>, TargetError> {
-    let device = config.device.as_ref().map(config::DeviceId::to_string);
-    match capture.stacks.iter().find(|stack| Some(&stack.target) == device.as_ref()) {
-        Some(stack) => Ok(Box::new(stacked::Stacked::open(config, capture, stack)?)),
-        None => open_plain(config, capture),
+    let wait = Duration::from_secs(config.wait);
+    match &config.place {
+        Place::Filesystem(wanted) => {
+            let device = TargetDevice::find(&wanted.device, wait, capture)?;
+            Ok(Box::new(filesystem::open(wanted, device, capture)?))
+        }
+        Place::Raw(wanted) => {
+            let device = TargetDevice::find(&wanted.device, wait, capture)?;
+            Ok(Box::new(raw::Raw::open(wanted, device, capture)?))
+        }
+        Place::Ssh(_) | Place::Nfs(_) | Place::Https(_) | Place::S3(_) => {
+            Err(TargetError::not_built(config.kind()))
+        }
     }
-}
-
-fn open_plain(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn Target>, TargetError> {
-    match config.kind {
-        TargetKind::Filesystem => Ok(Box::new(filesystem::open(config, capture)?)),
-        TargetKind::Raw => Ok(Box::new(raw::Raw::open(config, capture)?)),
-        kind => Err(TargetError::not_built(kind)),
-    }
-}
-
-/// The error for a target whose configuration names no device; the parser of the configuration
-/// refuses it before.
-fn no_device() -> TargetError {
-    TargetError::new("no device is given")
 }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, umount2};
 
+use crate::stack::Active;
 use crate::targets::directory::Directory;
 use crate::targets::file::FileSink;
-use base::config;
+use base::config::Share;
 use vmcore::sink::Sink;
 use vmcore::target::{Artifact, Capture, Ledger, Target, TargetError};
 
@@ -38,39 +39,36 @@ pub fn place(capture: Capture<'_>) -> PathBuf {
     at
 }
 
+/// A file system that was mounted for a target.
+#[derive(Debug)]
+pub struct Source {
+    /// Where: its [`place`].
+    pub at: PathBuf,
+    /// What a location begins with; a path in the file system follows.
+    pub name: String,
+    /// The longest file that it can hold, in bytes.
+    pub longest_file: u64,
+    /// What its device stands on, taken down when the file system is unmounted.
+    pub layers: Option<Active>,
+}
+
 /// A mounted file system with the capture's directory in it.
 #[derive(Debug)]
 pub struct Mounted {
     directory: Directory,
-    at: PathBuf,
-    /// What a location begins with; a path in the file system follows.
-    source: String,
+    source: Source,
     ledger: Ledger,
-    keep: Option<u32>,
-    reserve: u64,
-    /// Longest file.
-    most: u64,
+    share: Share,
 }
 
 impl Mounted {
-    /// Makes the capture's directory in `path` of what was mounted `at` its [`place`], which is
-    /// undone if that fails.
-    pub fn open(
-        at: PathBuf,
-        path: &str,
-        config: &config::Target,
-        capture: Capture<'_>,
-        source: String,
-        most: u64,
-    ) -> Result<Self, TargetError> {
+    /// Makes the capture's directory in `path` of what was mounted, which is undone if that fails.
+    pub fn open(source: Source, path: &str, share: Share, capture: Capture<'_>) -> Result<Self, TargetError> {
         let count = |ledger: &mut Ledger| ledger.count(capture.name, capture.time, capture.crash_loop);
-        match Directory::create_counted(&at, path, capture.name, count) {
-            Ok((directory, ledger)) => {
-                let (keep, reserve) = (config.keep, config.reserve.0);
-                Ok(Self { directory, at, source, ledger, keep, reserve, most })
-            }
+        match Directory::create_counted(&source.at, path, capture.name, count) {
+            Ok((directory, ledger)) => Ok(Self { directory, source, ledger, share }),
             Err(error) => {
-                unmount(&at)?;
+                unmount(&source.at)?;
                 Err(error)
             }
         }
@@ -92,26 +90,26 @@ impl Mounted {
     /// (`nfs_umount_begin`), among them those of files that are being closed in other threads,
     /// which send others.
     pub fn abandon(self) {
-        let Self { directory, at, .. } = self;
+        let Self { directory, source, .. } = self;
         drop(directory);
         for _ in 0..ABANDON_TRIES {
-            match umount2(&at, MntFlags::MNT_FORCE) {
+            match umount2(&source.at, MntFlags::MNT_FORCE) {
                 Ok(()) => return,
                 Err(_) => std::thread::sleep(ABANDON_PAUSE),
             }
         }
-        log::warn!("{} stays mounted", at.display());
+        log::warn!("{} stays mounted", source.at.display());
     }
 }
 
 impl Target for Mounted {
     fn location(&self) -> String {
-        format!("{}{}", self.source, self.directory.path().display())
+        format!("{}{}", self.source.name, self.directory.path().display())
     }
 
     fn directory(&self) -> Option<PathBuf> {
         let path = self.directory.path();
-        Some(self.at.join(path.strip_prefix("/").unwrap_or(path)))
+        Some(self.source.at.join(path.strip_prefix("/").unwrap_or(path)))
     }
 
     fn ledger(&self) -> &Ledger {
@@ -121,7 +119,7 @@ impl Target for Mounted {
     fn room(&self) -> Option<u64> {
         let free = self.directory.free();
         let free = free.inspect_err(|error| log::warn!("{}", base::log::chain(error))).ok()?;
-        Some(free.saturating_sub(self.reserve.saturating_add(SPARE)).min(self.most))
+        Some(free.saturating_sub(self.share.reserve.0.saturating_add(SPARE)).min(self.source.longest_file))
     }
 
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
@@ -133,12 +131,15 @@ impl Target for Mounted {
     }
 
     fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
-        self.keep.map_or(Ok(()), |keep| self.directory.retire(keep, self.ledger.sequence, heartbeat))
+        self.share.keep.map_or(Ok(()), |keep| self.directory.retire(keep, self.ledger.sequence, heartbeat))
     }
 
     fn close(self: Box<Self>) -> Result<(), TargetError> {
-        drop(self.directory); // its descriptors would keep the file system busy
-        unmount(&self.at)
+        let Self { directory, source, .. } = *self;
+        drop(directory); // its descriptors would keep the file system busy
+        let unmounted = unmount(&source.at);
+        drop(source.layers); // what is still mounted stays set up, with a warning
+        unmounted
     }
 }
 

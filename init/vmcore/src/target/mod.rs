@@ -139,8 +139,8 @@ impl<'a> Capture<'a> {
 
     /// What the loader found out about this target.
     #[must_use]
-    pub fn remote(&self, config: &config::Target) -> Option<&Remote> {
-        let url = config.url.as_ref()?.to_string();
+    pub fn remote(&self, config: &config::Target) -> Option<&'a Remote> {
+        let url = config.url()?.to_string();
         self.remotes.iter().find(|remote| remote.url == url)
     }
 }

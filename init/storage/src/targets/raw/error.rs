@@ -8,9 +8,6 @@ use vmcore::sink::SinkError;
 /// Why a device is no raw target, or stopped to be one.
 #[derive(Debug, thiserror::Error)]
 pub enum RawError {
-    /// The device takes no writes.
-    #[error("{0} is read-only")]
-    ReadOnly(String),
     /// The device has no room for anything.
     #[error("{device} has {len} bytes; a raw target needs at least {MIN_LEN}")]
     TooSmall {

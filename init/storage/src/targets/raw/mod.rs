@@ -16,16 +16,16 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
 
 use nix::libc;
 
-use crate::block;
 use crate::format::rawdump::{
     Contents, Kind, LOG_START, LogId, MIN_LEN, Name, Nonce, SLOT_LEN, State, Superblock, contents, is_uuid,
     latest,
 };
 use crate::format::superblock::Foreign;
+use crate::stack::Active;
+use crate::targets::device::TargetDevice;
 use crate::targets::file::FileSink;
 use base::addr::{to_u64, to_usize};
 use base::config;
@@ -283,6 +283,8 @@ pub struct Raw {
     log: Rc<RefCell<Log>>,
     superblock: Superblock,
     ledger: Ledger,
+    /// What the device stands on, taken down when all is written.
+    layers: Option<Active>,
 }
 
 impl fmt::Debug for Raw {
@@ -292,16 +294,15 @@ impl fmt::Debug for Raw {
 }
 
 impl Raw {
-    pub(super) fn open(config: &config::Target, capture: Capture<'_>) -> Result<Self, TargetError> {
-        let device_id = config.device.as_ref().ok_or_else(super::no_device)?;
-        let found = block::find(device_id, Duration::from_secs(config.wait), capture.heartbeat)?;
-        let name = found.node.display().to_string();
-        if found.read_only {
-            return Err(RawError::ReadOnly(name).into());
-        }
-        let device = Device::open(&found.node)?;
-        ::log::info!("target {device_id} is {name} (raw)");
-        Ok(Self::start(device, &config.overwrite, &capture)?)
+    pub(super) fn open(
+        wanted: &config::Raw,
+        on: TargetDevice,
+        capture: Capture<'_>,
+    ) -> Result<Self, TargetError> {
+        let TargetDevice { device, layers } = on;
+        ::log::info!("target {} is {} (raw)", wanted.device, device.node.display());
+        let device = Device::open(&device.node)?;
+        Ok(Self { layers, ..Self::start(device, &wanted.overwrite, &capture)? })
     }
 
     /// Begins a capture on `device`, or another attempt at the one that is there under the same
@@ -350,7 +351,7 @@ impl Raw {
         device.write_superblock(&superblock)?;
         let id = LogId { log: superblock.log, nonce: superblock.nonce };
         let log = Log::new(device.sink, device.len, id, superblock.attempt, base, sequence);
-        Ok(Self { name: device.name, log: Rc::new(RefCell::new(log)), superblock, ledger })
+        Ok(Self { name: device.name, log: Rc::new(RefCell::new(log)), superblock, ledger, layers: None })
     }
 
     fn control(&self, artifact: Artifact, kind: Kind, durable: bool) -> Result<(), TargetError> {
@@ -392,18 +393,25 @@ impl Target for Raw {
     /// Seals the capture. If that fails it stays marked as being written, and its records are found
     /// all the same.
     fn close(self: Box<Self>) -> Result<(), TargetError> {
-        let mut log = self.log.borrow_mut();
-        log.sync().map_err(write_failed("the log", &self.name))?;
-        let superblock = Superblock {
-            generation: self.superblock.generation.saturating_add(1),
-            state: State::Sealed,
-            end: log.end(),
-            records: log.records(),
-            ..self.superblock.clone()
-        };
-        write_superblock(log.device(), &self.name, &superblock)?;
-        Ok(())
+        let Self { name, log, superblock, layers, .. } = *self;
+        let sealed = seal(&mut log.borrow_mut(), &name, superblock);
+        drop(log); // its descriptor would keep the device busy
+        drop(layers);
+        Ok(sealed?)
     }
+}
+
+/// Writes that the capture is complete.
+fn seal(log: &mut Log, name: &str, writing: Superblock) -> Result<(), RawError> {
+    log.sync().map_err(write_failed("the log", name))?;
+    let superblock = Superblock {
+        generation: writing.generation.saturating_add(1),
+        state: State::Sealed,
+        end: log.end(),
+        records: log.records(),
+        ..writing
+    };
+    write_superblock(log.device(), name, &superblock)
 }
 
 fn is_retry(before: &Superblock, capture: &Capture<'_>) -> bool {
