@@ -24,7 +24,7 @@ use base::beat::{self, Beat, Step};
 use base::config::{self, Config, CrashLoop, When};
 use base::facts::{Facts, Planned};
 use base::time::{Lap, seconds};
-use vmcore::dump::{Heartbeat, Request};
+use vmcore::dump::Request;
 use vmcore::filter::PageFilter;
 use vmcore::format::kdump::Utsname;
 use vmcore::format::vmcoreinfo::VmcoreInfo;
@@ -71,7 +71,6 @@ fn capture(
     mut summary: Summary,
 ) -> Outcome {
     let (start, mut lap) = (Instant::now(), Lap::start());
-    let heartbeat = || beat::tell(&Beat::Alive);
     summary.rung = attempt.rung;
     attempt.earlier.iter().cloned().for_each(|earlier| summary.degrade(Degradation::Attempt(earlier)));
     let loading = |path: &str| {
@@ -86,7 +85,7 @@ fn capture(
     let core = open_core(Path::new(VMCORE), access, &mut summary);
     let core =
         core.map_err(|error| summary.degrade(Degradation::Dump { cause: base::log::chain(&error) })).ok();
-    let info = core.as_ref().map(|core| settle(core, facts, &heartbeat, &mut summary)).unwrap_or_default();
+    let info = core.as_ref().map(|core| settle(core, facts, &mut summary)).unwrap_or_default();
     let kernel = core.as_ref().map(|core| Kernel::new(core, &info, core.mappings()));
     let core = core.as_ref();
     let utsname = describe(core.map(|core| -> &dyn Core { core }), kernel.as_ref(), facts, &mut summary);
@@ -97,19 +96,7 @@ fn capture(
     summary.seconds.vmcore = lap.lap();
 
     let (rung, skip, filter) = (attempt.rung, skipped_pages(attempt), OnceCell::new());
-    let job = Job {
-        config,
-        core,
-        info: &info,
-        planned,
-        kernel,
-        utsname,
-        rung,
-        skip,
-        filter,
-        start,
-        heartbeat: &heartbeat,
-    };
+    let job = Job { config, core, info: &info, planned, kernel, utsname, rung, skip, filter, start };
     if attempt.earlier.is_empty() {
         hooks::run(&config.hook, When::Before, None, &mut summary); // they may be why there is another attempt
     }
@@ -133,7 +120,6 @@ fn capture(
             crash_loop,
             stacks: &facts.stacks,
             remotes: &facts.remotes,
-            heartbeat: &heartbeat,
         };
         let Some(saved) = save_to(&job, target, &ways, capture, &mut summary) else { continue };
         best = best.max(saved.outcome);
@@ -163,7 +149,6 @@ struct Job<'a> {
     /// Found when the log is safe: looking at damaged struct pages may end the attempt.
     filter: OnceCell<Option<PageFilter<'a>>>,
     start: Instant,
-    heartbeat: &'a Heartbeat<'a>,
 }
 
 impl<'a> Job<'a> {

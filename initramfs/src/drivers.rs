@@ -60,7 +60,7 @@ pub fn discover(target: &Target, tree: &ModuleTree) -> Result<Drivers, DriversEr
 
 /// Finds a device on this host, and the modules by which the capture kernel reaches it.
 pub fn reach(device: &DeviceId, tree: &ModuleTree) -> Result<(Device, Vec<String>), DriversError> {
-    let found = block::find(device, Duration::ZERO, &|| ())?;
+    let found = block::find(device, Duration::ZERO)?;
     let name = found.node.file_name().unwrap_or_default().to_string_lossy();
     let under = if stack::is_stacked(&name) {
         Under { disks: stack::bottom(&name), modules: stack::modules(&stack::discover(&name)?) }

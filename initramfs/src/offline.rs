@@ -115,7 +115,7 @@ fn write(
     with_request(input, config, summary, |core, filter, request, summary| {
         summary.workers = request.budget.workers;
         let mut written = Written::default();
-        let result = dump::write(core, filter, request, sink, &|| (), &mut written);
+        let result = dump::write(core, filter, request, sink, &mut written);
         session::record(&written, summary);
         result
     })
@@ -126,7 +126,7 @@ pub fn dry_run(input: &[PathBuf], config: &Config) -> Result<(Estimate, u64), Of
     let input = Input::open(input)?;
     let mut summary = Summary::new(config);
     Ok(with_request(&input, config, &mut summary, |core, filter, request, _| {
-        (estimate(core, filter, request, &|| ()), core.page_size().bytes())
+        (estimate(core, filter, request), core.page_size().bytes())
     }))
 }
 
@@ -142,7 +142,7 @@ pub(crate) fn with_request<T>(
     if core.left_out().incomplete {
         summary.degrade(Degradation::IncompleteInput);
     }
-    let info = session::settle(core, &Facts::default(), &|| (), summary);
+    let info = session::settle(core, &Facts::default(), summary);
     let kernel = Kernel::new(core, &info, core.mappings());
     let utsname = session::describe(Some(core), Some(&kernel), &Facts::default(), summary);
     let filter = session::page_filter(core, &info, summary);

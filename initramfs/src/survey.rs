@@ -66,7 +66,7 @@ pub fn survey(input: &Input) -> Result<(Map, Caption), SurveyError> {
                 count(&mut map, unit, run, classes, fates.as_deref());
             }
         };
-        units::scan(filter, &scanned, request.budget.workers, &|| (), each);
+        units::scan(filter, &scanned, request.budget.workers, each);
         let caption = Caption {
             host: request.utsname.nodename.clone(),
             release: request.utsname.release.clone(),

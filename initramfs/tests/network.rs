@@ -98,7 +98,7 @@ fn what_was_cloned_leads_the_same_way_again() {
         assert_eq!(link.address.len(), 2, "not the address that no way has: {link:?}");
         ip("address flush dev cli");
         ip("link set cli down");
-        Network::of(links).up(&|| ()).unwrap();
+        Network::of(links).up().unwrap();
         assert_eq!(ways(&targets), before);
     });
 }
@@ -115,7 +115,7 @@ fn of_a_bridge_what_is_behind_it_is_taken() {
         let (links, before) = cloned(&["203.0.113.9"]);
         assert_eq!(links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>(), ["cli"]);
         ip("link del br0");
-        Network::of(links).up(&|| ()).unwrap();
+        Network::of(links).up().unwrap();
         let after = ways(&["203.0.113.9"]);
         assert_eq!((&after[0].route, after[0].source), (&before[0].route, before[0].source));
     });

@@ -50,7 +50,7 @@ fn empty() -> NamedTempFile {
 /// Writes a capture of [`core`] to a device, as far as that takes it.
 fn capture(device: Device, sealed: bool) -> Result<(), Box<dyn Error>> {
     let crash_loop = CrashLoop { crashes: 3, within: 100 };
-    let capture = Capture::new("one", 5, crash_loop, &|| ());
+    let capture = Capture::new("one", 5, crash_loop);
     let mut target: Box<dyn Target> = Box::new(Raw::start(device, &[], &capture)?);
     let mut sink = target.create(Artifact::Dmesg)?;
     sink.write_at(0, TEXT)?;
@@ -70,7 +70,7 @@ fn capture(device: Device, sealed: bool) -> Result<(), Box<dyn Error>> {
         careful: false,
     };
     let mut sink = target.create(Artifact::Vmcore)?;
-    dump::write(&vmcore, None, &request, sink.as_mut(), &|| (), &mut Written::default())?;
+    dump::write(&vmcore, None, &request, sink.as_mut(), &mut Written::default())?;
     drop(sink);
     target.publish(Artifact::Vmcore)?;
     if sealed {

@@ -73,7 +73,7 @@ fn every_level_and_compression_saves_all_memory() -> Result<()> {
 
 /// Saves a crash at a level that keeps all memory and compares every page with a raw copy of it.
 fn whole_memory(series: &str, level: u8, compress: &str) -> Result<()> {
-    // Slow enough that PID 1 would give it up if no heartbeat reached it.
+    // Slow enough that PID 1 would give it up if no beat reached it.
     let slow = (level, compress) == (0, "zlib");
     let kernel = Kernel::of_series(series)?;
     let name = format!("{series}-level{level}-{}", compress.replace(':', ""));
@@ -94,7 +94,7 @@ fn whole_memory(series: &str, level: u8, compress: &str) -> Result<()> {
     ensure!(said == Some("complete"), "result.json: {result:#}");
     if slow {
         let seconds = result.pointer("/seconds/dump").and_then(serde_json::Value::as_f64).unwrap_or(0.0);
-        ensure!(seconds > f64::from(STALL_TIMEOUT), "the dump took {seconds} s: heartbeats did not matter");
+        ensure!(seconds > f64::from(STALL_TIMEOUT), "the dump took {seconds} s: beats did not matter");
     }
     ensure_log(&outcome, dump)?;
 

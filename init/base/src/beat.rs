@@ -5,7 +5,7 @@
 
 use core::fmt;
 use core::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::addr::{Pfn, PfnRange};
 use crate::facts::Trigger;
@@ -15,6 +15,7 @@ use crate::facts::Trigger;
 pub const MAX_LINE: usize = 1024;
 
 static LISTENED_TO: AtomicBool = AtomicBool::new(false);
+static ALIVE: AtomicU64 = AtomicU64::new(0);
 
 /// Something that PID 1 should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +85,20 @@ pub fn listened_to() {
     LISTENED_TO.store(true, Ordering::Relaxed);
 }
 
-/// Tells PID 1. Unbuffered: a heartbeat that waits in a buffer is none.
+/// Tells PID 1 that the capture has come further, or waits for something that has a limit of time of
+/// its own. PID 1 gives a capture up when this stays away too long.
+pub fn alive() {
+    ALIVE.fetch_add(1, Ordering::Relaxed);
+    tell(&Beat::Alive);
+}
+
+/// How often [`alive`] was called in this process: for tests of what waits.
+#[must_use]
+pub fn alive_count() -> u64 {
+    ALIVE.load(Ordering::Relaxed)
+}
+
+/// Tells PID 1. Unbuffered: a message that waits in a buffer comes too late.
 pub fn tell(beat: &Beat) {
     if LISTENED_TO.load(Ordering::Relaxed) {
         // PID 1 may be gone, or have more to do: no reason to stop.

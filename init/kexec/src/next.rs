@@ -20,6 +20,7 @@ use crate::sys::load;
 use crate::trampoline::{self, Checked, Jump};
 use crate::{Machine, e820, page_up, serial_port};
 use base::addr::{to_u64, to_usize};
+use base::beat;
 use base::facts::MemoryRange;
 
 /// Where the hole begins at least; see `capture`.
@@ -100,7 +101,7 @@ pub struct Plan {
 }
 
 /// Loads a kernel into the memory of `map` that is none of `own` (this kernel's), for reboot(2) to
-/// start. `heartbeat` is called now and then.
+/// start.
 pub fn load(
     machine: &Machine,
     map: &[MemoryRange],
@@ -108,7 +109,6 @@ pub fn load(
     kernel: &mut Source<'_>,
     initrd: Option<&mut Source<'_>>,
     cmdline: &str,
-    heartbeat: &dyn Fn(),
 ) -> Result<(), NextError> {
     let mut head = vec![0; HEAD_LEN.min(to_usize(kernel.len))];
     kernel.reader.read_exact(&mut head).map_err(|source| NextError::Read { what: "kernel", source })?;
@@ -124,7 +124,7 @@ pub fn load(
 
     let memory = DevMem::open().map_err(NextError::Open)?;
     let mut checked = Checked::default();
-    let mut writer = Writer { memory: &memory, checked: &mut checked, heartbeat };
+    let mut writer = Writer { memory: &memory, checked: &mut checked };
     let skipped = to_usize(image.kernel_at);
     let rest = head.get(skipped..).unwrap_or_default();
     let behind = Read::take(&mut kernel.reader, kernel.len.saturating_sub(to_u64(head.len())));
@@ -188,7 +188,6 @@ impl Plan {
 struct Writer<'a> {
     memory: &'a DevMem,
     checked: &'a mut Checked,
-    heartbeat: &'a dyn Fn(),
 }
 
 impl Writer<'_> {
@@ -216,7 +215,7 @@ impl Writer<'_> {
             let written = self.memory.write(target, buffer);
             written.map_err(|source| NextError::Memory { what, at: target, source })?;
             done = done.saturating_add(to_u64(piece));
-            (self.heartbeat)();
+            beat::alive();
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 use crate::dns::{self, DnsError};
-use base::beat::{self, Beat};
+use base::beat;
 use base::config::Url;
 
 /// For one address to answer. Twice as long as it takes the first lost packet to be sent again,
@@ -92,7 +92,7 @@ impl Peer {
     async fn connect_to(&self, addresses: &[IpAddr]) -> Result<TcpStream, Option<DialError>> {
         let mut last = None;
         for &addr in addresses {
-            beat::tell(&Beat::Alive); // each is waited for in turn
+            beat::alive(); // each is waited for in turn
             let at = SocketAddr::new(addr, self.port);
             let connecting = timeout(ANSWER, TcpStream::connect(at)).await;
             match connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {

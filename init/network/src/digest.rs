@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 
 use base::addr::{to_u64, to_usize};
-use base::beat::{self, Beat};
+use base::beat;
 use vmcore::report::{Piece, Sent};
 use vmcore::sink::{Sink, SinkError};
 use vmcore::target::Artifact;
@@ -64,7 +64,7 @@ impl Digests {
         let patience = followed.since.elapsed().div_f64(10.0).max(LEAST_PATIENCE);
         let start = Instant::now();
         while at < front {
-            beat::tell(&Beat::Alive); // bounded by patience
+            beat::alive(); // bounded by patience
             if start.elapsed() > patience {
                 log::warn!("{} has no SHA-256: reading back {front} bytes takes too long", artifact.name());
                 return;

@@ -38,6 +38,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use base::beat;
 use base::config::{self, Link, Place, Url};
 use base::facts::Remote;
 use vmcore::target::{Capture, Target, TargetError};
@@ -133,7 +134,7 @@ impl<'a> Host<'a> {
         capture: Capture<'a>,
         network: &Network,
     ) -> Result<Self, TargetError> {
-        let up = network.up(capture.heartbeat)?;
+        let up = network.up()?;
         let remote = capture.remote(config);
         let recorded = remote.map(|remote| remote.addresses.as_slice()).unwrap_or_default();
         let wait = Duration::from_secs(config.wait.max(1));
@@ -173,8 +174,8 @@ impl Network {
 
     /// Brings the links up, if that is not done yet. One that fails is told, and another one may
     /// lead to the target.
-    pub fn up(&self, heartbeat: &dyn Fn()) -> Result<&Up, NetError> {
-        heartbeat();
+    pub fn up(&self) -> Result<&Up, NetError> {
+        beat::alive();
         let links = match &self.links {
             Some(links) if links.is_empty() => return Err(NetError::NoLinks),
             links => links.as_deref(),
@@ -184,7 +185,7 @@ impl Network {
                 None => Ok(Up { dns: dns::host_servers(Path::new("/etc/resolv.conf")) }),
                 Some(links) => {
                     let netlink = Netlink::open().map_err(NetError::Netlink)?;
-                    outcome(links::bring_up(&netlink, links, heartbeat))
+                    outcome(links::bring_up(&netlink, links))
                 }
             };
             let _ = self.up.set(up); // it is empty

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::netlink::{Interface, Kind, Netlink, is_in};
 use crate::wait::{TimeIsUp, Wait};
 use crate::{bond, card, dhcp};
+use base::beat;
 use base::config::{Address, Link, Prefix, Route};
 
 /// The kernel's advice to hosts and routers on IPv6, a directory for each link.
@@ -86,15 +87,15 @@ impl BroughtUp {
 }
 
 /// Brings all links up that work.
-pub(super) fn bring_up(netlink: &Netlink, links: &[Link], heartbeat: &dyn Fn()) -> BroughtUp {
+pub(super) fn bring_up(netlink: &Netlink, links: &[Link]) -> BroughtUp {
     let mut all = BroughtUp::default();
     if let Err(error) = switch_loopback_on(netlink) {
         log::warn!("the loopback link is off: {}", base::log::chain(&error));
     }
     let mut made: Vec<(&Link, Wait<'_>, u32)> = Vec::new();
     for link in links {
-        heartbeat();
-        let mut wait = Wait::new(&link.name, Duration::from_secs(link.wait()), heartbeat);
+        beat::alive();
+        let mut wait = Wait::new(&link.name, Duration::from_secs(link.wait()));
         let index_of =
             |name: &str| made.iter().find(|(link, ..)| link.name == name).map(|&(.., index)| index);
         match attach(netlink, link, is_member(link, links), &index_of, &mut wait) {
@@ -103,7 +104,7 @@ pub(super) fn bring_up(netlink: &Netlink, links: &[Link], heartbeat: &dyn Fn()) 
         }
     }
     for (metric, (link, mut wait, index)) in (1..).zip(made) {
-        heartbeat();
+        beat::alive();
         if link.address.is_empty() {
             continue; // others stand on it, and wait for their own carriers
         }
@@ -360,8 +361,8 @@ fn take_lease(
     wait: &mut Wait<'_>,
 ) -> Result<dhcp::Lease, BringUpError> {
     let mac = interface.mac.ok_or(dhcp::DhcpError::NoMac)?;
-    let lease = wait.within::<_, BringUpError>("an answer by DHCP", |left, heartbeat| {
-        Ok(dhcp::acquire(&interface.name, mac, left, heartbeat)?)
+    let lease = wait.within::<_, BringUpError>("an answer by DHCP", |left| {
+        Ok(dhcp::acquire(&interface.name, mac, left)?)
     })?;
     log::info!("link {}: {} for {} s, from {}", link.name, lease.address, lease.seconds, lease.server);
     if let Some(mtu) = lease.mtu.filter(|_| link.mtu.is_none())

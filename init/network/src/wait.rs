@@ -1,6 +1,7 @@
 //! Waiting for a link: all that it is waited for shares one limit, and each wait says what it is
 //! for.
 
+use base::beat;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,6 @@ pub(super) struct Wait<'a> {
     link: &'a str,
     limit: Duration,
     left: Duration,
-    heartbeat: &'a dyn Fn(),
 }
 
 /// Time is up.
@@ -25,8 +25,8 @@ pub struct TimeIsUp {
 }
 
 impl<'a> Wait<'a> {
-    pub(super) fn new(link: &'a str, limit: Duration, heartbeat: &'a dyn Fn()) -> Self {
-        Self { link, limit, left: limit, heartbeat }
+    pub(super) fn new(link: &'a str, limit: Duration) -> Self {
+        Self { link, limit, left: limit }
     }
 
     /// Asks again and again until there is an answer.
@@ -38,7 +38,7 @@ impl<'a> Wait<'a> {
         if let Some(found) = ask()? {
             return Ok(found);
         }
-        self.within(what, |left, heartbeat| {
+        self.within(what, |left| {
             let start = Instant::now();
             loop {
                 if let Some(found) = ask()? {
@@ -47,7 +47,7 @@ impl<'a> Wait<'a> {
                 if start.elapsed() >= left {
                     return Ok(None);
                 }
-                heartbeat();
+                beat::alive();
                 sleep(POLL);
             }
         })
@@ -57,11 +57,11 @@ impl<'a> Wait<'a> {
     pub(super) fn within<T, E: From<TimeIsUp>>(
         &mut self,
         what: &str,
-        work: impl FnOnce(Duration, &dyn Fn()) -> Result<Option<T>, E>,
+        work: impl FnOnce(Duration) -> Result<Option<T>, E>,
     ) -> Result<T, E> {
         let (start, link) = (Instant::now(), self.link);
         log::info!("link {link}: waiting for {what}, {} s at most", self.left.as_secs());
-        let result = work(self.left, self.heartbeat);
+        let result = work(self.left);
         let took = start.elapsed();
         self.left = self.left.saturating_sub(took);
         let found = result?;
@@ -77,16 +77,15 @@ mod tests {
 
     #[test]
     fn the_limit_is_for_all_waits_together() {
-        let beats = core::cell::Cell::new(0);
-        let heartbeat = || beats.set(beats.get() + 1);
-        let mut wait = Wait::new("eth0", Duration::from_millis(600), &heartbeat);
+        let before = beat::alive_count();
+        let mut wait = Wait::new("eth0", Duration::from_millis(600));
         let mut asked = 0;
         let mut third = || {
             asked += 1;
             Ok::<_, TimeIsUp>((asked == 5).then_some("found"))
         };
         assert_eq!(wait.poll("its card", &mut third), Ok("found"));
-        assert!(beats.get() > 0);
+        assert!(beat::alive_count() > before);
         let start = Instant::now();
         let silence = wait.poll("its carrier", || Ok::<Option<()>, TimeIsUp>(None));
         assert_eq!(silence.unwrap_err().what, "its carrier");

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base::beat;
 use base::config::{Config, Link};
 use network::dial::Peer;
 use network::netlink::Netlink;
@@ -160,7 +161,7 @@ fn fixed_addresses_routes_and_names() {
         );
         for attempt in 0..2 {
             let network = Network::of(links.clone());
-            let up = network.up(&|| ()).unwrap();
+            let up = network.up().unwrap();
             assert_eq!(up.dns, ["192.0.2.1".parse::<IpAddr>().unwrap()], "attempt {attempt}");
             let found = peer("alias.test", port, &up.dns).resolve_blocking().unwrap();
             assert_eq!(found, ["192.0.2.1".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]);
@@ -194,11 +195,11 @@ fn an_address_by_dhcp_is_renewed() {
             "--dhcp-option=option:mtu,1300",
             "--dhcp-option=option:T1,4",
         ]);
-        let beats = std::cell::Cell::new(0);
+        let before = beat::alive_count();
         let network = Network::of(link("address = [\"dhcp\"]"));
-        let up = network.up(&|| beats.set(beats.get() + 1)).unwrap();
+        let up = network.up().unwrap();
         assert_eq!(up.dns, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
-        assert!(beats.get() > 1);
+        assert!(beat::alive_count() - before > 1);
         let address = ip("-4 -o address show dev cli");
         let is_in_range = address.split_whitespace().any(|word| {
             let last = word.strip_prefix("192.0.2.").and_then(|rest| rest.strip_suffix("/24"));
@@ -211,7 +212,7 @@ fn an_address_by_dhcp_is_renewed() {
         assert!(lan.log().contains(&format!("client MAC address: {CARD}")) || lan.log().contains(CARD));
 
         let again = Network::of(link("address = [\"dhcp\"]"));
-        again.up(&|| ()).unwrap();
+        again.up().unwrap();
         assert_eq!(ip("-4 -o address show dev cli").lines().count(), 1, "the same address as before");
         let acks = || lan.log().matches("DHCPACK(srv)").count();
         let before = acks();
@@ -227,7 +228,7 @@ fn classless_routes_by_dhcp() {
             "--dhcp-range=192.0.2.100,192.0.2.150,255.255.255.0,2m",
             "--dhcp-option=121,198.51.100.0/24,192.0.2.9",
         ]);
-        Network::of(link("address = [\"dhcp\"]")).up(&|| ()).unwrap();
+        Network::of(link("address = [\"dhcp\"]")).up().unwrap();
         let routes = ip("route show");
         assert!(routes.contains("198.51.100.0/24 via 192.0.2.9 dev cli"), "{routes}");
         assert!(!routes.contains("default"), "option 3 does not count beside 121: {routes}");
@@ -238,7 +239,7 @@ fn classless_routes_by_dhcp() {
 fn an_address_from_router_advertisements() {
     Lan::with(|lan| {
         lan.serve(&["--enable-ra", "--dhcp-range=2001:db8::,ra-only", "--ra-param=srv,10"]);
-        Network::of(link("address = [\"slaac\"]")).up(&|| ()).unwrap();
+        Network::of(link("address = [\"slaac\"]")).up().unwrap();
         let addresses = ip("-6 -o address show dev cli scope global");
         assert!(addresses.contains("2001:db8::ff:fe00:c/64"), "by the MAC address: {addresses}");
         assert!(!addresses.contains("tentative"), "{addresses}");
@@ -252,13 +253,13 @@ fn silence_ends_at_the_deadline_and_is_told_once() {
         let links = link("address = [\"dhcp\"]").into_iter().map(|link| Link { wait: 4, ..link }).collect();
         let network = Network::of(links);
         assert_eq!(network.patience(), 4);
-        let (start, beats) = (Instant::now(), std::cell::Cell::new(0));
-        let error = network.up(&|| beats.set(beats.get() + 1)).unwrap_err().to_string();
+        let (start, before) = (Instant::now(), beat::alive_count());
+        let error = network.up().unwrap_err().to_string();
         assert_eq!(error, "no link works: lan: an answer by DHCP did not come within 4 s");
         assert!((3..8).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
-        assert!(beats.get() > 4);
+        assert!(beat::alive_count() - before > 4);
         let start = Instant::now();
-        assert!(matches!(network.up(&|| ()), Err(NetError::NoneWorks { .. })));
+        assert!(matches!(network.up(), Err(NetError::NoneWorks { .. })));
         assert!(start.elapsed() < Duration::from_millis(500), "the next target does not wait again");
     });
 }
@@ -272,9 +273,9 @@ fn one_link_that_fails_does_not_stop_another() {
         );
         let links = Config::parse(&text).unwrap().network.links().unwrap().to_vec();
         let network = Network::of(links.clone());
-        network.up(&|| ()).unwrap();
+        network.up().unwrap();
         assert!(ip("-4 -o address show dev cli").contains("192.0.2.7/24"));
-        let error = Network::of(links[..1].to_vec()).up(&|| ()).unwrap_err().to_string();
+        let error = Network::of(links[..1].to_vec()).up().unwrap_err().to_string();
         assert!(error.contains("card 02:00:00:00:00:99 did not appear within 1 s"), "{error}");
         assert!(error.contains("cli (02:00:00:00:00:0c"), "it says what is there: {error}");
     });
@@ -290,7 +291,7 @@ fn a_cable_that_is_pulled_is_waited_for() {
             later.send(Box::new(|| drop(ip("link set srv up")))).unwrap();
         });
         let start = Instant::now();
-        Network::of(link("address = [\"192.0.2.7/24\"]")).up(&|| ()).unwrap();
+        Network::of(link("address = [\"192.0.2.7/24\"]")).up().unwrap();
         assert!(start.elapsed() >= Duration::from_millis(1500), "{:?}", start.elapsed());
     });
 }
@@ -302,7 +303,7 @@ fn ways_to_addresses_are_those_of_the_routing_table() {
             "address = [\"192.0.2.7/24\", \"2001:db8::7/64\"]\n\
              route = [\"default via 192.0.2.1\", \"198.51.0.0/16 via 192.0.2.9\", \"default via fe80::1\"]",
         );
-        Network::of(links).up(&|| ()).unwrap();
+        Network::of(links).up().unwrap();
         let netlink = Netlink::open().unwrap();
         let way = |addr: &str| netlink.way_to(addr.parse().unwrap()).unwrap();
         let cli = netlink.interfaces().unwrap().into_iter().find(|link| link.name == "cli").unwrap();

@@ -1,8 +1,8 @@
 //! How much of the dump a target has room for.
 
 use base::config::{DumpLevel, Exclude, WhenFull};
+use vmcore::dump::Request;
 use vmcore::dump::estimate::{DumpSize, estimate};
-use vmcore::dump::{Heartbeat, Request};
 use vmcore::filter::PageFilter;
 use vmcore::report::Degradation;
 use vmcore::source::{Core, PhysicalMemory};
@@ -34,13 +34,12 @@ pub(super) fn fit(
     request: &Request,
     room: Option<u64>,
     when_full: WhenFull,
-    heartbeat: &Heartbeat<'_>,
 ) -> Fit {
     let (Some(room), Some(_)) = (room, filter) else { return Fit::Whole };
     if when_full == WhenFull::Part || room >= most(core) {
         return Fit::Whole;
     }
-    let sizes = estimate(core, filter, request, heartbeat).sizes;
+    let sizes = estimate(core, filter, request).sizes;
     decide(&sizes, request.exclude, room, when_full)
 }
 

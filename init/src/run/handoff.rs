@@ -132,7 +132,7 @@ fn kexec(config: &Config, facts: &Facts, target: Option<usize>) -> Result<(), Ha
         read_only: true,
         is_root: false,
     };
-    let mounted = Mounted::open(wanted, &facts.stacks, Path::new(MOUNT_POINT), WAIT, &alive)?;
+    let mounted = Mounted::open(wanted, &facts.stacks, Path::new(MOUNT_POINT), WAIT)?;
     load(boot, facts, mounted.at())
 }
 
@@ -154,7 +154,7 @@ fn mark(config: &Config, facts: &Facts, target: Option<usize>) -> Result<(), Han
         return Ok(());
     };
     let wanted = Wanted { device, fstype: *fstype, subvolume: None, read_only: false, is_root: false };
-    let mounted = Mounted::open(wanted, &facts.stacks, Path::new(MOUNT_POINT), WAIT, &alive)?;
+    let mounted = Mounted::open(wanted, &facts.stacks, Path::new(MOUNT_POINT), WAIT)?;
     Ok(tried::set(mounted.at(), path, &facts.boot_id)?)
 }
 
@@ -180,7 +180,7 @@ fn load(boot: &Boot, facts: &Facts, at: &Path) -> Result<(), HandoffError> {
     log::info!("loading {} over the production kernel's memory", boot.kernel);
     let machine = Machine::read();
     let cmdline = format!("{} {}{}", boot.cmdline, tried::WORD, facts.boot_id);
-    Ok(next::load(&machine, &facts.firmware_map, &own, &mut kernel, initrd, &cmdline, &alive)?)
+    Ok(next::load(&machine, &facts.firmware_map, &own, &mut kernel, initrd, &cmdline)?)
 }
 
 /// A file below `at`, which links do not lead out of, and its length.
@@ -193,10 +193,6 @@ fn open(at: &Path, path: &str) -> Result<(File, u64), HandoffError> {
 fn inside(root: &Path, path: &str) -> io::Result<File> {
     let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
     Ok(File::from(openat2(File::open(root)?, path, how)?))
-}
-
-fn alive() {
-    beat::tell(&Beat::Alive);
 }
 
 /// Files one behind the other.

@@ -91,7 +91,7 @@ fn wait(mut child: Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        beat::tell(&Beat::Alive);
+        beat::alive();
         sleep(TICK);
     }
     let group = i32::try_from(child.id()).map_err(|_| io::ErrorKind::InvalidInput)?;

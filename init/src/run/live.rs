@@ -10,8 +10,8 @@ use std::io::{self, BufWriter, Write};
 use sha2::{Digest, Sha256};
 
 use base::addr::{PhysAddr, to_u64, to_usize};
+use base::beat;
 use base::facts::Live;
-use vmcore::dump::Heartbeat;
 use vmcore::report::{Degradation, LiveOutput, Summary};
 use vmcore::sink::Append;
 use vmcore::source::PhysicalMemory;
@@ -24,19 +24,13 @@ const MAX_LEN: u64 = 64 << 20;
 const PAGE: usize = 4096;
 
 /// Saves them as an artifact, published only if it is what the record says.
-pub(super) fn save(
-    memory: &dyn PhysicalMemory,
-    live: &Live,
-    target: &mut dyn Target,
-    heartbeat: &Heartbeat<'_>,
-    summary: &mut Summary,
-) {
+pub(super) fn save(memory: &dyn PhysicalMemory, live: &Live, target: &mut dyn Target, summary: &mut Summary) {
     let artifact = Artifact::Live;
     let mut found = None;
     let mut save = || -> Result<(), Box<dyn core::error::Error>> {
         let mut sink = target.create(artifact)?;
         let mut out = BufWriter::with_capacity(64 << 10, Append::new(sink.as_mut()));
-        let output = found.insert(copy(memory, live, &mut out, heartbeat)?);
+        let output = found.insert(copy(memory, live, &mut out)?);
         out.flush()?;
         drop(out);
         sink.sync()?;
@@ -54,12 +48,7 @@ pub(super) fn save(
 }
 
 /// Copies the bytes to `out`, as many as the record says and this allows.
-fn copy(
-    memory: &dyn PhysicalMemory,
-    live: &Live,
-    out: &mut impl Write,
-    heartbeat: &Heartbeat<'_>,
-) -> io::Result<LiveOutput> {
+fn copy(memory: &dyn PhysicalMemory, live: &Live, out: &mut impl Write) -> io::Result<LiveOutput> {
     let mut output = LiveOutput::default();
     let mut hash = Sha256::new();
     let (mut page, mut index) = (vec![0; PAGE], vec![0; PAGE]);
@@ -87,7 +76,7 @@ fn copy(
             left = left.saturating_sub(len);
             output.bytes = output.bytes.saturating_add(len);
         }
-        heartbeat();
+        beat::alive();
     }
     output.sha256 = format!("{:x}", hash.finalize());
     output.intact = output.bytes == live.len && output.sha256 == live.sha256;
@@ -146,7 +135,7 @@ mod tests {
 
     fn copied(memory: &Vmcore, live: &Live) -> (Vec<u8>, LiveOutput) {
         let mut out = Vec::new();
-        let output = copy(memory, live, &mut out, &|| ()).unwrap();
+        let output = copy(memory, live, &mut out).unwrap();
         (out, output)
     }
 

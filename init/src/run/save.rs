@@ -127,13 +127,13 @@ fn save_dump_or_notes(
     let request = Request { format: format_on(target, job.config.dump.format), ..job.request() };
     job.step(Step::Dump, 0);
     let filter = job.filter(summary);
-    (job.heartbeat)();
+    beat::alive();
     if target.is_stream() {
-        let sizes = estimate(core, filter, &request, job.heartbeat).sizes;
+        let sizes = estimate(core, filter, &request).sizes;
         let size = sizes.iter().find(|(exclude, _)| *exclude == request.exclude);
         target.expect(size.map_or_else(|| dump::memory_bytes(core), |(_, size)| size.bytes));
     }
-    match fit(core, filter, &request, target.room(), config.when_full, job.heartbeat) {
+    match fit(core, filter, &request, target.room(), config.when_full) {
         Fit::Whole => save_dump(job, &request, target, summary),
         Fit::Stricter(exclude, why) => {
             summary.degrade(why);
@@ -183,7 +183,7 @@ fn save_live(job: &Job<'_>, slow: u64, target: &mut dyn Target, summary: &mut Su
     let recorded = job.planned.and_then(|planned| planned.live.as_ref());
     let (Some(live), Some(core), true) = (recorded, job.core, job.rung < Rung::LogOnly) else { return };
     job.step(Step::Log, slow);
-    live::save(core, live, target, job.heartbeat, summary);
+    live::save(core, live, target, summary);
 }
 
 /// Registers and VMCOREINFO, where the dump that would have them is not made.
@@ -207,7 +207,7 @@ fn save_dump(job: &Job<'_>, request: &Request, target: &mut dyn Target, summary:
     let mut written = Written::default();
     let mut save = || -> Result<_, Box<dyn core::error::Error>> {
         let mut sink = target.create(Artifact::Vmcore)?;
-        dump::write(core, job.filter(summary), request, sink.as_mut(), job.heartbeat, &mut written)?;
+        dump::write(core, job.filter(summary), request, sink.as_mut(), &mut written)?;
         drop(sink);
         target.publish(Artifact::Vmcore)?;
         Ok(())
@@ -261,7 +261,7 @@ fn finish(
     }
     let before = summary.degradations.len();
     if summary.outcome == Outcome::Complete
-        && let Err(error) = target.retire(job.heartbeat)
+        && let Err(error) = target.retire()
     {
         summary.degrade(Degradation::Retire { cause: base::log::chain(&error) });
     }

@@ -14,6 +14,7 @@ use crate::format::rawdump;
 use crate::format::superblock::{self, FileSystem};
 use crate::patience;
 use base::addr::to_usize;
+use base::beat;
 use base::config::DeviceId;
 use base::read_at::read_up_to;
 
@@ -54,8 +55,8 @@ impl From<NotFound> for vmcore::target::TargetError {
     }
 }
 
-/// Waits up to `wait` for the device that `wanted` names. Calls `heartbeat` while it waits.
-pub fn find(wanted: &DeviceId, wait: Duration, heartbeat: &dyn Fn()) -> Result<Device, NotFound> {
+/// Waits up to `wait` for the device that `wanted` names. Tells PID 1 while it waits.
+pub fn find(wanted: &DeviceId, wait: Duration) -> Result<Device, NotFound> {
     let start = Instant::now();
     let mut said = false;
     loop {
@@ -71,7 +72,7 @@ pub fn find(wanted: &DeviceId, wait: Duration, heartbeat: &dyn Fn()) -> Result<D
             log::info!("waiting up to {} s for {wanted}", wait.as_secs());
             said = true;
         }
-        heartbeat();
+        beat::alive();
         sleep(POLL);
     }
 }
@@ -252,7 +253,7 @@ mod tests {
     #[test]
     fn a_missing_device_lists_what_is_there() {
         let wanted = "UUID=no-such".parse().unwrap();
-        let error = find(&wanted, Duration::ZERO, &|| ()).unwrap_err().to_string();
+        let error = find(&wanted, Duration::ZERO).unwrap_err().to_string();
         assert!(error.starts_with("UUID=no-such did not appear within 0 s; there are: "), "{error}");
     }
 }

@@ -65,20 +65,14 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Waits up to `wait` for the device, mounts it at `at`, which is made if missing, and calls
-    /// `heartbeat` meanwhile.
-    pub fn open(
-        wanted: Wanted<'_>,
-        stacks: &[Stack],
-        at: &Path,
-        wait: Duration,
-        heartbeat: &dyn Fn(),
-    ) -> Result<Self, MountError> {
+    /// Waits up to `wait` for the device, mounts it at `at`, which is made if missing, and tells
+    /// PID 1 meanwhile.
+    pub fn open(wanted: Wanted<'_>, stacks: &[Stack], at: &Path, wait: Duration) -> Result<Self, MountError> {
         let name = wanted.device.to_string();
         let stack = stacks.iter().find(|stack| stack.target == name);
-        let active = stack.map(|stack| stack::activate(stack, wait, heartbeat)).transpose()?;
+        let active = stack.map(|stack| stack::activate(stack, wait)).transpose()?;
         let device = match &active {
-            None => block::find(wanted.device, wait, heartbeat)?,
+            None => block::find(wanted.device, wait)?,
             Some(active) => {
                 let top = active.top().map(Path::to_owned).unwrap_or_default();
                 let device = block::inspect(&top);
@@ -167,7 +161,7 @@ mod tests {
         let wanted =
             Wanted { device: &device, fstype: None, subvolume: None, read_only: true, is_root: false };
         let at = tempfile::tempdir().unwrap();
-        let error = Mounted::open(wanted, &[], at.path(), Duration::ZERO, &|| ()).unwrap_err();
+        let error = Mounted::open(wanted, &[], at.path(), Duration::ZERO).unwrap_err();
         assert!(matches!(error, MountError::Device(_)), "{error}");
     }
 }

@@ -18,6 +18,7 @@ use crate::format::lvm::LvmError;
 use crate::metadata::{self, MetadataError};
 use crate::sys::dm::{self, Control, Target};
 use crate::{block, patience};
+use base::beat;
 use base::facts::stack::{Encrypted, Layer, LogicalVolume, LuksHeader, Stack};
 
 const POLL: Duration = Duration::from_millis(100);
@@ -124,12 +125,12 @@ pub struct Place {
     pub sectors: u64,
 }
 
-/// Sets up a stack. Waits up to `wait` for each device of it, and calls `heartbeat` meanwhile.
-pub fn activate(stack: &Stack, wait: Duration, heartbeat: &dyn Fn()) -> Result<Active, StackError> {
+/// Sets up a stack. Waits up to `wait` for each device of it, and tells PID 1 meanwhile.
+pub fn activate(stack: &Stack, wait: Duration) -> Result<Active, StackError> {
     let control = Control::open().map_err(StackError::Control)?;
     let mut active = Active { control, names: Vec::new(), top: None };
     for layer in &stack.layers {
-        let found = find(layer, wait, heartbeat)?;
+        let found = find(layer, wait)?;
         let places = check(layer, &found)?;
         let table = table(layer, &places)?;
         active.start(layer, &table)?;
@@ -187,7 +188,7 @@ struct Found {
 }
 
 /// Waits for what a layer stands on.
-fn find(layer: &Layer, wait: Duration, heartbeat: &dyn Fn()) -> Result<Vec<Found>, StackError> {
+fn find(layer: &Layer, wait: Duration) -> Result<Vec<Found>, StackError> {
     let wanted: Vec<&str> = match layer {
         Layer::Lvm(volume) => volume.physical.iter().map(|physical| physical.id.as_str()).collect(),
         Layer::Luks(device) => vec![&device.header.uuid],
@@ -213,7 +214,7 @@ fn find(layer: &Layer, wait: Duration, heartbeat: &dyn Fn()) -> Result<Vec<Found
             let id = describe(layer, missing);
             return Err(StackError::Missing { layer: layer.to_string(), id, seconds: wait.as_secs() });
         }
-        heartbeat();
+        beat::alive();
         sleep(POLL);
     }
 }

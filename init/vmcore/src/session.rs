@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::budget::Budget;
-use crate::dump::{self, Heartbeat, Request, Written};
+use crate::dump::{self, Request, Written};
 use crate::filter::PageFilter;
 use crate::format::kdump::Utsname;
 use crate::format::vmcoreinfo::VmcoreInfo;
@@ -30,15 +30,10 @@ pub fn record_anomalies(core: &dyn Core, summary: &mut Summary) {
 }
 
 /// The VMCOREINFO to believe, of those that there are.
-pub fn settle(
-    core: &dyn Core,
-    facts: &Facts,
-    heartbeat: &Heartbeat<'_>,
-    summary: &mut Summary,
-) -> VmcoreInfo {
+pub fn settle(core: &dyn Core, facts: &Facts, summary: &mut Summary) -> VmcoreInfo {
     let copy = VmcoreInfo::parse(facts.vmcoreinfo.as_bytes());
     summary.vmcoreinfo_copy = !copy.is_empty();
-    let (info, origin) = info::settle(core.info(), &copy, core, heartbeat);
+    let (info, origin) = info::settle(core.info(), &copy, core);
     if let Some(origin) = origin {
         summary.degrade(Degradation::Vmcoreinfo(origin));
     }

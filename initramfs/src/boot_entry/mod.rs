@@ -140,7 +140,7 @@ pub fn clear_marks(config: &Config) {
     let mounts = Mounts::parse(&host::read("/proc/self/mountinfo"));
     for target in &config.target {
         let Place::Filesystem(wanted) = &target.place else { continue };
-        let Ok(device) = block::find(&wanted.device, Duration::ZERO, &|| ()) else { continue };
+        let Ok(device) = block::find(&wanted.device, Duration::ZERO) else { continue };
         let path = Path::new(&wanted.path);
         let mounts = mounts.0.iter().filter(|mount| node_of(mount).is_some_and(|node| node == device.node));
         // On btrfs it depends on the subvolume where a path begins, and only the default one is the
@@ -191,7 +191,7 @@ fn boot_of(config: &Config, host: &Host, identify: Identify<'_>) -> Result<Boot,
     let wanted = &config.boot;
     if let Some(device) = &wanted.device {
         let NextKernel::Path(kernel) = &wanted.kernel else { return Err(BootError::NoPathOnDevice) };
-        let found = block::find(device, Duration::ZERO, &|| ())?;
+        let found = block::find(device, Duration::ZERO)?;
         let fstype = wanted.fstype.or(found.filesystem.map(|fs| fs.kind));
         return Ok(Boot {
             device: device.clone(),
@@ -248,7 +248,7 @@ fn place<'a>(host: &'a Host, path: &Path) -> Result<(&'a Mount, String), BootErr
 
 fn root_of(config: &Config, host: &Host, identify: Identify<'_>) -> Result<Root, BootError> {
     if let Some(device) = &config.boot.root {
-        let found = block::find(device, Duration::ZERO, &|| ())?;
+        let found = block::find(device, Duration::ZERO)?;
         let fstype = config.boot.root_fstype.or(found.filesystem.map(|fs| fs.kind));
         let fstype = fstype.ok_or(BootError::NoFilesystem(found.node))?;
         return Ok(Root { device: device.clone(), fstype, subvolume: None });

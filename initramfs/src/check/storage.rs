@@ -83,7 +83,7 @@ pub fn look(
     let until = expiries.iter().find(|expiry| expiry.target == name).map(|expiry| expiry.at);
     let reach = remote::look(target, network, tree, until);
     let device = match target.device() {
-        Some(device) => block::find(device, Duration::ZERO, &|| ()).map_err(|error| error.to_string()),
+        Some(device) => block::find(device, Duration::ZERO).map_err(|error| error.to_string()),
         None => Err("it is no device of this host".to_owned()),
     };
     let device = device.map(|found| device_of(&found, target, tree));

@@ -52,7 +52,7 @@ fn stack(
     key_file: Option<&Path>,
     secret: &mut Option<Zeroizing<Vec<u8>>>,
 ) -> Result<Option<Stack>, LoadError> {
-    let Ok(device) = block::find(id, Duration::ZERO, &|| ()) else {
+    let Ok(device) = block::find(id, Duration::ZERO) else {
         log::warn!("{id} is not on this host now; if it stands on LVM or LUKS, a capture cannot use it");
         return Ok(None);
     };

@@ -291,7 +291,7 @@ mod tests {
         let node = dir.path().join("image");
         File::create(&node).unwrap().set_len(2 << 20).unwrap();
         let crash_loop = CrashLoop { crashes: 3, within: 100 };
-        let capture = Capture::new("one", 5, crash_loop, &|| ());
+        let capture = Capture::new("one", 5, crash_loop);
         let mut target = Raw::start(Device::open(&node).unwrap(), &[], &capture).unwrap();
         target.create(Artifact::Dmesg).unwrap().write_at(0, b"x").unwrap();
         target.publish(Artifact::Dmesg).unwrap();

@@ -65,14 +65,14 @@ impl Job {
         config.dump.format = self.format;
         let mut summary = Summary::new(&config);
         session::record_anomalies(core, &mut summary);
-        let info = session::settle(core, &Facts::default(), &|| (), &mut summary);
+        let info = session::settle(core, &Facts::default(), &mut summary);
         let kernel = Kernel::new(core, &info, core.mappings());
         let utsname = session::describe(Some(core), Some(&kernel), &Facts::default(), &mut summary);
         let filter = session::page_filter(core, &info, &mut summary);
         let mut request = session::request(utsname, info.clone(), &config);
         self.limit(&mut request.budget);
         let (mut sink, mut written) = (open(), Written::default());
-        let result = dump::write(core, filter.as_ref(), &request, &mut sink, &|| (), &mut written);
+        let result = dump::write(core, filter.as_ref(), &request, &mut sink, &mut written);
         session::record(&written, &mut summary);
         let degradations = summary.degradations.iter().map(ToString::to_string).collect();
         Dumped { sink, written, degradations, result }

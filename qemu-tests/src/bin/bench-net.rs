@@ -58,7 +58,7 @@ fn main() -> Result<()> {
     let network = Network::host();
     let none = CrashLoop { crashes: 0, within: 0 };
     let name = format!("bench-{}", std::process::id());
-    let capture = Capture { remotes: &remotes, host: "bench", ..Capture::new(&name, 0, none, &|| ()) };
+    let capture = Capture { remotes: &remotes, host: "bench", ..Capture::new(&name, 0, none) };
     let mut target = network::open(target, capture, &network)?;
     target.expect(vmcore::dump::memory_bytes(&core));
     let job = if target.is_stream() { job.format(Format::Flattened) } else { job };

@@ -194,7 +194,7 @@ fn look(core: &dyn Core, info: &VmcoreInfo) -> Found {
     let filter = PageFilter::discover(core, info, core.mappings(), &mut |_| ()).ok();
     let units = units::of(core.ranges());
     let each = |unit: PfnRange, classes: &[PageClass]| (unit, classes.to_vec());
-    let (found, _) = units::scan(filter.as_ref(), &units, 2, &|| (), each);
+    let (found, _) = units::scan(filter.as_ref(), &units, 2, each);
     let mut classes = vec![PageClass::Unknown; core.max_pfn().0 as usize];
     for (unit, of) in found {
         let start = unit.start().0 as usize;
@@ -340,7 +340,7 @@ impl Healthy<'_> {
         };
         let filter = PageFilter::discover(core, core.info(), core.mappings(), &mut |_| ()).ok();
         let mut written = Written::default();
-        let result = dump::write(core, filter.as_ref(), &request, &mut Nowhere, &|| (), &mut written);
+        let result = dump::write(core, filter.as_ref(), &request, &mut Nowhere, &mut written);
         result.err().map(|error| format!("no dump: {error}"))
     }
 
@@ -403,7 +403,7 @@ impl Healthy<'_> {
                 .collect()
         };
         let copy = VmcoreInfo::parse(without_time(self.info).as_bytes());
-        let (settled, origin) = info::settle(note, &copy, core, &|| ());
+        let (settled, origin) = info::settle(note, &copy, core);
         let mut wrong = Vec::new();
         if without_time(&settled) != without_time(self.info) {
             wrong.push(format!("the copy did not help: {origin:?}"));

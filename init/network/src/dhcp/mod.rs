@@ -17,6 +17,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, sets
 use nix::unistd::gethostname;
 
 use crate::retry::{random, random_part};
+use base::beat;
 
 use message::{Ask, Client, Reply};
 pub use message::{Lease, Refused};
@@ -31,7 +32,7 @@ const PAUSES: [u64; 4] = [4, 8, 16, 16];
 /// How often a server that has offered an address is asked for it before another offer is looked
 /// for.
 const REQUESTS: usize = 3;
-/// How long a read of the socket waits, so that there is a heartbeat.
+/// How long a read of the socket waits, so that PID 1 hears of it.
 const TICK: Duration = Duration::from_millis(500);
 /// Between attempts to renew a lease at least (RFC 2131, 4.4.5).
 const RENEW_PAUSE: u64 = 60;
@@ -64,17 +65,13 @@ struct Talk<'a> {
     client: Client<'a>,
     since: Instant,
     until: Instant,
-    heartbeat: &'a dyn Fn(),
+    /// Whether the capture waits for it.
+    is_waited_for: bool,
     refused: Option<Refused>,
 }
 
 /// Gets an address for a link; `None` if `limit` is over without one.
-pub(super) fn acquire(
-    interface: &str,
-    mac: [u8; 6],
-    limit: Duration,
-    heartbeat: &dyn Fn(),
-) -> Result<Option<Lease>, DhcpError> {
+pub(super) fn acquire(interface: &str, mac: [u8; 6], limit: Duration) -> Result<Option<Lease>, DhcpError> {
     let host = host_name();
     let now = Instant::now();
     let mut talk = Talk {
@@ -83,7 +80,7 @@ pub(super) fn acquire(
         client: Client { mac, host: host.as_deref(), xid: 0, secs: 0 },
         since: now,
         until: now.checked_add(limit).unwrap_or(now),
-        heartbeat,
+        is_waited_for: true,
         refused: None,
     };
     let all = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
@@ -156,7 +153,9 @@ impl Talk<'_> {
         let mut buffer = [0; MAX_REPLY];
         loop {
             let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
-            (self.heartbeat)();
+            if self.is_waited_for {
+                beat::alive();
+            }
             let _ = self.socket.set_read_timeout(Some(left.min(TICK)));
             let received = match self.socket.recv_from(&mut buffer) {
                 Ok((len, _)) => buffer.get(..len).unwrap_or_default(),
@@ -241,7 +240,7 @@ fn renew_for_ever(interface: &str, mac: [u8; 6], mut lease: Lease) -> Result<(),
             client: Client { mac, host: host.as_deref(), xid: transaction(), secs: 0 },
             since: now,
             until: now.checked_add(Duration::from_secs(5)).unwrap_or(now),
-            heartbeat: &|| (), // that a lease goes on says nothing about the capture
+            is_waited_for: false, // that a lease goes on says nothing about the capture
             refused: None,
         };
         let to = SocketAddrV4::new(server, SERVER_PORT);
@@ -270,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_link_that_is_not_there_is_an_error_at_once() {
-        let error = acquire("no-such-link", [2; 6], Duration::from_secs(5), &|| ()).unwrap_err();
+        let error = acquire("no-such-link", [2; 6], Duration::from_secs(5)).unwrap_err();
         assert!(error.to_string().contains("no-such-link"), "{error}");
     }
 

@@ -6,7 +6,7 @@ use hyper::body::Bytes;
 use sha2::{Digest, Sha256};
 
 use base::addr::to_u64;
-use base::beat::{self, Beat};
+use base::beat;
 
 use super::SinkProblem;
 use super::index::hex;
@@ -89,7 +89,7 @@ pub(super) trait Filled {
             if let Some(buffer) = self.filling().pool.take(LOOK).map_err(SinkProblem::Memory)? {
                 return Ok(buffer);
             }
-            beat::tell(&Beat::Alive); // what is on its way has its limits of time
+            beat::alive(); // what is on its way has its limits of time
         }
     }
 }

@@ -30,7 +30,7 @@ use tokio::time::timeout;
 use crate::Host;
 use crate::retry::Retry;
 use crate::runtime::Runtime;
-use base::beat::{self, Beat};
+use base::beat;
 use base::config::{self, KnownBy, Scheme, Url};
 use base::facts::Remote;
 use vmcore::sink::Sink;
@@ -229,7 +229,7 @@ fn wait<F: Future>(runtime: &Runtime, future: F) -> F::Output {
         loop {
             match timeout(Duration::from_secs(1), &mut future).await {
                 Ok(done) => return done,
-                Err(_) => beat::tell(&Beat::Alive),
+                Err(_) => beat::alive(),
             }
         }
     })

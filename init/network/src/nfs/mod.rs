@@ -38,7 +38,7 @@ impl Nfs {
         mount::introduce(capture);
         let name = format!("{}:{}", host.url.host, host.url.path);
         let at = mounted::place(capture);
-        mount::mount_export(wanted, host, &name, &at, capture.heartbeat)?;
+        mount::mount_export(wanted, host, &name, &at)?;
         log::info!("target {} is mounted (NFS {})", host.url, mount::version(wanted.version));
         let path = format!("{}/{}", wanted.path.trim_end_matches('/'), capture.host);
         let source = Source { at, name, longest_file: u64::MAX, layers: None };
@@ -90,11 +90,11 @@ impl Target for Nfs {
         Ok(())
     }
 
-    fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
+    fn retire(&mut self) -> Result<(), TargetError> {
         if self.gone.check().is_err() {
             return Ok(()); // it would be waited for once more
         }
-        self.mounted.retire(heartbeat)
+        self.mounted.retire()
     }
 
     fn close(self: Box<Self>) -> Result<(), TargetError> {

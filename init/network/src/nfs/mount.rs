@@ -13,6 +13,7 @@ use nix::unistd::sethostname;
 
 use crate::Host;
 use crate::retry::Retry;
+use base::beat;
 use base::config::{self, NfsVersion};
 use storage::targets::mounted;
 use vmcore::target::{Capture, TargetError};
@@ -47,7 +48,6 @@ pub(super) fn mount_export(
     host: &Host<'_>,
     source: &str,
     at: &Path,
-    heartbeat: &dyn Fn(),
 ) -> Result<(), TargetError> {
     let peer = &host.peer;
     let mut retry = Retry::new(host.wait);
@@ -60,7 +60,7 @@ pub(super) fn mount_export(
         };
         let mut last = None;
         for address in addresses {
-            heartbeat();
+            beat::alive();
             let options = options(wanted, address);
             match mount(Some(source), at, Some("nfs"), mounted::flags(), Some(options.as_str())) {
                 Ok(()) => return Ok(()),
@@ -77,7 +77,7 @@ pub(super) fn mount_export(
         );
         match retry.pause(None) {
             Some(pause) if !is_final => {
-                heartbeat();
+                beat::alive();
                 std::thread::sleep(pause);
             }
             _ => {

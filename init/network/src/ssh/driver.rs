@@ -14,7 +14,7 @@ use super::login::Login;
 use super::session::{SILENCE, Session, receive};
 use super::shared::Shared;
 use crate::retry::Retry;
-use base::beat::{self, Beat};
+use base::beat;
 
 /// How often it is looked whether the server is silent.
 const TICK: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ pub(super) async fn drive(shared: Arc<Shared>, login: Login, session: Session, p
                 Ok(()) => return,
                 Err(error) => error,
             },
-            None => match beating(again(&shared, &login), alive).await {
+            None => match beating(again(&shared, &login)).await {
                 Ok(new) => {
                     log::info!("the connection is there again");
                     session = Some(new);
@@ -46,7 +46,7 @@ pub(super) async fn drive(shared: Arc<Shared>, login: Login, session: Session, p
         log::warn!("the connection to the target: {}", base::log::chain(&error));
         match retry.pause(None) {
             _ if error.is_final() => return shared.give_up(error),
-            Some(pause) => beating(sleep(pause), alive).await,
+            Some(pause) => beating(sleep(pause)).await,
             None => {
                 let seconds = patience.as_secs();
                 return shared.give_up(SshError::GaveUp { seconds, source: Box::new(error) });
@@ -104,7 +104,7 @@ async fn serve(
             // A disk that many hosts write to at once takes its time.
             let most = if syncing { patience } else { SILENCE.min(patience) };
             if silent.is_some() {
-                alive(); // the wait for an answer is bounded by the check below
+                beat::alive(); // the wait for an answer is bounded by the check below
             }
             if silent.is_some_and(|silent| silent >= most) {
                 return Err(SshError::Silent { what: "an SFTP request", seconds: most.as_secs() });
@@ -150,8 +150,4 @@ async fn again(shared: &Shared, login: &Login) -> Result<Session, SshError> {
         }
     }
     Ok(session)
-}
-
-fn alive() {
-    beat::tell(&Beat::Alive);
 }

@@ -40,6 +40,7 @@ use crate::digest::Digests;
 use crate::retry::Retry;
 use crate::runtime::Runtime;
 use base::addr::to_usize;
+use base::beat;
 use base::config;
 use vmcore::budget::MemoryUse;
 use vmcore::sink::Sink;
@@ -235,25 +236,25 @@ async fn reach(
             let place = Place::make(&mut session, path, capture).await?;
             Ok((session, place))
         };
-        let error: SshError = match beating(attempt, capture.heartbeat).await {
+        let error: SshError = match beating(attempt).await {
             Ok(reached) => return Ok(reached),
             Err(error) => error,
         };
         match retry.pause(None) {
             Some(pause) if !error.is_final() => {
                 log::warn!("{}; another attempt follows", base::log::chain(&error));
-                beating(tokio::time::sleep(pause), capture.heartbeat).await;
+                beating(tokio::time::sleep(pause)).await;
             }
             _ => return Err(error),
         }
     }
 }
 
-/// Waits for something that has deadlines of its own, with a heartbeat.
-async fn beating<T>(doing: impl Future<Output = T>, heartbeat: impl Fn()) -> T {
+/// Waits for something that has deadlines of its own, and tells PID 1 meanwhile.
+async fn beating<T>(doing: impl Future<Output = T>) -> T {
     tokio::pin!(doing);
     loop {
-        heartbeat();
+        beat::alive();
         if let Ok(done) = tokio::time::timeout(BEAT, &mut doing).await {
             return done;
         }

@@ -118,7 +118,7 @@ mod tests {
     fn ledger(names: &[String], time: u64) -> Ledger {
         let limit = CrashLoop { crashes: 3, within: 100 };
         let name = name::directory(time, "web", "0123abcd");
-        let capture = Capture::new(&name, time, limit, &|| ());
+        let capture = Capture::new(&name, time, limit);
         let mut past = Past::default();
         [".", ".."].into_iter().chain(names.iter().map(String::as_str)).for_each(|it| past.see(it, capture));
         past.ledger(&name, time, limit)

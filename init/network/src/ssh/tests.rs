@@ -37,8 +37,7 @@ fn open_at(
     let remotes = [Remote { url, identity: Secret::new(identity.to_owned()), ..Remote::default() }];
     let network = Network::host();
     let crash_loop = CrashLoop { crashes: 3, within: 3600 };
-    let capture =
-        Capture { host: "web", remotes: &remotes, ..Capture::new(NAME, 1_763_900_000, crash_loop, &|| ()) };
+    let capture = Capture { host: "web", remotes: &remotes, ..Capture::new(NAME, 1_763_900_000, crash_loop) };
     let config::Place::Ssh(wanted) = &config.place else { panic!("{config}") };
     let host = Host::find(&config, &wanted.url, wanted.retry, capture, &network)?;
     Ssh::open(wanted, &host, capture).map(Box::new)

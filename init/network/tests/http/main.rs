@@ -28,7 +28,7 @@ fn open(config: &str, remote: Remote) -> Result<Box<dyn Target>, TargetError> {
     let capture = Capture {
         host: "web1",
         remotes: &remotes,
-        ..Capture::new(NAME, 0, CrashLoop { crashes: 0, within: 0 }, &|| ())
+        ..Capture::new(NAME, 0, CrashLoop { crashes: 0, within: 0 })
     };
     network::open(&target, capture, &network)
 }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot, setsid};
 
-use super::{HandoffError, NEW_ROOT, WAIT, alive, inside};
+use super::{HandoffError, NEW_ROOT, WAIT, inside};
 use base::facts::Facts;
 use storage::mount::{Mounted, Wanted};
 
@@ -99,7 +99,7 @@ fn mounted(facts: &Facts, read_only: bool) -> Result<Mounted, HandoffError> {
         read_only,
         is_root: true,
     };
-    let mounted = Mounted::open(wanted, &facts.stacks, Path::new(NEW_ROOT), WAIT, &alive)?;
+    let mounted = Mounted::open(wanted, &facts.stacks, Path::new(NEW_ROOT), WAIT)?;
     for name in MOVED {
         // Bound, not moved: until the last step has worked PID 1 needs its own.
         let (from, to) = (Path::new("/").join(name), mounted.at().join(name));

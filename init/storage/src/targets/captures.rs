@@ -4,6 +4,7 @@
 //! A directory is ours if it holds a marker of ours, which has a sequence number: "oldest" needs no
 //! clock and no name. Files of ours go by name, and the directory only when nothing else is in it.
 
+use base::beat;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -70,13 +71,7 @@ pub fn reset(path: &Path) -> io::Result<usize> {
 
 /// Removes captures of ours until `keep` complete ones are left, the oldest first, with what came
 /// before them. `sequence` is the new one, which is safe.
-pub(super) fn retire(
-    parent: &OwnedFd,
-    path: &Path,
-    keep: u32,
-    sequence: u64,
-    heartbeat: &dyn Fn(),
-) -> io::Result<()> {
+pub(super) fn retire(parent: &OwnedFd, path: &Path, keep: u32, sequence: u64) -> io::Result<()> {
     let mut captures = list(parent, path);
     captures.retain(|(number, ..)| *number < sequence);
     captures.sort_by_key(|(number, ..)| core::cmp::Reverse(*number));
@@ -87,7 +82,7 @@ pub(super) fn retire(
             continue;
         }
         log::info!("removing capture {number}, {name}: {keep} are kept");
-        heartbeat();
+        beat::alive();
         remove(parent, &name)?;
     }
     Ok(())
@@ -200,9 +195,9 @@ mod tests {
         // kept.
         let (root, fd) =
             captures(&[("z", 1, true), ("y", 2, false), ("x", 3, true), ("w", 4, false), ("a", 5, true)]);
-        retire(&fd, root.path(), 2, 5, &|| ()).unwrap();
+        retire(&fd, root.path(), 2, 5).unwrap();
         assert_eq!(left(&root), ["a", "w", "x"]);
-        retire(&fd, root.path(), 1, 5, &|| ()).unwrap();
+        retire(&fd, root.path(), 1, 5).unwrap();
         assert_eq!(left(&root), ["a"]);
     }
 
@@ -213,7 +208,7 @@ mod tests {
         fs::create_dir(root.path().join("foreign")).unwrap();
         fs::write(root.path().join("foreign/vmcore"), "core").unwrap();
         std::os::unix::fs::symlink("old", root.path().join("link")).unwrap();
-        retire(&fd, root.path(), 1, 3, &|| ()).unwrap();
+        retire(&fd, root.path(), 1, 3).unwrap();
         assert_eq!(left(&root), ["foreign", "link", "mixed", "new"]);
         assert_eq!(fs::read_to_string(root.path().join("mixed/notes-of-mine.txt")).unwrap(), "keep me");
         assert!(root.path().join("foreign/vmcore").exists());
@@ -232,7 +227,7 @@ mod tests {
             std::os::unix::fs::chown(root.path().join(path), Some(1000), None).unwrap();
         }
         assert_eq!(read_ledger(&fd, root.path()), Ledger { sequence: 1, ..Ledger::default() });
-        retire(&fd, root.path(), 1, 2, &|| ()).unwrap();
+        retire(&fd, root.path(), 1, 2).unwrap();
         assert_eq!(left(&root), [LEDGER, "theirs"]);
     }
 

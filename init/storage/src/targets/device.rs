@@ -22,9 +22,9 @@ impl TargetDevice {
     pub(super) fn find(wanted: &DeviceId, wait: Duration, capture: Capture<'_>) -> Result<Self, TargetError> {
         let name = wanted.to_string();
         let target_device = match capture.stacks.iter().find(|stack| stack.target == name) {
-            None => Self { device: block::find(wanted, wait, capture.heartbeat)?, layers: None },
+            None => Self { device: block::find(wanted, wait)?, layers: None },
             Some(stack) => {
-                let layers = stack::activate(stack, wait, capture.heartbeat)?;
+                let layers = stack::activate(stack, wait)?;
                 // That very device: a copy elsewhere may have the same UUID.
                 let device = block::inspect(layers.top().unwrap_or(Path::new("")));
                 if !device.matches(wanted) {

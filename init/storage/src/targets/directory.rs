@@ -82,8 +82,8 @@ impl Directory {
 
     /// Removes captures beyond the `keep` newest complete ones. This one is number `sequence`, and
     /// safe.
-    pub fn retire(&self, keep: u32, sequence: u64, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
-        let retired = captures::retire(&self.parent, &proc_path(&self.parent), keep, sequence, heartbeat);
+    pub fn retire(&self, keep: u32, sequence: u64) -> Result<(), TargetError> {
+        let retired = captures::retire(&self.parent, &proc_path(&self.parent), keep, sequence);
         retired.map_err(failed(self.path.parent().unwrap_or(&self.path)))
     }
 
@@ -226,7 +226,7 @@ mod tests {
             assert!(error.is_full(), "{error:?}");
             drop(sink);
             dir.publish(Artifact::Vmcore).unwrap();
-            dir.retire(2, ledger.sequence, &|| ()).unwrap();
+            dir.retire(2, ledger.sequence).unwrap();
         }
         let mut names: Vec<_> =
             fs::read_dir(root.path().join("c")).unwrap().map(|e| e.unwrap().file_name()).collect();

@@ -130,8 +130,8 @@ impl Target for Mounted {
         self.directory.publish(artifact)
     }
 
-    fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
-        self.share.keep.map_or(Ok(()), |keep| self.directory.retire(keep, self.ledger.sequence, heartbeat))
+    fn retire(&mut self) -> Result<(), TargetError> {
+        self.share.keep.map_or(Ok(()), |keep| self.directory.retire(keep, self.ledger.sequence))
     }
 
     fn close(self: Box<Self>) -> Result<(), TargetError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::dump::codec::{Codec, is_zero};
 use crate::dump::plan::Found;
-use crate::dump::{Heartbeat, Request, bitmap};
+use crate::dump::{Request, bitmap};
 use crate::filter::units;
 use crate::filter::{ClassCounts, PageClass, PageFilter};
 use crate::format::kdump::{DESC_LEN, Layout};
@@ -68,16 +68,11 @@ struct UnitSample {
 
 /// Scans the struct pages of all memory, reads a sample of each class and extrapolates.
 #[must_use]
-pub fn estimate(
-    core: &dyn Core,
-    filter: Option<&PageFilter<'_>>,
-    request: &Request,
-    heartbeat: &Heartbeat<'_>,
-) -> Estimate {
+pub fn estimate(core: &dyn Core, filter: Option<&PageFilter<'_>>, request: &Request) -> Estimate {
     let units = units::of(core.ranges());
     let most = REMEMBERED.checked_div(to_u64(units.len())).unwrap_or(PER_UNIT).clamp(1, PER_UNIT);
     let each = |unit: PfnRange, classes: &[PageClass]| sample_unit(core, unit, classes, most);
-    let (samples, damage) = units::scan(filter, &units, request.budget.workers, heartbeat, each);
+    let (samples, damage) = units::scan(filter, &units, request.budget.workers, each);
     let mut all = UnitSample::default();
     for sample in samples {
         all.counts.merge(&sample.counts);
@@ -89,7 +84,7 @@ pub fn estimate(
     let measure = |(class, pages): (PageClass, u64)| {
         let sample = all.pages.get(&class.index()).map_or(&[][..], Vec::as_slice);
         let readable = !class.is_dropped(Exclude::from(DumpLevel::default()));
-        heartbeat();
+        beat::alive();
         measure(reader.as_mut(), core, request, if readable { sample } else { &[] }, class, pages)
     };
     let classes: Vec<ClassEstimate> = all.counts.iter().map(measure).collect();

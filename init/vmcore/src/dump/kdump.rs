@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::dump::codec::Codec;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::plan::Plan;
-use crate::dump::{DumpError, DumpWriter, Heartbeat, Request, notes};
+use crate::dump::{DumpError, DumpWriter, Request, notes};
 use crate::filter::order::Turn;
 use crate::format::kdump::{Compression, DESC_LEN, Header, Layout, PageDesc};
 use crate::format::note::NoteKind;
@@ -20,12 +20,13 @@ use crate::report::PageCounts;
 use crate::sink::{Sink, SinkError};
 use crate::source::Core;
 use base::addr::{Pfn, to_u64, to_usize};
+use base::beat;
 
 /// Bytes of descriptors that wait for a sync: 87,381 pages.
 const PENDING_DESCS: usize = 2 << 20;
 /// A sync at the latest after this time: a power cut loses no more than twice this much work.
 const SYNC_EVERY: Duration = Duration::from_secs(2);
-/// Bitmap blocks between two heartbeats: 128 GiB of memory with 4 KiB pages.
+/// Bitmap blocks between two beats: 128 GiB of memory with 4 KiB pages.
 const HEARTBEAT_BLOCKS: u64 = 1024;
 
 /// The dump that is being written.
@@ -62,7 +63,6 @@ impl<'a> KdumpWriter<'a> {
         core: &dyn Core,
         plan: &Plan<'_>,
         request: &Request,
-        heartbeat: &Heartbeat<'_>,
     ) -> Result<Self, DumpError> {
         let layout = Layout::new(core.page_size(), plan.max_pfn().0, core.notes().len())?;
         let header = header(core, &layout, request);
@@ -99,7 +99,7 @@ impl<'a> KdumpWriter<'a> {
         notes::copy(core, layout.notes_offset(), |at, bytes| {
             writer.sink.write_at(at, bytes).map_err(failed("the ELF notes"))
         })?;
-        writer.write_bitmaps(plan, heartbeat)?;
+        writer.write_bitmaps(plan)?;
         let zeros = vec![0; layout.page_size.in_memory()];
         writer.sink.write_at(data, &zeros).map_err(failed("the zero page"))?;
         writer.sink.sync().map_err(failed("headers and bitmaps"))?;
@@ -169,20 +169,20 @@ impl<'a> KdumpWriter<'a> {
     }
 
     /// Both bitmaps: which pages exist, which have a descriptor.
-    fn write_bitmaps(&mut self, plan: &Plan<'_>, heartbeat: &Heartbeat<'_>) -> Result<(), DumpError> {
+    fn write_bitmaps(&mut self, plan: &Plan<'_>) -> Result<(), DumpError> {
         let block_len = self.layout.page_size.in_memory();
         let mut block = vec![0; block_len];
         let bits = self.layout.page_size.bytes().saturating_mul(8);
         for index in 0..self.layout.bitmap_blocks {
             if index.is_multiple_of(HEARTBEAT_BLOCKS) {
-                heartbeat();
+                beat::alive();
             }
             plan.present_bits(Pfn(index.saturating_mul(bits)), &mut block);
             let at = self.layout.bitmap1_offset().saturating_add(index.saturating_mul(to_u64(block_len)));
             self.write_bits(at, &block)?;
         }
         plan.each_unit(|unit, bits| {
-            heartbeat();
+            beat::alive();
             self.write_bits(self.layout.bitmap2_offset().saturating_add(unit.start().0 >> 3), bits)
         })
     }

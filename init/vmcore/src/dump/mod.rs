@@ -29,10 +29,10 @@ use crate::report::PageCounts;
 use crate::sink::{Sink, SinkError};
 use crate::source::{Core, PhysicalMemory};
 use base::addr::{Pfn, PfnRange};
+use base::beat;
 use base::config::{Compress, Exclude, Format};
 
 pub use plan::Found;
-pub use progress::Heartbeat;
 
 use flattened::Flattened;
 use kdump::KdumpWriter;
@@ -138,33 +138,32 @@ pub fn write(
     filter: Option<&PageFilter<'_>>,
     request: &Request,
     sink: &mut dyn Sink,
-    heartbeat: &Heartbeat<'_>,
     written: &mut Written,
 ) -> Result<(), DumpError> {
     let order = Order::discover(&Kernel::new(core, &request.info, core.mappings()), filter);
-    heartbeat();
+    beat::alive();
     let rule = Rule { filter, exclude: request.exclude, order: &order };
-    let plan = Plan::new(core, rule, &request.budget, heartbeat);
+    let plan = Plan::new(core, rule, &request.budget);
     written.found = plan.found.clone();
     written.pages.excluded = plan.present().saturating_sub(plan.kept());
-    let instead = (request.format == Format::Elf && !segments::fits(&plan, &request.budget, heartbeat))
+    let instead = (request.format == Format::Elf && !segments::fits(&plan, &request.budget))
         .then(|| Request { format: Format::Kdump, ..request.clone() });
     let request = instead.as_ref().unwrap_or(request);
     written.format = request.format;
-    let mut job = Job { core, plan: &plan, request, heartbeat, written };
+    let mut job = Job { core, plan: &plan, request, written };
     match request.format {
-        Format::Kdump => job.run(&mut KdumpWriter::start(sink, core, &plan, request, heartbeat)?),
+        Format::Kdump => job.run(&mut KdumpWriter::start(sink, core, &plan, request)?),
         Format::Flattened => {
             let stream = |source| DumpError::Sink { what: "the stream", source };
             let mut stream_sink = Flattened::start(sink).map_err(stream)?;
-            let mut writer = KdumpWriter::start(&mut stream_sink, core, &plan, request, heartbeat)?;
+            let mut writer = KdumpWriter::start(&mut stream_sink, core, &plan, request)?;
             let result = job.run(&mut writer);
             let ended = stream_sink.finish().map_err(stream);
             written.bytes = stream_sink.len();
             result.and(ended)
         }
         Format::Elf | Format::Lime | Format::Raw => {
-            job.run(&mut SegmentWriter::start(sink, core, &plan, request.format, heartbeat)?)
+            job.run(&mut SegmentWriter::start(sink, core, &plan, request.format)?)
         }
     }
 }
@@ -174,13 +173,12 @@ struct Job<'a> {
     core: &'a dyn Core,
     plan: &'a Plan<'a>,
     request: &'a Request,
-    heartbeat: &'a Heartbeat<'a>,
     written: &'a mut Written,
 }
 
 impl Job<'_> {
     fn run(&mut self, writer: &mut dyn DumpWriter) -> Result<(), DumpError> {
-        let mut progress = Progress::new(self.plan.kept(), self.core.page_size(), self.heartbeat);
+        let mut progress = Progress::new(self.plan.kept(), self.core.page_size());
         let result = pipeline::run(self.core, self.plan, self.request, |batch| {
             let synced = writer.append(batch)?;
             progress.tick(&writer.appended(), writer.len());

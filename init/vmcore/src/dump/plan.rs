@@ -202,12 +202,7 @@ struct Scanned {
 
 impl<'f> Plan<'f> {
     /// Scans all memory.
-    pub(super) fn new(
-        memory: &'f dyn PhysicalMemory,
-        rule: Rule<'f>,
-        budget: &Budget,
-        heartbeat: &(dyn Fn() + Sync),
-    ) -> Self {
+    pub(super) fn new(memory: &'f dyn PhysicalMemory, rule: Rule<'f>, budget: &Budget) -> Self {
         let gathered = Mutex::new(Gathered {
             room: Room(budget.plan),
             found: Found::default(),
@@ -220,8 +215,7 @@ impl<'f> Plan<'f> {
             let sets = gathered.add(scanned);
             Unit::new(unit, sets, &mut gathered.room)
         };
-        let (units, damage) =
-            units::scan(rule.filter, &units::of(memory.ranges()), budget.workers, heartbeat, each);
+        let (units, damage) = units::scan(rule.filter, &units::of(memory.ranges()), budget.workers, each);
         let Gathered { room, mut found, mut unused, .. } =
             gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
         found.damage = damage;

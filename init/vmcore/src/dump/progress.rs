@@ -1,32 +1,28 @@
-//! Progress: a line a second for whoever watches the console, a heartbeat for PID 1.
+//! Progress: a line a second for whoever watches the console, and a beat for PID 1.
 
 use std::time::{Duration, Instant};
 
 use crate::budget::MemoryUse;
 use crate::report::PageCounts;
 use base::addr::PageSize;
-
-/// Called whenever the capture has come further; PID 1 gives a capture up when this stays away too
-/// long.
-pub type Heartbeat<'a> = dyn Fn() + Sync + 'a;
+use base::beat;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pages done against pages to do.
-pub(super) struct Progress<'a> {
+pub(super) struct Progress {
     total: u64,
     page_size: PageSize,
     started: Instant,
     printed: Instant,
-    heartbeat: &'a Heartbeat<'a>,
     memory: MemoryUse,
 }
 
-impl<'a> Progress<'a> {
-    pub(super) fn new(total: u64, page_size: PageSize, heartbeat: &'a Heartbeat<'a>) -> Self {
+impl Progress {
+    pub(super) fn new(total: u64, page_size: PageSize) -> Self {
         let now = Instant::now();
         let memory = MemoryUse::default();
-        Self { total, page_size, started: now, printed: now, heartbeat, memory }
+        Self { total, page_size, started: now, printed: now, memory }
     }
 
     /// Prints a line if the last one is a second old.
@@ -34,7 +30,7 @@ impl<'a> Progress<'a> {
         let now = Instant::now();
         if now.saturating_duration_since(self.printed) >= INTERVAL {
             self.printed = now;
-            (self.heartbeat)();
+            beat::alive();
             self.memory.look();
             log::info!("dump: {}", self.line(pages.total(), bytes, now));
         }
@@ -75,10 +71,10 @@ mod tests {
 
     #[test]
     fn a_line_says_how_far_and_how_long() {
-        let progress = Progress::new(1000, PageSize::FOUR_KIB, &|| ());
+        let progress = Progress::new(1000, PageSize::FOUR_KIB);
         let at = |seconds| progress.started + Duration::from_secs(seconds);
         assert_eq!(progress.line(250, 1 << 20, at(2)), " 25% of 3 MiB, 0 MB/s, 1 MiB written, ETA 6 s");
         assert_eq!(progress.line(1000, 2 << 20, at(8)), "100% of 3 MiB, 0 MB/s, 2 MiB written, 8.000 s");
-        let _ = Progress::new(0, PageSize::FOUR_KIB, &|| ()).line(0, 0, at(0));
+        let _ = Progress::new(0, PageSize::FOUR_KIB).line(0, 0, at(0));
     }
 }

@@ -13,12 +13,13 @@ use crate::budget::Budget;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::places::{ElfPlaces, LimePlaces, Places};
 use crate::dump::plan::Plan;
-use crate::dump::{DumpError, DumpWriter, Heartbeat, bitmap, notes};
+use crate::dump::{DumpError, DumpWriter, bitmap, notes};
 use crate::format::{elf, lime};
 use crate::report::PageCounts;
 use crate::sink::Sink;
 use crate::source::Core;
 use base::addr::{PageSize, Pfn, PfnRange, to_u64, to_usize};
+use base::beat;
 use base::config::Format;
 
 /// Bytes of memory that a run costs while an ELF is written: itself and its segment, in vectors
@@ -69,13 +70,12 @@ impl<'a> SegmentWriter<'a> {
         core: &dyn Core,
         plan: &Plan<'_>,
         format: Format,
-        heartbeat: &Heartbeat<'_>,
     ) -> Result<Self, DumpError> {
         let page_size = core.page_size();
         let places = match format {
             Format::Elf => {
                 let (machine, len) = (elf::machine_number(core.machine()), core.notes().len());
-                let runs = runs(plan, heartbeat);
+                let runs = runs(plan);
                 Places::Elf(ElfPlaces::new(page_size, machine, len, &runs, core.mappings()))
             }
             Format::Lime => Places::Lime(LimePlaces::new(page_size)),
@@ -258,9 +258,9 @@ impl DumpWriter for SegmentWriter<'_> {
 }
 
 /// Whether the segments of an ELF fit in the memory that a plan may take.
-pub(super) fn fits(plan: &Plan<'_>, budget: &Budget, heartbeat: &Heartbeat<'_>) -> bool {
+pub(super) fn fits(plan: &Plan<'_>, budget: &Budget) -> bool {
     let mut count = 0_u64;
-    each_run(plan, heartbeat, |_| count = count.saturating_add(1));
+    each_run(plan, |_| count = count.saturating_add(1));
     let fits = count.saturating_mul(BYTES_PER_RUN) <= budget.plan.max(MIN_RUN_BYTES);
     if !fits {
         log::warn!(
@@ -271,17 +271,17 @@ pub(super) fn fits(plan: &Plan<'_>, budget: &Budget, heartbeat: &Heartbeat<'_>) 
 }
 
 /// The kept pages as runs.
-fn runs(plan: &Plan<'_>, heartbeat: &Heartbeat<'_>) -> Vec<PfnRange> {
+fn runs(plan: &Plan<'_>) -> Vec<PfnRange> {
     let mut runs = Vec::new();
-    each_run(plan, heartbeat, |run| runs.push(run));
+    each_run(plan, |run| runs.push(run));
     runs
 }
 
 /// Calls `each` with the runs of kept pages, in order; runs that touch are one.
-fn each_run(plan: &Plan<'_>, heartbeat: &Heartbeat<'_>, mut each: impl FnMut(PfnRange)) {
+fn each_run(plan: &Plan<'_>, mut each: impl FnMut(PfnRange)) {
     let mut open: Option<PfnRange> = None;
     let Ok(()) = plan.each_unit(|unit, bits| {
-        heartbeat();
+        beat::alive();
         for run in bitmap::runs(bits, unit.start()) {
             let joined = open.filter(|open| open.end() == run.start());
             let joined = joined.and_then(|open| PfnRange::new(open.start(), run.end()));

@@ -87,7 +87,7 @@ pub(super) fn dump(
     sink: &mut MemorySink,
 ) -> (Result<(), DumpError>, Written) {
     let mut written = Written::default();
-    let result = write(core, None, request, sink, &|| (), &mut written);
+    let result = write(core, None, request, sink, &mut written);
     (result, written)
 }
 
@@ -243,7 +243,7 @@ fn data_is_durable_before_its_descriptors() {
     let layout = crate::format::kdump::Layout::new(core.page_size(), core.max_pfn().0, 0).unwrap();
     let descs = layout.descs_offset()..layout.data_offset(9000).unwrap();
     let mut sink = Order { descs, dirty_data: Cell::new(false), bytes: 0 };
-    write(&core, None, &request(0, Compress::None, 1), &mut sink, &|| (), &mut Written::default()).unwrap();
+    write(&core, None, &request(0, Compress::None, 1), &mut sink, &mut Written::default()).unwrap();
     assert!(sink.bytes > 6000 * 4096);
 }
 
@@ -275,7 +275,7 @@ fn a_sync_that_fails_takes_its_pages_with_it() {
     for failing in 2..=3 {
         let mut sink = Lossy { durable: MemorySink::default(), dirty: Vec::new(), syncs_left: failing };
         let mut written = Written::default();
-        let result = write(&core, None, &request(0, Compress::None, 1), &mut sink, &|| (), &mut written);
+        let result = write(&core, None, &request(0, Compress::None, 1), &mut sink, &mut written);
         assert!(matches!(result, Err(DumpError::Sink { source: SinkError::Sync(_), .. })), "{failing}");
         let back = reopen(&sink.durable.bytes);
         assert!(back.header().incomplete);
@@ -386,7 +386,7 @@ fn a_pipe_that_breaks_gets_nothing_more() {
     let request = Request { format: Format::Flattened, ..request(0, Compress::None, 1) };
     for left in [0, 5000, 100_000, 3_000_000] {
         let mut pipe = Pipe { left, broken: false };
-        let result = write(&core, None, &request, &mut pipe, &|| (), &mut Written::default());
+        let result = write(&core, None, &request, &mut pipe, &mut Written::default());
         let Err(DumpError::Sink { source: SinkError::Write { source, .. }, .. }) = result else {
             panic!("{result:?} after {left} bytes")
         };
@@ -410,7 +410,7 @@ fn filtered(kernel: &TestKernel, exclude: Exclude, plan: u64, format: Format) ->
     let request =
         Request { exclude, format, info: info.clone(), budget, ..request(31, Compress::Zstd(1), 1) };
     let (mut sink, mut written) = (MemorySink::default(), Written::default());
-    write(&core, Some(&filter), &request, &mut sink, &|| (), &mut written).unwrap();
+    write(&core, Some(&filter), &request, &mut sink, &mut written).unwrap();
     (sink.bytes, written)
 }
 
@@ -459,7 +459,7 @@ fn a_dump_of_a_dump_says_what_its_source_lacks() {
         let source = reopen(&source);
         let (mut sink, mut written) = (MemorySink::default(), Written::default());
         let request = request(0, Compress::Zlib, 1);
-        write(&source, None, &request, &mut sink, &|| (), &mut written).unwrap();
+        write(&source, None, &request, &mut sink, &mut written).unwrap();
         let again = reopen(&sink.bytes);
         assert_eq!((again.header().dump_level, again.header().incomplete), (1, incomplete));
         assert_eq!(written.pages.unreadable > 0, incomplete);
@@ -475,6 +475,6 @@ fn without_page_types_forgotten_bits_lose_no_page() {
     let source = reopen(&bytes);
     let request = Request { budget: Budget { workers: 1, plan: 0 }, ..request(1, Compress::Zstd(1), 1) };
     let (mut sink, mut again) = (MemorySink::default(), Written::default());
-    write(&source, None, &request, &mut sink, &|| (), &mut again).unwrap();
+    write(&source, None, &request, &mut sink, &mut again).unwrap();
     assert_eq!(again.pages, written.pages);
 }

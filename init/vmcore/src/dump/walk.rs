@@ -185,7 +185,7 @@ mod tests {
         for (level, budget) in [(0, 1 << 20), (31, 1 << 20), (31, 0)] {
             let rule =
                 Rule { filter: Some(&filter), exclude: DumpLevel::new(level).unwrap().into(), order: &order };
-            let plan = Plan::new(&core, rule, &Budget { workers: 1, plan: budget }, &|| ());
+            let plan = Plan::new(&core, rule, &Budget { workers: 1, plan: budget });
             let by_address = pages(&mut Walk::new(&plan, Sequence::Address));
             let vital = pages(&mut Walk::new(&plan, Sequence::Vital));
             assert_eq!(

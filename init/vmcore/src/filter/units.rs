@@ -6,6 +6,7 @@ use std::thread;
 
 use crate::filter::{PageClass, PageFilter, ScanStats};
 use base::addr::{Pfn, PfnRange};
+use base::beat;
 
 /// Pages of a unit: 128 MiB of 4 KiB pages, a memory section of x86_64. No free block is larger,
 /// and its bits fill 4 KiB.
@@ -32,7 +33,6 @@ pub fn scan<T: Send>(
     filter: Option<&PageFilter<'_>>,
     units: &[PfnRange],
     workers: usize,
-    heartbeat: &(dyn Fn() + Sync),
     each: impl Fn(PfnRange, &[PageClass]) -> T + Sync,
 ) -> (Vec<T>, ScanStats) {
     let next = AtomicUsize::new(0);
@@ -48,7 +48,7 @@ pub fn scan<T: Send>(
                 None => classes.resize(base::addr::to_usize(unit.pages()), PageClass::Unknown),
             }
             let result = each(unit, &classes);
-            heartbeat();
+            beat::alive();
             done.lock().unwrap_or_else(PoisonError::into_inner).0.push((index, result));
         }
         if let Some(scanner) = scanner {

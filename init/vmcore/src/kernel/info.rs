@@ -10,10 +10,11 @@ use crate::format::vmcoreinfo::{self, VmcoreInfo};
 use crate::kernel::{Kernel, uts};
 use crate::source::PhysicalMemory;
 use base::addr::{Pfn, PhysAddr};
+use base::beat;
 
 /// Keys without which nothing is found.
 const VITAL_KEYS: [&str; 3] = ["OSRELEASE", "NUMBER(phys_base)", "SYMBOL(swapper_pg_dir)"];
-/// Pages that are searched between two heartbeats: 1 GiB with 4 KiB pages.
+/// Pages that are searched between two beats: 1 GiB with 4 KiB pages.
 const PAGES_PER_HEARTBEAT: u64 = 1 << 18;
 
 /// Where VMCOREINFO came from, if not from the note alone.
@@ -43,7 +44,6 @@ pub fn settle(
     note: &VmcoreInfo,
     copy: &VmcoreInfo,
     memory: &dyn PhysicalMemory,
-    heartbeat: &dyn Fn(),
 ) -> (VmcoreInfo, Option<Origin>) {
     if is_usable(copy) {
         if is_usable(note) && !describe_one_kernel(note, copy) {
@@ -62,7 +62,7 @@ pub fn settle(
     if is_usable(note) {
         return (note.clone(), None);
     }
-    match scan(memory, heartbeat) {
+    match scan(memory) {
         Some((address, found)) => (found, Some(Origin::Memory { address: address.0 })),
         None => (note.clone(), Some(Origin::Nowhere)),
     }
@@ -89,14 +89,14 @@ fn matches_memory(copy: &VmcoreInfo, memory: &dyn PhysicalMemory) -> bool {
 /// kernel/vmcore_info.c): it begins with the release, and the kernel that it leads to has that
 /// release. Others may lie about: of the boot before, or made up. If none leads to its kernel, the
 /// longest counts.
-fn scan(memory: &dyn PhysicalMemory, heartbeat: &dyn Fn()) -> Option<(PhysAddr, VmcoreInfo)> {
+fn scan(memory: &dyn PhysicalMemory) -> Option<(PhysAddr, VmcoreInfo)> {
     let size = memory.page_size();
     let (mut reader, mut page) = (memory.page_reader(), vec![0; size.in_memory()]);
     let mut best: Option<(PhysAddr, VmcoreInfo)> = None;
     let pages = memory.ranges().iter().flat_map(|range| (range.start().0..range.end().0).map(Pfn));
     for (pfn, count) in pages.zip(1_u64..) {
         if count.is_multiple_of(PAGES_PER_HEARTBEAT) {
-            heartbeat();
+            beat::alive();
         }
         if reader.read_page(pfn, &mut page).is_err() || !page.starts_with(b"OSRELEASE=") {
             continue;
@@ -154,12 +154,12 @@ mod tests {
     fn a_note_without_damage_is_taken_as_it_is() {
         let core = memory("6.1-a", b"");
         let note = parse(&text("6.1-a", &format!("{BUILD}CRASHTIME=7\n")));
-        assert_eq!(settle(&note, &VmcoreInfo::default(), &core, &|| ()), (note.clone(), None));
+        assert_eq!(settle(&note, &VmcoreInfo::default(), &core), (note.clone(), None));
         let copy = parse(&text("6.1-a", BUILD));
-        assert_eq!(settle(&note, &copy, &core, &|| ()), (note.clone(), None));
+        assert_eq!(settle(&note, &copy, &core), (note.clone(), None));
         // An image that another kernel loaded, say before a kexec.
         let other = parse(&text("6.12-b", "BUILD-ID=ffff\nNUMBER(x)=1\n").replace("ffffffff8", "ffffffff9"));
-        assert_eq!(settle(&note, &other, &core, &|| ()), (note, None));
+        assert_eq!(settle(&note, &other, &core), (note, None));
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
             let (key, _) = damage.split_once('=').unwrap();
             let text = text("6.1-a", &format!("{BUILD}CRASHTIME=7\n"));
             let line = text.lines().find(|line| line.starts_with(key)).unwrap();
-            let (settled, origin) = settle(&parse(&text.replace(line, damage)), &copy, &core, &|| ());
+            let (settled, origin) = settle(&parse(&text.replace(line, damage)), &copy, &core);
             assert_eq!(origin, Some(Origin::DamagedNote { keys: 1 }), "{damage}");
             assert_eq!((settled.crash_time(), settled.differences(&copy)), (Some(7), 1));
         }
@@ -180,15 +180,15 @@ mod tests {
     fn without_a_note_the_copy_must_be_of_the_kernel_in_memory() {
         let copy = parse(&text("6.1-a", BUILD));
         let none = VmcoreInfo::default();
-        assert_eq!(settle(&none, &copy, &memory("6.1-a", b""), &|| ()), (copy.clone(), Some(Origin::Copy)));
-        assert_eq!(settle(&none, &copy, &memory("6.1-b", b""), &|| ()), (none, Some(Origin::Nowhere)));
+        assert_eq!(settle(&none, &copy, &memory("6.1-a", b"")), (copy.clone(), Some(Origin::Copy)));
+        assert_eq!(settle(&none, &copy, &memory("6.1-b", b"")), (none, Some(Origin::Nowhere)));
     }
 
     #[test]
     fn at_last_memory_is_searched() {
         let in_memory = text("6.1-a", "CRASHTIME=9\n");
         let core = memory("6.1-a", in_memory.as_bytes());
-        let (settled, origin) = settle(&VmcoreInfo::default(), &VmcoreInfo::default(), &core, &|| ());
+        let (settled, origin) = settle(&VmcoreInfo::default(), &VmcoreInfo::default(), &core);
         assert_eq!(origin, Some(Origin::Memory { address: 0x5000 }));
         assert_eq!(settled, parse(&in_memory));
     }

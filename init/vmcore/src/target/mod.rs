@@ -70,8 +70,6 @@ pub struct Capture<'a> {
     pub stacks: &'a [Stack],
     /// What the loader found out about targets on the network.
     pub remotes: &'a [Remote],
-    /// Called while a device is waited for.
-    pub heartbeat: &'a dyn Fn(),
 }
 
 /// A place that holds the artifacts of one capture.
@@ -121,8 +119,7 @@ pub trait Target {
 
     /// Makes room for captures to come: this one is safe. Only what is beyond what was asked to be
     /// kept, and only what is ours.
-    fn retire(&mut self, heartbeat: &dyn Fn()) -> Result<(), TargetError> {
-        let _ = heartbeat;
+    fn retire(&mut self) -> Result<(), TargetError> {
         Ok(())
     }
 
@@ -133,8 +130,8 @@ pub trait Target {
 impl<'a> Capture<'a> {
     /// A capture on a target that needs nothing else.
     #[must_use]
-    pub fn new(name: &'a str, time: u64, crash_loop: config::CrashLoop, heartbeat: &'a dyn Fn()) -> Self {
-        Self { index: 0, name, host: "unknown", time, crash_loop, stacks: &[], remotes: &[], heartbeat }
+    pub fn new(name: &'a str, time: u64, crash_loop: config::CrashLoop) -> Self {
+        Self { index: 0, name, host: "unknown", time, crash_loop, stacks: &[], remotes: &[] }
     }
 
     /// What the loader found out about this target.

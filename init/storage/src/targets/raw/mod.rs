@@ -28,6 +28,7 @@ use crate::stack::Active;
 use crate::targets::device::TargetDevice;
 use crate::targets::file::FileSink;
 use base::addr::{to_u64, to_usize};
+use base::beat;
 use base::config;
 use base::fields::Uuid;
 use base::read_at::read_up_to;
@@ -258,7 +259,7 @@ pub fn refusal(node: &Path, overwrite: &[String]) -> Result<(), RawError> {
     let sink = FileSink::new(file.try_clone().map_err(failed("opening", name.clone()))?);
     let device = Device::new(name, file, Box::new(sink))?;
     let crash_loop = config::CrashLoop { crashes: 0, within: 0 };
-    let new = Capture::new("", 0, crash_loop, &|| ());
+    let new = Capture::new("", 0, crash_loop);
     device.may_be_written(&device.contents()?, overwrite, &new)
 }
 
@@ -337,7 +338,7 @@ impl Raw {
         let (mut base, mut sequence) = (LOG_START, 0);
         if retry {
             for found in Scan::new(&device.file, device.len, &before) {
-                (capture.heartbeat)();
+                beat::alive();
                 base = found.end();
                 sequence = found.header.sequence.saturating_add(1);
             }

@@ -46,7 +46,7 @@ fn device(image: &NamedTempFile, left: &Rc<Cell<u64>>) -> Device {
 fn start(image: &NamedTempFile, name: &str, overwrite: &[&str]) -> Result<Box<Raw>, RawError> {
     let overwrite: Vec<_> = overwrite.iter().map(|&word| word.to_owned()).collect();
     let crash_loop = CrashLoop { crashes: 3, within: 100 };
-    let capture = Capture::new(name, 5, crash_loop, &|| ());
+    let capture = Capture::new(name, 5, crash_loop);
     Raw::start(Device::open(image.path())?, &overwrite, &capture).map(Box::new)
 }
 
@@ -153,7 +153,7 @@ fn a_device_that_fails_anywhere_leaves_what_was_durable() {
         let image = image();
         let left = Rc::new(Cell::new(budget));
         let crash_loop = CrashLoop { crashes: 3, within: 100 };
-        let capture = Capture::new("one", 5, crash_loop, &|| ());
+        let capture = Capture::new("one", 5, crash_loop);
         let Ok(mut target) = Raw::start(device(&image, &left), &[], &capture) else {
             assert!(budget < 8192, "{budget}");
             continue;
@@ -242,7 +242,7 @@ fn a_device_that_is_given_up_has_its_name_at_each_moment() {
         mkswap(&image);
         let left = Rc::new(Cell::new(budget));
         let crash_loop = CrashLoop { crashes: 3, within: 100 };
-        let capture = Capture::new("one", 5, crash_loop, &|| ());
+        let capture = Capture::new("one", 5, crash_loop);
         let started = Raw::start(device(&image, &left), &overwrite, &capture);
         assert_eq!(started.is_ok(), budget == all, "{budget}");
         drop(started);
@@ -307,7 +307,7 @@ fn a_log_that_cannot_be_read_may_have_records() {
         let mut device = Device::open(image.path()).unwrap();
         device.len = len; // reads behind the end of the image fail
         let crash_loop = CrashLoop { crashes: 3, within: 100 };
-        let capture = Capture::new("two", 5, crash_loop, &|| ());
+        let capture = Capture::new("two", 5, crash_loop);
         Raw::start(device, &[], &capture).map(drop)
     };
     assert!(matches!(other(LEN + 4096), Err(RawError::Uncollected { .. })));

@@ -172,7 +172,7 @@ fn headers_hold_after_a_sync_that_failed_and_a_cut_at_any_time() {
                 let durable = MemorySink::default();
                 let mut sink = Lossy { durable, dirty: Vec::new(), syncs: 0, failing, silent };
                 let mut written = Written::default();
-                let result = write(&core, None, &of(format), &mut sink, &|| (), &mut written);
+                let result = write(&core, None, &of(format), &mut sink, &mut written);
                 assert_eq!(result.is_ok(), power_fails || sink.syncs < at, "{format} {at}");
                 if !power_fails {
                     let found = check(&expected, &pages(&sink.durable.bytes), format);

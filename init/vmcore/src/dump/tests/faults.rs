@@ -42,7 +42,7 @@ impl Sink for Failing {
 
 fn run(core: &Vmcore, sink: &mut Failing) -> (Result<(), DumpError>, Written) {
     let mut written = Written::default();
-    let result = write(core, None, &request(0, Compress::None, 1), sink, &|| (), &mut written);
+    let result = write(core, None, &request(0, Compress::None, 1), sink, &mut written);
     (result, written)
 }
 
