@@ -126,6 +126,7 @@ fn kexec(config: &Config, facts: &Facts, target: Option<usize>) -> Result<(), Ha
     check_cpus(config.finish.min_cpus, facts)?;
     mark(config, facts, target)?;
     let wanted = Wanted {
+        what: "boot file system",
         device: &boot.device,
         fstype: Some(boot.fstype),
         subvolume: Some("/"),
@@ -153,7 +154,7 @@ fn mark(config: &Config, facts: &Facts, target: Option<usize>) -> Result<(), Han
         log::info!("target {target} has no place for a mark that kexec was tried");
         return Ok(());
     };
-    let wanted = Wanted { device, fstype: *fstype, subvolume: None, read_only: false, is_root: false };
+    let wanted = Wanted::of_target(device, *fstype);
     let mounted = Mounted::open(wanted, &facts.stacks, Path::new(MOUNT_POINT), WAIT)?;
     Ok(tried::set(mounted.at(), path, &facts.boot_id)?)
 }

@@ -22,6 +22,7 @@ pub mod format;
 pub mod metadata;
 pub mod mount;
 mod patience;
+pub mod prepared;
 pub mod stack;
 pub mod sys;
 pub mod targets;

@@ -1,5 +1,5 @@
-//! A file system that a final action needs: found, what it stands on set up, mounted; let go of
-//! when dropped.
+//! The one place that mounts: a file system on a block device is found, what the device stands on is
+//! set up, and it is mounted; it is let go of when dropped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,23 +8,17 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::block::{self, NotFound};
-use crate::stack::{self, Active, StackError};
+use crate::prepared::{DeviceError, PreparedDevice};
+use crate::stack::Active;
 use base::config::{DeviceId, FsType};
 use base::facts::Stack;
 
 /// Why it is not mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    /// The device is not there.
+    /// The device cannot be used.
     #[error(transparent)]
-    Device(#[from] NotFound),
-    /// What it stands on cannot be set up.
-    #[error(transparent)]
-    Stack(#[from] StackError),
-    /// Something else is on it.
-    #[error("{0} was set up for {1}, which is not on it")]
-    OtherContent(PathBuf, DeviceId),
+    Device(#[from] DeviceError),
     /// No file system that we know.
     #[error("{0} holds no ext4, xfs, btrfs or vfat file system")]
     NoFilesystem(PathBuf),
@@ -40,11 +34,16 @@ pub enum MountError {
         /// Cause.
         source: Errno,
     },
+    /// umount2(2) refuses.
+    #[error("unmounting {0}")]
+    Unmount(PathBuf, #[source] Errno),
 }
 
 /// What is to be mounted.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
+    /// What it is for, in the log: `target`.
+    pub what: &'static str,
     /// The device.
     pub device: &'a DeviceId,
     /// Its file system; not given: what its superblock says.
@@ -61,39 +60,68 @@ pub struct Wanted<'a> {
 #[derive(Debug)]
 pub struct Mounted {
     at: PathBuf,
-    active: Option<Active>,
+    prefix: String,
+    fstype: Option<FsType>,
+    layers: Option<Active>,
 }
 
 impl Mounted {
     /// Waits up to `wait` for the device, mounts it at `at`, which is made if missing, and tells
     /// PID 1 meanwhile.
     pub fn open(wanted: Wanted<'_>, stacks: &[Stack], at: &Path, wait: Duration) -> Result<Self, MountError> {
-        let name = wanted.device.to_string();
-        let stack = stacks.iter().find(|stack| stack.target == name);
-        let active = stack.map(|stack| stack::activate(stack, wait)).transpose()?;
-        let device = match &active {
-            None => block::find(wanted.device, wait)?,
-            Some(active) => {
-                let top = active.top().map(Path::to_owned).unwrap_or_default();
-                let device = block::inspect(&top);
-                if !device.matches(wanted.device) {
-                    return Err(MountError::OtherContent(top, wanted.device.clone()));
-                }
-                device
-            }
-        };
+        let mut found = PreparedDevice::find(wanted.device, stacks, wait)?;
+        if !wanted.read_only {
+            found = found.writable()?;
+        }
+        let PreparedDevice { device, layers } = found;
         let fstype = wanted.fstype.or(device.filesystem.map(|fs| fs.kind));
         let fstype = fstype.ok_or_else(|| MountError::NoFilesystem(device.node.clone()))?;
         let _ = fs::create_dir_all(at);
         wanted.mount(&device.node, fstype, at)?;
-        log::info!("{name} is {} ({})", device.node.display(), fstype.name());
-        Ok(Self { at: at.to_owned(), active })
+        let node = device.node.display();
+        log::info!("{} {} is {node} ({})", wanted.what, wanted.device, fstype.name());
+        Ok(Self { at: at.to_owned(), prefix: format!("{node}:"), fstype: Some(fstype), layers })
+    }
+
+    /// Takes over a file system that was mounted at `at` from somewhere else than a block device. A
+    /// place in it is written as `prefix`, and the path behind it.
+    #[must_use]
+    pub fn adopt(at: PathBuf, prefix: String) -> Self {
+        Self { at, prefix, fstype: None, layers: None }
     }
 
     /// Where it is mounted.
     #[must_use]
     pub fn at(&self) -> &Path {
         &self.at
+    }
+
+    /// What stands before the path where a place in it is written: `/dev/vda1:`, `filer:/export`.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Its type; `None` if it is not on a block device.
+    #[must_use]
+    pub fn fstype(&self) -> Option<FsType> {
+        self.fstype
+    }
+
+    /// Unmounts it, which makes durable what was written. What its device stands on stays set up if
+    /// that fails.
+    pub fn unmount(mut self) -> Result<(), MountError> {
+        let unmounted = self.let_go();
+        core::mem::forget(self);
+        unmounted
+    }
+
+    fn let_go(&mut self) -> Result<(), MountError> {
+        let layers = self.layers.take();
+        umount2(&self.at, MntFlags::empty()).map_err(|errno| {
+            core::mem::forget(layers); // it is in use
+            MountError::Unmount(self.at.clone(), errno)
+        })
     }
 
     /// Leaves it mounted for who comes next.
@@ -104,19 +132,29 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Err(errno) = umount2(&self.at, MntFlags::empty()) {
-            log::warn!("{} stays mounted: {}", self.at.display(), errno.desc());
-            core::mem::forget(self.active.take()); // it is in use
+        if let Err(error) = self.let_go() {
+            log::warn!("{}", base::log::chain(&error));
         }
+    }
+}
+
+/// How a file system is mounted that only holds data: nothing in it is a device, or is run.
+#[must_use]
+pub fn data_flags() -> MsFlags {
+    MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME
+}
+
+impl<'a> Wanted<'a> {
+    /// The file system of a target.
+    #[must_use]
+    pub fn of_target(device: &'a DeviceId, fstype: Option<FsType>) -> Self {
+        Self { what: "target", device, fstype, subvolume: None, read_only: false, is_root: false }
     }
 }
 
 impl Wanted<'_> {
     fn mount(&self, device: &Path, fstype: FsType, at: &Path) -> Result<(), MountError> {
-        let mut flags = MsFlags::MS_NOATIME;
-        if !self.is_root {
-            flags |= MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        }
+        let flags = if self.is_root { MsFlags::MS_NOATIME } else { data_flags() };
         let options = options(fstype, self.subvolume);
         let call = |flags| mount(Some(device), at, Some(fstype.name()), flags, options.as_deref());
         let mounted = if self.read_only {
@@ -158,8 +196,14 @@ mod tests {
     #[test]
     fn a_device_that_is_not_there_is_named() {
         let device = DeviceId::Uuid("no-such".into());
-        let wanted =
-            Wanted { device: &device, fstype: None, subvolume: None, read_only: true, is_root: false };
+        let wanted = Wanted {
+            what: "test",
+            device: &device,
+            fstype: None,
+            subvolume: None,
+            read_only: true,
+            is_root: false,
+        };
         let at = tempfile::tempdir().unwrap();
         let error = Mounted::open(wanted, &[], at.path(), Duration::ZERO).unwrap_err();
         assert!(matches!(error, MountError::Device(_)), "{error}");

@@ -12,14 +12,15 @@ use std::thread;
 use crate::Host;
 use crate::digest::Digests;
 use base::config;
-use storage::targets::mounted::{self, Mounted, Source};
+use storage::mount::Mounted;
+use storage::targets::mounted::{self, MountedTarget};
 use vmcore::sink::{Sink, SinkError};
 use vmcore::target::{Artifact, Capture, Ledger, Sent, Target, TargetError};
 
 /// An export that is mounted.
 #[derive(Debug)]
 pub(super) struct Nfs {
-    mounted: Mounted,
+    mounted: MountedTarget,
     digests: Digests,
     gone: Gone,
 }
@@ -41,8 +42,7 @@ impl Nfs {
         mount::mount_export(wanted, host, &name, &at)?;
         log::info!("target {} is mounted (NFS {})", host.url, mount::version(wanted.version));
         let path = format!("{}/{}", wanted.path.trim_end_matches('/'), capture.host);
-        let source = Source { at, name, longest_file: u64::MAX, layers: None };
-        let mounted = Mounted::open(source, &path, wanted.share, capture)?;
+        let mounted = MountedTarget::open(Mounted::adopt(at, name), &path, wanted.share, capture)?;
         Ok(Self { mounted, digests: Digests::default(), gone: Gone::default() })
     }
 }

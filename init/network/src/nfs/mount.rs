@@ -15,7 +15,7 @@ use crate::Host;
 use crate::retry::Retry;
 use base::beat;
 use base::config::{self, NfsVersion};
-use storage::targets::mounted;
+use storage::mount::data_flags;
 use vmcore::target::{Capture, TargetError};
 
 /// `nfs4_unique_id`: what a client is known by (fs/nfs/nfs4client.c).
@@ -62,7 +62,7 @@ pub(super) fn mount_export(
         for address in addresses {
             beat::alive();
             let options = options(wanted, address);
-            match mount(Some(source), at, Some("nfs"), mounted::flags(), Some(options.as_str())) {
+            match mount(Some(source), at, Some("nfs"), data_flags(), Some(options.as_str())) {
                 Ok(()) => return Ok(()),
                 Err(errno) => {
                     log::warn!("mounting {source} from {address}: {}", errno.desc());

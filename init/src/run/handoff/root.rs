@@ -93,6 +93,7 @@ fn become_shell(facts: &Facts) -> Result<io::Error, HandoffError> {
 fn mounted(facts: &Facts, read_only: bool) -> Result<Mounted, HandoffError> {
     let root = facts.root.as_ref().ok_or(HandoffError::NoRoot)?;
     let wanted = Wanted {
+        what: "root file system",
         device: &root.device,
         fstype: Some(root.fstype),
         subvolume: root.subvolume.as_deref(),

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::mount::{MntFlags, umount2};
 
-use crate::stack::Active;
+use crate::mount::Mounted;
 use crate::targets::directory::Directory;
 use crate::targets::file::FileSink;
-use base::config::Share;
+use base::config::{FsType, Share};
 use vmcore::sink::Sink;
 use vmcore::target::{Artifact, Capture, Ledger, Target, TargetError};
 
@@ -17,17 +17,13 @@ use vmcore::target::{Artifact, Capture, Ledger, Target, TargetError};
 const MOUNT_POINT: &str = "/target";
 /// Room that no dump takes: metadata of the file system, and `result.json`.
 const SPARE: u64 = 1 << 20;
+/// FAT keeps the length of a file in 32 bits.
+const VFAT_LONGEST_FILE: u64 = (4 << 30) - 1;
 
 /// How often, and how fast one after the other, the calls of a server that is gone are ended: for
 /// five seconds.
 const ABANDON_TRIES: u32 = 50;
 const ABANDON_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
-
-/// How they are mounted: nothing in them is a device, or is run.
-#[must_use]
-pub fn flags() -> MsFlags {
-    MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME
-}
 
 /// Where the file system of a target goes. Nothing is mounted there.
 #[must_use]
@@ -39,39 +35,30 @@ pub fn place(capture: Capture<'_>) -> PathBuf {
     at
 }
 
-/// A file system that was mounted for a target.
-#[derive(Debug)]
-pub struct Source {
-    /// Where: its [`place`].
-    pub at: PathBuf,
-    /// What a location begins with; a path in the file system follows.
-    pub name: String,
-    /// The longest file that it can hold, in bytes.
-    pub longest_file: u64,
-    /// What its device stands on, taken down when the file system is unmounted.
-    pub layers: Option<Active>,
-}
-
 /// A mounted file system with the capture's directory in it.
 #[derive(Debug)]
-pub struct Mounted {
+pub struct MountedTarget {
     directory: Directory,
-    source: Source,
+    filesystem: Mounted,
     ledger: Ledger,
     share: Share,
+    /// The longest file that the file system can hold, in bytes.
+    longest_file: u64,
 }
 
-impl Mounted {
-    /// Makes the capture's directory in `path` of what was mounted, which is undone if that fails.
-    pub fn open(source: Source, path: &str, share: Share, capture: Capture<'_>) -> Result<Self, TargetError> {
+impl MountedTarget {
+    /// Makes the capture's directory in `path` of what was mounted at its [`place`].
+    pub fn open(
+        filesystem: Mounted,
+        path: &str,
+        share: Share,
+        capture: Capture<'_>,
+    ) -> Result<Self, TargetError> {
         let count = |ledger: &mut Ledger| ledger.count(capture.name, capture.time, capture.crash_loop);
-        match Directory::create_counted(&source.at, path, capture.name, count) {
-            Ok((directory, ledger)) => Ok(Self { directory, source, ledger, share }),
-            Err(error) => {
-                unmount(&source.at)?;
-                Err(error)
-            }
-        }
+        let (directory, ledger) = Directory::create_counted(filesystem.at(), path, capture.name, count)?;
+        let is_fat = filesystem.fstype() == Some(FsType::Vfat);
+        let longest_file = if is_fat { VFAT_LONGEST_FILE } else { u64::MAX };
+        Ok(Self { directory, filesystem, ledger, share, longest_file })
     }
 
     /// Makes the file of an artifact under its temporary name.
@@ -90,26 +77,27 @@ impl Mounted {
     /// (`nfs_umount_begin`), among them those of files that are being closed in other threads,
     /// which send others.
     pub fn abandon(self) {
-        let Self { directory, source, .. } = self;
+        let Self { directory, filesystem, .. } = self;
         drop(directory);
         for _ in 0..ABANDON_TRIES {
-            match umount2(&source.at, MntFlags::MNT_FORCE) {
-                Ok(()) => return,
+            match umount2(filesystem.at(), MntFlags::MNT_FORCE) {
+                Ok(()) => return filesystem.keep(), // it is not mounted any more
                 Err(_) => std::thread::sleep(ABANDON_PAUSE),
             }
         }
-        log::warn!("{} stays mounted", source.at.display());
+        log::warn!("{} stays mounted", filesystem.at().display());
+        filesystem.keep();
     }
 }
 
-impl Target for Mounted {
+impl Target for MountedTarget {
     fn location(&self) -> String {
-        format!("{}{}", self.source.name, self.directory.path().display())
+        format!("{}{}", self.filesystem.prefix(), self.directory.path().display())
     }
 
     fn directory(&self) -> Option<PathBuf> {
         let path = self.directory.path();
-        Some(self.source.at.join(path.strip_prefix("/").unwrap_or(path)))
+        Some(self.filesystem.at().join(path.strip_prefix("/").unwrap_or(path)))
     }
 
     fn ledger(&self) -> &Ledger {
@@ -119,7 +107,7 @@ impl Target for Mounted {
     fn room(&self) -> Option<u64> {
         let free = self.directory.free();
         let free = free.inspect_err(|error| log::warn!("{}", base::log::chain(error))).ok()?;
-        Some(free.saturating_sub(self.share.reserve.0.saturating_add(SPARE)).min(self.source.longest_file))
+        Some(free.saturating_sub(self.share.reserve.0.saturating_add(SPARE)).min(self.longest_file))
     }
 
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
@@ -135,15 +123,8 @@ impl Target for Mounted {
     }
 
     fn close(self: Box<Self>) -> Result<(), TargetError> {
-        let Self { directory, source, .. } = *self;
+        let Self { directory, filesystem, .. } = *self;
         drop(directory); // its descriptors would keep the file system busy
-        let unmounted = unmount(&source.at);
-        drop(source.layers); // what is still mounted stays set up, with a warning
-        unmounted
+        filesystem.unmount().map_err(|error| TargetError::doing("letting go of the file system", error))
     }
-}
-
-fn unmount(at: &Path) -> Result<(), TargetError> {
-    umount2(at, MntFlags::empty())
-        .map_err(|errno| TargetError::file("unmounting", at.display(), errno.into()))
 }

@@ -24,8 +24,8 @@ use crate::format::rawdump::{
     latest,
 };
 use crate::format::superblock::Foreign;
+use crate::prepared::PreparedDevice;
 use crate::stack::Active;
-use crate::targets::device::TargetDevice;
 use crate::targets::file::FileSink;
 use base::addr::{to_u64, to_usize};
 use base::beat;
@@ -297,10 +297,10 @@ impl fmt::Debug for Raw {
 impl Raw {
     pub(super) fn open(
         wanted: &config::Raw,
-        on: TargetDevice,
+        found: PreparedDevice,
         capture: Capture<'_>,
     ) -> Result<Self, TargetError> {
-        let TargetDevice { device, layers } = on;
+        let PreparedDevice { device, layers } = found;
         ::log::info!("target {} is {} (raw)", wanted.device, device.node.display());
         let device = Device::open(&device.node)?;
         Ok(Self { layers, ..Self::start(device, &wanted.overwrite, &capture)? })

@@ -1,0 +1,58 @@
+//! A block device with the LVM and LUKS layers under it: found or set up first, taken down last.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::block::{self, Device, NotFound};
+use crate::stack::{self, Active, StackError};
+use base::config::DeviceId;
+use base::facts::Stack;
+
+/// Why a device cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// It is not there.
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    /// What it stands on cannot be set up.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    /// Something else is on it.
+    #[error("{0} was set up for {1}, which is not on it")]
+    OtherContent(PathBuf, DeviceId),
+    /// It takes no writes.
+    #[error("{0} is read-only")]
+    ReadOnly(PathBuf),
+}
+
+/// A device that is ready to be used.
+#[derive(Debug)]
+pub struct PreparedDevice {
+    /// The device.
+    pub device: Device,
+    /// The layers that were set up for it. Whoever uses the device drops them after it.
+    pub layers: Option<Active>,
+}
+
+impl PreparedDevice {
+    /// Waits up to `wait` for the device, and tells PID 1 meanwhile; sets up its layers if `stacks`
+    /// has some for it.
+    pub fn find(wanted: &DeviceId, stacks: &[Stack], wait: Duration) -> Result<Self, DeviceError> {
+        let name = wanted.to_string();
+        let Some(stack) = stacks.iter().find(|stack| stack.target == name) else {
+            return Ok(Self { device: block::find(wanted, wait)?, layers: None });
+        };
+        let layers = stack::activate(stack, wait)?;
+        // That very device: a copy elsewhere may have the same UUID.
+        let device = block::inspect(layers.top().unwrap_or(Path::new("")));
+        if !device.matches(wanted) {
+            return Err(DeviceError::OtherContent(device.node, wanted.clone()));
+        }
+        Ok(Self { device, layers: Some(layers) })
+    }
+
+    /// The same, unless it is read-only.
+    pub fn writable(self) -> Result<Self, DeviceError> {
+        if self.device.read_only { Err(DeviceError::ReadOnly(self.device.node)) } else { Ok(self) }
+    }
+}
