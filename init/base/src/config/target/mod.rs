@@ -1,8 +1,8 @@
 //! `[[target]]`: where a dump may go, and how much of the place is its own.
 //!
-//! What the file says about a target is one flat table (`table`). It becomes one of the kinds below once, when it
-//! is parsed: a target that lacks a key, or has one of another kind, is refused there with its line, and nobody has
-//! to ask again.
+//! What the file says about a target is one flat table (`table`). It becomes one of the kinds below
+//! once, when it is parsed: a target that lacks a key, or has one of another kind, is refused there
+//! with its line, and nobody has to ask again.
 
 mod table;
 
@@ -46,7 +46,8 @@ pub enum Place {
 pub struct Filesystem {
     /// The device that holds it.
     pub device: DeviceId,
-    /// Key file that opens the LUKS device under it. Read on the host when the image is loaded, never in the image.
+    /// Key file that opens the LUKS device under it. Read on the host when the image is loaded,
+    /// never in the image.
     pub key_file: Option<String>,
     /// The directory, absolute; made if missing.
     pub path: String,
@@ -61,10 +62,11 @@ pub struct Filesystem {
 pub struct Raw {
     /// The device.
     pub device: DeviceId,
-    /// Key file that opens the LUKS device under it. Read on the host when the image is loaded, never in the image.
+    /// Key file that opens the LUKS device under it. Read on the host when the image is loaded,
+    /// never in the image.
     pub key_file: Option<String>,
-    /// What a capture may write over, besides a prepared and empty device: `uncollected` allows a capture that was
-    /// not copied off yet, `UUID=...` allows the content with that UUID.
+    /// What a capture may write over, besides a prepared and empty device: `uncollected` allows a
+    /// capture that was not copied off yet, `UUID=...` allows the content with that UUID.
     pub overwrite: Vec<String>,
 }
 
@@ -77,8 +79,8 @@ pub struct Ssh {
     pub retry: u64,
     /// Public keys of the host, one of which it must have: `ssh-ed25519 AAAA…`. Never empty.
     pub host_key: Vec<String>,
-    /// File of the private key, made by `afterimage keys`; the loader's own place if not given. Read when the image
-    /// is loaded.
+    /// File of the private key, made by `afterimage keys`; the loader's own place if not given.
+    /// Read when the image is loaded.
     pub identity: Option<String>,
 }
 
@@ -127,8 +129,8 @@ pub struct S3 {
     pub known_by: KnownBy,
     /// Region in signatures.
     pub region: String,
-    /// File of the keys: TOML with `access_key`, `secret_key`, and for short-lived ones `session_token` and
-    /// `expires`. Read when the image is loaded, and again by `load --refresh`.
+    /// File of the keys: TOML with `access_key`, `secret_key`, and for short-lived ones
+    /// `session_token` and `expires`. Read when the image is loaded, and again by `load --refresh`.
     pub credentials: String,
     /// How objects are cut.
     pub parts: Parts,
@@ -328,9 +330,9 @@ impl Target {
 }
 
 impl Nfs {
-    /// Seconds that one call may wait for a server that is gone, in the kernel, where nothing tells that the capture
-    /// goes on: a host that lost its power is noticed in the second round only (net/sunrpc/clnt.c,
-    /// `rpc_check_timeout`).
+    /// Seconds that one call may wait for a server that is gone, in the kernel, where nothing tells
+    /// that the capture goes on: a host that lost its power is noticed in the second round only
+    /// (net/sunrpc/clnt.c, `rpc_check_timeout`).
     fn longest_call(&self) -> u64 {
         self.retry.max(20).saturating_add(10).saturating_mul(2)
     }
