@@ -49,7 +49,7 @@ pub struct Target(Vec<(String, Value)>);
 impl Default for Config {
     fn default() -> Self {
         Self {
-            level: 1,
+            level: 31,
             compress: "zstd:1".into(),
             device: "LABEL=dump".into(),
             fstype: "ext4".into(),

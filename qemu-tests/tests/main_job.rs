@@ -79,6 +79,7 @@ fn whole_memory(series: &str, level: u8, compress: &str) -> Result<()> {
     let name = format!("{series}-level{level}-{}", compress.replace(':', ""));
     let mut scenario = Scenario::new(&name, &kernel);
     scenario.raw_copy = true;
+    scenario.memory_mib = 512; // all of it is copied and compared, page by page
     scenario.config.level = level;
     scenario.config.compress = compress.into();
     if slow {
@@ -103,8 +104,9 @@ fn whole_memory(series: &str, level: u8, compress: &str) -> Result<()> {
     comparison.ensure_equal().context("the dump made by the capture")?;
     comparison.ensure_markers(&outcome.seed)?;
 
-    // The same pages through the host side's own road.
-    for level in ["0", "1"] {
+    // The same pages through the host side's own road: of one kernel, since formats.rs does it, too.
+    let levels: &[&str] = if (series, compress) == ("6.1", "zstd:1") { &["0", "1"] } else { &[] };
+    for level in levels {
         let offline = outcome.scratch(&format!("offline-{level}"));
         command(&Binaries::get()?.afterimage.to_string_lossy())
             .args(["dump", "--level", level])

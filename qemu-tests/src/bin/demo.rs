@@ -10,7 +10,9 @@ fn main() -> Result<()> {
     let series = std::env::args().nth(1).unwrap_or_else(|| "6.1".into());
     let kernel = Kernel::of_series(&series)?;
     eprintln!("booting Debian kernel {} in QEMU, arming afterimage, panicking", kernel.version());
-    let outcome = Scenario::new("demo", &kernel).run()?;
+    let mut scenario = Scenario::new("demo", &kernel);
+    scenario.config.level = 1; // what the product does by itself
+    let outcome = scenario.run()?;
     for line in outcome.console.iter().filter(|line| line.text.contains("afterimage: ")) {
         eprintln!("  {}", line.text);
     }

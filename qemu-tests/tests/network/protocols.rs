@@ -35,6 +35,7 @@ fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<(
     let mut scenario = scenario(&format!("net-{name}"), peer)?;
     scenario.config.targets = vec![target];
     scenario.raw_copy = true;
+    scenario.memory_mib = 512; // all of it is copied
     let outcome = scenario.run()?;
     let dump = collected(peer, at)?;
     ensure_complete(&dump)?;
