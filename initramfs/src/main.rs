@@ -21,6 +21,9 @@ use vmcore::kernel::dmesg;
 #[global_allocator]
 static ALLOCATOR: Wiping = Wiping;
 
+/// What `switch` was called before; good for one release.
+const OLD_SWITCH: &str = "capture";
+
 /// Saves the memory of the Linux kernel that ran before.
 #[derive(Debug, Parser)]
 #[command(name = "afterimage", version)]
@@ -79,7 +82,8 @@ enum Command {
     /// Needs a loaded panic kernel (`afterimage load`). Records who wants it and why, runs the live
     /// collectors, stops and freezes what [planned] names, loads the record and jumps. What fails
     /// before the jump is undone, and the host runs on.
-    Capture(planned::Options),
+    #[command(alias = OLD_SWITCH)]
+    Switch(planned::Options),
     /// Write a tar of files to standard output
     #[command(hide = true)]
     CollectFiles {
@@ -275,7 +279,10 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             println!("unloaded: a panic will not be captured");
             Ok(ExitCode::SUCCESS)
         }
-        Command::Capture(options) => {
+        Command::Switch(options) => {
+            if std::env::args().nth(1).as_deref() == Some(OLD_SWITCH) {
+                log::warn!("`afterimage capture` is now `afterimage switch`; the next release knows the new name only");
+            }
             planned::run(&options)?;
             Ok(ExitCode::SUCCESS)
         }

@@ -43,7 +43,7 @@ pub fn text() -> String {
     out
 }
 
-/// Whether `afterimage capture` can switch without a panic; and whether every kexec is such a
+/// Whether `afterimage switch` can switch without a panic; and whether every kexec is such a
 /// switch already.
 fn planned() -> String {
     match loader::why_not_planned() {
@@ -51,7 +51,7 @@ fn planned() -> String {
         None if loader::recorded().is_some_and(|record| record.staged) => {
             "yes, and it is staged: any kexec, whoever asks for it, is a capture".to_owned()
         }
-        None => "yes: afterimage capture switches kernels and saves the memory of this one".to_owned(),
+        None => "yes: afterimage switch switches kernels and saves the memory of this one".to_owned(),
     }
 }
 

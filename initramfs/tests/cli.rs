@@ -191,14 +191,15 @@ fn a_flattened_dump_is_inspected_and_files_of_no_set_are_refused() {
 fn without_a_capture_image_there_is_no_switch() {
     // Whether anything is loaded on the host that runs this is not ours to say; that it was not
     // loaded by us in this boot is.
-    for args in [&["capture", "--why", "x"][..], &["capture", "--stage"], &["load", "--again"]] {
+    for args in [&["switch", "--why", "x"][..], &["switch", "--stage"], &["load", "--again"]] {
         let output = afterimage(args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success(), "{args:?}");
         assert!(said.contains("afterimage load"), "{args:?} names no remedy: {said}");
     }
     for (args, expected) in [
-        (&["capture", "--stage", "--unstage"][..], "cannot be used with"),
+        (&["switch", "--stage", "--unstage"][..], "cannot be used with"),
+        (&["capture", "--stage"], "is now `afterimage switch`"),
         (&["load", "--again", "--image", "x"], "cannot be used with"),
         (&["load"], "--image"),
     ] {

@@ -11,7 +11,7 @@ pub enum Trigger {
     /// It panics.
     #[default]
     Panic,
-    /// It runs `afterimage capture` with these arguments, which does not return.
+    /// It runs `afterimage switch` with these arguments, which does not return.
     Planned(Vec<String>),
     /// It stages a switch, and asks the kernel for a kexec itself, as `systemctl kexec` does.
     Staged,

@@ -234,7 +234,7 @@ fn arm(
     remember(&loaded);
     if before.is_some() && !loaded.staged {
         // The page would have a kexec enter what is not there any more.
-        log::warn!("the switch that was staged is not any more: run `afterimage capture --stage` again");
+        log::warn!("the switch that was staged is not any more: run `afterimage switch --stage` again");
         unstage()?;
     }
     Ok(loaded)

@@ -1,4 +1,4 @@
-//! `afterimage capture`: a switch of kernels that keeps all memory, on purpose.
+//! `afterimage switch`: a switch of kernels that keeps all memory, on purpose.
 //!
 //! Refusals come first and leave the host as it was. From then on each step is told in a line; what
 //! a step has changed is undone if a later one fails, up to the jump. What the capture kernel then

@@ -1,4 +1,4 @@
-//! The options of `afterimage capture`, and what they mean together with the configuration.
+//! The options of `afterimage switch`, and what they mean together with the configuration.
 
 use base::config::{Config, Via};
 

@@ -19,14 +19,14 @@ fn what_cannot_be_is_refused_and_the_host_runs_on() -> Result<()> {
                             command = [\"/witness-sleeper\"]\ntimeout = 60\n"
         .into();
     let cases = [
-        ("capture-unarmed", "no panic kernel is loaded"),
+        ("switch-unarmed", "no panic kernel is loaded"),
         ("kernel-truncated", "the file ends early"),
         ("kernel-flipped", "the file is damaged"),
         ("image-truncated", "afterimage.img"),
         ("image-flipped", "afterimage.img"),
         ("load", ""),
         ("no-reason", "give a reason with --why"),
-        ("second-capture", "another planned switch is under way"),
+        ("second-switch", "another planned switch is under way"),
         ("unload", ""),
         ("shrink", ""),
         ("too-small", "this image needs at least"),
@@ -60,10 +60,10 @@ fn under_lockdown(strip: &str, words: &str) -> Result<()> {
     let mut scenario = scenario(&format!("lockdown-{strip}"))?;
     scenario.append = "lockdown=integrity".into();
     scenario.config.strip = strip.into();
-    scenario.trigger = Trigger::Refusals(["no-signature", "capture-unarmed"].map(str::to_owned).into());
+    scenario.trigger = Trigger::Refusals(["no-signature", "switch-unarmed"].map(str::to_owned).into());
     let outcome = scenario.run()?;
     ensure_refused(&outcome, "no-signature", words)?;
-    ensure_refused(&outcome, "capture-unarmed", "no panic kernel is loaded")?;
+    ensure_refused(&outcome, "switch-unarmed", "no panic kernel is loaded")?;
     outcome.ensure_said("production: still running")?;
     outcome.discard()
 }

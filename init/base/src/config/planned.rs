@@ -1,4 +1,4 @@
-//! `[planned]` and `[[collector]]`: what `afterimage capture` does on the production kernel before
+//! `[planned]` and `[[collector]]`: what `afterimage switch` does on the production kernel before
 //! it switches.
 //!
 //! The host side reads it from the image that is loaded; the capture side has no use for it.

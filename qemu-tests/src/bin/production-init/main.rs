@@ -137,7 +137,7 @@ fn production() -> Result<()> {
         return steps::staged();
     }
     if let Ok(arguments) = line.get("prod.capture") {
-        return steps::capture(&out_of_a_word(arguments));
+        return steps::switch(&out_of_a_word(arguments));
     }
     match line.get("prod.panic") {
         Ok(cpu) => steps::panic_on(cpu),

@@ -39,9 +39,9 @@ fn refuse(case: &str) -> Result<()> {
     let boot = Path::new(DISK).join("boot");
     let (image, kernel) = (boot.join("afterimage.img"), boot.join("vmlinuz"));
     let output = match case {
-        "capture" | "capture-unarmed" => capture(&why())?,
-        "no-reason" => capture(&[])?,
-        "second-capture" => second_capture()?,
+        "switch" | "switch-unarmed" => switch(&why())?,
+        "no-reason" => switch(&[])?,
+        "second-switch" => second_switch()?,
         "kernel-truncated" => {
             let copy = copied(&kernel)?;
             File::options().write(true).open(&copy)?.set_len(size(&copy)?.wrapping_div(2))?;
@@ -77,29 +77,29 @@ fn why() -> Vec<String> {
     }
 }
 
-fn capture(arguments: &[String]) -> Result<Output> {
+fn switch(arguments: &[String]) -> Result<Output> {
     Command::new("/afterimage")
-        .arg("capture")
+        .arg("switch")
         .args(arguments)
         .output()
-        .context("starting /afterimage capture")
+        .context("starting /afterimage switch")
 }
 
-/// A capture while another one is held up by its collector.
-fn second_capture() -> Result<Output> {
+/// A switch while another one is held up by its collector.
+fn second_switch() -> Result<Output> {
     let mut first = Command::new("/afterimage")
-        .arg("capture")
+        .arg("switch")
         .args(why())
         .stdout(Stdio::piped())
         .spawn()
-        .context("starting /afterimage capture")?;
+        .context("starting /afterimage switch")?;
     // It says what is intended before it runs its collectors.
     let said = BufReader::new(first.stdout.take().context("no standard output")?);
     let collecting = said.lines().map_while(Result::ok).any(|line| line.starts_with("intent"));
-    ensure!(collecting, "the first capture never came to its collectors");
-    let output = capture(&why());
-    first.kill().context("ending the first capture")?;
-    first.wait().context("waiting for the first capture")?;
+    ensure!(collecting, "the first switch never came to its collectors");
+    let output = switch(&why());
+    first.kill().context("ending the first switch")?;
+    first.wait().context("waiting for the first switch")?;
     output
 }
 

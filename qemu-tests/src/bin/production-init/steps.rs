@@ -31,11 +31,11 @@ pub(crate) fn afterimage(step: &str) -> Result<()> {
 }
 
 /// Switches kernels on purpose.
-pub(crate) fn capture(arguments: &[String]) -> Result<()> {
-    say(format!("production: switching: afterimage capture {arguments:?}"));
+pub(crate) fn switch(arguments: &[String]) -> Result<()> {
+    say(format!("production: switching: afterimage switch {arguments:?}"));
     let mut command = Command::new("/afterimage");
-    let status = command.arg("capture").args(arguments).status().context("starting /afterimage capture")?;
-    anyhow::bail!("afterimage capture came back: {status}")
+    let status = command.arg("switch").args(arguments).status().context("starting /afterimage switch")?;
+    anyhow::bail!("afterimage switch came back: {status}")
 }
 
 /// Stages a switch, arms the capture once more, which does not undo that, and leaves by a kexec
@@ -51,11 +51,11 @@ pub(crate) fn staged() -> Result<()> {
         ensure!(loaded.trim() == expected, "kexec_loaded is {loaded}");
         Ok(())
     };
-    run(&["capture", "--stage"])?;
+    run(&["switch", "--stage"])?;
     is_staged("1")?;
-    run(&["capture", "--unstage"])?;
+    run(&["switch", "--unstage"])?;
     is_staged("0")?;
-    run(&["capture", "--stage", "--why", "drill of the guest tests", "--ticket", "T-1"])?;
+    run(&["switch", "--stage", "--why", "drill of the guest tests", "--ticket", "T-1"])?;
     afterimage("load")?;
     is_staged("1")?;
     say("production: switching: by kexec");
