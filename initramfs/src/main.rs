@@ -281,7 +281,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Switch(options) => {
             if std::env::args().nth(1).as_deref() == Some(OLD_SWITCH) {
-                log::warn!("`afterimage capture` is now `afterimage switch`; the next release knows the new name only");
+                log::warn!(
+                    "`afterimage capture` is now `afterimage switch`; the next release knows the new name only"
+                );
             }
             planned::run(&options)?;
             Ok(ExitCode::SUCCESS)

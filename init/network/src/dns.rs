@@ -54,7 +54,7 @@ pub enum DnsError {
         /// Which.
         server: IpAddr,
         /// Its response code.
-        code: String,
+        code: &'static str,
     },
     /// It cannot be reached, or its answer is none.
     #[error("asking name server {server}")]
@@ -147,12 +147,23 @@ async fn ask_all(name: &str, kind: TYPE, servers: &[SocketAddr]) -> Result<Answe
     Err(last)
 }
 
+/// A response code, as `dig` prints it (RFC 1035, section 4.1.1).
+fn code_text(code: RCODE) -> &'static str {
+    match code {
+        RCODE::FormatError => "FORMERR",
+        RCODE::ServerFailure => "SERVFAIL",
+        RCODE::NotImplemented => "NOTIMP",
+        RCODE::Refused => "REFUSED",
+        _ => "an unusual response code",
+    }
+}
+
 async fn ask(name: &str, kind: TYPE, server: SocketAddr) -> Result<Answer, DnsError> {
     let [a, b, ..] = random().to_le_bytes();
     let id = u16::from_le_bytes([a, b]);
     let question = question(id, name, kind)?;
     let failed = |source| DnsError::Ask { server: server.ip(), source };
-    let code = |code: RCODE| DnsError::Server { server: server.ip(), code: format!("{code:?}") };
+    let code = |code: RCODE| DnsError::Server { server: server.ip(), code: code_text(code) };
     let by_udp = timeout(ANSWER, by_udp(&question, id, name, kind, server));
     match by_udp.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)? {
         Err(Bad::Code(is)) => return Err(code(is)),

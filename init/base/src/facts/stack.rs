@@ -86,6 +86,25 @@ pub struct Stripe {
     pub extent: u64,
 }
 
+impl fmt::Display for PhysicalVolume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, whose extents begin at sector {}", self.id, self.pe_start)
+    }
+}
+
+impl fmt::Display for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} extents from extent {} on", self.count, self.start)?;
+        if self.stripe_size > 0 {
+            write!(f, ", in stripes of {} sectors", self.stripe_size)?;
+        }
+        for stripe in &self.stripes {
+            write!(f, ", at extent {} of {}", stripe.extent, stripe.physical)?;
+        }
+        Ok(())
+    }
+}
+
 /// A LUKS device with the key to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Encrypted {

@@ -3,6 +3,7 @@
 //! What a server sends is not trusted: what would make no sense as an address or a route is
 //! refused.
 
+use core::fmt;
 use core::net::{IpAddr, Ipv4Addr};
 
 use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, Opcode, OptionCode};
@@ -44,6 +45,16 @@ pub(super) enum Ask {
     Request { address: Ipv4Addr, server: Ipv4Addr },
     /// More time with the address that we have.
     Renew { address: Ipv4Addr },
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Discover => f.write_str("DHCPDISCOVER"),
+            Self::Request { address, server } => write!(f, "DHCPREQUEST of {address} from {server}"),
+            Self::Renew { address } => write!(f, "DHCPREQUEST to keep {address}"),
+        }
+    }
 }
 
 /// What a server answers.

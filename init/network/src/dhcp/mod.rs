@@ -134,10 +134,10 @@ impl Talk<'_> {
             match self.client.message(ask) {
                 // A link that is just coming up takes nothing yet.
                 Ok(bytes) => match self.socket.send_to(&bytes, to) {
-                    Ok(_) => log::debug!("{}: {ask:?} sent to {to}", self.interface),
-                    Err(error) => log::warn!("{}: sending {ask:?} to {to}: {error}", self.interface),
+                    Ok(_) => log::debug!("{}: {ask} sent to {to}", self.interface),
+                    Err(error) => log::warn!("{}: sending {ask} to {to}: {error}", self.interface),
                 },
-                Err(error) => log::warn!("{}: {ask:?}: {error}", self.interface),
+                Err(error) => log::warn!("{}: {ask}: {error}", self.interface),
             }
             let random = random_part(Duration::from_secs(2));
             let pause = Duration::from_secs(pause.saturating_sub(1)).saturating_add(random);

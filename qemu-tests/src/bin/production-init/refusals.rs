@@ -78,11 +78,7 @@ fn why() -> Vec<String> {
 }
 
 fn switch(arguments: &[String]) -> Result<Output> {
-    Command::new("/afterimage")
-        .arg("switch")
-        .args(arguments)
-        .output()
-        .context("starting /afterimage switch")
+    Command::new("/afterimage").arg("switch").args(arguments).output().context("starting /afterimage switch")
 }
 
 /// A switch while another one is held up by its collector.

@@ -29,7 +29,7 @@ impl Unpacker {
             }
             Compression::Zlib => self.inflate(packed, page)?,
             Compression::Lzo => lzokay::decompress::decompress(packed, page)
-                .map_err(|error| io::Error::other(format!("LZO data: {error:?}")))?,
+                .map_err(|error| io::Error::other(format!("LZO data: {error}")))?,
             Compression::Snappy => {
                 snap::raw::Decoder::new().decompress(packed, page).map_err(io::Error::other)?
             }
