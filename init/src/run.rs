@@ -73,21 +73,14 @@ fn capture(
     let (start, mut lap) = (Instant::now(), Lap::start());
     summary.rung = attempt.rung;
     attempt.earlier.iter().cloned().for_each(|earlier| summary.degrade(Degradation::Attempt(earlier)));
-    let loading = |path: &str| {
-        step(config, Step::Modules, 0);
-        beat::tell(&Beat::Module(path.to_owned()));
-    };
-    modules::load_all(&attempt.skip_modules, &loading, &mut |what| summary.degrade(what));
+    load_modules(config, attempt, &mut summary);
     summary.seconds.modules = lap.lap();
 
     step(config, Step::Vmcore, 0);
-    let access = if attempt.rung == Rung::Full { Access::Mmap } else { Access::Pread };
-    let core = open_core(Path::new(VMCORE), access, &mut summary);
-    let core =
-        core.map_err(|error| summary.degrade(Degradation::Dump { cause: base::log::chain(&error) })).ok();
-    let info = core.as_ref().map(|core| settle(core, facts, &mut summary)).unwrap_or_default();
-    let kernel = core.as_ref().map(|core| Kernel::new(core, &info, core.mappings()));
+    let core = &open_vmcore(attempt.rung, &mut summary);
     let core = core.as_ref();
+    let info = core.map(|core| settle(core, facts, &mut summary)).unwrap_or_default();
+    let kernel = core.map(|core| Kernel::new(core, &info, core.mappings()));
     let utsname = describe(core.map(|core| -> &dyn Core { core }), kernel.as_ref(), facts, &mut summary);
     summary.registers = trigger::registers(summary.cpus, planned);
     let time = crash_time(&info, planned);
@@ -96,37 +89,26 @@ fn capture(
     summary.seconds.vmcore = lap.lap();
 
     let (rung, skip, filter) = (attempt.rung, skipped_pages(attempt), OnceCell::new());
-    let job = Job { config, core, info: &info, planned, kernel, utsname, rung, skip, filter, start };
+    let job = Job {
+        config,
+        facts,
+        core,
+        info: &info,
+        planned,
+        kernel,
+        utsname,
+        name,
+        time,
+        rung,
+        skip,
+        filter,
+        start,
+    };
     if attempt.earlier.is_empty() {
-        hooks::run(&config.hook, When::Before, None, &mut summary); // they may be why there is another attempt
+        // They may be why there is another attempt.
+        hooks::run(&config.hook, When::Before, None, &mut summary);
     }
-    let ways = Ways::new(&config.network, facts);
-    let host = name::sanitize(summary.host.as_deref().unwrap_or_default());
-    let mut best = Outcome::Failed;
-    for (index, target) in config.target.iter().enumerate() {
-        if attempt.skip_targets.contains(&index) {
-            log::warn!("target {target} is left out: an earlier attempt came to its end there");
-            continue;
-        }
-        let crash_loop = match planned {
-            Some(_) => CrashLoop { crashes: 0, within: 0 }, // nobody crashed
-            None => config.capture.crash_loop,
-        };
-        let capture = target::Capture {
-            index,
-            name: &name,
-            host: &host,
-            time,
-            crash_loop,
-            stacks: &facts.stacks,
-            remotes: &facts.remotes,
-        };
-        let Some(saved) = save_to(&job, target, &ways, capture, &mut summary) else { continue };
-        best = best.max(saved.outcome);
-        if saved.settled {
-            break;
-        }
-    }
+    let best = save_to_targets(&job, attempt, &mut summary);
     if best == Outcome::Failed {
         log::error!("no target takes anything now; the end of the old kernel's log follows");
         job.kernel.iter().for_each(|kernel| last_resort::save(kernel, time));
@@ -136,14 +118,66 @@ fn capture(
     best
 }
 
+/// Saves to one target after the other until one holds all that is wanted. Returns the best of what
+/// came of it.
+fn save_to_targets(job: &Job<'_>, attempt: &Attempt, summary: &mut Summary) -> Outcome {
+    let ways = Ways::new(&job.config.network, job.facts);
+    let host = name::sanitize(summary.host.as_deref().unwrap_or_default());
+    let crash_loop = match job.planned {
+        Some(_) => CrashLoop { crashes: 0, within: 0 }, // nobody crashed
+        None => job.config.capture.crash_loop,
+    };
+    let mut best = Outcome::Failed;
+    for (index, target) in job.config.target.iter().enumerate() {
+        if attempt.skip_targets.contains(&index) {
+            log::warn!("target {target} is left out: an earlier attempt came to its end there");
+            continue;
+        }
+        let capture = target::Capture {
+            index,
+            name: &job.name,
+            host: &host,
+            time: job.time,
+            crash_loop,
+            stacks: &job.facts.stacks,
+            remotes: &job.facts.remotes,
+        };
+        let Some(saved) = save_to(job, target, &ways, capture, summary) else { continue };
+        best = best.max(saved.outcome);
+        if saved.settled {
+            break;
+        }
+    }
+    best
+}
+
+fn load_modules(config: &Config, attempt: &Attempt, summary: &mut Summary) {
+    let loading = |path: &str| {
+        step(config, Step::Modules, 0);
+        beat::tell(&Beat::Module(path.to_owned()));
+    };
+    modules::load_all(&attempt.skip_modules, &loading, &mut |what| summary.degrade(what));
+}
+
+fn open_vmcore(rung: Rung, summary: &mut Summary) -> Option<Vmcore> {
+    let access = if rung == Rung::Full { Access::Mmap } else { Access::Pread };
+    let core = open_core(Path::new(VMCORE), access, summary);
+    core.map_err(|error| summary.degrade(Degradation::Dump { cause: base::log::chain(&error) })).ok()
+}
+
 /// What is saved, and how; the same for every target.
 struct Job<'a> {
     config: &'a Config,
+    facts: &'a Facts,
     core: Option<&'a Vmcore>,
     info: &'a VmcoreInfo,
     planned: Option<&'a Planned>,
     kernel: Option<Kernel<'a>>,
     utsname: Utsname,
+    /// Of the capture, the same on every target and in every attempt.
+    name: String,
+    /// Seconds since 1970 of the crash or the switch.
+    time: u64,
     rung: Rung,
     skip: Vec<PfnRange>,
     /// Found when the log is safe: looking at damaged struct pages may end the attempt.

@@ -95,7 +95,8 @@ const APPEND: &[&str] = &[
 /// Why there is no command line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the capture kernel's command line has {len} bytes, more than the kernel's {MAX_LEN}: shorten capture.cmdline_append or add to capture.cmdline_remove"
+    "the capture kernel's command line has {len} bytes, more than the kernel's {MAX_LEN}: shorten \
+     capture.cmdline_append or add to capture.cmdline_remove"
 )]
 pub struct TooLong {
     len: usize,

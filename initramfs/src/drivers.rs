@@ -18,7 +18,8 @@ use crate::stack::{self, StackError};
 pub enum DriversError {
     /// The device is not on this host.
     #[error(
-        "the target device is not on this host; to build for another machine, name image.modules and target.fstype"
+        "the target device is not on this host; to build for another machine, name image.modules and \
+         target.fstype"
     )]
     Device(#[from] block::NotFound),
     /// A device on other devices.

@@ -141,9 +141,8 @@ enum Command {
         json: bool,
     },
     /// Dump a vmcore that is a file, or a dump again: filter, compress, convert it
-    #[command(
-        override_usage = "afterimage dump [OPTIONS] VMCORE... OUT\n       afterimage dump --dry-run [OPTIONS] VMCORE..."
-    )]
+    #[command(override_usage = "afterimage dump [OPTIONS] VMCORE... OUT\n       afterimage dump --dry-run \
+                          [OPTIONS] VMCORE...")]
     Dump {
         #[command(flatten)]
         pages: Pages,
@@ -282,7 +281,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Switch(options) => {
             if std::env::args().nth(1).as_deref() == Some(OLD_SWITCH) {
                 log::warn!(
-                    "`afterimage capture` is now `afterimage switch`; the next release knows the new name only"
+                    "`afterimage capture` is now `afterimage switch`; the next release knows the new name \
+                     only"
                 );
             }
             planned::run(&options)?;
@@ -305,61 +305,69 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let exclude = pages.exclude()?.reading_poisoned(read_poisoned_and_offline_pages);
             let dump = Dump { exclude, compress, format };
             let config = Config { dump, ..Config::default() };
-            if dry_run {
-                let (estimate, page_bytes) = offline::dry_run(&files, &config)?;
-                write!(io::stdout().lock(), "{}", estimate::text(&estimate, &config, page_bytes))?;
-                return Ok(ExitCode::SUCCESS);
-            }
-            let Some((out, input @ [_, ..])) = files.split_last() else {
-                return Err("name the vmcore and the dump to write".into());
-            };
-            let summary = offline::dump(input, out, &config, force)?.to_json();
-            if out == Path::new("-") {
-                eprint!("{summary}"); // standard output is the dump
-            } else {
-                write!(io::stdout().lock(), "{summary}")?;
-            }
-            Ok(ExitCode::SUCCESS)
+            if dry_run { estimated(&files, &config) } else { dumped(&files, &config, force) }
         }
         Command::Prepare { force, device } => {
             println!("UUID={}", raw::prepare(&device, force)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Recover { keep_uncollected, device, dir } => {
-            let recovered = raw::recover(&device, &dir, keep_uncollected)?;
-            for one in &recovered {
-                println!("{}", one.text());
-            }
-            let whole = recovered.iter().all(|one| one.whole);
-            Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) })
-        }
+        Command::Recover { keep_uncollected, device, dir } => recovered(&device, &dir, keep_uncollected),
         Command::Reset { target } => reset(&target),
-        Command::Dmesg { files } => {
-            let input = Input::open(&files)?;
-            let mut out = BufWriter::new(io::stdout().lock());
-            let stats = dmesg::write(&input.kernel(), &mut out)?;
-            out.flush()?;
-            if stats.damaged > 0 {
-                eprintln!("afterimage: {} records of the log are damaged", stats.damaged);
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Inspect { pages: true, map, files } => {
-            map.iter().try_for_each(|path| survey::check_map(path, &files))?;
-            let (found, caption) = survey::survey(&Input::open(&files)?)?;
-            map.iter().try_for_each(|path| survey::write_map(&found, &caption, path, &files))?;
-            let mut out = io::stdout().lock();
-            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            let drawn = text::draw(&found, out.is_terminal() && !no_color);
-            write!(out, "{}\n{drawn}", text::table(&found))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Inspect { files, .. } => {
-            let report = inspect::report(&Input::open(&files)?)?;
-            io::stdout().lock().write_all(report.as_bytes())?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Dmesg { files } => kernel_log(&files),
+        Command::Inspect { pages: true, map, files } => page_map(map.as_deref(), &files),
+        Command::Inspect { files, .. } => print(&inspect::report(&Input::open(&files)?)?),
     }
+}
+
+/// Says how large dumps would be.
+fn estimated(files: &[PathBuf], config: &Config) -> Result<ExitCode, Failure> {
+    let (estimate, page_bytes) = offline::dry_run(files, config)?;
+    print(&estimate::text(&estimate, config, page_bytes))
+}
+
+/// Dumps the files before the last one into the last one.
+fn dumped(files: &[PathBuf], config: &Config, force: bool) -> Result<ExitCode, Failure> {
+    let Some((out, input @ [_, ..])) = files.split_last() else {
+        return Err("name the vmcore and the dump to write".into());
+    };
+    let summary = offline::dump(input, out, config, force)?.to_json();
+    if out == Path::new("-") {
+        eprint!("{summary}"); // standard output is the dump
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&summary)
+}
+
+fn recovered(device: &Path, dir: &Path, keep_uncollected: bool) -> Result<ExitCode, Failure> {
+    let captures = raw::recover(device, dir, keep_uncollected)?;
+    for capture in &captures {
+        println!("{}", capture.text());
+    }
+    let whole = captures.iter().all(|capture| capture.whole);
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) })
+}
+
+fn kernel_log(files: &[PathBuf]) -> Result<ExitCode, Failure> {
+    let input = Input::open(files)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let stats = dmesg::write(&input.kernel(), &mut out)?;
+    out.flush()?;
+    if stats.damaged > 0 {
+        eprintln!("afterimage: {} records of the log are damaged", stats.damaged);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A table and a map of all pages; the map goes into a file, too, if one is named.
+fn page_map(map: Option<&Path>, files: &[PathBuf]) -> Result<ExitCode, Failure> {
+    map.map_or(Ok(()), |path| survey::check_map(path, files))?;
+    let (pages, caption) = survey::survey(&Input::open(files)?)?;
+    map.map_or(Ok(()), |path| survey::write_map(&pages, &caption, path, files))?;
+    let mut out = io::stdout().lock();
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let drawn = text::draw(&pages, out.is_terminal() && !no_color);
+    write!(out, "{}\n{drawn}", text::table(&pages))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn build(sources: &Sources, output: &Path) -> Result<ExitCode, Failure> {

@@ -225,7 +225,8 @@ mod tests {
         let dep = "kernel/fs/ext4/ext4.ko: kernel/fs/mbcache.ko kernel/fs/jbd2/jbd2.ko\n\
                    kernel/fs/mbcache.ko:\nkernel/fs/jbd2/jbd2.ko:\n\
                    kernel/lib/libcrc32c.ko.xz:\nkernel/crypto/crc32c-intel.ko:\nkernel/crypto/crc32c_generic.ko:\n\
-                   kernel/drivers/virtio/virtio_pci.ko: kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko\n\
+                   kernel/drivers/virtio/virtio_pci.ko: kernel/drivers/virtio/virtio.ko \
+                   kernel/drivers/virtio/virtio_ring.ko\n\
                    kernel/drivers/virtio/virtio.ko: kernel/drivers/virtio/virtio_ring.ko\n\
                    kernel/drivers/virtio/virtio_ring.ko:\n";
         let alias = "# Aliases\nalias crc32c crc32c_intel\nalias crc32c crc32c_generic\n\

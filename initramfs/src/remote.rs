@@ -39,7 +39,8 @@ pub enum RemoteError {
     },
     /// The key for SSH is not there.
     #[error(
-        "target {target}: there is no key {path}: make one with `afterimage keys` and send its public half with `afterimage propagate`"
+        "target {target}: there is no key {path}: make one with `afterimage keys` and send its public half \
+         with `afterimage propagate`"
     )]
     NoIdentity {
         /// Which target.
@@ -315,7 +316,8 @@ mod tests {
 
     fn config(dir: &Path, more: &str) -> Config {
         let text = format!(
-            "[[target]]\ntype = \"s3\"\nurl = \"https://127.0.0.1:1/b\"\nroots = \"{0}/roots\"\ncredentials = \"{0}/keys\"\n{more}",
+            "[[target]]\ntype = \"s3\"\nurl = \"https://127.0.0.1:1/b\"\nroots = \"{0}/roots\"\ncredentials \
+             = \"{0}/keys\"\n{more}",
             dir.display()
         );
         Config::parse(&text).unwrap()
@@ -325,7 +327,8 @@ mod tests {
     fn addresses_and_secrets_are_read_and_changes_are_seen() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("roots"), ROOT).unwrap();
-        let keys = "access_key = \"AK\"\nsecret_key = \"SK\"\nsession_token = \"ST\"\nexpires = \"2026-11-28T12:00:00Z\"\n";
+        let keys = "access_key = \"AK\"\nsecret_key = \"SK\"\nsession_token = \"ST\"\nexpires \
+                    = \"2026-11-28T12:00:00Z\"\n";
         fs::write(dir.path().join("keys"), keys).unwrap();
         let gathered = gather(&config(dir.path(), "")).unwrap();
         let remote = &gathered.remotes[0];
@@ -365,7 +368,8 @@ mod tests {
             fs::write(dir.path().join("keys"), text).unwrap();
             assert!(error().contains(reason) && !error().contains("s3cr3t"), "{}", error());
         }
-        let ssh = "[[target]]\ntype = \"ssh\"\nurl = \"ssh://u@127.0.0.1/\"\nhost_key = [\"x\"]\nidentity = \"/no/such/key\"\n";
+        let ssh = "[[target]]\ntype = \"ssh\"\nurl = \"ssh://u@127.0.0.1/\"\nhost_key = [\"x\"]\nidentity \
+                   = \"/no/such/key\"\n";
         let error = gather(&Config::parse(ssh).unwrap()).unwrap_err().to_string();
         assert!(error.contains("afterimage keys"), "{error}");
         fs::write(dir.path().join("id"), "no key").unwrap();

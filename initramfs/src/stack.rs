@@ -24,7 +24,8 @@ const MAX_DEPTH: usize = 16;
 pub enum StackError {
     /// Another kind of device.
     #[error(
-        "{device} is a {kind} device, which the capture kernel cannot set up: linear and striped LVM volumes and LUKS devices are supported"
+        "{device} is a {kind} device, which the capture kernel cannot set up: linear and striped LVM volumes \
+         and LUKS devices are supported"
     )]
     Unsupported {
         /// Kernel name.

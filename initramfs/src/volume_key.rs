@@ -194,8 +194,10 @@ mod tests {
 
     #[test]
     fn the_key_is_what_follows_dump() {
-        let printed = "LUKS header information for l2\nCipher name:   \taes\nUUID:          \tabcd\nMK bits:       \t192\n\
-                       MK dump:\t21 89 65 a3 d3 8c df 16 0d 43 fd bd ea b3 dc c1 \n\t\t63 92 cb e7 86 18 30 67 \nend 00\n";
+        let printed = "LUKS header information for l2\nCipher name:   \taes\nUUID:          \tabcd\nMK \
+                       bits:       \t192\n\
+                       MK dump:\t21 89 65 a3 d3 8c df 16 0d 43 fd bd ea b3 dc c1 \n\t\t63 92 cb e7 86 18 30 \
+                       67 \nend 00\n";
         let key = parse(printed.as_bytes()).unwrap();
         assert_eq!(key.hex().as_str(), "218965a3d38cdf160d43fdbdeab3dcc16392cbe786183067");
         for bad in ["", "MK bits: 8\n", "MK dump:\n", "MK dump:\tzz\n"] {

@@ -85,7 +85,8 @@ impl Config {
         let append = append.trim();
         format!(
             "[dump]\nlevel = {level}\ncompress = {compress:?}\n\n{targets}\
-             [capture]\ncpus = {cpus}\nstall_timeout = {stall_timeout}\ncmdline_append = {append:?}\ncmdline_remove = []\n\
+             [capture]\ncpus = {cpus}\nstall_timeout = {stall_timeout}\ncmdline_append = \
+             {append:?}\ncmdline_remove = []\n\
              {capture}\n\n[finish]\n{finish}\n\n\
              [image]\ncompress = {image_compress:?}\nstrip = {strip:?}\nmodules = {modules:?}\n\n{more}\n"
         )

@@ -20,7 +20,8 @@ const COPY: Duration = Duration::from_mins(15);
 
 /// No target appears, so the capture ends soon after the copy.
 const CONFIG: &str = "[[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=absent\"\npath = \"/\"\n\
-    fstype = \"ext4\"\nwait = 1\n\n[capture]\ncpus = 1\ncmdline_append = \"rdinit=/wrapper wrap.copy=vmcore\"\n\
+    fstype = \"ext4\"\nwait = 1\n\n[capture]\ncpus = 1\ncmdline_append = \"rdinit=/wrapper \
+    wrap.copy=vmcore\"\n\
     cmdline_remove = []\n\n[image]\ncompress = \"gzip\"\nmodules = [\"virtio_pci\", \"virtio_blk\"]\n";
 
 /// A system to be crashed.

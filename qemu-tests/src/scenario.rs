@@ -6,7 +6,7 @@ use crate::boot::Boot;
 use crate::capture_config::DUMPS;
 use crate::console::Line;
 use crate::disk::Disk;
-use crate::extra_disk::ExtraDisk;
+use crate::extra_disk::{DiskLeft, ExtraDisk};
 use crate::fault::Action;
 use crate::initramfs;
 use crate::kernel::Kernel;
@@ -191,7 +191,44 @@ impl Scenario {
             log: dir.join(format!("console-{run}.log")),
         };
         let started = Instant::now();
-        let mut vm = Vm::start(&machine)?;
+        let Crash { boot_id, panic, ended } = self.crash(&machine)?;
+        let first = Boot::find(&ended.console, "first").ok();
+        let console: Vec<_> = ended.console.into_iter().skip_while(|line| line.at < panic).collect();
+        let found = self.look(dir, run, &disks, &console)?;
+        let outcome = Outcome {
+            boot_id: boot_id.rsplit(' ').next().unwrap_or_default().into(),
+            seed,
+            panic,
+            panic_to_exit: ended.at.saturating_duration_since(panic),
+            started,
+            memory_end: self.memory_end(),
+            first,
+            ending: Ending::of(&ended.events),
+            events: ended.events,
+            extra: found.extra,
+            run,
+            console,
+            dumps: found.dumps,
+            raw: found.raw,
+            report: found.report,
+            work,
+        };
+        eprintln!(
+            "{}: {} kernel {}, {:?}: panic to exit {:.1} s, image {} KiB, dumps {:?}",
+            self.name,
+            if machine.accel == Accel::Kvm { "kvm" } else { "tcg" },
+            self.kernel.version(),
+            self.config.compress,
+            outcome.panic_to_exit.as_secs_f64(),
+            image_size >> 10,
+            outcome.dumps.iter().map(Dump::files).collect::<Vec<_>>(),
+        );
+        Ok(outcome)
+    }
+
+    /// Boots the machine, waits for the crash and for the end of the guest.
+    fn crash(&self, machine: &Machine) -> Result<Crash> {
+        let mut vm = Vm::start(machine)?;
         hot_add(&mut vm, self.shape.hot_add_mib)?;
         vm.console.expect("production: markers planted", BOOT)?;
         let boot_id = vm.console.expect("production: boot id ", BOOT)?.text;
@@ -211,10 +248,12 @@ impl Scenario {
                 Ended { at, console: vm.cut_power(), events: Vec::new() }
             }
         };
-        let first = Boot::find(&ended.console, "first").ok();
-        let console: Vec<_> = ended.console.into_iter().skip_while(|line| line.at < panic).collect();
+        Ok(Crash { boot_id, panic, ended })
+    }
 
-        let [disk, others @ ..] = disks.as_slice() else { bail!("there is no disk") };
+    /// Looks at what the guest has left on its disks.
+    fn look(&self, dir: &Path, run: u32, disks: &[Disk], console: &[Line]) -> Result<Found> {
+        let [disk, others @ ..] = disks else { bail!("there is no disk") };
         disk.check().context("the file system that took the dump")?;
         // A capture that was killed or lost power leaves a journal for the next mount.
         disk.replay()?;
@@ -233,40 +272,12 @@ impl Scenario {
             Some(Report::read(&dir.join(REPORT))?)
         };
         let raw = match others {
-            [raw, ..] if self.raw_copy => Some(trim_raw(raw, &console)?),
+            [raw, ..] if self.raw_copy => Some(trim_raw(raw, console)?),
             _ => None,
         };
         let look = |extra: &ExtraDisk| extra.look(dir, &crash.join(&extra.name));
         let extra = self.extra.iter().map(look).collect::<Result<Vec<_>>>()?;
-        let outcome = Outcome {
-            boot_id: boot_id.rsplit(' ').next().unwrap_or_default().into(),
-            seed,
-            panic,
-            panic_to_exit: ended.at.saturating_duration_since(panic),
-            started,
-            memory_end: self.memory_end(),
-            first,
-            ending: Ending::of(&ended.events),
-            events: ended.events,
-            extra,
-            run,
-            console,
-            dumps: dumps.unwrap_or_default(),
-            raw,
-            report,
-            work,
-        };
-        eprintln!(
-            "{}: {} kernel {}, {:?}: panic to exit {:.1} s, image {} KiB, dumps {:?}",
-            self.name,
-            if machine.accel == Accel::Kvm { "kvm" } else { "tcg" },
-            self.kernel.version(),
-            self.config.compress,
-            outcome.panic_to_exit.as_secs_f64(),
-            image_size >> 10,
-            outcome.dumps.iter().map(Dump::files).collect::<Vec<_>>(),
-        );
-        Ok(outcome)
+        Ok(Found { dumps: dumps.unwrap_or_default(), report, raw, extra })
     }
 
     /// Builds `boot/afterimage.img`, what the production system will load; and keeps one without
@@ -407,6 +418,22 @@ impl Scenario {
         }
         line
     }
+}
+
+/// How a guest went down.
+struct Crash {
+    /// The line that names its boot ID.
+    boot_id: String,
+    panic: Instant,
+    ended: Ended,
+}
+
+/// What is on the disks of a guest that is gone.
+struct Found {
+    dumps: Vec<Dump>,
+    report: Option<Report>,
+    raw: Option<PathBuf>,
+    extra: Vec<DiskLeft>,
 }
 
 /// Adds the memory that production waits for.

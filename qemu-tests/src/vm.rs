@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,50 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Processors, memory, firmware, kernel.
+    fn core(&self, qemu: &mut Command) -> Result<()> {
+        qemu.args(["-machine", "q35", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"])
+            .args(self.accel.arguments(&self.shape.cpu))
+            .args(["-smp", &self.cpus.to_string()])
+            .args(self.memory())
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .args(["-append", &self.append]);
+        if let Some(initrd) = &self.initrd {
+            qemu.arg("-initrd").arg(initrd);
+        }
+        if self.shape.efi {
+            let variables = self.log.with_extension("efivars");
+            fs::copy(EFI_VARIABLES, &variables).with_context(|| format!("copying {EFI_VARIABLES}"))?;
+            qemu.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={EFI_CODE}")]);
+            qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", variables.display())]);
+        }
+        Ok(())
+    }
+
+    /// All devices but the disks.
+    fn devices(&self, qemu: &mut Command) {
+        if self.shape.network {
+            let answer = format!("guestfwd=tcp:{NETWORK_ANSWER_AT}-cmd:echo {NETWORK_ANSWER}");
+            qemu.args(["-netdev", &format!("user,id=net,restrict=on,{answer}")]);
+            qemu.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+        }
+        for (number, card) in self.shape.cards.iter().enumerate() {
+            qemu.args(card.arguments(number));
+        }
+        qemu.args(&self.shape.more);
+        if self.shape.watchdog {
+            qemu.args(["-device", "i6300esb,addr=0x1e", "-action", "watchdog=reset"]);
+        }
+        if self.shape.hot_add_mib > 0 {
+            qemu.args(["-monitor", &format!("unix:{},server=on,wait=off", self.monitor().display())]);
+        }
+    }
+
+    fn monitor(&self) -> PathBuf {
+        self.log.with_extension("monitor")
+    }
+
     /// The arguments that give it memory.
     fn memory(&self) -> Vec<String> {
         let mut size = format!("{}M", self.memory_mib);
@@ -119,81 +163,57 @@ pub struct Ended {
     pub events: Vec<Value>,
 }
 
+/// Hands a disk to QEMU.
+fn attach(qemu: &mut Command, index: usize, disk: &Disk) -> Result<()> {
+    let Some(name) = &disk.name else {
+        let read_only = if disk.read_only { ",readonly=on" } else { "" };
+        // Flushes to the host's disk would only cost time: QEMU itself is not crashed.
+        // A copy of mostly empty memory stays sparse.
+        let drive = format!(
+            "file={},format=raw,if=virtio,cache=unsafe,discard=unmap,detect-zeroes=unmap{read_only}",
+            disk.path.display()
+        );
+        qemu.args(["-drive", &drive]);
+        return Ok(());
+    };
+    // Behind the slots that QEMU gives to healthy disks, which so keep their names.
+    let slot = index.saturating_add(0x10);
+    let port = json!({
+        "driver": "pcie-root-port", "id": format!("port-{name}"), "chassis": slot, "slot": slot,
+        "addr": format!("{slot:#x}"),
+    });
+    // Errors go to the guest: QEMU would stop the machine when there is no space.
+    let device = json!({
+        "driver": "virtio-blk-pci", "id": format!("disk-{name}"), "bus": format!("port-{name}"),
+        "drive": format!("node-{name}"), "werror": "report", "rerror": "report",
+    });
+    let rules = disk.path.with_extension("blkdebug");
+    fs::write(&rules, fault::rules(&disk.faults)).with_context(|| format!("writing {}", rules.display()))?;
+    let node = fault::blockdev(name, &disk.path, disk.read_only, &rules);
+    qemu.args(["-object", &fault::throttle_group(name).to_string()])
+        .args(["-blockdev", &node.to_string()])
+        .args(["-device", &port.to_string(), "-device", &device.to_string()]);
+    Ok(())
+}
+
 impl Vm {
     /// Starts the guest. It ends when it reboots or powers off; a kexec is neither.
     pub fn start(machine: &Machine) -> Result<Self> {
         let messages = machine.log.with_extension("qemu");
         let stderr = File::create(&messages).with_context(|| format!("making {}", messages.display()))?;
-        let mut qemu = command("qemu-system-x86_64");
-        qemu.args(["-machine", "q35", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"])
-            .args(machine.accel.arguments(&machine.shape.cpu))
-            .args(["-smp", &machine.cpus.to_string()])
-            .args(machine.memory())
-            .arg("-kernel")
-            .arg(&machine.kernel)
-            .args(["-append", &machine.append])
-            .stdout(Stdio::piped())
-            .stderr(stderr);
-        if let Some(initrd) = &machine.initrd {
-            qemu.arg("-initrd").arg(initrd);
-        }
-        let monitor = machine.log.with_extension("monitor");
         // Not beside the log: the path of a socket has at most 107 bytes (unix(7)).
         let sockets = tempfile::tempdir().context("making a directory for sockets")?;
         let qmp = sockets.path().join("qmp");
-        qemu.args(["-qmp", &format!("unix:{},server=on,wait=off", qmp.display())]);
-        if machine.shape.efi {
-            let variables = machine.log.with_extension("efivars");
-            fs::copy(EFI_VARIABLES, &variables).with_context(|| format!("copying {EFI_VARIABLES}"))?;
-            qemu.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={EFI_CODE}")]);
-            qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", variables.display())]);
-        }
-        if machine.shape.network {
-            let answer = format!("guestfwd=tcp:{NETWORK_ANSWER_AT}-cmd:echo {NETWORK_ANSWER}");
-            qemu.args(["-netdev", &format!("user,id=net,restrict=on,{answer}")]);
-            qemu.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
-        }
-        for (number, card) in machine.shape.cards.iter().enumerate() {
-            qemu.args(card.arguments(number));
-        }
-        qemu.args(&machine.shape.more);
-        if machine.shape.watchdog {
-            qemu.args(["-device", "i6300esb,addr=0x1e", "-action", "watchdog=reset"]);
-        }
-        if machine.shape.hot_add_mib > 0 {
-            qemu.args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())]);
-        }
+        let mut qemu = command("qemu-system-x86_64");
+        qemu.args(["-qmp", &format!("unix:{},server=on,wait=off", qmp.display())])
+            .stdout(Stdio::piped())
+            .stderr(stderr);
+        machine.core(&mut qemu)?;
+        machine.devices(&mut qemu);
         for (index, disk) in machine.disks.iter().enumerate() {
-            if let Some(name) = &disk.name {
-                // Behind the slots that QEMU gives to healthy disks, which so keep their names.
-                let slot = index.saturating_add(0x10);
-                let port = json!({
-                    "driver": "pcie-root-port", "id": format!("port-{name}"), "chassis": slot, "slot": slot,
-                    "addr": format!("{slot:#x}"),
-                });
-                // Errors go to the guest: QEMU would stop the machine when there is no space.
-                let device = json!({
-                    "driver": "virtio-blk-pci", "id": format!("disk-{name}"), "bus": format!("port-{name}"),
-                    "drive": format!("node-{name}"), "werror": "report", "rerror": "report",
-                });
-                let rules = disk.path.with_extension("blkdebug");
-                fs::write(&rules, fault::rules(&disk.faults))
-                    .with_context(|| format!("writing {}", rules.display()))?;
-                let node = fault::blockdev(name, &disk.path, disk.read_only, &rules);
-                qemu.args(["-object", &fault::throttle_group(name).to_string()])
-                    .args(["-blockdev", &node.to_string()])
-                    .args(["-device", &port.to_string(), "-device", &device.to_string()]);
-                continue;
-            }
-            let read_only = if disk.read_only { ",readonly=on" } else { "" };
-            // Flushes to the host's disk would only cost time: QEMU itself is not crashed.
-            // A copy of mostly empty memory stays sparse.
-            let drive = format!(
-                "file={},format=raw,if=virtio,cache=unsafe,discard=unmap,detect-zeroes=unmap{read_only}",
-                disk.path.display()
-            );
-            qemu.args(["-drive", &drive]);
+            attach(&mut qemu, index, disk)?;
         }
+        let monitor = machine.monitor();
         let mut child = qemu.spawn().context("starting qemu-system-x86_64")?;
         let serial = child.stdout.take().context("QEMU has no standard output")?;
         let console = Console::follow(serial, &machine.log)?;

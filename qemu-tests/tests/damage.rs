@@ -34,7 +34,8 @@ fn damaged(series: &[&str], seed: u64, cases: u64) -> Result<()> {
         eprintln!("{}: AFTERIMAGE_SEED={seed}", core.display());
         eprintln!("  cases {:?}, healthy and longest time {:?}", verdict.cases, verdict.times);
         eprintln!(
-            "  {} with more dropped than in health, {} without a filter, {} vital pages called poisoned or offline",
+            "  {} with more dropped than in health, {} without a filter, {} vital pages called poisoned or \
+             offline",
             verdict.with_extra_drops, verdict.without_filter, verdict.withheld_vital
         );
         for (key, (pages, what)) in &verdict.wrongly_dropped {

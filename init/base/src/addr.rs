@@ -244,7 +244,9 @@ mod tests {
         }
 
         #[test]
-        fn appended_ranges_hold_each_page_once(mut raw in prop::collection::vec((0_u64..60, 1_u64..20), 0..12)) {
+        fn appended_ranges_hold_each_page_once(
+            mut raw in prop::collection::vec((0_u64..60, 1_u64..20), 0..12)
+        ) {
             raw.sort_unstable();
             let mut ranges = Vec::new();
             for &(start, pages) in &raw {
@@ -259,7 +261,9 @@ mod tests {
         }
 
         #[test]
-        fn intersection_holds_what_both_hold(a in 0_u64..50, b in 0_u64..50, c in 0_u64..50, d in 0_u64..50, p in 0_u64..50) {
+        fn intersection_holds_what_both_hold(
+            a in 0_u64..50, b in 0_u64..50, c in 0_u64..50, d in 0_u64..50, p in 0_u64..50
+        ) {
             if let (Some(x), Some(y)) = (PfnRange::new(Pfn(a), Pfn(b)), PfnRange::new(Pfn(c), Pfn(d))) {
                 let both = x.contains(Pfn(p)) && y.contains(Pfn(p));
                 prop_assert_eq!(x.intersect(y).is_some_and(|z| z.contains(Pfn(p))), both);

@@ -132,7 +132,8 @@ macro_rules! replayed {
 
         #[test]
         fn each_target_is_replayed() {
-            let mut all: Vec<_> = afterimage_fuzz::targets::TARGETS.iter().map(|target| target.name).collect();
+            let targets = afterimage_fuzz::targets::TARGETS;
+            let mut all: Vec<_> = targets.iter().map(|target| target.name).collect();
             all.sort_unstable();
             assert_eq!(all, [$(stringify!($name)),*]);
         }

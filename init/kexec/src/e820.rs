@@ -119,9 +119,11 @@ mod tests {
     use super::*;
     use base::facts::parse_iomem;
 
-    const IOMEM: &str = "00000000-00000fff : Reserved\n00001000-0009fbff : System RAM\n0009fc00-000fffff : Reserved\n\
+    const IOMEM: &str = "00000000-00000fff : Reserved\n00001000-0009fbff : System RAM\n0009fc00-000fffff : \
+                         Reserved\n\
         00100000-3ffdffff : System RAM\n  34000000-3dffffff : Crash kernel\n3ffe0000-3fffffff : Reserved\n\
-        b0000000-bfffffff : PCI MMCONFIG 0000 [bus 00-ff]\nfeb00000-feb00fff : ACPI Tables\n100000000-13fffffff : System RAM\n";
+        b0000000-bfffffff : PCI MMCONFIG 0000 [bus 00-ff]\nfeb00000-feb00fff : ACPI \
+        Tables\n100000000-13fffffff : System RAM\n";
 
     fn shown(map: &[E820]) -> Vec<String> {
         map.iter().map(|e| format!("{:x}-{:x} {}", e.range.start, e.range.end, e.kind.number())).collect()

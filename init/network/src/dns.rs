@@ -427,7 +427,8 @@ mod tests {
 
     #[test]
     fn resolv_conf_names_servers() {
-        let text = "# nameserver 1.1.1.1\nsearch example.com\nnameserver 192.0.2.53\nnameserver\t2001:db8::53 \n\
+        let text = "# nameserver 1.1.1.1\nsearch example.com\nnameserver \
+                    192.0.2.53\nnameserver\t2001:db8::53 \n\
                     nameserver fe80::1%eth0\nnameserver\noptions edns0\n";
         let servers = parse_resolv_conf(text);
         assert_eq!(servers, ["192.0.2.53".parse::<IpAddr>().unwrap(), "2001:db8::53".parse().unwrap()]);

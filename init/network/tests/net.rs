@@ -268,7 +268,8 @@ fn silence_ends_at_the_deadline_and_is_told_once() {
 fn one_link_that_fails_does_not_stop_another() {
     Lan::with(|_lan| {
         let text = format!(
-            "[[network]]\nname = \"gone\"\ncard = \"02:00:00:00:00:99\"\naddress = [\"192.0.2.8/24\"]\nwait = 1\n\
+            "[[network]]\nname = \"gone\"\ncard = \"02:00:00:00:00:99\"\naddress = [\"192.0.2.8/24\"]\nwait \
+             = 1\n\
              [[network]]\nname = \"lan\"\ncard = \"{CARD}\"\naddress = [\"192.0.2.7/24\"]\n"
         );
         let links = Config::parse(&text).unwrap().network.links().unwrap().to_vec();

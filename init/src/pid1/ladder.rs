@@ -245,7 +245,8 @@ mod tests {
     fn no_second_attempt_on_a_device_that_holds_the_child() {
         let mut ladder = Ladder::new(1);
         assert!(ladder.ended(End::Stuck("x".into()), &seen(&dumping_to(0))));
-        assert_eq!(ladder.attempt().skip_targets, [0]); // an attempt without targets: the end of the log on the console
+        // An attempt without targets: the end of the log on the console.
+        assert_eq!(ladder.attempt().skip_targets, [0]);
         assert!(ladder.stuck);
         assert_eq!(ladder.attempt().rung, Rung::LogOnly);
         assert!(!ladder.ended(died(), &Witness::default()));

@@ -4,6 +4,8 @@
 //! what is no longer as it was when the image was loaded is refused. A table that is out of date
 //! would write into other people's data.
 
+mod difference;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -20,6 +22,8 @@ use crate::sys::dm::{self, Control, Target};
 use crate::{block, patience};
 use base::beat;
 use base::facts::stack::{Encrypted, Layer, LogicalVolume, LuksHeader, Stack};
+use difference::header_difference;
+pub use difference::volume_difference;
 
 const POLL: Duration = Duration::from_millis(100);
 /// Sectors of 512 bytes in the sector size that dm-crypt takes for granted.
@@ -68,7 +72,8 @@ pub enum StackError {
     NoMetadata(String),
     /// Things have changed since the image was loaded.
     #[error(
-        "{layer} has changed since the image was loaded: {what} was {was} and is {is}; load the image again after a change"
+        "{layer} has changed since the image was loaded: {what} was {was} and is {is}; load the image again \
+         after a change"
     )]
     Changed {
         /// What is to be set up.
@@ -150,41 +155,6 @@ pub fn table(layer: &Layer, places: &[Place]) -> Result<Vec<Target>, StackError>
             crypt_table(device, places).ok_or_else(|| nonsense("the place of the data"))
         }
     }
-}
-
-/// Says in what the metadata of today differ from those recorded: name, then, now.
-#[must_use]
-pub fn volume_difference(was: &LogicalVolume, is: &LogicalVolume) -> Option<(&'static str, String, String)> {
-    let fields = [
-        ("the ID of the volume group", was.group_id.clone(), is.group_id.clone()),
-        ("the metadata's seqno", was.seqno.to_string(), is.seqno.to_string()),
-        ("the extent size", was.extent_size.to_string(), is.extent_size.to_string()),
-        ("the volume's ID", was.id.clone(), is.id.clone()),
-        ("the segment map", list(&was.segments), list(&is.segments)),
-        ("the physical volumes", list(&was.physical), list(&is.physical)),
-    ];
-    fields.into_iter().find(|(_, was, is)| was != is)
-}
-
-fn list(items: &[impl core::fmt::Display]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-fn length(sectors: Option<u64>) -> String {
-    sectors.map_or_else(|| "all of the device".to_owned(), |sectors| format!("{sectors} sectors"))
-}
-
-fn header_difference(was: &LuksHeader, is: &LuksHeader) -> Option<(&'static str, String, String)> {
-    let fields = [
-        ("the version", was.version.to_string(), is.version.to_string()),
-        ("the cipher", was.cipher.clone(), is.cipher.clone()),
-        ("the sector size", was.sector_size.to_string(), is.sector_size.to_string()),
-        ("the payload offset", was.offset.to_string(), is.offset.to_string()),
-        ("the length", length(was.sectors), length(is.sectors)),
-        ("the IV offset", was.iv_offset.to_string(), is.iv_offset.to_string()),
-        ("the length of the key", was.key_len.to_string(), is.key_len.to_string()),
-    ];
-    fields.into_iter().find(|(_, was, is)| was != is)
 }
 
 /// A device that holds an ID that was looked for.

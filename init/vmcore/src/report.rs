@@ -458,7 +458,8 @@ impl fmt::Display for Degradation {
             }
             Self::DamagedStructPages { unreadable, bad_heads, stray_tails, vital } => write!(
                 f,
-                "damaged struct pages: {unreadable} unreadable, {bad_heads} free blocks and {stray_tails} tails that \
+                "damaged struct pages: {unreadable} unreadable, {bad_heads} free blocks and {stray_tails} \
+                 tails that \
                  contradict others, {vital} of the kernel's own; the pages are kept"
             ),
             Self::Utsname { cause } => write!(f, "kernel name not read: {cause}"),
@@ -469,7 +470,8 @@ impl fmt::Display for Degradation {
             }
             Self::CrashLoop { target, crashes } => write!(
                 f,
-                "CRASH LOOP: {target} remembers {crashes} crashes, too many in too short a time: only the log and the notes are \
+                "CRASH LOOP: {target} remembers {crashes} crashes, too many in too short a time: only the \
+                 log and the notes are \
                  saved until an operator runs `afterimage reset` on it"
             ),
             Self::Retire { cause } => write!(f, "older captures not removed: {cause}"),
@@ -491,25 +493,4 @@ impl fmt::Display for Degradation {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn outcomes_survive_an_exit_code() {
-        for outcome in [Outcome::Complete, Outcome::Incomplete, Outcome::LogOnly, Outcome::Failed] {
-            assert_eq!(Outcome::from_exit_code(i32::from(outcome.exit_code())), Some(outcome));
-        }
-        assert_eq!(Outcome::from_exit_code(101), None);
-    }
-
-    #[test]
-    fn hostile_text_stays_inside_its_json_string() {
-        let mut summary = Summary { host: Some("a\"\n\u{1b}".into()), ..Summary::default() };
-        summary.degradations.push(Degradation::Vmcoreinfo(Origin::Nowhere));
-        let back: serde_json::Value = serde_json::from_str(&summary.to_json()).unwrap();
-        assert_eq!(back["host"], "a\"\n\u{1b}");
-        assert_eq!(back["degradations"][0]["step"], "vmcoreinfo");
-        assert_eq!(back["degradations"][0]["source"], "nowhere");
-        assert_eq!(back["outcome"], "failed");
-    }
-}
+mod tests;

@@ -163,8 +163,10 @@ fn vmcoreinfo() -> Result<Range<u64>, MachineError> {
 mod tests {
     use super::*;
 
-    const IOMEM: &str = "00001000-0009fbff : System RAM\n00100000-3ffdffff : System RAM\n  01000000-02000000 : Kernel code\n\
-        \x20 34000000-3dffffff : Crash kernel\n3ffe0000-3fffffff : Reserved\n100000000-13fffffff : System RAM\n  130000000-13fffffff : Crash kernel\n";
+    const IOMEM: &str = "00001000-0009fbff : System RAM\n00100000-3ffdffff : System RAM\n  01000000-02000000 \
+                         : Kernel code\n\
+        \x20 34000000-3dffffff : Crash kernel\n3ffe0000-3fffffff : Reserved\n100000000-13fffffff : System \
+        RAM\n  130000000-13fffffff : Crash kernel\n";
 
     #[test]
     fn the_region_for_images_comes_first() {

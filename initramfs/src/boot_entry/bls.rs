@@ -125,7 +125,8 @@ mod tests {
         grub_users $grub_users\ngrub_class fedora\n";
     /// As kernel-install writes it for systemd-boot.
     const SYSTEMD: &str = "# Boot Loader Specification type#1 entry\n\
-        title      Debian GNU/Linux 13 (trixie)\nversion    6.12.6-amd64\nmachine-id 0123\nsort-key   debian\n\
+        title      Debian GNU/Linux 13 (trixie)\nversion    6.12.6-amd64\nmachine-id 0123\nsort-key   \
+        debian\n\
         options    root=PARTUUID=9 rw\noptions    quiet\n\
         linux      /0123/6.12.6-amd64/linux\ninitrd     /0123/6.12.6-amd64/initrd.img\n";
 

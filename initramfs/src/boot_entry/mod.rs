@@ -39,7 +39,8 @@ pub enum BootError {
     NoInitrd(PathBuf),
     /// No boot loader that we know.
     #[error(
-        "no entry of a boot loader is found (Boot Loader Specification, grub.cfg): name a kernel with boot.kernel"
+        "no entry of a boot loader is found (Boot Loader Specification, grub.cfg): name a kernel with \
+         boot.kernel"
     )]
     NoEntry,
     /// An entry that leads nowhere.
@@ -156,7 +157,8 @@ pub fn clear_marks(config: &Config) {
                     log::info!("this system was started by the capture: {} is gone", mark.display());
                 }
                 Ok(Mark::Stays(boot)) => log::warn!(
-                    "the kexec after the capture of boot {boot} did not bring up this system; captures end in a reboot \
+                    "the kexec after the capture of boot {boot} did not bring up this system; captures end \
+                     in a reboot \
                      until `afterimage reset {}` takes the mark away",
                     directory.display()
                 ),

@@ -134,7 +134,8 @@ fn the_default_entry_of_each_boot_loader_is_found() {
     let default = "[boot]\nkernel = \"default\"\n";
     let entry = |version: &str| {
         format!(
-            "version {version}\nlinux /vmlinuz-{version}\ninitrd /initramfs-{version}.img\noptions root=x ro\n"
+            "version {version}\nlinux /vmlinuz-{version}\ninitrd /initramfs-{version}.img\noptions root=x \
+             ro\n"
         )
     };
     let (old, new) = (entry("6.8.5"), entry("6.9.1"));

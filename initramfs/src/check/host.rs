@@ -260,8 +260,7 @@ pub(super) mod testing {
     pub(in crate::check) const CONFIG: &str =
         "[[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=dump\"\nreserve = \"1G\"\n";
 
-    pub(in crate::check) fn healthy() -> Host {
-        let config = Config::parse(CONFIG).unwrap();
+    fn image(config: &Config) -> Image {
         let file = |path: &str| Fingerprint::of(Path::new(path), b"");
         let manifest = Manifest {
             afterimage: env!("CARGO_PKG_VERSION").into(),
@@ -275,6 +274,20 @@ pub(super) mod testing {
             hook_files: Vec::new(),
         };
         let source = |part, path: &str| Source { part, path: path.into(), condition: Condition::Same };
+        Image {
+            bytes: 2 << 20,
+            crc32: "00c0ffee".into(),
+            contents: Contents { config: config.clone(), manifest, unpacked: 4 << 20 },
+            sources: vec![
+                source(Part::Config, "/etc/afterimage/config.toml"),
+                source(Part::Init, "/usr/lib/afterimage/init"),
+                source(Part::Module, "/lib/modules/6.1.0/kernel/virtio_blk.ko"),
+            ],
+        }
+    }
+
+    pub(in crate::check) fn healthy() -> Host {
+        let config = Config::parse(CONFIG).unwrap();
         Host {
             release: "6.1.0".into(),
             cmdline: "root=/dev/vda1 crashkernel=128M quiet".into(),
@@ -301,16 +314,7 @@ pub(super) mod testing {
             }],
             memory: Memory { ram: 8 << 30, free: 4 << 30, cache: 2 << 30, anonymous: 1 << 30 },
             image_file: IMAGE.into(),
-            image: Ok(Image {
-                bytes: 2 << 20,
-                crc32: "00c0ffee".into(),
-                contents: Contents { config: config.clone(), manifest, unpacked: 4 << 20 },
-                sources: vec![
-                    source(Part::Config, "/etc/afterimage/config.toml"),
-                    source(Part::Init, "/usr/lib/afterimage/init"),
-                    source(Part::Module, "/lib/modules/6.1.0/kernel/virtio_blk.ko"),
-                ],
-            }),
+            image: Ok(image(&config)),
             kernel_file: "/boot/vmlinuz-6.1.0".into(),
             kernel: Ok(BzImage { release: "6.1.0".into(), init_size: 60 << 20, ..BzImage::default() }),
             next: Next::default(),

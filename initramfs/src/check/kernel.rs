@@ -35,7 +35,8 @@ fn loaded_image(host: &Host) -> Option<Finding> {
         Finding::ok("loaded-image", format!("it is {path} as it is on disk (crc32 {})", image.crc32))
     } else {
         let found = format!(
-            "it is not {path}: crc32 {} is loaded, {} is on disk, and what is said of targets is of the latter",
+            "it is not {path}: crc32 {} is loaded, {} is on disk, and what is said of targets is of the \
+             latter",
             record.image_crc32, image.crc32
         );
         Finding::warning("loaded-image", found, host.load_command())
@@ -72,7 +73,8 @@ fn reservation(host: &Host) -> Finding {
         None => Finding::warning(
             id,
             format!(
-                "{have} MiB ({asked}); whether that is enough depends on an image and a kernel that cannot be read"
+                "{have} MiB ({asked}); whether that is enough depends on an image and a kernel that cannot \
+                 be read"
             ),
             "see the findings about them",
         ),
@@ -129,7 +131,8 @@ fn on_oops(host: &Host) -> Finding {
     match host.panic_on_oops.as_str() {
         "0" => Finding::warning(
             id,
-            "kernel.panic_on_oops is 0: an oops kills a process, the kernel goes on damaged, and nothing is saved",
+            "kernel.panic_on_oops is 0: an oops kills a process, the kernel goes on damaged, and nothing is \
+             saved",
             "sysctl -w kernel.panic_on_oops=1, and the same in /etc/sysctl.d",
         ),
         "" => Finding::warning(id, "kernel.panic_on_oops cannot be read", "is /proc/sys mounted?"),
@@ -163,7 +166,8 @@ fn watchdog(host: &Host) -> Finding {
             Some(soft) => format!("only {} ({}), which ends with its kernel", soft.name, soft.identity),
             None => "none".to_owned(),
         };
-        let remedy = "a capture kernel that hangs before its first program stays so: load the driver of the machine's \
+        let remedy = "a capture kernel that hangs before its first program stays so: load the driver of the \
+                      machine's \
                       watchdog, if it has one";
         return Finding::warning(id, found, remedy);
     };

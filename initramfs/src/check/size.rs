@@ -64,7 +64,8 @@ mod tests {
     use super::*;
     use base::config::DumpLevel;
 
-    const MEMINFO: &str = "MemTotal:  1000 kB\nMemFree: 100 kB\nMemAvailable: 800 kB\nBuffers: 10 kB\nCached: 190 kB\n\
+    const MEMINFO: &str = "MemTotal:  1000 kB\nMemFree: 100 kB\nMemAvailable: 800 kB\nBuffers: 10 \
+                           kB\nCached: 190 kB\n\
                            SwapCached: 77 kB\nAnonPages: 300 kB\n";
 
     #[test]
@@ -72,7 +73,8 @@ mod tests {
         let memory = Memory { ram: 1000 << 10, free: 100 << 10, cache: 200 << 10, anonymous: 300 << 10 };
         assert_eq!(Memory::parse(MEMINFO, ""), Some(memory));
         assert_eq!(Memory::parse(MEMINFO, "00000000-00000000 : System RAM\n"), Some(memory));
-        let iomem = "00001000-000fffff : System RAM\n  00002000-00003000 : Kernel code\n00100000-001fffff : Reserved\n\
+        let iomem = "00001000-000fffff : System RAM\n  00002000-00003000 : Kernel code\n00100000-001fffff : \
+                     Reserved\n\
                      00200000-002fffff : System RAM\n";
         assert_eq!(Memory::parse(MEMINFO, iomem).unwrap().ram, 0x1ff << 12);
         assert_eq!(Memory::parse("", iomem), None);

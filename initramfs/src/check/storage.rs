@@ -210,13 +210,15 @@ fn free_in_superblock(kind: FsType, head: &[u8]) -> Option<u64> {
         // ext4_super_block, fs/ext4/ext4.h
         FsType::Ext4 => {
             let sb = Fields(head.get(1024..)?);
-            let block = 1024_u64.checked_shl(sb.u32(0x18)?).filter(|&size| (1024..=65536).contains(&size))?; // s_log_block_size
+            // S_log_block_size.
+            let block = 1024_u64.checked_shl(sb.u32(0x18)?).filter(|&size| (1024..=65536).contains(&size))?;
             let is_64bit = sb.u32(0x60)? & 0x80 != 0; // s_feature_incompat, EXT4_FEATURE_INCOMPAT_64BIT
             let count = |low, high| {
                 let high = if is_64bit { u64::from(sb.u32(high)?) } else { 0 };
                 Some(high << 32 | u64::from(sb.u32(low)?))
             };
-            let (free, reserved) = (count(0x0c, 0x158)?, count(0x08, 0x154)?); // s_free_blocks_count, s_r_blocks_count
+            // S_free_blocks_count, s_r_blocks_count.
+            let (free, reserved) = (count(0x0c, 0x158)?, count(0x08, 0x154)?);
             free.saturating_sub(reserved).checked_mul(block)
         }
         // struct xfs_dsb, fs/xfs/libxfs/xfs_format.h

@@ -62,7 +62,8 @@ pub enum LoadError {
     Stripped,
     /// No memory reserved.
     #[error(
-        "no memory is reserved for a crash kernel: add crashkernel={recommended}M to the kernel command line and reboot"
+        "no memory is reserved for a crash kernel: add crashkernel={recommended}M to the kernel command line \
+         and reboot"
     )]
     NoReservation {
         /// What this image wants, MiB.
@@ -95,7 +96,8 @@ pub enum LoadError {
     NotRoot,
     /// Lockdown, and a kernel that nobody signed.
     #[error(
-        "the kernel is in lockdown mode {mode} (Secure Boot) and takes only kernels signed with a key that it trusts: \
+        "the kernel is in lockdown mode {mode} (Secure Boot) and takes only kernels signed with a key that \
+         it trusts: \
          load the distribution's signed kernel, not a self-built or -unsigned one"
     )]
     Lockdown {
@@ -104,7 +106,8 @@ pub enum LoadError {
     },
     /// Root may not, and nothing says why.
     #[error(
-        "the kernel refuses {} to root: it is locked down (Secure Boot; mount securityfs to see it), or a security module \
+        "the kernel refuses {} to root: it is locked down (Secure Boot; mount securityfs to see it), or a \
+         security module \
          forbids it", .0.name()
     )]
     Refused(Road),

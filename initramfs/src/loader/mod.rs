@@ -161,38 +161,13 @@ fn arm(
     let bz = BzImage::parse_whole(&kernel);
     let bz = bz.map_err(|source| LoadError::Kernel { path: kernel_file.to_owned(), source })?;
     let contents = image::read_contents(&image, image_file)?;
-    if contents.manifest.kernel != bz.release {
-        let path = kernel_file.to_owned();
-        return Err(LoadError::OtherKernel { image: contents.manifest.kernel, kernel: bz.release, path });
-    }
-    if contents.manifest.stripped
-        && !contents.manifest.modules.is_empty()
-        && host::enforces_module_signatures()
-    {
-        return Err(LoadError::Stripped);
-    }
+    check_image(&contents.manifest, &bz, kernel_file)?;
     let need = need(bz.init_size, to_u64(image.len()), contents.unpacked);
     check_host(need)?;
 
     let next = Next::find(&contents.config);
-    let circumstances = Circumstances {
-        lockdown: &host::lockdown(),
-        has_watchdog: watchdog::list().iter().any(|watchdog| watchdog.is_hardware),
-        reservation: host::reservation(),
-        cpus: host::cpus(),
-    };
-    for concern in foresee::concerns(&contents.config, &next, circumstances) {
-        log::warn!("{}: {}", concern.found, concern.remedy);
-    }
-    let capture = &contents.config.capture;
-    let append = [&capture.cmdline_append, boot_entry::capture_parameters(&contents.config)].join(" ");
-    let changes = Changes {
-        cpus: capture.cpus,
-        boot_apic_id: cmdline::boot_apic_id(&host::read("/proc/cpuinfo")),
-        remove: &capture.cmdline_remove,
-        append: &append,
-    };
-    let cmdline = cmdline::build(&host::read("/proc/cmdline"), changes)?;
+    warn_of_concerns(&contents.config, &next);
+    let cmdline = capture_cmdline(&contents.config)?;
     let stacks = stacks::stacks(&contents.config, &next, key_file)?;
     let gathered = remote::gather(&contents.config)?;
     let remotes = gathered.remotes.clone();
@@ -221,23 +196,67 @@ fn arm(
         Facts { stacks, remotes, network, planned: planned.cloned(), boot, root, ..facts(&loaded, &kernel) };
     let arms = Arms { kernel_file, kernel: &kernel, bz: &bz, image, facts, need };
     let was_armed = host::is_loaded();
-    arms.load(capture.loader, &mut loaded).inspect_err(|_| {
+    arms.load(contents.config.capture.loader, &mut loaded).inspect_err(|_| {
         // The kernel lets go of the old panic kernel before it looks at the new one.
         if was_armed && !host::is_loaded() {
             log::warn!("the panic kernel that was loaded before is gone: a panic will not be captured");
         }
     })?;
     boot_entry::clear_marks(&contents.config);
+    record(&mut loaded)?;
+    Ok(loaded)
+}
+
+/// Whether the image is for this kernel, and the kernel takes its modules.
+fn check_image(manifest: &image::Manifest, bz: &BzImage, kernel_file: &Path) -> Result<(), LoadError> {
+    if manifest.kernel != bz.release {
+        let (image, kernel) = (manifest.kernel.clone(), bz.release.clone());
+        return Err(LoadError::OtherKernel { image, kernel, path: kernel_file.to_owned() });
+    }
+    if manifest.stripped && !manifest.modules.is_empty() && host::enforces_module_signatures() {
+        return Err(LoadError::Stripped);
+    }
+    Ok(())
+}
+
+/// Says what will go wrong on this host after a panic, as far as that can be foreseen.
+fn warn_of_concerns(config: &Config, next: &Next) {
+    let circumstances = Circumstances {
+        lockdown: &host::lockdown(),
+        has_watchdog: watchdog::list().iter().any(|watchdog| watchdog.is_hardware),
+        reservation: host::reservation(),
+        cpus: host::cpus(),
+    };
+    for concern in foresee::concerns(config, next, circumstances) {
+        log::warn!("{}: {}", concern.found, concern.remedy);
+    }
+}
+
+/// The command line of the capture kernel.
+fn capture_cmdline(config: &Config) -> Result<String, LoadError> {
+    let capture = &config.capture;
+    let append = [&capture.cmdline_append, boot_entry::capture_parameters(config)].join(" ");
+    let changes = Changes {
+        cpus: capture.cpus,
+        boot_apic_id: cmdline::boot_apic_id(&host::read("/proc/cpuinfo")),
+        remove: &capture.cmdline_remove,
+        append: &append,
+    };
+    Ok(cmdline::build(&host::read("/proc/cmdline"), changes)?)
+}
+
+/// Writes down what is loaded now. A switch that was staged before goes if it would enter what is
+/// not there any more.
+fn record(loaded: &mut Loaded) -> Result<(), LoadError> {
     let before = recorded().filter(|before| before.staged);
     loaded.staged =
         before.as_ref().is_some_and(|before| before.entry.is_some() && before.entry == loaded.entry);
-    remember(&loaded);
+    remember(loaded);
     if before.is_some() && !loaded.staged {
-        // The page would have a kexec enter what is not there any more.
         log::warn!("the switch that was staged is not any more: run `afterimage switch --stage` again");
         unstage()?;
     }
-    Ok(loaded)
+    Ok(())
 }
 
 /// The links of this host, where the capture is to have the same. With another target, a network

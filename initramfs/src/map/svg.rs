@@ -73,7 +73,8 @@ fn head(out: &mut String, map: &Map, caption: &Caption, total: &Tally, height: u
         let Some(line) = shade.hatch() else { continue };
         let _ = write!(
             out,
-            "<pattern id=\"{}\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\"><path fill=\"{}\" d=\"M0 0h6v6h-6z\"/>\
+            "<pattern id=\"{}\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\"><path fill=\"{}\" \
+             d=\"M0 0h6v6h-6z\"/>\
              <path stroke=\"{}\" d=\"M-1 1l2 -2M0 6L6 0M5 7l2 -2\"/></pattern>",
             pattern(shade),
             hex(shade.rgb()),
@@ -115,7 +116,8 @@ fn axis(out: &mut String, map: &Map) {
         let offset = bytes_text((map.row_bytes() / 4).saturating_mul(quarter));
         let _ = writeln!(
             out,
-            "<path stroke=\"#999\" d=\"M{x}.5 {TOP}v-6\"/><text class=\"a\" x=\"{}\" y=\"{y}\">+{offset}</text>",
+            "<path stroke=\"#999\" d=\"M{x}.5 {TOP}v-6\"/><text class=\"a\" x=\"{}\" \
+             y=\"{y}\">+{offset}</text>",
             x.saturating_add(4)
         );
     }
@@ -131,7 +133,8 @@ fn row(out: &mut String, map: &Map, start: u64, cells: &[Option<Tally>], top: u6
     }
     let _ = write!(
         out,
-        "</title><text class=\"a n\" x=\"-10\" y=\"13\">{start:#014x}</text><path fill=\"none\" stroke=\"#ddd\" d=\"M0 9.5h{}\"/>",
+        "</title><text class=\"a n\" x=\"-10\" y=\"13\">{start:#014x}</text><path fill=\"none\" \
+         stroke=\"#ddd\" d=\"M0 9.5h{}\"/>",
         CELL * COLUMNS
     );
     for (shade, path) in paths(cells).values() {
@@ -231,7 +234,8 @@ fn legend(map: &Map, total: &Tally, top: u64) -> (String, u64) {
         y = y.saturating_add(LINE);
         let _ = writeln!(
             out,
-            "<path fill=\"{}\" d=\"M{LEFT} {}h32v14h-32z\"/><text x=\"{}\" y=\"{y}\">lost: the dump should have it \
+            "<path fill=\"{}\" d=\"M{LEFT} {}h32v14h-32z\"/><text x=\"{}\" y=\"{y}\">lost: the dump should \
+             have it \
              and does not. Plain colours are in the dump, hatched ones are left out.</text>",
             fill(Shade::Lost),
             y.saturating_sub(11),
@@ -305,7 +309,8 @@ mod tests {
         let drawn = draw(&small(), &caption);
         let expected = [
             ">Physical memory of web1</text>",
-            ">Linux 6.1.0, crashed 2026-01-02T03:04:05Z; dump level 31; 0 MiB, 4 KiB to the cell, 512 KiB to the row<",
+            ">Linux 6.1.0, crashed 2026-01-02T03:04:05Z; dump level 31; 0 MiB, 4 KiB to the cell, 512 KiB to \
+             the row<",
             "<title>0x000000000000..0x00000007ffff, kernel 2, user left out 2, free 1, lost 1</title>",
             "<path fill=\"#0072b2\" d=\"M0 0h16v18h-16z\"/>",
             "<path fill=\"url(#p9)\" d=\"M16 0h16v18h-16z\"/>",

@@ -168,7 +168,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_fill_the_cell(counts in prop::collection::vec((0_usize..10, 0_usize..4, 0_u64..1 << 50), 1..12)) {
+        fn parts_fill_the_cell(
+            counts in prop::collection::vec((0_usize..10, 0_usize..4, 0_u64..1 << 50), 1..12)
+        ) {
             let mut cell = Tally::default();
             for (class, fate, pages) in counts {
                 cell.add(PAINTS[class].class, Fate::ALL[fate], pages);

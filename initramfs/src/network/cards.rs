@@ -23,7 +23,8 @@ pub enum CardError {
     Kernel(#[source] io::Error),
     /// The card is not here.
     #[error(
-        "link {link}: card {card} is not on this host, which has {present}; to build for another machine, name image.modules"
+        "link {link}: card {card} is not on this host, which has {present}; to build for another machine, \
+         name image.modules"
     )]
     NoCard {
         /// Which link.
@@ -125,7 +126,8 @@ mod tests {
         let all = card("a", 1, "")
             + &card("b", 2, "")
             + "[[network]]\nname = \"bond0\"\nbond = { members = [\"a\", \"b\"], mode = \"802.3ad\" }\n\
-               [[network]]\nname = \"v\"\nvlan = { id = 9, on = \"bond0\" }\naddress = [\"2001:db8::7/64\"]\n";
+               [[network]]\nname = \"v\"\nvlan = { id = 9, on = \"bond0\" }\naddress = \
+               [\"2001:db8::7/64\"]\n";
         assert_eq!(made_of_cards(&links(&all)), ["bonding", "8021q", "ipv6"]);
     }
 

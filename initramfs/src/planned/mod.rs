@@ -58,7 +58,8 @@ pub enum PlannedError {
     FileLoad(String),
     /// No sysrq.
     #[error(
-        "this kernel has no /proc/sysrq-trigger (CONFIG_MAGIC_SYSRQ), so --via panic has nothing to panic with"
+        "this kernel has no /proc/sysrq-trigger (CONFIG_MAGIC_SYSRQ), so --via panic has nothing to panic \
+         with"
     )]
     NoSysrq,
     /// Evidence mode.

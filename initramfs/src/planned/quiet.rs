@@ -91,7 +91,8 @@ impl Quiet {
         if !self.systemctl(&["is-active", "--quiet", "--", unit]).is_success() {
             return Ok(false);
         }
-        self.stopped.push(unit.to_owned()); // before it is: one that has stopped by half is started again, too
+        // Before it is: one that has stopped by half is started again, too.
+        self.stopped.push(unit.to_owned());
         let ended = self.systemctl(&["stop", "--", unit]);
         let said = || String::from_utf8_lossy(&ended.stderr).trim().to_owned();
         let failed = || QuietError::Stop { unit: unit.to_owned(), how: ended.how.to_string(), said: said() };

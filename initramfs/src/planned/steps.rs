@@ -238,7 +238,8 @@ impl Job<'_> {
     fn say_staged(&mut self, staged: Option<Staged>) {
         let text = match staged {
             Some(Staged { handover, len, about_pages }) => format!(
-                "{len} bytes at {handover:#x}, in the reservation; of the memory that is saved, the kernel has taken about \
+                "{len} bytes at {handover:#x}, in the reservation; of the memory that is saved, the kernel \
+                 has taken about \
                  {about_pages} free pages for the load, and what they held before is lost"
             ),
             None => "the image anew, in the reservation; nothing of the memory that is saved is overwritten"
@@ -304,7 +305,8 @@ mod tests {
         dir: &Path,
     ) -> (Vec<String>, String, Result<(), PlannedError>) {
         let config = format!(
-            "[planned]\nintents = \"{}\"\n{config}\n[[collector]]\nname = \"names\"\nclass = \"time\"\nfiles = [\"/proc/version\"]\n",
+            "[planned]\nintents = \"{}\"\n{config}\n[[collector]]\nname = \"names\"\nclass = \"time\"\nfiles \
+             = [\"/proc/version\"]\n",
             dir.join("intents.jsonl").display()
         );
         let config = Config::parse(&config).unwrap();

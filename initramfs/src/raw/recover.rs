@@ -34,7 +34,8 @@ pub enum RecoverError {
     Nothing(PathBuf),
     /// A capture of which no record is left or can be read.
     #[error(
-        "no record of the capture on {device} can be read: {missing} are missing, {read_errors} blocks are unreadable"
+        "no record of the capture on {device} can be read: {missing} are missing, {read_errors} blocks are \
+         unreadable"
     )]
     Unreadable {
         /// Which device.

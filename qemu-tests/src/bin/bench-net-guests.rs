@@ -47,7 +47,8 @@ fn main() -> Result<()> {
                 all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
             };
             println!(
-                "afterimage {name}: {:.1} s, makedumpfile -F, {what} | ssh cat: {:.1} s, ratio {:.2} (median of {runs} pairs)",
+                "afterimage {name}: {:.1} s, makedumpfile -F, {what} | ssh cat: {:.1} s, ratio {:.2} (median \
+                 of {runs} pairs)",
                 median(&|pair| pair.0),
                 median(&|pair| pair.1),
                 median(&|pair| pair.0 / pair.1),
@@ -106,7 +107,8 @@ impl Bench {
         self.client.put("/run/key", &read("ssh")?)?;
         self.client.put("/run/known", &ours.join("\n"))?;
         let config = format!(
-            "[[target]]\ntype = \"ssh\"\nurl = \"ssh://{USER}@{ADDRESS}/srv/dump\"\nidentity = \"/run/key\"\nhost_key = [\"{key}\"]\n"
+            "[[target]]\ntype = \"ssh\"\nurl = \"ssh://{USER}@{ADDRESS}/srv/dump\"\nidentity \
+             = \"/run/key\"\nhost_key = [\"{key}\"]\n"
         );
         self.client.put("/run/config.toml", &config)?;
         self.client

@@ -33,7 +33,8 @@ const HANGS: Duration = Duration::from_secs(150);
 
 /// Of ours: the target is the disk that the other one writes to.
 const CONFIG: &str = "[dump]\nlevel = 31\n\n[[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=system\"\n\
-    path = \"/var/crash\"\nfstype = \"ext4\"\nwait = 30\n\n[image]\nmodules = [\"virtio_pci\", \"virtio_blk\"]\n";
+    path = \"/var/crash\"\nfstype = \"ext4\"\nwait = 30\n\n[image]\nmodules = \
+    [\"virtio_pci\", \"virtio_blk\"]\n";
 
 /// Who captures.
 #[derive(Clone, Copy, PartialEq, Eq)]

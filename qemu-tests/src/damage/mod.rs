@@ -1,8 +1,6 @@
 //! Damaged kernel structures over real cores: whatever a few wrong words say, the capture ends in
 //! time, the log is whole, and no page is dropped that the damaged words do not describe.
-//!
-//! The judge is the healthy core: its classes, its vital pages, its log. Cases are random and told
-//! by their seed.
+//! The judge is the healthy core: its classes, its vital pages, its log. A seed makes the cases.
 
 #![expect(
     clippy::arithmetic_side_effects,
@@ -15,12 +13,14 @@
 )]
 
 pub mod overlay;
+mod random;
 pub mod targets;
 
 use anyhow::{Context, Result, ensure};
 use base::addr::{PfnRange, VirtAddr};
 use base::config::{Compress, DumpLevel, Exclude, Format};
 use overlay::Overlay;
+pub use random::Random;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -37,32 +37,6 @@ use vmcore::kernel::memmap::Section;
 use vmcore::kernel::{Kernel, dmesg, info};
 use vmcore::sink::{Sink, SinkError};
 use vmcore::source::{Access, Core, PhysicalMemory, Vmcore};
-
-/// A small generator: the numbers of a seed are the same everywhere.
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// The generator of a seed.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// splitmix64
-    pub fn word(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.word() % end.max(1)
-    }
-}
 
 /// What is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,6 +103,17 @@ struct Found {
     classes: Vec<PageClass>,
     has_filter: bool,
     took: Duration,
+}
+
+/// Words that were damaged.
+#[derive(Default)]
+struct Patched {
+    /// Pages that the damage may drop.
+    reach: Vec<(u64, u64)>,
+    /// What was done.
+    told: Vec<String>,
+    /// Whether the log leads over one of them.
+    in_log: bool,
 }
 
 /// Runs `cases` cases on the core at `path`.
@@ -234,18 +219,16 @@ impl Healthy<'_> {
         (took > limit).then(|| format!("took {took:?}, healthy {:?}", self.time))
     }
 
-    /// Damages words of memory.
-    fn word_case(
+    /// Damages some words of a kind.
+    fn patch(
         &self,
+        overlay: &mut Overlay<'_>,
         kind: Kind,
         targets: &Targets<'_>,
         random: &mut Random,
-        verdict: &mut Verdict,
-        case: u64,
-    ) -> Vec<String> {
-        let mut overlay = Overlay::new(self.core, self.info.clone());
-        let number = if random.below(4) == 0 { 1 + random.below(4) } else { 1 };
-        let (mut reach, mut told, mut in_log) = (Vec::new(), Vec::new(), false);
+        number: u64,
+    ) -> Patched {
+        let mut patched = Patched::default();
         let pick = |random: &mut Random| match kind {
             Kind::Root => targets.root(random),
             Kind::Section => targets.section_word(random),
@@ -266,20 +249,19 @@ impl Healthy<'_> {
             let (how, new) =
                 if read && random.below(2) == 0 { ("another's", elsewhere) } else { damage(&old, random) };
             overlay.patch(at, &new);
-            in_log |= self.log_path.contains(&at.0);
-            told.push(format!("{what} at {at}: {how}, {old:02x?} to {new:02x?}"));
-            reach.extend(more);
+            patched.in_log |= self.log_path.contains(&at.0);
+            patched.told.push(format!("{what} at {at}: {how}, {old:02x?} to {new:02x?}"));
+            patched.reach.extend(more);
         }
-        if told.is_empty() {
-            return Vec::new();
-        }
-        *verdict.cases.entry(kind).or_default() += 1;
-        let found = look(&overlay, self.info);
-        verdict.without_filter += u64::from(!found.has_filter);
-        let mut wrong: Vec<String> = self.in_time(found.took, verdict).into_iter().collect();
+        patched
+    }
+
+    /// What was dropped beyond what the damaged words describe, and vital pages.
+    fn wrongly_dropped(&self, found: &Found, reach: &[(u64, u64)], verdict: &mut Verdict) -> Vec<String> {
+        let mut wrong = Vec::new();
         let (mut outside, mut vital, mut any) =
             (BTreeMap::<_, Vec<u64>>::new(), BTreeMap::<_, Vec<u64>>::new(), false);
-        for (pfn, now) in self.extra(&found) {
+        for (pfn, now) in self.extra(found) {
             any = true;
             let key = format!("{:?} as {now:?}", self.classes[pfn as usize]);
             if !reach.iter().any(|&(from, to)| from <= pfn && pfn < to) {
@@ -300,6 +282,29 @@ impl Healthy<'_> {
                 wrong.push(format!("{} pages dropped {what}: {key} ({})", pages.len(), first.join(" ")));
             }
         }
+        wrong
+    }
+
+    /// Damages words of memory.
+    fn word_case(
+        &self,
+        kind: Kind,
+        targets: &Targets<'_>,
+        random: &mut Random,
+        verdict: &mut Verdict,
+        case: u64,
+    ) -> Vec<String> {
+        let mut overlay = Overlay::new(self.core, self.info.clone());
+        let number = if random.below(4) == 0 { 1 + random.below(4) } else { 1 };
+        let Patched { reach, told, in_log } = self.patch(&mut overlay, kind, targets, random, number);
+        if told.is_empty() {
+            return Vec::new();
+        }
+        *verdict.cases.entry(kind).or_default() += 1;
+        let found = look(&overlay, self.info);
+        verdict.without_filter += u64::from(!found.has_filter);
+        let mut wrong: Vec<String> = self.in_time(found.took, verdict).into_iter().collect();
+        wrong.extend(self.wrongly_dropped(&found, &reach, verdict));
         if !in_log {
             wrong.extend(self.log_differs(&overlay, self.info));
         }

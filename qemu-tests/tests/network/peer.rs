@@ -46,7 +46,8 @@ fn its_servers_take_what_they_should_and_refuse_what_they_should_not() -> Result
 
     for (version, name) in [("3,nolock", "v3"), ("4.1", "v41"), ("4.2", "v42")] {
         peer.run(&format!(
-            "mount -t nfs -o vers={version} {ADDRESS}:/srv/dump /mnt; cp /tmp/text /mnt/by-{name}; umount /mnt"
+            "mount -t nfs -o vers={version} {ADDRESS}:/srv/dump /mnt; cp /tmp/text /mnt/by-{name}; umount \
+             /mnt"
         ))?;
     }
 
@@ -73,11 +74,21 @@ fn its_servers_take_what_they_should_and_refuse_what_they_should_not() -> Result
     says(
         &peer,
         &format!(
-            "echo nameserver {ADDRESS} >/etc/resolv.conf; : >/etc/hosts; getent ahostsv4 {NAME} | cut -d' ' -f1 | uniq"
+            "echo nameserver {ADDRESS} >/etc/resolv.conf; : >/etc/hosts; getent ahostsv4 {NAME} | cut -d' ' \
+             -f1 | uniq"
         ),
         ADDRESS,
     )?;
 
+    ensure_arrived(&mut peer)?;
+    // The file system goes on after each look.
+    peer.run("echo more >/srv/dump/more")?;
+    ensure!(peer.read_back("/srv/dump")?.join("more").exists(), "a second look sees an old state");
+    peer.discard()
+}
+
+/// All that was accepted is there, and nothing that was refused.
+fn ensure_arrived(peer: &mut Peer) -> Result<()> {
     let copy = peer.read_back("/srv/dump")?;
     for name in ["by-sftp", "by-v3", "by-v41", "by-v42"] {
         ensure!(fs::read_to_string(copy.join(name))? == TEXT, "{name} is another file");
@@ -89,10 +100,7 @@ fn its_servers_take_what_they_should_and_refuse_what_they_should_not() -> Result
     ensure!(!copy.join("dumps/by-stranger").exists(), "what was refused is there");
     let copy = peer.read_back("/srv/s3")?;
     ensure!(fs::read_to_string(copy.join("dumps/by-s3"))? == TEXT, "by-s3 is another file");
-    // The file system goes on after each look.
-    peer.run("echo more >/srv/dump/more")?;
-    ensure!(peer.read_back("/srv/dump")?.join("more").exists(), "a second look sees an old state");
-    peer.discard()
+    Ok(())
 }
 
 /// Has the peer note each second whom it sees: at the end of a guest that is over.

@@ -18,7 +18,8 @@ fn handing_over(name: &str) -> Result<Scenario> {
     scenario.cpus = 2;
     scenario.config.finish = "panic.success = \"kexec\"\nplanned.success = \"kexec\"".into();
     scenario.config.more = format!(
-        "[boot]\ndevice = \"LABEL=dump\"\nfstype = \"ext4\"\nkernel = \"/boot/vmlinuz\"\ninitrd = \"/boot/initrd\"\n\
+        "[boot]\ndevice = \"LABEL=dump\"\nfstype = \"ext4\"\nkernel = \"/boot/vmlinuz\"\ninitrd \
+         = \"/boot/initrd\"\n\
          cmdline = \"console=ttyS0 panic=10 crashkernel={RESERVED_MIB}M prod.host=third prod.third\"\n"
     );
     Ok(scenario)
@@ -38,7 +39,8 @@ fn ensure_third(outcome: &Outcome) -> Result<()> {
     let before = action.saturating_duration_since(outcome.panic);
     let firmware = before.saturating_add(first.at.saturating_duration_since(outcome.started));
     eprintln!(
-        "from the end of the first kernel to the third's line: {:.1} s by kexec, {:.1} s through the firmware",
+        "from the end of the first kernel to the third's line: {:.1} s by kexec, {:.1} s through the \
+         firmware",
         after.as_secs_f64(),
         firmware.as_secs_f64()
     );

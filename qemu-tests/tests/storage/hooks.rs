@@ -16,7 +16,8 @@ fn a_hook_gets_the_result_and_a_failing_one_stops_nothing() -> Result<()> {
     let program = &Binaries::get()?.production_init;
     let hook = |when: &str, what: &str| {
         format!(
-            "[[hook]]\nwhen = {when:?}\npath = {program:?}\nargs = [{what:?}]\ntimeout = 3\nmemory = \"48M\"\n"
+            "[[hook]]\nwhen = {when:?}\npath = {program:?}\nargs = [{what:?}]\ntimeout = 3\nmemory \
+             = \"48M\"\n"
         )
     };
     let hooks =

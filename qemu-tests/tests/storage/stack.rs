@@ -110,7 +110,8 @@ fn dump_into_volume(series: &str) -> Result<()> {
     let memory = fs::read(&raw).context("reading the raw dump")?;
     let [bytes, digits, phrase] = canaries.map(|canary| count(&memory, canary));
     eprintln!(
-        "stack-{series}: in the level-0 dump: volume key {bytes} times as bytes, {digits} times as hex; pass phrase {phrase} times"
+        "stack-{series}: in the level-0 dump: volume key {bytes} times as bytes, {digits} times as hex; pass \
+         phrase {phrase} times"
     );
     setup.work.discard()
 }
@@ -149,7 +150,8 @@ impl Setup {
         let dir = self.work.path();
         let [second, third] = self.parts.clone();
         let append = format!(
-            "console=ttyS0 crashkernel=192M panic=10 prod.seed={} prod.host={HOST} prod.panic=cpu0 prod.stack={stack}",
+            "console=ttyS0 crashkernel=192M panic=10 prod.seed={} prod.host={HOST} prod.panic=cpu0 \
+             prod.stack={stack}",
             self.seed
         );
         Machine {
@@ -176,7 +178,8 @@ fn config_toml() -> String {
     let modules = [&["virtio_pci", "virtio_blk"], &STACK_MODULES[..]].concat();
     format!(
         "[dump]\nlevel = 0\ncompress = \"zstd:1\"\n\n\
-         [[target]]\ntype = \"filesystem\"\ndevice = \"UUID={FS_UUID}\"\nkey_file = {KEY_FILE:?}\nfstype = \"ext4\"\nwait = 10\n\n\
+         [[target]]\ntype = \"filesystem\"\ndevice = \"UUID={FS_UUID}\"\nkey_file = {KEY_FILE:?}\nfstype \
+         = \"ext4\"\nwait = 10\n\n\
          [[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=dump\"\nfstype = \"ext4\"\n\n\
          [capture]\nstall_timeout = 300\n\n[image]\ncompress = \"gzip\"\nmodules = {modules:?}\n"
     )

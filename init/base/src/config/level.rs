@@ -26,7 +26,8 @@ pub enum LevelError {
     NoClass(String),
     /// No such preset.
     #[error(
-        "no preset is called {0:?}: there are kernel (level 31), forensic (zero pages only) and full (nothing)"
+        "no preset is called {0:?}: there are kernel (level 31), forensic (zero pages only) and full \
+         (nothing)"
     )]
     NoPreset(String),
 }

@@ -459,7 +459,8 @@ mod tests {
         };
         let bond = |name: &str, more: &str| {
             format!(
-                "[[network]]\nname = \"{name}\"\nbond = {{ mode = \"active-backup\", {more} }}\naddress = [\"dhcp\"]\n"
+                "[[network]]\nname = \"{name}\"\nbond = {{ mode = \"active-backup\", {more} }}\naddress = \
+                 [\"dhcp\"]\n"
             )
         };
         let vlan = |on: &str, id: u16| {

@@ -136,7 +136,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_page_is_decoded_or_refused(mut page in prop::collection::vec(any::<u8>(), 0..200), framed: bool) {
+        fn any_page_is_decoded_or_refused(
+            mut page in prop::collection::vec(any::<u8>(), 0..200), framed: bool
+        ) {
             if framed {
                 let text = page.clone();
                 page = MAGIC.to_vec();

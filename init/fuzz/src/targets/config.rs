@@ -39,9 +39,12 @@ compress = "xz"
 modules = ["nvme"]
 strip = "never"
 "#;
-const CMDLINE: &str = "quiet afterimage.level=1 afterimage.compress=zlib afterimage.action=halt afterimage.log=warn \
-    afterimage.device=LABEL=x afterimage.path=/x afterimage.stall_timeout=9 afterimage.deadline=9 afterimage.nope";
-const FACTS: &str = "host = \"x\"\nboot_id = \"y\"\nloaded_at = 7\n[[memory_map]]\nstart = 1\nlast = 2\nkind = \"System RAM\"\n";
+const CMDLINE: &str = "quiet afterimage.level=1 afterimage.compress=zlib afterimage.action=halt \
+                       afterimage.log=warn \
+    afterimage.device=LABEL=x afterimage.path=/x afterimage.stall_timeout=9 afterimage.deadline=9 \
+    afterimage.nope";
+const FACTS: &str = "host = \"x\"\nboot_id = \"y\"\nloaded_at = 7\n[[memory_map]]\nstart = 1\nlast = 2\nkind \
+                     = \"System RAM\"\n";
 const IOMEM: &str =
     "00001000-0009fbff : System RAM\n  00002000-00003000 : inner\n100000000-1bfffffff : System RAM\n";
 

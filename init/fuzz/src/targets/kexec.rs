@@ -16,8 +16,10 @@ use placement::core_header;
 use placement::place::{Image, Placed, place};
 use placement::production::Production;
 
-const IOMEM: &str = "00001000-0009fbff : System RAM\n000f0000-000fffff : Reserved\n00100000-3ffdffff : System RAM\n\
-    \x20 30000000-3bffffff : Crash kernel\n3ffe0000-3fffffff : ACPI Tables\n100000000-13fffffff : System RAM\n";
+const IOMEM: &str = "00001000-0009fbff : System RAM\n000f0000-000fffff : Reserved\n00100000-3ffdffff : \
+                     System RAM\n\
+    \x20 30000000-3bffffff : Crash kernel\n3ffe0000-3fffffff : ACPI Tables\n100000000-13fffffff : System \
+    RAM\n";
 
 /// Reads these bytes; panics where a promise is broken.
 pub(crate) fn check(data: &[u8]) {

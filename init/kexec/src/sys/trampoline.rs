@@ -182,7 +182,8 @@ afterimage_trampoline:
 19: hlt
     jmp     19b
 
-# void sha256(u32 state[8] rdi, const u8 *blocks rsi, u64 count rdx), System V calling convention (FIPS 180-4, 6.2)
+# void sha256(u32 state[8] rdi, const u8 *blocks rsi, u64 count rdx), System V calling convention
+# (FIPS 180-4, 6.2)
 afterimage_trampoline_sha256:
     push    %rbx
     push    %rbp

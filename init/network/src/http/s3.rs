@@ -219,6 +219,7 @@ impl S3 {
         self.client.remark().into_iter().chain(skew).chain(self.expired.clone()).collect()
     }
 
+    /// Wide: a request is what, how, signed by whom, with what.
     async fn send(
         &self,
         what: &str,
@@ -356,7 +357,8 @@ mod tests {
         assert_eq!(
             list(&[part("\"a\""), part("b")]),
             format!(
-                "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{}{}</CompleteMultipartUpload>",
+                "<CompleteMultipartUpload \
+                 xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{}{}</CompleteMultipartUpload>",
                 listed(1, "\"a\""),
                 listed(2, "b")
             )

@@ -132,7 +132,8 @@ mod tests {
     fn options_name_the_address_and_bound_every_wait() {
         let target = |version: &str| {
             let text = format!(
-                "[[target]]\ntype = \"nfs\"\nurl = \"nfs://filer:2050/export\"\nversion = \"{version}\"\nretry = 30\n"
+                "[[target]]\ntype = \"nfs\"\nurl = \"nfs://filer:2050/export\"\nversion \
+                 = \"{version}\"\nretry = 30\n"
             );
             match config::Config::parse(&text).unwrap().target.remove(0).place {
                 config::Place::Nfs(nfs) => nfs,

@@ -31,7 +31,8 @@ fn open_at(
 ) -> Result<Box<Ssh>, TargetError> {
     let url = format!("ssh://root@127.0.0.1:{port}{path}");
     let text = format!(
-        "[[target]]\ntype = \"ssh\"\nurl = \"{url}\"\nwait = 3\nretry = {retry}\nhost_key = [\"{host_key}\"]\nidentity = \"/k\"\n"
+        "[[target]]\ntype = \"ssh\"\nurl = \"{url}\"\nwait = 3\nretry = {retry}\nhost_key = \
+         [\"{host_key}\"]\nidentity = \"/k\"\n"
     );
     let config = Config::parse(&text).unwrap().target.remove(0);
     let remotes = [Remote { url, identity: Secret::new(identity.to_owned()), ..Remote::default() }];

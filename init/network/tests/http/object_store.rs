@@ -14,7 +14,8 @@ use crate::{MIB, NAME, chain, joined, names, open, sample, save, sha256};
 
 fn s3_config(port: u16, more: &str) -> String {
     format!(
-        "[[target]]\ntype = \"s3\"\nurl = \"http://127.0.0.1:{port}/dumps/fleet\"\ncredentials = \"/etc/keys.toml\"\n\
+        "[[target]]\ntype = \"s3\"\nurl = \"http://127.0.0.1:{port}/dumps/fleet\"\ncredentials \
+         = \"/etc/keys.toml\"\n\
          wait = 5\nretry = 20\n{more}"
     )
 }

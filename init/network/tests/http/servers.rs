@@ -169,7 +169,8 @@ pub(crate) fn nginx(certificates: &Certificates, certificate: &str, server: &str
     let config = format!(
         "daemon off; user root; worker_processes 1; pid {root}/pid; error_log {root}/error.log info;\n\
          events {{ worker_connections 64; }}\n\
-         http {{ {temporary} log_format it '$connection $request_method $status'; access_log {root}/access.log it; client_max_body_size 0;\n\
+         http {{ {temporary} log_format it '$connection $request_method $status'; access_log \
+         {root}/access.log it; client_max_body_size 0;\n\
          server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {};\n\
          root {root}/www; {server}\n\
          location / {{ dav_methods PUT; create_full_put_path on; {location} }} }} }}\n",

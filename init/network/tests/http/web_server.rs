@@ -16,7 +16,8 @@ fn https(server: &Server, more: &str) -> String {
     // What is configured without roots has a pin; the file is read by the loader.
     let roots = if more.contains("pin") { "" } else { "roots = \"/etc/ca.pem\"\n" };
     format!(
-        "[[target]]\ntype = \"https\"\nurl = \"https://{HOST}:{port}/crash\"\nwait = 5\nretry = 4\n{roots}{more}"
+        "[[target]]\ntype = \"https\"\nurl = \"https://{HOST}:{port}/crash\"\nwait = 5\nretry = \
+         4\n{roots}{more}"
     )
 }
 

@@ -157,7 +157,8 @@ pub fn parse_area(header: &[u8], start: u64) -> Result<Option<Location>, LvmErro
         return Err(LvmError::Area("wrong checksum"));
     }
     let number = |at| fields.u64(at).ok_or_else(cut);
-    let (own_start, size, offset, len) = (number(24)?, number(32)?, number(40)?, number(48)?); // struct raw_locn, the first
+    // Struct raw_locn, the first.
+    let (own_start, size, offset, len) = (number(24)?, number(32)?, number(40)?, number(48)?);
     let (crc, flags) = fields.u32(56).zip(fields.u32(60)).ok_or_else(cut)?;
     if own_start != start {
         return Err(LvmError::Area("it belongs elsewhere"));

@@ -130,7 +130,8 @@ impl Sink for FileSink {
             return Err(SinkError::Sync(lost.into()));
         }
         match synced {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()), // nothing that lasts: /dev/null
+            // Nothing that lasts: /dev/null.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
             result => result.map_err(SinkError::Sync)?,
         }
         self.forget(0..0); // all of it

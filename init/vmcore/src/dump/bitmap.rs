@@ -160,7 +160,9 @@ mod tests {
                 prop_assert_eq!(got, get(&block, Pfn(first), Pfn(pfn)));
             }
             let inside: Vec<u64> =
-                (first..first + 128).filter(|pfn| ranges.iter().any(|range| range.contains(Pfn(*pfn)))).collect();
+                (first..first + 128)
+                    .filter(|pfn| ranges.iter().any(|range| range.contains(Pfn(*pfn))))
+                    .collect();
             let pages = |runs: &[PfnRange]| -> Vec<u64> {
                 runs.iter().flat_map(|run| run.start().0..run.end().0).collect()
             };

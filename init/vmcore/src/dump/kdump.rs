@@ -299,7 +299,8 @@ fn header(core: &dyn Core, layout: &Layout, request: &Request) -> Header {
         incomplete: true,
         excluded_vmemmap: request.exclude.unused_vmemmap() || core.left_out().vmemmap,
         compression_flag: Codec::flag(request.compress),
-        nr_cpus: core.notes().cpus().max(1), // crash takes 0 for damage; after a planned switch there are no notes of CPUs
+        // Crash takes 0 for damage; after a planned switch there are no notes of CPUs.
+        nr_cpus: core.notes().cpus().max(1),
         phys_base: info.number("phys_base").unwrap_or(0).cast_unsigned(),
         dump_level: u32::from(request.exclude.level()) | core.left_out().level,
         vmcoreinfo,

@@ -121,7 +121,8 @@ mod tests {
     fn reads_the_kernels_spellings() {
         let info = VmcoreInfo::parse(
             b"OSRELEASE=6.1.0-56-cloud-amd64\nPAGESIZE=4096\nSYMBOL(prb)=ffffffff82a0\nOFFSET(page.lru)=8\n\
-              SIZE(page)=64\nNUMBER(phys_base)=-228589568\nNUMBER(sme_mask)=0x8000000000000000\nno equals sign\n\
+              SIZE(page)=64\nNUMBER(phys_base)=-228589568\nNUMBER(sme_mask)=0x8000000000000000\nno equals \
+              sign\n\
               CRASHTIME=1\nCRASHTIME=1763900000\n\0",
         );
         assert_eq!(info.get("OSRELEASE"), Some("6.1.0-56-cloud-amd64"));

@@ -194,7 +194,8 @@ impl<'a, 'm> Ring<'a, 'm> {
         let mut stats = DmesgStats::default();
         let mut text = Vec::new();
         let mut misses = 0_u64;
-        let mut room = self.text_size(); // records do not share text; damaged ones that do must not fill the target
+        // Records do not share text; damaged ones that do must not fill the target.
+        let mut room = self.text_size();
         for id in self.ids() {
             match self.record(id, &mut text) {
                 Ok(Some(info)) if to_u64(text.len()) <= room => {

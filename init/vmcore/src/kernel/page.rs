@@ -6,10 +6,13 @@
 //! version number never does. This module says what a struct page says; what that means for a dump
 //! is `filter`'s.
 
+mod claims;
+
 use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::kernel::KernelError;
 use base::addr::{to_u64, to_usize};
 use base::fields::Fields;
+use claims::Claims;
 
 /// Largest order of a compound page that is believed: a 1 GiB hugetlb page of 4 KiB pages, 16 GiB
 /// of 64 KiB pages.
@@ -481,32 +484,6 @@ fn required_flag(info: &VmcoreInfo, name: &str) -> Result<u64, KernelError> {
     match flag(info, name)? {
         0 => Err(KernelError::MissingKey(format!("NUMBER({name})"))),
         mask => Ok(mask),
-    }
-}
-
-/// The bytes of `struct page` that fields have claimed: two fields in one place are a damaged
-/// VMCOREINFO.
-struct Claims {
-    size: u64,
-    taken: Vec<(u64, u64)>,
-}
-
-impl Claims {
-    fn new(size: u64) -> Self {
-        Self { size, taken: Vec::new() }
-    }
-
-    /// The offset of a field of `len` bytes, which is aligned, inside the struct and apart from the
-    /// others.
-    fn claim(&mut self, info: &VmcoreInfo, name: &str, len: u64) -> Result<usize, KernelError> {
-        let at = info.offset(name).ok_or_else(|| KernelError::MissingKey(format!("OFFSET({name})")))?;
-        let end = at.saturating_add(len);
-        let apart = self.taken.iter().all(|&(start, stop)| end <= start || stop <= at);
-        if end > self.size || !at.is_multiple_of(len) || !apart {
-            return Err(KernelError::Absurd { what: "the offset of a member of struct page", value: at });
-        }
-        self.taken.push((at, end));
-        Ok(to_usize(at))
     }
 }
 

@@ -37,9 +37,12 @@ const PER_CPU_PAGES: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
 impl Plants {
     /// Plants what `names` say.
     pub(crate) fn plant<'a>(seed: &str, names: impl Iterator<Item = &'a str>) -> Result<Self> {
+        let mut wanted: Vec<Plant> = names.map(str::parse).collect::<Result<_, _>>()?;
+        // Last: other plants push pages of files out of memory, and those that are read again have lost
+        // their buffers.
+        wanted.sort_by_key(|plant| *plant == Plant::CachePrivate);
         let mut plants = Vec::new();
-        for name in names {
-            let plant: Plant = name.parse()?;
+        for plant in wanted {
             let held = match plant {
                 Plant::Anonymous => user_memory::anonymous(seed),
                 Plant::Tmpfs => user_memory::tmpfs(seed),

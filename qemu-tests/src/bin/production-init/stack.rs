@@ -17,7 +17,8 @@ const VOLUME: &str = "/dev/mapper/vg-crash";
 const OPEN: &str = "/dev/mapper/opened";
 const MOUNTED: &str = "/opened";
 /// No udev, no list of devices.
-const LVM: &str = "activation{udev_sync=0 udev_rules=0 verify_udev_operations=1} devices{use_devicesfile=0} backup{backup=0 archive=0}";
+const LVM: &str = "activation{udev_sync=0 udev_rules=0 verify_udev_operations=1} devices{use_devicesfile=0} \
+                   backup{backup=0 archive=0}";
 
 /// Makes the volume and mounts what is in it.
 pub(crate) fn make(seed: &str) -> Result<()> {

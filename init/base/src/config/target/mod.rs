@@ -322,7 +322,8 @@ impl Target {
             return Ok(());
         }
         Err(format!(
-            "with retry = {} a call may wait {longest} s for the NFS server, and stall_timeout = {stall_timeout} \
+            "with retry = {} a call may wait {longest} s for the NFS server, and stall_timeout = \
+             {stall_timeout} \
              ends the capture before",
             nfs.retry
         ))
@@ -396,7 +397,8 @@ impl TryFrom<String> for Security {
         match text.as_str() {
             "sys" => Ok(Self::Sys),
             _ if text.starts_with("krb5") => Err(format!(
-                "{text}: Kerberos needs rpc.gssd and a key cache, which the capture kernel does not have: use sys"
+                "{text}: Kerberos needs rpc.gssd and a key cache, which the capture kernel does not have: \
+                 use sys"
             )),
             _ => Err(format!("{text:?} is no security flavour: there is \"sys\"")),
         }
@@ -416,7 +418,8 @@ mod tests {
         let parse = |retry: u64, stall: u64, kind: &str| {
             let host = if kind == "ssh" { "u@h" } else { "h" };
             let text = format!(
-                "[capture]\nstall_timeout = {stall}\n[[target]]\ntype = \"{kind}\"\nurl = \"{kind}://{host}/d\"\nretry = {retry}\n\
+                "[capture]\nstall_timeout = {stall}\n[[target]]\ntype = \"{kind}\"\nurl \
+                 = \"{kind}://{host}/d\"\nretry = {retry}\n\
                  {}",
                 if kind == "ssh" { "host_key = [\"ssh-ed25519 AAAA\"]\nidentity = \"/k\"\n" } else { "" }
             );

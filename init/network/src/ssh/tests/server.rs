@@ -18,7 +18,8 @@ use russh::keys::{Algorithm, PrivateKey, ssh_key::LineEnding};
 const SSHD: &str = "/usr/sbin/sshd";
 
 /// What `afterimage propagate` installs.
-pub(crate) const RESTRICTION: &str = "restrict,command=\"internal-sftp -d DIR -P remove,rmdir,setstat,fsetstat,symlink,hardlink,posix-rename\" ";
+pub(crate) const RESTRICTION: &str = "restrict,command=\"internal-sftp -d DIR -P \
+                                      remove,rmdir,setstat,fsetstat,symlink,hardlink,posix-rename\" ";
 
 pub(crate) struct Sshd {
     pub(crate) dir: tempfile::TempDir,
@@ -62,8 +63,10 @@ impl Sshd {
         fs::write(at("authorized"), format!("{options}{}\n", user.public_key().to_openssh().unwrap()))
             .unwrap();
         let config = format!(
-            "ListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
-             PasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\nMaxStartups 100\n{more}",
+            "ListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile \
+             none\n\
+             PasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\nMaxStartups \
+             100\n{more}",
             at("host_key"),
             at("authorized"),
         );

@@ -214,7 +214,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_wrong_bit_is_noticed(payload in prop::collection::vec(any::<u8>(), 0..2000), at: usize, bit in 0..8_u32) {
+        fn one_wrong_bit_is_noticed(
+            payload in prop::collection::vec(any::<u8>(), 0..2000), at: usize, bit in 0..8_u32
+        ) {
             let (header, mut bytes) = sample(&payload);
             let used = HEADER_LEN + payload.len();
             bytes[at % used] ^= 1 << bit;

@@ -18,7 +18,8 @@ pub enum RawError {
     },
     /// Somebody else's data.
     #[error(
-        "{device} holds {what}{}: take another device, or give this one up with `afterimage prepare --force`{}",
+        "{device} holds {what}{}: take another device, or give this one up with `afterimage prepare \
+         --force`{}",
         named(uuid),
         remedy(uuid)
     )]
@@ -35,7 +36,8 @@ pub enum RawError {
     Unknown(String),
     /// A capture that nobody has copied off.
     #[error(
-        "{device} holds the capture {capture}, which was not collected: `afterimage recover` it, or allow overwrite = \
+        "{device} holds the capture {capture}, which was not collected: `afterimage recover` it, or allow \
+         overwrite = \
          [\"uncollected\"]"
     )]
     Uncollected {

@@ -124,24 +124,16 @@ impl PageTables {
         memory: &dyn PhysicalMemory,
         each: &mut dyn FnMut(VirtAddr, PhysAddr),
     ) {
-        let mut left = MAX_TABLES;
-        self.descend(memory, self.root, self.levels, 0, &mut left, each);
+        let mut walk = Walk { memory, left: MAX_TABLES, each };
+        self.descend(&mut walk, self.root, self.levels, 0);
     }
 
     /// One table, whose first entry maps address `base`.
-    fn descend(
-        &self,
-        memory: &dyn PhysicalMemory,
-        table: PhysAddr,
-        level: u8,
-        base: u64,
-        left: &mut usize,
-        each: &mut dyn FnMut(VirtAddr, PhysAddr),
-    ) {
+    fn descend(&self, walk: &mut Walk<'_>, table: PhysAddr, level: u8, base: u64) {
         let mut bytes = vec![0; TABLE_LEN];
-        let Some(fewer) = left.checked_sub(1) else { return };
-        *left = fewer;
-        if memory.read_exact_at(table, &mut bytes).is_err() {
+        let Some(fewer) = walk.left.checked_sub(1) else { return };
+        walk.left = fewer;
+        if walk.memory.read_exact_at(table, &mut bytes).is_err() {
             return;
         }
         let shift = 12_u32.saturating_add(9_u32.saturating_mul(u32::from(level).saturating_sub(1)));
@@ -158,11 +150,19 @@ impl PageTables {
                 continue;
             }
             match level.checked_sub(1) {
-                Some(below @ 1..) => self.descend(memory, next, below, at, left, each),
-                _ => each(VirtAddr(at), next),
+                Some(below @ 1..) => self.descend(walk, next, below, at),
+                _ => (walk.each)(VirtAddr(at), next),
             }
         }
     }
+}
+
+/// A walk over all tables.
+struct Walk<'a> {
+    memory: &'a dyn PhysicalMemory,
+    /// Tables that may still be read.
+    left: usize,
+    each: &'a mut dyn FnMut(VirtAddr, PhysAddr),
 }
 
 #[cfg(test)]
