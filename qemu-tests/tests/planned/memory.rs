@@ -21,6 +21,7 @@ const MEMORY_MIB: u32 = 1536;
 /// A machine that is full of pages and switches kernels. The disks lack the dirty ones.
 fn crowded(name: &str, series: &str) -> Result<Scenario> {
     let mut scenario = Scenario::new(name, &Kernel::of_series(series)?);
+    scenario.config.level = 1; // pages of processes, too
     scenario.memory_mib = MEMORY_MIB;
     scenario.crashkernel = "192M".into();
     scenario.pages = PAGES;
