@@ -235,7 +235,7 @@ fn capture_name(time: u64, summary: &Summary) -> String {
     name::directory(time, &text(&summary.host), &text(&summary.boot_id))
 }
 
-fn told(start: Instant) -> f64 {
+fn seconds_since(start: Instant) -> f64 {
     seconds(start.elapsed())
 }
 

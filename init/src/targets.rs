@@ -40,6 +40,7 @@ impl Ways {
     }
 
     /// Seconds that it may take to bring the network up.
+    #[cfg_attr(not(feature = "network"), expect(clippy::unused_self, reason = "no network"))]
     pub(crate) fn network_patience(&self) -> u64 {
         #[cfg(feature = "network")]
         let seconds = self.network.patience();
@@ -49,6 +50,7 @@ impl Ways {
     }
 
     /// Opens a target. The error says why it cannot be used.
+    #[cfg_attr(not(feature = "network"), expect(clippy::unused_self, reason = "no network"))]
     pub(crate) fn open(
         &self,
         config: &config::Target,

@@ -338,7 +338,7 @@ mod tests {
         packet.build_bytes_vec().unwrap()
     }
 
-    fn told(bytes: &[u8]) -> Option<Answer> {
+    fn parsed(bytes: &[u8]) -> Option<Answer> {
         read(bytes, 7, "dumps.example.com", TYPE::A).ok()
     }
 
@@ -350,43 +350,43 @@ mod tests {
             alias("DUMPS.example.com", "b.example.com"),
             address("evil.example.com", [203, 0, 113, 66]),
         ]);
-        assert_eq!(told(&chain), Some(Answer::Addresses(vec![[192, 0, 2, 3].into()])));
+        assert_eq!(parsed(&chain), Some(Answer::Addresses(vec![[192, 0, 2, 3].into()])));
         let open = reply(vec![alias("dumps.example.com", "b.example.com")]);
-        assert_eq!(told(&open), Some(Answer::Alias("b.example.com".into())));
+        assert_eq!(parsed(&open), Some(Answer::Alias("b.example.com".into())));
         let circle = reply(vec![alias("dumps.example.com", "b.a"), alias("b.a", "dumps.example.com")]);
-        assert_eq!(told(&circle), Some(Answer::Nothing));
-        assert_eq!(told(&reply(vec![])), Some(Answer::Nothing));
+        assert_eq!(parsed(&circle), Some(Answer::Nothing));
+        assert_eq!(parsed(&reply(vec![])), Some(Answer::Nothing));
     }
 
     #[test]
     fn only_answers_to_the_question_are_taken() {
         let good = reply(vec![address("dumps.example.com", [192, 0, 2, 3])]);
-        assert!(told(&good).is_some());
+        assert!(parsed(&good).is_some());
         assert!(read(&good, 8, "dumps.example.com", TYPE::A).is_err(), "another number");
         assert!(read(&good, 7, "dumps.example.org", TYPE::A).is_err(), "another name");
         assert!(read(&good, 7, "dumps.example.com", TYPE::AAAA).is_err(), "another type");
         let asked = question(7, "dumps.example.com", TYPE::A).unwrap();
-        assert!(told(&asked).is_none(), "a question is no answer");
+        assert!(parsed(&asked).is_none(), "a question is no answer");
         let mut cut = good.clone();
         cut[2] |= 0x02;
-        assert_eq!(told(&cut), Some(Answer::Cut));
+        assert_eq!(parsed(&cut), Some(Answer::Cut));
         let mut refused = good.clone();
         refused[3] |= 5;
         assert!(matches!(read(&refused, 7, "dumps.example.com", TYPE::A), Err(Bad::Code(RCODE::Refused))));
         let mut nobody = good;
         nobody[3] |= 3;
-        assert_eq!(told(&nobody), Some(Answer::NoSuchHost));
+        assert_eq!(parsed(&nobody), Some(Answer::NoSuchHost));
     }
 
     #[test]
     fn cut_and_flipped_answers_never_panic() {
         let good = reply(vec![alias("dumps.example.com", "b.a"), address("b.a", [192, 0, 2, 3])]);
         for at in 0..good.len() {
-            let _ = told(&good[..at]);
+            let _ = parsed(&good[..at]);
             for bit in [0x01, 0x80, 0xc0, 0xff] {
                 let mut bad = good.clone();
                 bad[at] ^= bit;
-                let _ = told(&bad);
+                let _ = parsed(&bad);
             }
         }
         let mut lying = good;

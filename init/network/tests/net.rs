@@ -64,7 +64,7 @@ impl Lan {
 
     fn lay() -> Self {
         let (jobs, todo) = channel::<Box<dyn FnOnce() + Send>>();
-        let (tell, told) = channel();
+        let (tell, heard) = channel();
         thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             tell.send(gettid()).unwrap();
@@ -72,7 +72,7 @@ impl Lan {
                 job();
             }
         });
-        let server = told.recv().unwrap();
+        let server = heard.recv().unwrap();
         ip(&format!("link add cli address {CARD} type veth peer name srv netns {server}"));
         let lan = Self { jobs, dnsmasq: None, dir: tempfile::tempdir().unwrap() };
         lan.there(|| {

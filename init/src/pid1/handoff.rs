@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 
+use crate::pid1::child::{self, Limits};
 use crate::pid1::finish;
 use crate::pid1::ladder::End;
-use crate::pid1::supervise::{self, Limits};
 use crate::pid1::watchdog::Watchdog;
 use crate::pid1::witness::Witness;
 use crate::run::handoff::{ARGUMENT, NEW_ROOT};
@@ -47,7 +47,7 @@ pub(super) fn conclude(
         end => {
             log::error!("{action}: the hand-off {end}: restarting instead");
             if matches!(end, End::Stuck(_) | End::Late { stuck: true }) {
-                watchdog.last_meal();
+                watchdog.last_ping();
                 finish::forced(FinalAction::Reboot)
             }
             FinalAction::Reboot
@@ -63,12 +63,12 @@ pub(super) fn conclude(
             let error = enter(config.boot.init());
             log::error!("{action}: {error}: restarting instead");
             let mut watchdog = Watchdog::new(config.capture.watchdog);
-            watchdog.feed();
-            watchdog.last_meal();
+            watchdog.ping();
+            watchdog.last_ping();
             finish::finish(FinalAction::Reboot)
         }
         // A shell has come to its end.
-        FinalAction::Reboot | FinalAction::Poweroff | FinalAction::Shell => watchdog.last_meal(),
+        FinalAction::Reboot | FinalAction::Poweroff | FinalAction::Shell => watchdog.last_ping(),
     }
     finish::finish(action)
 }
@@ -82,8 +82,8 @@ fn prepare(action: FinalAction, target: Option<usize>, config: &Config, watchdog
         let stall = Duration::from_secs(config.capture.step_timeout);
         Limits { name: "hand-off", stall, end: Instant::now().checked_add(DEADLINE) }
     };
-    match supervise::start(&[ARGUMENT, &action.to_string(), &target], false) {
-        Ok((child, beats)) => supervise::wait(&child, beats, &limits, watchdog, &mut Witness::default()),
+    match child::start(&[ARGUMENT, &action.to_string(), &target], false) {
+        Ok((child, beats)) => child::wait(&child, beats, &limits, watchdog, &mut Witness::default()),
         Err(error) => End::Died(format!("did not start: {error}")),
     }
 }

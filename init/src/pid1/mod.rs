@@ -6,6 +6,7 @@
 //! not the machine. One that oopses costs the capture (`oops=panic`), but the machine comes back:
 //! what an oops leaves locked nobody knows.
 
+mod child;
 mod finish;
 mod handoff;
 mod ladder;

@@ -1,6 +1,6 @@
 //! The hardware watchdog: what brings the machine back when not even PID 1 gets to run.
 //!
-//! It is taken over as soon as its driver is there, and fed while the capture comes further. It is
+//! It is taken over as soon as its driver is there, and pinged while the capture comes further. It is
 //! never switched off on the way to a reboot: a machine that hangs in its shutdown comes back, too.
 
 use std::fs::{File, OpenOptions};
@@ -11,9 +11,9 @@ use crate::sys::watchdog;
 
 const DEVICE: &str = "/dev/watchdog";
 /// Any byte but the "V" below.
-const MEAL: &[u8] = b"\0";
-/// Meals in the time that the watchdog waits for one.
-const MEALS: u32 = 4;
+const PING: &[u8] = b"\0";
+/// Pings in the time that the watchdog waits for one.
+const PINGS: u32 = 4;
 
 /// The watchdog, there or not yet there.
 #[derive(Debug)]
@@ -21,27 +21,27 @@ pub(super) struct Watchdog {
     wanted: u32,
     device: Option<File>,
     every: Duration,
-    fed: Instant,
+    pinged: Instant,
 }
 
 impl Watchdog {
     /// A watchdog that is to wait for so many seconds; 0: none is wanted.
     pub(super) fn new(seconds: u32) -> Self {
-        Self { wanted: seconds, device: None, every: Duration::from_secs(1), fed: Instant::now() }
+        Self { wanted: seconds, device: None, every: Duration::from_secs(1), pinged: Instant::now() }
     }
 
-    /// Feeds it when it is time. Looks for it as long as it is not there: its driver is a module
+    /// Pings it when it is time. Looks for it as long as it is not there: its driver is a module
     /// that the child loads.
-    pub(super) fn feed(&mut self) {
+    pub(super) fn ping(&mut self) {
         if self.wanted == 0 {
             return;
         }
         let Some(device) = &mut self.device else { return self.take_over() };
-        if self.fed.elapsed() >= self.every {
-            if let Err(error) = device.write_all(MEAL) {
-                log::warn!("feeding the watchdog: {error}");
+        if self.pinged.elapsed() >= self.every {
+            if let Err(error) = device.write_all(PING) {
+                log::warn!("pinging the watchdog: {error}");
             }
-            self.fed = Instant::now();
+            self.pinged = Instant::now();
         }
     }
 
@@ -52,9 +52,9 @@ impl Watchdog {
         let set = watchdog::set_timeout(&device, self.wanted).or_else(|_| watchdog::timeout(&device));
         let seconds = set.unwrap_or(self.wanted).max(1);
         log::info!("the hardware watchdog is taken over: it resets the machine after {seconds} s without us");
-        let pause = Duration::from_secs(seconds.into()).checked_div(MEALS);
+        let pause = Duration::from_secs(seconds.into()).checked_div(PINGS);
         self.every = pause.unwrap_or_default();
-        self.fed = Instant::now();
+        self.pinged = Instant::now();
         self.device = Some(device);
     }
 
@@ -81,13 +81,13 @@ impl Watchdog {
                 log::warn!("the watchdog's time is not set to {seconds} s and stays as it is: {error}");
             }
         }
-        self.last_meal();
+        self.last_ping();
     }
 
-    /// Gives it its last meal and keeps it open: from here on it is the way back.
-    pub(super) fn last_meal(self) {
+    /// Pings it once more and keeps it open: from here on it is the way back.
+    pub(super) fn last_ping(self) {
         if let Some(mut device) = self.device {
-            let _ = device.write_all(MEAL);
+            let _ = device.write_all(PING);
             core::mem::forget(device); // closing without the magic would only make the driver complain
         }
     }

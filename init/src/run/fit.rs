@@ -62,11 +62,11 @@ fn decide(sizes: &[(Exclude, DumpSize)], exclude: Exclude, room: u64, when_full:
     let Ok(level) = DumpLevel::new(STRICTER) else { return Fit::Whole };
     let stricter = Exclude::from(level).reading_poisoned(exclude.reads_poisoned());
     let fits = when_full == WhenFull::Stricter && needs(Exclude::from(level)) <= room;
-    let told = |instead| Degradation::NoRoom { needed, room, instead };
+    let no_room = |instead| Degradation::NoRoom { needed, room, instead };
     match when_full {
-        _ if fits => Fit::Stricter(stricter, told("a dump of level 31")),
-        WhenFull::Nothing => Fit::Nothing(told("nothing")),
-        _ => Fit::LogOnly(told("the log and the notes")),
+        _ if fits => Fit::Stricter(stricter, no_room("a dump of level 31")),
+        WhenFull::Nothing => Fit::Nothing(no_room("nothing")),
+        _ => Fit::LogOnly(no_room("the log and the notes")),
     }
 }
 
@@ -107,8 +107,8 @@ mod tests {
 
     #[test]
     fn the_numbers_are_told() {
-        let Fit::LogOnly(told) = decide(&sizes(), level(1), 5 << 20, WhenFull::Log) else { panic!("fits") };
-        let text = told.to_string();
+        let Fit::LogOnly(why) = decide(&sizes(), level(1), 5 << 20, WhenFull::Log) else { panic!("fits") };
+        let text = why.to_string();
         assert!(
             text.contains(&(5_u64 << 20).to_string()) && text.contains("the log and the notes"),
             "{text}"

@@ -4,7 +4,7 @@
 use std::io::{BufWriter, Write};
 
 use crate::run::fit::{Fit, fit};
-use crate::run::{Job, hooks, live, told};
+use crate::run::{Job, hooks, live, seconds_since};
 use crate::targets::Ways;
 use base::attempt::Rung;
 use base::beat::{self, Beat, Step};
@@ -250,7 +250,7 @@ fn finish(
     summary.sent = target.sent();
     summary.remarks = target.remarks();
     job.step(Step::Close, slow);
-    summary.seconds.total = told(job.start);
+    summary.seconds.total = seconds_since(job.start);
     summary.peak_memory_bytes = budget::peak_memory();
     let published = write_result(&mut result, summary).and_then(|()| target.publish(Artifact::Result));
     if let Err(error) = published {

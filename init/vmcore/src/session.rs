@@ -46,8 +46,8 @@ pub fn page_filter<'a>(
     info: &'a VmcoreInfo,
     summary: &mut Summary,
 ) -> Option<PageFilter<'a>> {
-    let mut told = |what| summary.degrade(Degradation::ClassNotUsed(what));
-    let filter = PageFilter::discover(core, info, core.mappings(), &mut told);
+    let mut contradicted = |what| summary.degrade(Degradation::ClassNotUsed(what));
+    let filter = PageFilter::discover(core, info, core.mappings(), &mut contradicted);
     filter.map_err(|error| summary.degrade(Degradation::NoPageTypes { cause: base::log::chain(&error) })).ok()
 }
 

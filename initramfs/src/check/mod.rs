@@ -1,48 +1,19 @@
 //! `afterimage check`: whether a crash of this host now would be saved.
 //!
-//! [`host`] and [`storage`] look at the host, once; everything else makes findings of what they saw
-//! and looks at nothing itself.
+//! [`observe`] looks at the host, once; `judge` makes findings of what was seen, and looks at nothing
+//! itself.
 
-mod finish;
-pub mod host;
-mod image;
-mod kernel;
-pub mod remote;
-mod size;
-pub mod storage;
-mod target;
+mod finding;
+mod judge;
+pub mod observe;
 
 use std::fmt::Write;
 use std::process::ExitCode;
 
 use serde::Serialize;
 
-pub use host::{CheckError, Host, Options};
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// As it should be.
-    Ok,
-    /// A crash is saved, or some crashes are; but see to it.
-    Warning,
-    /// A crash is not saved.
-    Failure,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// Name for scripts; those of a target end in its number, from 1.
-    pub id: String,
-    /// How bad it is.
-    pub level: Level,
-    /// What was found.
-    pub found: String,
-    /// What to do; of a warning or failure.
-    pub remedy: Option<String>,
-}
+pub use finding::{Finding, Level};
+pub use observe::host::{CheckError, Host, Options};
 
 /// All findings, and the worst of their levels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -53,31 +24,11 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
-impl Finding {
-    fn ok(id: &str, found: impl Into<String>) -> Self {
-        Self { id: id.to_owned(), level: Level::Ok, found: found.into(), remedy: None }
-    }
-
-    fn warning(id: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::bad(id, Level::Warning, found, remedy)
-    }
-
-    fn failure(id: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::bad(id, Level::Failure, found, remedy)
-    }
-
-    fn bad(id: &str, level: Level, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { id: id.to_owned(), level, found: found.into(), remedy: Some(remedy.into()) }
-    }
-}
-
 impl Report {
     /// Judges a host.
     #[must_use]
     pub fn of(host: &Host) -> Self {
-        let parts =
-            [image::findings(host), kernel::findings(host), target::findings(host), finish::findings(host)];
-        let findings: Vec<Finding> = parts.into_iter().flatten().collect();
+        let findings = judge::findings(host);
         let verdict = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Failure);
         Self { verdict, findings }
     }
@@ -124,16 +75,6 @@ impl Report {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         if self.verdict == Level::Failure { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-    }
-}
-
-impl Level {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Failure => "FAILURE",
-        }
     }
 }
 
@@ -185,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_host_in_good_order_is_saved() {
-        let report = Report::of(&host::testing::healthy());
+        let report = Report::of(&observe::host::testing::healthy());
         assert_eq!(report.verdict, Level::Ok, "{}", report.to_text());
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn chosen(configured: &[Collector]) -> Vec<Collector> {
 
 /// Runs `collectors` one after the other. `program` is this one, which copies files as a process of
 /// its own. The archive has at most `limit` bytes, but for some that tell how the last collectors
-/// ended. Each end is told to `say`.
+/// ended. Each end is collectors to `say`.
 pub(super) fn run(
     collectors: &[Collector],
     program: &Path,
@@ -288,10 +288,10 @@ mod tests {
         assert_eq!(files["02-floods/stdout"].len(), 65536);
         assert_eq!((&*files["04-fails/stdout"], &*files["04-fails/stderr"]), ("half\n", "sorry\n"));
         assert_eq!(&files["06-clock/stdout"], "late\n");
-        let told: serde_json::Value = serde_json::from_str(&files["collectors.json"]).unwrap();
-        assert_eq!(told[3]["ended"], "exit code 3");
-        assert_eq!(told[0]["class"], "network");
-        assert!((0.9..9.0).contains(&told[0]["seconds"].as_f64().unwrap()), "{told}");
+        let collectors: serde_json::Value = serde_json::from_str(&files["collectors.json"]).unwrap();
+        assert_eq!(collectors[3]["ended"], "exit code 3");
+        assert_eq!(collectors[0]["class"], "network");
+        assert!((0.9..9.0).contains(&collectors[0]["seconds"].as_f64().unwrap()), "{collectors}");
         let intent: serde_json::Value = serde_json::from_str(&files["intent.json"]).unwrap();
         assert_eq!(intent["why"], "test");
         assert!(!intent["boot_id"].as_str().unwrap().is_empty());

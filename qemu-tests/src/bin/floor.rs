@@ -57,7 +57,7 @@ fn remote(kind: &str, kernel: &Kernel, rest: &[&str]) -> Result<()> {
     let mut each = collector::each(&peer)?.into_iter();
     let wanted = each.find(|(name, ..)| *name == kind);
     let (name, target, at) = wanted.with_context(|| format!("{kind} is no kind of target on the network"))?;
-    let mut captures = |mib| told(mib, sends(name, &target, at, kernel, &mut peer, mib));
+    let mut captures = |mib| printed(mib, sends(name, &target, at, kernel, &mut peer, mib));
     if let [mib, runs] = *rest {
         repeat(&format!("{name}, {}", kernel.version()), mib.parse()?, runs.parse()?, captures)?;
     } else {
@@ -102,11 +102,11 @@ fn captures(kernel: &Kernel, compress: &str, mib: u32) -> bool {
         outcome.discard()?;
         Ok(complete)
     });
-    told(mib, outcome)
+    printed(mib, outcome)
 }
 
 /// `false` for an error, which is told.
-fn told(mib: u32, captured: Result<bool>) -> bool {
+fn printed(mib: u32, captured: Result<bool>) -> bool {
     captured.unwrap_or_else(|error| {
         eprintln!("{mib} MiB: {}", error.to_string().lines().next().unwrap_or_default());
         false

@@ -31,13 +31,13 @@ const TRANSFER: u32 = 256 << 10;
 /// like all others. Without it the mount may still do.
 pub(super) fn introduce(capture: Capture<'_>) {
     let named = sethostname(capture.host).map_err(std::io::Error::from);
-    let told = named.and_then(|()| {
+    let introduced = named.and_then(|()| {
         if !Path::new(UNIQUE_ID).exists() {
             return Ok(()); // NFS 3, or a kernel with NFS built in another way
         }
         fs::write(UNIQUE_ID, format!("afterimage-{}", capture.name))
     });
-    if let Err(error) = told {
+    if let Err(error) = introduced {
         log::warn!("the NFS client has no name of its own: {error}");
     }
 }

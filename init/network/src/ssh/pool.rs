@@ -104,7 +104,7 @@ pub(super) struct Lost {
     /// It is not known yet whether the disk is full.
     pub(super) probing: bool,
     /// A write has told it.
-    told: bool,
+    reported: bool,
 }
 
 /// Bytes that follow each other.
@@ -272,7 +272,7 @@ impl Pool {
         let probing = kind == io::ErrorKind::Other && self.offers.statvfs;
         let Some(entry) = self.files.get_mut(file) else { return };
         if entry.lost.is_none() {
-            entry.lost = Some(Lost { kind, message, probing, told: false });
+            entry.lost = Some(Lost { kind, message, probing, reported: false });
             if probing {
                 self.probes.push_back(file);
             }
@@ -358,8 +358,8 @@ impl Entry {
 
     /// Returns what was lost, unless an earlier call has returned it.
     pub(super) fn tell(&mut self) -> Option<io::Error> {
-        let lost = self.lost.as_mut().filter(|lost| !lost.told)?;
-        lost.told = true;
+        let lost = self.lost.as_mut().filter(|lost| !lost.reported)?;
+        lost.reported = true;
         Some(io::Error::new(lost.kind, lost.message.clone()))
     }
 

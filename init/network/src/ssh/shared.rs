@@ -53,8 +53,8 @@ impl Shared {
                 pool = self.wait(pool);
                 continue;
             }
-            if let Some(told) = entry.tell() {
-                return Err(told);
+            if let Some(error) = entry.tell() {
+                return Err(error);
             }
             if entry.closed {
                 // Its old handle may be another file's on a new connection.

@@ -386,7 +386,7 @@ impl Drop for Unmount {
 fn servers_that_say_nothing_or_rubbish_are_given_up() {
     let key = new_key(Algorithm::Ed25519);
     let (public, identity) = (key.public_key().to_openssh().unwrap(), server::pem(&key));
-    for (says, told) in [
+    for (says, reason) in [
         (&b""[..], "no answer for"),
         (&b"\0\xff rubbish"[..], "no answer for"),
         (&b"SSH-2.0-x\r\n\xff\xff\xff\xff\xff\xff\xff\xff"[..], "speaking SSH"),
@@ -404,7 +404,7 @@ fn servers_that_say_nothing_or_rubbish_are_given_up() {
         let start = Instant::now();
         let error = open_at(port, "", &public, &identity, 2).unwrap_err();
         let error = base::log::chain(&error);
-        assert!(error.contains(told) && error.contains("reaching it by SFTP"), "{error}");
+        assert!(error.contains(reason) && error.contains("reaching it by SFTP"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(3 + 2 + 2), "{:?}", start.elapsed());
     }
 }

@@ -24,7 +24,7 @@ use base::beat::{self, Beat};
 /// Batches in the pool for each worker: one in work, one waiting for its turn to be written.
 const BATCHES_PER_WORKER: usize = 2;
 /// Pages that are read between two messages about which ones.
-const TOLD: usize = 32;
+const PAGES_PER_BEAT: usize = 32;
 
 /// What became of one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,12 +211,12 @@ impl<'a> Worker<'a> {
         batch.bodies.clear();
         batch.used = 0;
         self.probe.begin(self.tuner, &mut self.codec);
-        let told = if self.request.careful { 1 } else { TOLD };
+        let pages_per_beat = if self.request.careful { 1 } else { PAGES_PER_BEAT };
         let mut pages = batch.runs.iter().flat_map(|run| run.pages.start().0..run.pages.end().0).peekable();
         while let Some(pfn) = pages.next() {
             // Pages that lie further apart are found by the next attempt, which tells each.
-            if batch.bodies.len().is_multiple_of(told)
-                && let Some(pages) = PfnRange::new(Pfn(pfn), Pfn(pfn).saturating_add(to_u64(told)))
+            if batch.bodies.len().is_multiple_of(pages_per_beat)
+                && let Some(pages) = PfnRange::new(Pfn(pfn), Pfn(pfn).saturating_add(to_u64(pages_per_beat)))
             {
                 beat::tell(&Beat::Reading(self.number, pages));
             }

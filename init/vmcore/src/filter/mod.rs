@@ -215,13 +215,13 @@ impl core::fmt::Debug for PageFilter<'_> {
 
 impl<'a> PageFilter<'a> {
     /// Finds struct pages and what they mean, and checks the meaning against pages whose class is
-    /// known from elsewhere. `told` hears of classes that fail the check and are therefore not
+    /// known from elsewhere. `report` hears of classes that fail the check and are therefore not
     /// dropped.
     pub fn discover(
         memory: &'a dyn PhysicalMemory,
         info: &'a VmcoreInfo,
         linear: &'a [LinearMap],
-        told: &mut dyn FnMut(Contradiction),
+        report: &mut dyn FnMut(Contradiction),
     ) -> Result<Self, KernelError> {
         let mut layout = PageLayout::discover(info)?;
         let kernel = Kernel::new(memory, info, linear);
@@ -237,7 +237,7 @@ impl<'a> PageFilter<'a> {
         }
         for contradiction in selfcheck::run(&filter, &kernel, &vital) {
             filter.off.push(contradiction.class);
-            told(contradiction);
+            report(contradiction);
         }
         filter.vital = vital;
         Ok(filter)

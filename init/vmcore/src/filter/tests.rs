@@ -9,9 +9,10 @@ use base::addr::Pfn;
 /// The classes of all pages, and what was wrong.
 fn classes(kernel: &TestKernel) -> (Vec<PageClass>, ScanStats) {
     let (_file, core, info) = kernel.core();
-    let mut told = Vec::new();
-    let filter = PageFilter::discover(&core, &info, core.mappings(), &mut |what| told.push(what)).unwrap();
-    assert_eq!(told, []);
+    let mut contradictions = Vec::new();
+    let filter =
+        PageFilter::discover(&core, &info, core.mappings(), &mut |what| contradictions.push(what)).unwrap();
+    assert_eq!(contradictions, []);
     let (mut scanner, mut out) = (filter.scanner(), Vec::new());
     scanner.classify(PfnRange::new(Pfn(0), Pfn(PAGES)).unwrap(), &mut out);
     (out, scanner.stats)
@@ -146,7 +147,7 @@ fn heads_that_hvo_makes_appear_are_tails() {
 }
 
 #[test]
-fn slabs_are_told_from_what_their_fields_look_like() {
+fn slabs_are_contradictions_from_what_their_fields_look_like() {
     check(
         |kernel| {
             kernel.slab(0x401, 0);
@@ -169,7 +170,7 @@ fn pages_with_a_type_are_of_no_process() {
 }
 
 #[test]
-fn broken_pages_are_told_wherever_they_are() {
+fn broken_pages_are_contradictions_wherever_they_are() {
     check(
         |kernel| {
             kernel.page(0x401).flags(HWPOISON).count(1);
@@ -237,10 +238,11 @@ fn a_flag_that_many_kernel_pages_have_is_not_that_of_broken_memory() {
         }
         kernel.tell("NUMBER(PG_hwpoison)", Some("22"));
         let (_file, core, info) = kernel.core();
-        let mut told = Vec::new();
+        let mut contradictions = Vec::new();
         let filter =
-            PageFilter::discover(&core, &info, core.mappings(), &mut |what| told.push(what)).unwrap();
-        assert_eq!(told.iter().map(|what| what.class).collect::<Vec<_>>(), [PageClass::Poisoned]);
+            PageFilter::discover(&core, &info, core.mappings(), &mut |what| contradictions.push(what))
+                .unwrap();
+        assert_eq!(contradictions.iter().map(|what| what.class).collect::<Vec<_>>(), [PageClass::Poisoned]);
         let mut out = Vec::new();
         filter.scanner().classify(PfnRange::new(Pfn(0), Pfn(PAGES)).unwrap(), &mut out);
         assert!(out.iter().all(|class| class.is_kept()));

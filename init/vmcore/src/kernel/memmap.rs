@@ -197,7 +197,7 @@ impl Memmap {
     /// Finds what the sections agree on. The kernel's own word for it counts most, where it has one
     /// (VMCOREINFO SYMBOL(vmemmap), 6.10); else the majority, if that is large: then it is VMEMMAP,
     /// and those that differ are damaged.
-    fn agree(&mut self, told: Option<VirtAddr>) {
+    fn agree(&mut self, recorded: Option<VirtAddr>) {
         let (pages, size) = (self.pages_per_section, self.page_struct);
         let origin = |&(number, section): &(u64, Section)| match section {
             Section::Online(base) => Some(base.0.wrapping_sub(number.wrapping_mul(pages).wrapping_mul(size))),
@@ -207,7 +207,7 @@ impl Memmap {
         origins.sort_unstable();
         let most = origins.chunk_by(|a, b| a == b).max_by_key(|same| same.len());
         let Some((&common, count)) = most.and_then(|same| Some((same.first()?, same.len()))) else { return };
-        let common = match told {
+        let common = match recorded {
             Some(address) if origins.contains(&address.0) => address.0,
             _ if count.saturating_mul(2) > origins.len() => common,
             _ => return,

@@ -8,9 +8,9 @@ use base::addr::to_u64;
 use base::config::Config;
 use kexec::BzImage;
 
+use super::memory::Memory;
+use super::storage::{self, Storage};
 use crate::boot_entry::Next;
-use crate::check::size::Memory;
-use crate::check::storage::{self, Storage};
 use crate::fingerprint::{Condition, crc32};
 use crate::host;
 use crate::image::{self, Contents, Manifest};
@@ -250,11 +250,11 @@ fn read_kernel(path: &Path) -> Result<BzImage, String> {
 }
 
 #[cfg(test)]
-pub(super) mod testing {
+pub(in crate::check) mod testing {
     //! A made-up host on which all is well, for tests to spoil.
 
     use super::*;
-    use crate::check::storage::{Device, Room};
+    use crate::check::observe::storage::{Device, Room};
     use crate::fingerprint::Fingerprint;
 
     pub(in crate::check) const CONFIG: &str =

@@ -2,23 +2,16 @@
 
 use base::config::{DumpLevel, Exclude, TargetKind, WhenFull};
 
-use crate::check::host::Host;
-use crate::check::remote;
-use crate::check::storage::{Device, Room, Storage, Unknown};
-use crate::check::{Finding, Level};
+use super::network;
+use super::obstacle::Obstacle;
+use crate::check::finding::{Finding, Level};
+use crate::check::observe::host::Host;
+use crate::check::observe::modules::Unknown;
+use crate::check::observe::storage::{Device, Room, Storage};
 use crate::crashkernel::mib;
 
 /// With less room not even the log and the notes are sure to fit, bytes.
 const LEAST: u64 = 16 << 20;
-
-/// What stands in the way of a target.
-pub(super) struct Obstacle {
-    pub(super) id: &'static str,
-    pub(super) found: String,
-    pub(super) remedy: String,
-    /// Whether nothing can be saved there.
-    pub(super) is_fatal: bool,
-}
 
 pub(super) fn findings(host: &Host) -> Vec<Finding> {
     if let Err(error) = &host.config {
@@ -61,7 +54,7 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
 
 fn described(storage: &Storage) -> String {
     if let Some(reach) = &storage.reach {
-        return remote::described(&storage.target, reach);
+        return network::described(&storage.target, reach);
     }
     let Ok(device) = &storage.device else { return storage.target.to_string() };
     let stack = device.stack.as_ref().map(|stack| format!(" ({stack})")).unwrap_or_default();
@@ -72,7 +65,7 @@ fn described(storage: &Storage) -> String {
 
 fn obstacles(host: &Host, storage: &Storage) -> Vec<Obstacle> {
     if let Some(reach) = &storage.reach {
-        let mut found = remote::obstacles(&storage.target, reach);
+        let mut found = network::obstacles(&storage.target, reach);
         found.extend(drivers(host, storage, &reach.modules));
         return found;
     }
@@ -212,7 +205,7 @@ fn room_of(host: &Host, storage: &Storage) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::host::testing::healthy;
+    use crate::check::observe::host::testing::healthy;
     use base::config::{Place, Size};
 
     fn judged(spoil: impl FnOnce(&mut Host)) -> Vec<Finding> {

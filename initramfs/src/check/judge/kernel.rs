@@ -1,8 +1,8 @@
 //! Findings about the running kernel: what is loaded, where it has room, and what decides whether a
 //! crash reaches it.
 
-use crate::check::Finding;
-use crate::check::host::Host;
+use crate::check::finding::Finding;
+use crate::check::observe::host::Host;
 use crate::crashkernel::{self, mib};
 use crate::watchdog::Watchdog;
 
@@ -206,8 +206,8 @@ fn watchdog(host: &Host) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Level;
-    use crate::check::host::testing::healthy;
+    use crate::check::finding::Level;
+    use crate::check::observe::host::testing::healthy;
 
     fn spoiled(id: &str, spoil: impl FnOnce(&mut Host)) -> Finding {
         let mut host = healthy();

@@ -2,8 +2,8 @@
 //! whatever they say.
 
 use crate::boot_entry::foresee::{self, Circumstances};
-use crate::check::Finding;
-use crate::check::host::Host;
+use crate::check::finding::Finding;
+use crate::check::observe::host::Host;
 
 pub(super) fn findings(host: &Host) -> Vec<Finding> {
     let Ok(config) = &host.config else { return Vec::new() };
@@ -52,7 +52,7 @@ fn modules(host: &Host) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::boot_entry::Next;
-    use crate::check::host::testing::{CONFIG, healthy};
+    use crate::check::observe::host::testing::{CONFIG, healthy};
     use crate::check::{Level, Report};
     use base::config::Config;
 

@@ -14,7 +14,8 @@ use storage::block;
 use storage::format::superblock::PROBE_LEN;
 use storage::targets::{captures, raw};
 
-use crate::check::remote::{self, Reach};
+use super::modules::{Unknown, closure};
+use super::network::{self, Reach};
 use crate::drivers::{self, DriversError};
 use crate::modules::ModuleTree;
 use crate::remote::Expiry;
@@ -62,15 +63,6 @@ pub enum Room {
     Unknown,
 }
 
-/// Why the modules of a device are not known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unknown {
-    /// The capture kernel cannot set up such a device.
-    Stacked(String),
-    /// Anything else.
-    Other(String),
-}
-
 /// Looks at the device of a target; `tree` has the modules of the image's kernel.
 #[must_use]
 pub fn look(
@@ -81,7 +73,7 @@ pub fn look(
 ) -> Storage {
     let name = target.to_string();
     let until = expiries.iter().find(|expiry| expiry.target == name).map(|expiry| expiry.at);
-    let reach = remote::look(target, network, tree, until);
+    let reach = network::look(target, network, tree, until);
     let device = match target.device() {
         Some(device) => block::find(device, Duration::ZERO).map_err(|error| error.to_string()),
         None => Err("it is no device of this host".to_owned()),
@@ -154,11 +146,6 @@ pub(super) fn modules_of(
     let (_, mut roots) = drivers::reach(device, tree).map_err(|error| base::log::chain(&error))?;
     roots.extend(drivers::filesystem_modules(fstype, tree));
     closure(&roots, tree)
-}
-
-pub(super) fn closure(roots: &[String], tree: &ModuleTree) -> Result<Vec<String>, String> {
-    let closure = tree.closure(roots).map_err(|error| base::log::chain(&error))?;
-    Ok(closure.into_iter().filter(|module| !module.optional).map(|module| module.name).collect())
 }
 
 /// Where the device with this number or node is mounted (Documentation/filesystems/proc.rst, 3.5).

@@ -2,8 +2,8 @@
 //! already saves a crash whatever has become of these, so what only the next load would meet is a
 //! warning then.
 
-use crate::check::host::{Host, Image, Part, Source};
-use crate::check::{Finding, Level};
+use crate::check::finding::{Finding, Level};
+use crate::check::observe::host::{Host, Image, Part, Source};
 use crate::crashkernel::mib;
 use crate::fingerprint::Condition;
 
@@ -144,7 +144,7 @@ fn signatures(host: &Host, image: &Image) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::host::testing::healthy;
+    use crate::check::observe::host::testing::healthy;
 
     /// The finding `id` of a host that was spoiled.
     fn spoiled(id: &str, spoil: impl FnOnce(&mut Host)) -> Finding {

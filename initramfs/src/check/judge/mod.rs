@@ -1,0 +1,18 @@
+//! Makes findings of what was seen on the host.
+
+mod finish;
+mod image;
+mod kernel;
+mod network;
+mod obstacle;
+mod target;
+
+use super::finding::Finding;
+use super::observe::host::Host;
+
+/// All findings, in the order of reading: image, loading, kernel, targets, final actions.
+pub(super) fn findings(host: &Host) -> Vec<Finding> {
+    let parts =
+        [image::findings(host), kernel::findings(host), target::findings(host), finish::findings(host)];
+    parts.into_iter().flatten().collect()
+}

@@ -1,0 +1,7 @@
+//! Looks at the host. Nothing here says whether what it sees is good.
+
+pub mod host;
+pub mod memory;
+pub mod modules;
+pub mod network;
+pub mod storage;
