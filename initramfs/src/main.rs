@@ -268,9 +268,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let inits = init.map_or_else(default_inits, |init| Ok(vec![init]))?;
             build(&Sources { kernel, modules_dir, config, inits }, &output)
         }
-        Command::Load { again: true, .. } => Ok(said(&loader::again()?)),
+        Command::Load { again: true, .. } => Ok(print_loaded(&loader::again()?)),
         Command::Load { refresh: true, .. } => {
-            Ok(loader::refresh()?.map_or_else(nothing_new, |loaded| said(&loaded)))
+            Ok(loader::refresh()?.map_or_else(nothing_new, |loaded| print_loaded(&loaded)))
         }
         Command::Load { image, kernel_image, key_file, .. } => load(image, kernel_image, key_file.as_deref()),
         Command::Unload => {
@@ -391,7 +391,7 @@ fn load(
 ) -> Result<ExitCode, Failure> {
     let running = || PathBuf::from(format!("/boot/vmlinuz-{}", host::read("/proc/sys/kernel/osrelease")));
     let kernel = kernel_image.unwrap_or_else(running);
-    Ok(said(&loader::load(&image.unwrap_or_default(), &kernel, key_file)?))
+    Ok(print_loaded(&loader::load(&image.unwrap_or_default(), &kernel, key_file)?))
 }
 
 fn nothing_new() -> ExitCode {
@@ -416,7 +416,7 @@ fn print(text: &str) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn said(loaded: &Loaded) -> ExitCode {
+fn print_loaded(loaded: &Loaded) -> ExitCode {
     let planned = if loader::why_not_planned().is_none() { ", and so will a planned switch" } else { "" };
     let image = loaded.image_file.display();
     println!("loaded {image} with kernel {}: a panic will be captured{planned}", loaded.kernel);
@@ -430,7 +430,7 @@ fn status() -> ExitCode {
 
 fn check(options: &check::Options, json: bool) -> ExitCode {
     let report = check::Host::observe(options).map(|host| check::Report::of(&host));
-    let said = report.map_err(Failure::from).and_then(|report| {
+    let message = report.map_err(Failure::from).and_then(|report| {
         let text = if json { report.to_json() } else { report.to_text() };
         match io::stdout().lock().write_all(text.as_bytes()) {
             // Who read enough and left still gets the verdict.
@@ -438,7 +438,7 @@ fn check(options: &check::Options, json: bool) -> ExitCode {
             _ => Ok(report.exit_code()),
         }
     });
-    said.unwrap_or_else(|error| {
+    message.unwrap_or_else(|error| {
         eprintln!("afterimage: {}", base::log::chain(error.as_ref()));
         ExitCode::from(2)
     })

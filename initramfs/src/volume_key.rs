@@ -44,12 +44,12 @@ pub enum KeyError {
     #[error("starting cryptsetup, which opens LUKS devices: is it installed?")]
     Start(#[source] io::Error),
     /// It does not open the device.
-    #[error("cryptsetup luksDump {device}: {said}")]
+    #[error("cryptsetup luksDump {device}: {message}")]
     Cryptsetup {
         /// The device.
         device: PathBuf,
         /// What it said.
-        said: String,
+        message: String,
     },
     /// It printed something else.
     #[error("cryptsetup luksDump {device} printed no volume key of {expected} bytes")]
@@ -101,7 +101,7 @@ pub fn volume_key(node: &Path, header: &LuksHeader, secret: &[u8]) -> Result<Vol
     let run = |option| luks_dump(node, option, secret);
     let printed = match run("--dump-volume-key") {
         // Before 2.4 it had another name.
-        Err(KeyError::Cryptsetup { said, .. }) if said.contains("unknown option") => {
+        Err(KeyError::Cryptsetup { message, .. }) if message.contains("unknown option") => {
             run("--dump-master-key")?
         }
         printed => printed?,
@@ -133,8 +133,8 @@ fn luks_dump(node: &Path, option: &str, secret: &[u8]) -> Result<Zeroizing<Vec<u
     if output.status.success() {
         return Ok(printed);
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(KeyError::Cryptsetup { device: node.to_owned(), said })
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(KeyError::Cryptsetup { device: node.to_owned(), message })
 }
 
 /// The bytes behind "MK dump:", which goes on over indented lines.

@@ -21,11 +21,11 @@ fn text(path: &Path) -> &str {
 /// Runs a command that must fail with one error line that contains `expected`.
 fn refused(args: &[&str], expected: &str) {
     let output = afterimage(args);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{args:?} said {said}");
-    assert!(said.contains(expected), "{args:?} said {said}");
-    let errors = said.lines().filter(|line| line.starts_with("afterimage: "));
-    assert_eq!(errors.count(), 1, "{said}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{args:?} said {message}");
+    assert!(message.contains(expected), "{args:?} said {message}");
+    let errors = message.lines().filter(|line| line.starts_with("afterimage: "));
+    assert_eq!(errors.count(), 1, "{message}");
 }
 
 fn core() -> CoreFile {
@@ -110,9 +110,12 @@ fn a_full_disk_leaves_a_marked_dump_and_says_so() {
         text(&out)
     );
     let output = Command::new("bash").args(["-c", &script]).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("dump-incomplete ends early") && said.contains("File too large"), "{said}");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("dump-incomplete ends early") && message.contains("File too large"),
+        "{message}"
+    );
     assert!(!out.exists());
     let inspected = afterimage(&["inspect", text(&dir.path().join("dump-incomplete"))]);
     let report = String::from_utf8(inspected.stdout).unwrap();
@@ -128,8 +131,8 @@ fn what_cannot_be_left_out_is_refused() {
         (["--format", "qcow"], "lime"),
     ] {
         let output = afterimage(&["dump", arguments[0], arguments[1], "a", "b"]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && said.contains(reason), "{said}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && message.contains(reason), "{message}");
     }
 }
 
@@ -176,12 +179,12 @@ fn a_flattened_dump_is_inspected_and_files_of_no_set_are_refused() {
     fs::write(&flat, &stream).unwrap();
 
     let report = |file: &str| String::from_utf8(afterimage(&["inspect", file]).stdout).unwrap();
-    let (plain, said) = (report(&out), report(&flat));
-    assert!(said.contains("kdump-compressed, version 6, flattened"), "{said}");
-    assert_eq!(said.replace(", flattened", ""), plain);
+    let (plain, message) = (report(&out), report(&flat));
+    assert!(message.contains("kdump-compressed, version 6, flattened"), "{message}");
+    assert_eq!(message.replace(", flattened", ""), plain);
     fs::write(&flat, &stream[..stream.len() - 1]).unwrap();
-    let said = report(&flat);
-    assert!(said.contains("the flattened dump was cut short"), "{said}");
+    let message = report(&flat);
+    assert!(message.contains("the flattened dump was cut short"), "{message}");
 
     refused(&["inspect", &out, &out], "not a part of a split dump");
     refused(&["dmesg", &out, &input], "is no part of a split dump");
@@ -193,9 +196,9 @@ fn without_a_capture_image_there_is_no_switch() {
     // loaded by us in this boot is.
     for args in [&["switch", "--why", "x"][..], &["switch", "--stage"], &["load", "--again"]] {
         let output = afterimage(args);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success(), "{args:?}");
-        assert!(said.contains("afterimage load"), "{args:?} names no remedy: {said}");
+        assert!(message.contains("afterimage load"), "{args:?} names no remedy: {message}");
     }
     for (args, expected) in [
         (&["switch", "--stage", "--unstage"][..], "cannot be used with"),
@@ -203,8 +206,8 @@ fn without_a_capture_image_there_is_no_switch() {
         (&["load", "--again", "--image", "x"], "cannot be used with"),
         (&["load"], "--image"),
     ] {
-        let said = String::from_utf8_lossy(&afterimage(args).stderr).into_owned();
-        assert!(said.contains(expected), "{args:?}: {said}");
+        let message = String::from_utf8_lossy(&afterimage(args).stderr).into_owned();
+        assert!(message.contains(expected), "{args:?}: {message}");
     }
     let output = afterimage(&["status"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("planned      no: "), "{output:?}");
@@ -257,15 +260,15 @@ fn pages_by_class_and_their_map() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    let said = pages(&["--map", &svg, &input]);
-    assert_eq!((numbers(&said, "unknown"), numbers(&said, "all")), (vec![40, 0], vec![40, 0]));
-    assert!(said.contains("\n0x000000000000 ???????????\n") && !said.contains('\x1b'), "{said}");
-    assert!(said.contains("\n0x000000080000 (no memory: 512 KiB)\n"), "{said}");
+    let message = pages(&["--map", &svg, &input]);
+    assert_eq!((numbers(&message, "unknown"), numbers(&message, "all")), (vec![40, 0], vec![40, 0]));
+    assert!(message.contains("\n0x000000000000 ???????????\n") && !message.contains('\x1b'), "{message}");
+    assert!(message.contains("\n0x000000080000 (no memory: 512 KiB)\n"), "{message}");
     assert!(fs::read_to_string(&svg).unwrap().ends_with("</svg>\n"));
 
     assert!(afterimage(&["dump", &input, &dump]).status.success());
-    let said = pages(&["--map", &png, &dump]);
-    assert_eq!(numbers(&said, "unknown"), [40, 0, 40 - zero, zero, 0, 0]);
+    let message = pages(&["--map", &png, &dump]);
+    assert_eq!(numbers(&message, "unknown"), [40, 0, 40 - zero, zero, 0, 0]);
     assert!(fs::read(&png).unwrap().starts_with(b"\x89PNG"));
 
     // The last page was left out, and the data of some are not there.
@@ -276,8 +279,8 @@ fn pages_by_class_and_their_map() {
     let descs = usize::try_from(layout.descs_offset()).unwrap();
     bytes[descs + 24 * 36..descs + 24 * 39].fill(0);
     fs::write(&dump, &bytes).unwrap();
-    let said = numbers(&pages(&[&dump]), "unknown");
-    assert_eq!((said[2] + said[3], &said[4..]), (36, &[1, 3][..]));
+    let message = numbers(&pages(&[&dump]), "unknown");
+    assert_eq!((message[2] + message[3], &message[4..]), (36, &[1, 3][..]));
 
     refused(&["inspect", "--pages", "--map", &path("map.gif"), &dump], "map.gif: a map is a .svg or a .png");
     fs::copy(&input, path("core.svg")).unwrap();

@@ -71,10 +71,10 @@ impl<'a> Dumper<'a> {
             .args(["dump", "--level", "31", "--compress", SLOW])
             .args([self.raw, &path])
             .run()?;
-        let said: Said = serde_json::from_slice(&output.stdout).context("the result of a dump")?;
-        let vital_bytes = said.vital_bytes.context("a whole dump without a vital part")?;
-        ensure!(fs::metadata(&path)?.len() == said.dump_bytes, "the dump has not the length that it says");
-        Ok(Whole { path, bytes: said.dump_bytes, vital_bytes })
+        let message: Said = serde_json::from_slice(&output.stdout).context("the result of a dump")?;
+        let vital_bytes = message.vital_bytes.context("a whole dump without a vital part")?;
+        ensure!(fs::metadata(&path)?.len() == message.dump_bytes, "the dump has not the length that it says");
+        Ok(Whole { path, bytes: message.dump_bytes, vital_bytes })
     }
 
     /// A dump that is cut short.
@@ -104,10 +104,10 @@ impl<'a> Dumper<'a> {
 
     fn fill(&self, bytes: u64) -> Result<u64> {
         let output = command("sh").args(self.arguments(Some(bytes))?).output().context("starting sh")?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let message = String::from_utf8_lossy(&output.stderr);
         ensure!(
-            !output.status.success() && said.contains("File too large"),
-            "the limit did nothing:\n{said}"
+            !output.status.success() && message.contains("File too large"),
+            "the limit did nothing:\n{message}"
         );
         Ok(bytes)
     }

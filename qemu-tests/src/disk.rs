@@ -57,8 +57,8 @@ impl Disk {
         let request = format!("rdump {source} {}", into.display());
         // debugfs exits with 0 whatever happens; it names a missing source on stderr.
         let output = command("debugfs").args(["-R", &request]).arg(&self.path).run()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        let complaints: Vec<_> = said.lines().filter(|line| !line.starts_with("debugfs ")).collect();
+        let message = String::from_utf8_lossy(&output.stderr);
+        let complaints: Vec<_> = message.lines().filter(|line| !line.starts_with("debugfs ")).collect();
         anyhow::ensure!(complaints.is_empty(), "debugfs {request:?}: {}", complaints.join("\n"));
         Ok(())
     }
@@ -71,10 +71,12 @@ impl Disk {
     /// Fills the ext4 file system so that `room` bytes are left.
     pub fn leave(&self, room: u64) -> Result<()> {
         let output = command("dumpe2fs").arg("-h").arg(&self.path).run()?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let message = String::from_utf8_lossy(&output.stdout).into_owned();
         let number = |key: &str| -> Result<u64> {
-            let line =
-                said.lines().find_map(|line| line.strip_prefix(key)).with_context(|| format!("no {key}"))?;
+            let line = message
+                .lines()
+                .find_map(|line| line.strip_prefix(key))
+                .with_context(|| format!("no {key}"))?;
             line.trim().parse().with_context(|| format!("{key} {line}"))
         };
         let free = number("Free blocks:")?.saturating_mul(number("Block size:")?);

@@ -125,8 +125,8 @@ impl<'a> Dumps<'a> {
         if reader != Layer::Drgn {
             // Pages of zeros are holes. LiME's headers shift the data: a run may touch one block
             // more.
-            let most = found.data_pages.saturating_add(found.runs.saturating_mul(2)).saturating_add(64);
-            ensure!(found.disk <= most.saturating_mul(PAGE), "{} bytes on disk: {found:?}", found.disk);
+            let limit = found.data_pages.saturating_add(found.runs.saturating_mul(2)).saturating_add(64);
+            ensure!(found.disk <= limit.saturating_mul(PAGE), "{} bytes on disk: {found:?}", found.disk);
         }
         Ok(found.same)
     }

@@ -23,21 +23,21 @@ pub fn write_physical(socket: &Path, address: u64, bytes: &[u8]) -> Result<()> {
 fn ask(stream: &mut UnixStream, command: &str) -> Result<String> {
     let sum = command.bytes().fold(0_u8, u8::wrapping_add);
     stream.write_all(format!("${command}#{sum:02x}").as_bytes()).context("writing")?;
-    let mut said = String::new();
+    let mut message = String::new();
     loop {
         let mut byte = [0];
-        stream.read_exact(&mut byte).with_context(|| format!("it said {said:?}"))?;
-        said.push(char::from(byte[0]));
+        stream.read_exact(&mut byte).with_context(|| format!("it said {message:?}"))?;
+        message.push(char::from(byte[0]));
         // "+$answer#xx"
-        if let Some((_, [_, _])) = said.split_once('#').map(|(body, sum)| (body, sum.as_bytes())) {
+        if let Some((_, [_, _])) = message.split_once('#').map(|(body, sum)| (body, sum.as_bytes())) {
             stream.write_all(b"+").context("acknowledging")?;
-            let (body, _) = said.split_once('#').unwrap_or_default();
+            let (body, _) = message.split_once('#').unwrap_or_default();
             let answer = body.trim_start_matches('+').trim_start_matches('$');
             // That the guest has stopped, because we came, is told whenever it is noticed.
             if !answer.starts_with('T') {
                 return Ok(answer.to_owned());
             }
-            said.clear();
+            message.clear();
         }
     }
 }

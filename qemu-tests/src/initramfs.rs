@@ -131,10 +131,10 @@ fn append(mut image: Vec<u8>, entries: &[Entry]) -> Vec<u8> {
 fn programs(programs: &[&str]) -> Result<Vec<Entry>> {
     let mut paths: BTreeSet<String> = BTreeSet::new();
     for program in programs {
-        let said = command("ldd").arg(program).run()?.stdout;
-        let said = String::from_utf8_lossy(&said).into_owned();
+        let message = command("ldd").arg(program).run()?.stdout;
+        let message = String::from_utf8_lossy(&message).into_owned();
         // "libc.so.6 => /lib/…/libc.so.6 (0x…)", and the loader alone by its path.
-        paths.extend(said.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned));
+        paths.extend(message.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned));
         paths.insert((*program).to_owned());
     }
     paths.iter().map(|path| Ok(Entry::file(path, 0o755, read(Path::new(path))?))).collect()

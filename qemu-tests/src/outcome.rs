@@ -117,8 +117,8 @@ impl Outcome {
 
     /// Fails unless the capture kernel said `pattern`.
     pub fn ensure_said(&self, pattern: &str) -> Result<()> {
-        let said = self.console.iter().any(|line| line.text.contains(pattern));
-        ensure!(said, "the capture never said {pattern:?}:\n{}", self.text());
+        let message = self.console.iter().any(|line| line.text.contains(pattern));
+        ensure!(message, "the capture never said {pattern:?}:\n{}", self.text());
         Ok(())
     }
 
@@ -198,8 +198,8 @@ impl Dump {
     /// What became of the capture, as `result.json` has it: `complete`, `incomplete`, `failed`.
     pub fn said_outcome(&self) -> Result<String> {
         let result = self.result()?;
-        let said = result.get("outcome").and_then(Value::as_str).with_context(|| format!("{result:#}"))?;
-        Ok(said.to_owned())
+        let message = result.get("outcome").and_then(Value::as_str).with_context(|| format!("{result:#}"))?;
+        Ok(message.to_owned())
     }
 
     /// Its name: time, host and boot.

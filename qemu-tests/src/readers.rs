@@ -175,8 +175,8 @@ pub fn bitmaps(dump: &Path) -> Result<Bitmaps> {
     let work = tempfile::tempdir()?;
     let (first, second) = (work.path().join("1"), work.path().join("2"));
     let arguments = [dump.into(), first.clone().into(), second.clone().into()];
-    let said: Said = python(Path::new("python3"), include_str!("bitmaps.py"), &arguments)?;
-    ensure!(said.max_mapnr > 0, "{} knows no page", dump.display());
+    let message: Said = python(Path::new("python3"), include_str!("bitmaps.py"), &arguments)?;
+    ensure!(message.max_mapnr > 0, "{} knows no page", dump.display());
     let read = |path: &Path| fs::read(path).map(Bitmap::new).context("reading a bitmap");
     Ok(Bitmaps { existing: read(&first)?, dumped: read(&second)? })
 }
@@ -217,9 +217,9 @@ pub fn makedumpfile() -> Result<PathBuf> {
 
 /// What readelf says about the notes of an ELF file.
 pub fn elf_notes(file: &Path) -> Result<String> {
-    let said = command("readelf").args(["--wide", "--notes"]).arg(file).run()?;
-    ensure!(said.stderr.is_empty(), "readelf: {}", String::from_utf8_lossy(&said.stderr));
-    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+    let message = command("readelf").args(["--wide", "--notes"]).arg(file).run()?;
+    ensure!(message.stderr.is_empty(), "readelf: {}", String::from_utf8_lossy(&message.stderr));
+    Ok(String::from_utf8_lossy(&message.stdout).into_owned())
 }
 
 /// Runs commands in crash and gives what each printed. Fails when one did not run or complained.
@@ -237,21 +237,21 @@ pub fn crash(vmlinux: &Path, dump: &Path, commands: &[&str]) -> Result<Vec<Strin
     }
     writeln!(file, "quit")?;
     drop(file);
-    let said = command("crash")
+    let message = command("crash")
         .arg("-s")
         .args([vmlinux, dump])
         .stdin(Stdio::from(File::open(&script)?))
         .env("HOME", work.path()) // no .crashrc
         .run()?;
-    let said = [said.stdout, said.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    complaints("crash", &said)?;
+    let message = [message.stdout, message.stderr].concat();
+    let message = String::from_utf8_lossy(&message);
+    complaints("crash", &message)?;
     let mut outputs = Vec::new();
     for (index, command) in commands.iter().enumerate() {
         let (out, ran) = paths(index);
-        ensure!(ran.exists(), "crash did not get past {command:?}:\n{said}");
+        ensure!(ran.exists(), "crash did not get past {command:?}:\n{message}");
         let output = String::from_utf8_lossy(&fs::read(&out)?).into_owned();
-        ensure!(!output.trim().is_empty(), "crash prints nothing for {command:?}:\n{said}");
+        ensure!(!output.trim().is_empty(), "crash prints nothing for {command:?}:\n{message}");
         complaints(command, &output)?;
         outputs.push(output);
     }

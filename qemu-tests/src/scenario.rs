@@ -237,14 +237,14 @@ impl Scenario {
             vm.console.expect("production: loaded", BOOT)?;
         }
         let panic = self.trigger.expect(&mut vm, BOOT)?.at;
-        for (said, action) in &self.actions {
-            vm.console.expect(said, self.patience)?;
+        for (message, action) in &self.actions {
+            vm.console.expect(message, self.patience)?;
             vm.act(action)?;
         }
         let ended = match &self.power_cut {
             None => vm.wait_exit(self.patience)?,
-            Some(said) => {
-                let at = vm.console.expect(said, self.patience)?.at;
+            Some(message) => {
+                let at = vm.console.expect(message, self.patience)?.at;
                 Ended { at, console: vm.cut_power(), events: Vec::new() }
             }
         };

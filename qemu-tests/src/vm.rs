@@ -122,8 +122,8 @@ impl Machine {
     fn memory(&self) -> Vec<String> {
         let mut size = format!("{}M", self.memory_mib);
         if self.shape.hot_add_mib > 0 {
-            let most = self.memory_mib.saturating_add(self.shape.hot_add_mib);
-            size.extend([",slots=2,maxmem=", &most.to_string(), "M"]);
+            let limit = self.memory_mib.saturating_add(self.shape.hot_add_mib);
+            size.extend([",slots=2,maxmem=", &limit.to_string(), "M"]);
         }
         let mut arguments = vec!["-m".to_owned(), size];
         for (node, mib) in self.shape.nodes.iter().enumerate() {
@@ -228,22 +228,23 @@ impl Vm {
     pub fn hot_add(&self, mib: u32) -> Result<()> {
         let mut monitor = UnixStream::connect(&self.monitor).context("connecting to the monitor")?;
         monitor.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let mut said = String::new();
+        let mut message = String::new();
         for request in [
             String::new(),
             format!("object_add memory-backend-ram,id=more,size={mib}M\n"),
             "device_add pc-dimm,id=dimm,memdev=more\n".into(),
         ] {
             monitor.write_all(request.as_bytes()).context("writing to the monitor")?;
-            let answered = said.matches("(qemu)").count();
-            while said.matches("(qemu)").count() == answered {
+            let answered = message.matches("(qemu)").count();
+            while message.matches("(qemu)").count() == answered {
                 let mut piece = [0; 512];
-                let size = monitor.read(&mut piece).with_context(|| format!("the monitor said {said:?}"))?;
-                ensure!(size > 0, "the monitor hung up: {said:?}");
-                said.push_str(&String::from_utf8_lossy(piece.get(..size).unwrap_or_default()));
+                let size =
+                    monitor.read(&mut piece).with_context(|| format!("the monitor said {message:?}"))?;
+                ensure!(size > 0, "the monitor hung up: {message:?}");
+                message.push_str(&String::from_utf8_lossy(piece.get(..size).unwrap_or_default()));
             }
         }
-        ensure!(!said.contains("Error"), "the monitor said {said:?}");
+        ensure!(!message.contains("Error"), "the monitor said {message:?}");
         Ok(())
     }
 
@@ -325,9 +326,9 @@ impl Vm {
 /// Where the memory reserved for a capture kernel begins, by what the kernel says of it when it
 /// boots.
 fn reservation(log: &Path) -> Result<u64> {
-    let said = fs::read_to_string(log).context("reading the console")?;
+    let message = fs::read_to_string(log).context("reading the console")?;
     // "Reserving 160MB of memory at 1376MB for crashkernel" (arch/x86/kernel/setup.c, to 6.8)
-    let line = said.lines().find_map(|line| line.split_once("MB of memory at "));
+    let line = message.lines().find_map(|line| line.split_once("MB of memory at "));
     let (_, rest) = line.context("the kernel reserved no memory, or says so in other words")?;
     let (mib, _) = rest.split_once("MB for crashkernel").context("a reservation without an address")?;
     Ok(mib.parse::<u64>().context("the address of the reservation")? << 20)

@@ -28,10 +28,10 @@ fn formats_at(levels: &[u8]) -> Result<()> {
     eprintln!("pages kept: {kept:?}");
     ensure!(kept.first() > kept.last(), "the stricter level leaves out nothing");
     // What the last level left: all formats that crash reads, and the same words for each.
-    let said = ["kdump", "elf", "flattened"].map(|format| {
+    let message = ["kdump", "elf", "flattened"].map(|format| {
         readers::crash(&kernel.vmlinux(), &dumps.path(format), &["log", "bt", "ps"]).context(format)
     });
-    let [kdump, elf, flattened] = said;
+    let [kdump, elf, flattened] = message;
     let kdump = kdump?;
     ensure!(kdump == elf? && kdump == flattened?, "crash finds something else in ELF or flattened");
     dumps.check_conversions()

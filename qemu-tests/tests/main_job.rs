@@ -91,8 +91,8 @@ fn whole_memory(series: &str, level: u8, compress: &str) -> Result<()> {
     let dump = outcome.dump()?;
     ensure_named_and_private(&outcome, dump)?;
     let result = dump.result()?;
-    let said = result.get("outcome").and_then(serde_json::Value::as_str);
-    ensure!(said == Some("complete"), "result.json: {result:#}");
+    let message = result.get("outcome").and_then(serde_json::Value::as_str);
+    ensure!(message == Some("complete"), "result.json: {result:#}");
     if slow {
         let seconds = result.pointer("/seconds/dump").and_then(serde_json::Value::as_f64).unwrap_or(0.0);
         ensure!(seconds > f64::from(STALL_TIMEOUT), "the dump took {seconds} s: beats did not matter");

@@ -16,8 +16,8 @@ const VITAL: &str = "the vital part is saved";
 
 /// Tasks, stacks and log of a dump that a guest left; the crash itself is in the log.
 fn ensure_opens(kernel: &Kernel, dump: &Path) -> Result<()> {
-    let said = readers::crash(&kernel.vmlinux(), dump, &COMMANDS)?;
-    let [bt, _, log, _] = said.as_slice() else { anyhow::bail!("crash said {} things", said.len()) };
+    let message = readers::crash(&kernel.vmlinux(), dump, &COMMANDS)?;
+    let [bt, _, log, _] = message.as_slice() else { anyhow::bail!("crash said {} things", message.len()) };
     ensure!(bt.contains("crash_kexec"), "bt does not lead to the crash:\n{bt}");
     ensure!(log.contains("Kernel panic"), "the log does not have the panic:\n{log}");
     Ok(())
@@ -42,9 +42,9 @@ fn a_dump_cut_short_by_a_full_disk_or_a_killed_process_opens_behind_its_vital_pa
             if dump.length_at_cut < first {
                 continue;
             }
-            let said = readers::crash(&kernel.vmlinux(), &dump.path, &COMMANDS);
+            let message = readers::crash(&kernel.vmlinux(), &dump.path, &COMMANDS);
             ensure!(
-                said.with_context(|| format!("{cut:?}"))? == expected,
+                message.with_context(|| format!("{cut:?}"))? == expected,
                 "{cut:?}: crash says something else"
             );
             opened += 1;
@@ -94,7 +94,7 @@ fn a_full_file_system_in_the_guest_leaves_a_dump_that_opens() -> Result<()> {
     outcome.ensure_final_action("reboot")?;
     let dump = outcome.dump()?;
     let result = dump.result()?;
-    ensure!(result.get("outcome").is_some_and(|said| said == "incomplete"), "{result:#}");
+    ensure!(result.get("outcome").is_some_and(|message| message == "incomplete"), "{result:#}");
     ensure!(result.get("vital_bytes").is_some_and(serde_json::Value::is_u64), "{result:#}");
     ensure!(dump.dmesg()?.contains("Kernel panic"), "dmesg.txt was not saved before the dump");
     ensure_opens(&kernel, &dump.file("vmcore-incomplete"))?;
@@ -111,7 +111,7 @@ fn a_capture_needs_little_memory_of_its_own() -> Result<()> {
     scenario.crashkernel = "84M".into();
     let outcome = scenario.run()?;
     let result = outcome.dump()?.result()?;
-    ensure!(result.get("outcome").is_some_and(|said| said == "complete"), "{result:#}");
+    ensure!(result.get("outcome").is_some_and(|message| message == "complete"), "{result:#}");
     let figure =
         |name: &str| result.pointer(name).and_then(serde_json::Value::as_u64).context(name.to_owned());
     let own = figure("/memory_use/peak_own_bytes")?;

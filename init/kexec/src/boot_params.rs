@@ -55,19 +55,19 @@ pub struct BootParams<'a> {
 
 /// A command line that the kernel would cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the command line has {len} bytes, the kernel takes {most}")]
+#[error("the command line has {len} bytes, the kernel takes {limit}")]
 pub struct CmdlineTooLong {
     len: u64,
-    most: u64,
+    limit: u64,
 }
 
 impl BootParams<'_> {
     /// All of it as it is to lie at the physical address `at`: the page first, then what it points
     /// to. Its length does not depend on `at`.
     pub fn build(&self, at: u64) -> Result<Vec<u8>, CmdlineTooLong> {
-        let (len, most) = (to_u64(self.cmdline.len()), self.kernel.cmdline_size);
-        if len > most || self.cmdline.contains('\0') {
-            return Err(CmdlineTooLong { len, most });
+        let (len, limit) = (to_u64(self.cmdline.len()), self.kernel.cmdline_size);
+        if len > limit || self.cmdline.contains('\0') {
+            return Err(CmdlineTooLong { len, limit });
         }
         let mut page = Page(vec![0; LEN]);
         for range in INHERITED {

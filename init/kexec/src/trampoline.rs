@@ -34,7 +34,7 @@ pub struct Checked {
 
 /// More ranges than the trampoline has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} ranges to be checked before the jump; there is room for {most}", most = Parameters::RANGES)]
+#[error("{0} ranges to be checked before the jump; there is room for {limit}", limit = Parameters::RANGES)]
 pub struct TooMany(usize);
 
 impl Checked {

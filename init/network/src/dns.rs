@@ -8,8 +8,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use simple_dns::rdata::RData;
-use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE, TYPE};
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -29,9 +29,6 @@ const MAX_SERVERS: usize = 4;
 const MAX_ALIASES: usize = 8;
 /// Addresses of which more are not taken.
 const MAX_ADDRESSES: usize = 16;
-/// A header (RFC 1035, 4.1.1), and the least that an entry behind it takes.
-const HEADER: usize = 12;
-const SMALLEST_ENTRY: usize = 5;
 
 /// Why a name has no address.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +50,7 @@ pub enum DnsError {
     Server {
         /// Which.
         server: IpAddr,
-        /// Its response code.
+        /// Its response code, in words.
         code: &'static str,
     },
     /// It cannot be reached, or its answer is none.
@@ -90,7 +87,7 @@ enum Answer {
 #[derive(Debug)]
 enum Bad {
     NotOurs,
-    Code(RCODE),
+    Code(ResponseCode),
 }
 
 /// The addresses of a host, those of IPv4 first.
@@ -104,7 +101,8 @@ pub async fn lookup_at(host: &str, servers: &[SocketAddr]) -> Result<Vec<IpAddr>
     if servers.is_empty() {
         return Err(DnsError::NoServer);
     }
-    let both = async { tokio::join!(follow(host, TYPE::A, servers), follow(host, TYPE::AAAA, servers)) };
+    let both =
+        async { tokio::join!(follow(host, RecordType::A, servers), follow(host, RecordType::AAAA, servers)) };
     let Ok((v4, v6)) = timeout(LOOKUP, both).await else {
         let (host, servers, seconds) = (host.to_owned(), servers.len(), LOOKUP.as_secs());
         return Err(DnsError::TimeIsUp { host, servers, seconds });
@@ -120,7 +118,7 @@ pub async fn lookup_at(host: &str, servers: &[SocketAddr]) -> Result<Vec<IpAddr>
 }
 
 /// Follows aliases where a server does not do so itself.
-async fn follow(host: &str, kind: TYPE, servers: &[SocketAddr]) -> Result<Vec<IpAddr>, DnsError> {
+async fn follow(host: &str, kind: RecordType, servers: &[SocketAddr]) -> Result<Vec<IpAddr>, DnsError> {
     let mut name = host.trim_end_matches('.').to_owned();
     for _ in 0..MAX_ALIASES {
         match ask_all(&name, kind, servers).await? {
@@ -132,7 +130,7 @@ async fn follow(host: &str, kind: TYPE, servers: &[SocketAddr]) -> Result<Vec<Ip
     Ok(Vec::new())
 }
 
-async fn ask_all(name: &str, kind: TYPE, servers: &[SocketAddr]) -> Result<Answer, DnsError> {
+async fn ask_all(name: &str, kind: RecordType, servers: &[SocketAddr]) -> Result<Answer, DnsError> {
     let mut last = DnsError::NoServer;
     for _ in 0..ROUNDS {
         for server in servers {
@@ -147,23 +145,12 @@ async fn ask_all(name: &str, kind: TYPE, servers: &[SocketAddr]) -> Result<Answe
     Err(last)
 }
 
-/// A response code, as `dig` prints it (RFC 1035, section 4.1.1).
-fn code_text(code: RCODE) -> &'static str {
-    match code {
-        RCODE::FormatError => "FORMERR",
-        RCODE::ServerFailure => "SERVFAIL",
-        RCODE::NotImplemented => "NOTIMP",
-        RCODE::Refused => "REFUSED",
-        _ => "an unusual response code",
-    }
-}
-
-async fn ask(name: &str, kind: TYPE, server: SocketAddr) -> Result<Answer, DnsError> {
+async fn ask(name: &str, kind: RecordType, server: SocketAddr) -> Result<Answer, DnsError> {
     let [a, b, ..] = random().to_le_bytes();
     let id = u16::from_le_bytes([a, b]);
     let question = question(id, name, kind)?;
     let failed = |source| DnsError::Ask { server: server.ip(), source };
-    let code = |code: RCODE| DnsError::Server { server: server.ip(), code: code_text(code) };
+    let code = |code: ResponseCode| DnsError::Server { server: server.ip(), code: code.to_str() };
     let by_udp = timeout(ANSWER, by_udp(&question, id, name, kind, server));
     match by_udp.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)? {
         Err(Bad::Code(is)) => return Err(code(is)),
@@ -185,7 +172,7 @@ async fn by_udp(
     question: &[u8],
     id: u16,
     name: &str,
-    kind: TYPE,
+    kind: RecordType,
     server: SocketAddr,
 ) -> io::Result<Result<Answer, Bad>> {
     let any: IpAddr =
@@ -213,70 +200,64 @@ async fn by_tcp(question: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn question(id: u16, name: &str, kind: TYPE) -> Result<Vec<u8>, DnsError> {
+fn question(id: u16, name: &str, kind: RecordType) -> Result<Vec<u8>, DnsError> {
     let bad = || DnsError::Name(name.to_owned());
-    let wanted = Name::new(name).ok().filter(|_| !name.is_empty() && name.is_ascii()).ok_or_else(bad)?;
-    let mut packet = Packet::new_query(id);
-    packet.set_flags(PacketFlag::RECURSION_DESIRED);
-    packet.questions.push(Question::new(wanted, QTYPE::TYPE(kind), QCLASS::CLASS(CLASS::IN), false));
-    packet.build_bytes_vec().map_err(|_| bad())
+    let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(host_name(name).ok_or_else(bad)?, kind));
+    message.to_vec().map_err(|_| bad())
 }
 
-fn read(bytes: &[u8], id: u16, name: &str, kind: TYPE) -> Result<Answer, Bad> {
-    if !counts_fit(bytes) {
-        return Err(Bad::NotOurs);
-    }
-    let packet = Packet::parse(bytes).map_err(|_| Bad::NotOurs)?;
-    let wanted = Name::new(name).map_err(|_| Bad::NotOurs)?;
-    let is_ours = packet.id() == id
-        && packet.has_flags(PacketFlag::RESPONSE)
-        && matches!(packet.questions.as_slice(), [asked]
-            if asked.qname == wanted && asked.qtype == QTYPE::TYPE(kind));
+/// A name from the root on, as it stands in messages.
+fn host_name(text: &str) -> Option<Name> {
+    let mut name = Name::from_ascii(text).ok().filter(|_| !text.is_empty())?;
+    name.set_fqdn(true);
+    Some(name)
+}
+
+fn read(bytes: &[u8], id: u16, name: &str, kind: RecordType) -> Result<Answer, Bad> {
+    let message = Message::from_vec(bytes).map_err(|_| Bad::NotOurs)?;
+    let wanted = host_name(name).ok_or(Bad::NotOurs)?;
+    let is_ours = message.metadata.id == id
+        && message.metadata.message_type == MessageType::Response
+        && matches!(message.queries.as_slice(), [asked]
+            if asked.name == wanted && asked.query_type == kind);
     if !is_ours {
         return Err(Bad::NotOurs);
     }
-    if packet.has_flags(PacketFlag::TRUNCATION) {
+    if message.metadata.truncation {
         return Ok(Answer::Cut);
     }
-    match packet.rcode() {
-        RCODE::NoError => Ok(answer(&packet, &wanted)),
-        RCODE::NameError => Ok(Answer::NoSuchHost),
+    match message.metadata.response_code {
+        ResponseCode::NoError => Ok(answer(&message, &wanted)),
+        ResponseCode::NXDomain => Ok(Answer::NoSuchHost),
         code => Err(Bad::Code(code)),
     }
 }
 
-/// The parser makes room for as many entries as the header claims: there cannot be more than the
-/// packet has bytes for.
-fn counts_fit(bytes: &[u8]) -> bool {
-    let Some((header, rest)) = bytes.split_at_checked(HEADER) else { return false };
-    let counts = header.get(4..).unwrap_or_default();
-    let counts = counts.chunks_exact(2).filter_map(|pair| Some(u16::from_be_bytes(pair.try_into().ok()?)));
-    let all: usize = counts.map(usize::from).sum();
-    all.saturating_mul(SMALLEST_ENTRY) <= rest.len()
-}
-
 /// Goes from alias to alias as far as the answer leads.
-fn answer(packet: &Packet<'_>, wanted: &Name<'_>) -> Answer {
+fn answer(message: &Message, wanted: &Name) -> Answer {
     let mut name = wanted.clone();
     for _ in 0..MAX_ALIASES {
-        let about = || packet.answers.iter().filter(|entry| entry.name == name && entry.class == CLASS::IN);
-        let addresses = about().filter_map(|entry| match &entry.rdata {
-            RData::A(a) => Some(IpAddr::V4(Ipv4Addr::from_bits(a.address))),
-            RData::AAAA(a) => Some(IpAddr::V6(Ipv6Addr::from_bits(a.address))),
+        let about =
+            || message.answers.iter().filter(|entry| entry.name == name && entry.dns_class == DNSClass::IN);
+        let addresses = about().filter_map(|entry| match &entry.data {
+            RData::A(address) => Some(IpAddr::V4(address.0)),
+            RData::AAAA(address) => Some(IpAddr::V6(address.0)),
             _ => None,
         });
         let addresses: Vec<IpAddr> = addresses.take(MAX_ADDRESSES).collect();
         if !addresses.is_empty() {
             return Answer::Addresses(addresses);
         }
-        let alias = about().find_map(|entry| match &entry.rdata {
+        let alias = about().find_map(|entry| match &entry.data {
             RData::CNAME(alias) => Some(alias.0.clone()),
             _ => None,
         });
         match alias {
             Some(alias) => name = alias,
             None if name == *wanted => return Answer::Nothing,
-            None => return Answer::Alias(name.to_string()),
+            None => return Answer::Alias(name.to_string().trim_end_matches('.').to_owned()),
         }
     }
     Answer::Nothing
@@ -286,7 +267,7 @@ fn answer(packet: &Packet<'_>, wanted: &Name<'_>) -> Answer {
 /// if they are not.
 #[must_use]
 pub fn addresses_in(bytes: &[u8], id: u16, name: &str, v6: bool) -> Option<Vec<IpAddr>> {
-    match read(bytes, id, name, if v6 { TYPE::AAAA } else { TYPE::A }) {
+    match read(bytes, id, name, if v6 { RecordType::AAAA } else { RecordType::A }) {
         Ok(Answer::Addresses(found)) => Some(found),
         _ => None,
     }
@@ -314,32 +295,32 @@ pub fn parse_resolv_conf(text: &str) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use simple_dns::ResourceRecord;
-    use simple_dns::rdata::{A, CNAME};
+    use hickory_proto::rr::Record;
+    use hickory_proto::rr::rdata::{A, CNAME};
     use std::time::Instant;
 
-    fn name(text: &str) -> Name<'_> {
-        Name::new(text).unwrap()
+    fn name(text: &str) -> Name {
+        host_name(text).unwrap()
     }
 
-    fn alias<'a>(from: &'a str, to: &'a str) -> ResourceRecord<'a> {
-        ResourceRecord::new(name(from), CLASS::IN, 60, RData::CNAME(CNAME(name(to))))
+    fn alias(from: &str, to: &str) -> Record {
+        Record::from_rdata(name(from), 60, RData::CNAME(CNAME(name(to))))
     }
 
-    fn address(of: &str, addr: [u8; 4]) -> ResourceRecord<'_> {
-        let address = u32::from_be_bytes(addr);
-        ResourceRecord::new(name(of), CLASS::IN, 60, RData::A(A { address }))
+    fn address(of: &str, addr: [u8; 4]) -> Record {
+        Record::from_rdata(name(of), 60, RData::A(A(addr.into())))
     }
 
-    fn reply(answers: Vec<ResourceRecord<'_>>) -> Vec<u8> {
-        let asked = question(7, "dumps.example.com", TYPE::A).unwrap();
-        let mut packet = Packet::parse(&asked).unwrap().into_reply();
-        packet.answers = answers;
-        packet.build_bytes_vec().unwrap()
+    fn reply(answers: Vec<Record>) -> Vec<u8> {
+        let asked = question(7, "dumps.example.com", RecordType::A).unwrap();
+        let mut message = Message::from_vec(&asked).unwrap();
+        message.metadata.message_type = MessageType::Response;
+        message.add_answers(answers);
+        message.to_vec().unwrap()
     }
 
     fn parsed(bytes: &[u8]) -> Option<Answer> {
-        read(bytes, 7, "dumps.example.com", TYPE::A).ok()
+        read(bytes, 7, "dumps.example.com", RecordType::A).ok()
     }
 
     #[test]
@@ -362,17 +343,20 @@ mod tests {
     fn only_answers_to_the_question_are_taken() {
         let good = reply(vec![address("dumps.example.com", [192, 0, 2, 3])]);
         assert!(parsed(&good).is_some());
-        assert!(read(&good, 8, "dumps.example.com", TYPE::A).is_err(), "another number");
-        assert!(read(&good, 7, "dumps.example.org", TYPE::A).is_err(), "another name");
-        assert!(read(&good, 7, "dumps.example.com", TYPE::AAAA).is_err(), "another type");
-        let asked = question(7, "dumps.example.com", TYPE::A).unwrap();
+        assert!(read(&good, 8, "dumps.example.com", RecordType::A).is_err(), "another number");
+        assert!(read(&good, 7, "dumps.example.org", RecordType::A).is_err(), "another name");
+        assert!(read(&good, 7, "dumps.example.com", RecordType::AAAA).is_err(), "another type");
+        let asked = question(7, "dumps.example.com", RecordType::A).unwrap();
         assert!(parsed(&asked).is_none(), "a question is no answer");
         let mut cut = good.clone();
         cut[2] |= 0x02;
         assert_eq!(parsed(&cut), Some(Answer::Cut));
         let mut refused = good.clone();
         refused[3] |= 5;
-        assert!(matches!(read(&refused, 7, "dumps.example.com", TYPE::A), Err(Bad::Code(RCODE::Refused))));
+        assert!(matches!(
+            read(&refused, 7, "dumps.example.com", RecordType::A),
+            Err(Bad::Code(ResponseCode::Refused))
+        ));
         let mut nobody = good;
         nobody[3] |= 3;
         assert_eq!(parsed(&nobody), Some(Answer::NoSuchHost));
@@ -391,7 +375,7 @@ mod tests {
         }
         let mut lying = good;
         lying[6..12].fill(0xff);
-        assert!(!counts_fit(&lying));
+        assert_eq!(parsed(&lying), None);
     }
 
     proptest::proptest! {
@@ -408,8 +392,8 @@ mod tests {
 
     #[test]
     fn no_names_and_no_servers_are_errors() {
-        assert!(question(1, "", TYPE::A).is_err());
-        assert!(question(1, &"a".repeat(64), TYPE::A).is_err());
+        assert!(question(1, "", RecordType::A).is_err());
+        assert!(question(1, &"a".repeat(64), RecordType::A).is_err());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         assert!(matches!(runtime.block_on(lookup("a.b", &[])), Err(DnsError::NoServer)));
     }

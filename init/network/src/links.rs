@@ -126,8 +126,8 @@ fn kernel(what: impl Into<String>) -> impl FnOnce(io::Error) -> BringUpError {
 }
 
 fn switch_loopback_on(netlink: &Netlink) -> Result<(), BringUpError> {
-    let all = netlink.interfaces().map_err(kernel("listing links"))?;
-    let Some(lo) = all.iter().find(|interface| interface.name == "lo") else { return Ok(()) };
+    let interfaces = netlink.interfaces().map_err(kernel("listing links"))?;
+    let Some(lo) = interfaces.iter().find(|interface| interface.name == "lo") else { return Ok(()) };
     netlink.set_link(bond::switch(lo.index, true)).map_err(kernel("switching lo on"))
 }
 
@@ -194,8 +194,8 @@ fn find_card(netlink: &Netlink, link: &Link, wait: &mut Wait<'_>) -> Result<Inte
 }
 
 fn by_name(netlink: &Netlink, name: &str) -> Result<Option<Interface>, BringUpError> {
-    let all = netlink.interfaces().map_err(kernel("listing links"))?;
-    Ok(all.into_iter().find(|interface| interface.name == name))
+    let interfaces = netlink.interfaces().map_err(kernel("listing links"))?;
+    Ok(interfaces.into_iter().find(|interface| interface.name == name))
 }
 
 fn made(netlink: &Netlink, name: &str) -> Result<Interface, BringUpError> {
@@ -223,9 +223,9 @@ fn make_bond(
     index_of: &dyn Fn(&str) -> Option<u32>,
 ) -> Result<Interface, BringUpError> {
     let name = &link.name;
-    let all = netlink.interfaces().map_err(kernel("listing links"))?;
-    let there = all.iter().find(|interface| interface.name == *name);
-    let has_members = |bond: u32| all.iter().any(|interface| interface.master == Some(bond));
+    let interfaces = netlink.interfaces().map_err(kernel("listing links"))?;
+    let there = interfaces.iter().find(|interface| interface.name == *name);
+    let has_members = |bond: u32| interfaces.iter().any(|interface| interface.master == Some(bond));
     let is_there = match there {
         None => false,
         Some(there) if !matches!(there.kind, Some(Kind::Bond { .. })) => {
@@ -247,7 +247,7 @@ fn make_bond(
     let mut works = false;
     for member in &wanted.members {
         let joined = match index_of(member) {
-            Some(index) => join(netlink, &all, index, bond.index),
+            Some(index) => join(netlink, &interfaces, index, bond.index),
             None => Err(BringUpError::Under(member.clone())),
         };
         match joined {
@@ -261,8 +261,8 @@ fn make_bond(
 }
 
 /// A link must be off to become a member; the bond switches it on.
-fn join(netlink: &Netlink, all: &[Interface], member: u32, bond: u32) -> Result<(), BringUpError> {
-    if all.iter().any(|interface| interface.index == member && interface.master == Some(bond)) {
+fn join(netlink: &Netlink, interfaces: &[Interface], member: u32, bond: u32) -> Result<(), BringUpError> {
+    if interfaces.iter().any(|interface| interface.index == member && interface.master == Some(bond)) {
         return Ok(());
     }
     netlink.set_link(bond::switch(member, false)).map_err(kernel("switching it off"))?;
@@ -293,8 +293,8 @@ fn settle(
     all: &mut BroughtUp,
 ) -> Result<(), BringUpError> {
     let interface = wait.poll("its carrier", || {
-        let all = netlink.interfaces().map_err(kernel("listing links"))?;
-        Ok::<_, BringUpError>(all.into_iter().find(|link| link.index == index && link.has_carrier))
+        let interfaces = netlink.interfaces().map_err(kernel("listing links"))?;
+        Ok::<_, BringUpError>(interfaces.into_iter().find(|link| link.index == index && link.has_carrier))
     })?;
     all.add_dns(link.dns.iter().copied());
     let mut errors = Vec::new();
@@ -350,8 +350,8 @@ fn wait_for_slaac(
     wait: &mut Wait<'_>,
 ) -> Result<Prefix, BringUpError> {
     wait.poll("an address from a router's advertisement", || {
-        let all = netlink.addresses().map_err(kernel("listing addresses"))?;
-        let usable = all.iter().find(|address| {
+        let addresses = netlink.addresses().map_err(kernel("listing addresses"))?;
+        let usable = addresses.iter().find(|address| {
             let is_advertised = address.prefix.addr.is_ipv6() && !own.contains(&address.prefix);
             address.index == index && is_advertised && address.is_global && address.is_usable
         });

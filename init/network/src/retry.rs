@@ -36,11 +36,11 @@ impl Retry {
     /// `None` if patience is at its end.
     pub(crate) fn pause(&mut self, asked: Option<Duration>) -> Option<Duration> {
         let left = self.patience.checked_sub(self.since.elapsed())?;
-        let most =
+        let limit =
             FIRST.saturating_mul(1_u32.checked_shl(self.failures.min(16)).unwrap_or(u32::MAX)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         // From half of it on: a pause of nearly nothing is no pause.
-        let half = most.checked_div(2).unwrap_or_default();
+        let half = limit.checked_div(2).unwrap_or_default();
         let pause = half.saturating_add(random_part(half)).max(asked.unwrap_or_default());
         (pause < left).then_some(pause)
     }
@@ -66,8 +66,8 @@ mod tests {
         let mut retry = Retry::new(Duration::from_secs(100));
         let pauses: Vec<_> = (0..8).map(|_| retry.pause(None).unwrap()).collect();
         for (n, pause) in (0..).zip(&pauses) {
-            let most = FIRST.saturating_mul(1 << n).min(LONGEST);
-            assert!((most / 2..=most).contains(pause), "{pauses:?}");
+            let limit = FIRST.saturating_mul(1 << n).min(LONGEST);
+            assert!((limit / 2..=limit).contains(pause), "{pauses:?}");
         }
         assert_eq!(
             retry.pause(Some(Duration::from_secs(70))),

@@ -36,7 +36,7 @@ pub(super) fn fit(
     when_full: WhenFull,
 ) -> Fit {
     let (Some(room), Some(_)) = (room, filter) else { return Fit::Whole };
-    if when_full == WhenFull::Part || room >= most(core) {
+    if when_full == WhenFull::Part || room >= largest_dump(core) {
         return Fit::Whole;
     }
     let sizes = estimate(core, filter, request).sizes;
@@ -44,7 +44,7 @@ pub(super) fn fit(
 }
 
 /// More than any dump of this memory: every page as it is, bitmaps and descriptors.
-fn most(core: &dyn PhysicalMemory) -> u64 {
+fn largest_dump(core: &dyn PhysicalMemory) -> u64 {
     let memory = vmcore::dump::memory_bytes(core);
     memory.saturating_add(memory / 64).saturating_add(MARGIN_BYTES)
 }

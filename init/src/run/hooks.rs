@@ -79,9 +79,9 @@ fn start(index: usize, hook: &Hook, directory: Option<&Path>) -> io::Result<Chil
         command.env("AFTERIMAGE_DIRECTORY", directory);
     }
     // What it says goes where we speak.
-    let said =
+    let log_file =
         || OpenOptions::new().write(true).open("/dev/kmsg").map_or_else(|_| Stdio::null(), Stdio::from);
-    command.stdin(File::open(RESULT)?).stdout(said()).stderr(said()).process_group(0).spawn()
+    command.stdin(File::open(RESULT)?).stdout(log_file()).stderr(log_file()).process_group(0).spawn()
 }
 
 /// Waits for a hook, or kills it with all that it has started; `None` if it had to be killed.

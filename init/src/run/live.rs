@@ -92,14 +92,14 @@ fn read_page(memory: &dyn PhysicalMemory, pfn: u64, page: &mut [u8]) -> bool {
 /// What is wrong with the output, if it is not what the record says.
 fn damage(output: &LiveOutput, live: &Live) -> Option<String> {
     let LiveOutput { bytes, missing_pages, sha256, intact } = output;
-    let said = || {
+    let message = || {
         format!(
             "{bytes} of {} bytes, {missing_pages} pages not readable, SHA-256 {sha256} where the record says {}",
             live.len,
             live.sha256.escape_debug()
         )
     };
-    (!intact).then(said)
+    (!intact).then(message)
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl From<NotFound> for vmcore::target::TargetError {
 /// Waits up to `wait` for the device that `wanted` names. Tells PID 1 while it waits.
 pub fn find(wanted: &DeviceId, wait: Duration) -> Result<Device, NotFound> {
     let start = Instant::now();
-    let mut said = false;
+    let mut is_logged = false;
     loop {
         let devices = list();
         if let Some(device) = devices.iter().find(|device| device.matches(wanted)) {
@@ -68,9 +68,9 @@ pub fn find(wanted: &DeviceId, wait: Duration) -> Result<Device, NotFound> {
             let present = describe(&devices);
             return Err(NotFound { wanted: wanted.clone(), seconds: wait.as_secs(), present });
         }
-        if !said {
+        if !is_logged {
             log::info!("waiting up to {} s for {wanted}", wait.as_secs());
-            said = true;
+            is_logged = true;
         }
         beat::alive();
         sleep(POLL);

@@ -68,9 +68,9 @@ impl Map {
             }
             rows
         };
-        let most = u64::try_from(MAX_ROWS).unwrap_or(u64::MAX);
+        let limit = u64::try_from(MAX_ROWS).unwrap_or(u64::MAX);
         let mut cell_pages = 1_u64;
-        while rows(cell_pages) > most && cell_pages < 1 << 56 {
+        while rows(cell_pages) > limit && cell_pages < 1 << 56 {
             cell_pages = cell_pages.saturating_mul(2);
         }
         Self { page_bytes, cell_pages, cells: BTreeMap::new(), is_dump }

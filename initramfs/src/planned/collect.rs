@@ -243,14 +243,14 @@ mod tests {
     /// What collectors find, and what is said of each.
     fn found(collectors: &[Collector], limit: u64) -> (BTreeMap<String, String>, Vec<Collected>) {
         let intent = Intent { why: "test".into(), ..Intent::default() };
-        let mut said = Vec::new();
+        let mut listed = Vec::new();
         let run =
             run(&chosen(collectors), Path::new("/no/such/program"), &intent, Size(limit), &mut |collected| {
-                said.push(collected.clone());
+                listed.push(collected.clone());
             });
         let archive = run.unwrap();
         assert!(to_u64(archive.len()) <= at_most(Size(limit)), "{} bytes", archive.len());
-        (unpack(&archive), said)
+        (unpack(&archive), listed)
     }
 
     #[test]
@@ -268,8 +268,8 @@ mod tests {
                 ..sh("no-reader", Volatility::Config, "")
             },
         ];
-        let (files, said) = found(&collectors, 1 << 20);
-        let ended: Vec<_> = said
+        let (files, listed) = found(&collectors, 1 << 20);
+        let ended: Vec<_> = listed
             .iter()
             .map(|one| (one.directory.as_str(), one.ended.split(" (").next().unwrap(), one.truncated))
             .collect();
@@ -301,10 +301,10 @@ mod tests {
     fn all_together_stay_below_their_limit() {
         let floods = |number: u32| sh(&format!("f{number}"), Volatility::Files, "exec yes");
         let collectors: Vec<_> = (0..5).map(floods).collect();
-        let (files, said) = found(&collectors, 200 << 10);
-        assert!(said.iter().all(|one| one.truncated));
-        assert_eq!(said[0].ended, "killed after 65536 bytes of output");
-        assert_eq!(said[4].ended, "not started: planned.live_limit is reached");
+        let (files, listed) = found(&collectors, 200 << 10);
+        assert!(listed.iter().all(|one| one.truncated));
+        assert_eq!(listed[0].ended, "killed after 65536 bytes of output");
+        assert_eq!(listed[4].ended, "not started: planned.live_limit is reached");
         assert!(!files.contains_key("05-f4/stdout") && files.contains_key("collectors.json"));
     }
 

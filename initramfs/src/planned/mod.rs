@@ -275,8 +275,8 @@ mod tests {
             (seen(), &with_reason, "evidence = true", "none"),
         ];
         for (seen, options, text, expected) in cases {
-            let said = refusal(&seen, options, text);
-            assert!(said.contains(expected), "{said} is not about {expected}");
+            let message = refusal(&seen, options, text);
+            assert!(message.contains(expected), "{message} is not about {expected}");
         }
     }
 

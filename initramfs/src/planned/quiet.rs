@@ -23,14 +23,14 @@ const SAID: u64 = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum QuietError {
     /// A unit does not stop.
-    #[error("stopping {unit}: systemctl {how}: {said}")]
+    #[error("stopping {unit}: systemctl {how}: {message}")]
     Stop {
         /// Which.
         unit: String,
         /// How systemctl ended.
         how: String,
         /// What it said.
-        said: String,
+        message: String,
     },
     /// We would freeze with it.
     #[error("freezing {0}: this command runs in it; start it elsewhere, as with systemd-run")]
@@ -94,8 +94,9 @@ impl Quiet {
         // Before it is: one that has stopped by half is started again, too.
         self.stopped.push(unit.to_owned());
         let ended = self.systemctl(&["stop", "--", unit]);
-        let said = || String::from_utf8_lossy(&ended.stderr).trim().to_owned();
-        let failed = || QuietError::Stop { unit: unit.to_owned(), how: ended.how.to_string(), said: said() };
+        let message = || String::from_utf8_lossy(&ended.stderr).trim().to_owned();
+        let failed =
+            || QuietError::Stop { unit: unit.to_owned(), how: ended.how.to_string(), message: message() };
         ended.is_success().then_some(true).ok_or_else(failed)
     }
 
@@ -229,10 +230,10 @@ mod tests {
         assert_eq!(fake.read("cgroup/app.slice/cgroup.freeze"), "1");
         drop(quiet);
         assert_eq!(fake.read("cgroup/app.slice/cgroup.freeze"), "0");
-        let said = fake.read("said");
-        let said: Vec<&str> = said.lines().collect();
+        let message = fake.read("said");
+        let message: Vec<&str> = message.lines().collect();
         let expected = ["is-active --quiet -- db", "stop -- db", "is-active --quiet -- idle", "start -- db"];
-        assert_eq!(said, expected);
+        assert_eq!(message, expected);
     }
 
     #[test]

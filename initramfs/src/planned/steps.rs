@@ -215,13 +215,13 @@ impl Job<'_> {
         if let Err(error) = self.machine.log(intent) {
             log::warn!("the intent is not in the kernel log: {error}");
         }
-        self.say("intent", &said(intent));
+        self.say("intent", &message(intent));
         Ok(())
     }
 
     fn preview(&mut self, intent: &Intent) {
         let planned = &self.config.planned;
-        self.say("intent", &format!("would be recorded in {}: {}", planned.intents, said(intent)));
+        self.say("intent", &format!("would be recorded in {}: {}", planned.intents, message(intent)));
         for (number, one) in (1..).zip(collect::chosen(&self.config.collector)) {
             let text = format!(
                 "{number:02}-{}: {}, at most {} s and {}",
@@ -254,7 +254,7 @@ impl Job<'_> {
     }
 }
 
-fn said(intent: &Intent) -> String {
+fn message(intent: &Intent) -> String {
     let why = if intent.why.is_empty() { "no reason given" } else { &intent.why };
     let ticket = if intent.ticket.is_empty() { String::new() } else { format!(" ({})", intent.ticket) };
     format!("{}: {why}{ticket}", intent.who)
@@ -336,7 +336,7 @@ mod tests {
             (Via::Panic, ["log drill", "rearm true", "jump panic", "rearm false"]),
         ] {
             let dir = tempfile::tempdir().unwrap();
-            let (asked, said, result) = switched(&options(via), "", dir.path());
+            let (asked, message, result) = switched(&options(via), "", dir.path());
             let error = result.unwrap_err();
             if !is_root() {
                 assert!(matches!(error, PlannedError::Locked(_)), "{error}");
@@ -344,8 +344,8 @@ mod tests {
             }
             assert_eq!(asked, calls);
             assert!(matches!(error, PlannedError::Jump { .. }), "{error}");
-            let steps: Vec<_> = said.lines().filter_map(|line| line.split_whitespace().next()).collect();
-            assert_eq!(steps, ["intent", "collector", "live.tar", "sync", "load", "jump"], "{said}");
+            let steps: Vec<_> = message.lines().filter_map(|line| line.split_whitespace().next()).collect();
+            assert_eq!(steps, ["intent", "collector", "live.tar", "sync", "load", "jump"], "{message}");
             let intents = std::fs::read_to_string(dir.path().join("intents.jsonl")).unwrap();
             assert_eq!(intents.lines().count(), 2, "the intent, and that it failed: {intents}");
             assert!(intents.contains("it stays"), "{intents}");
@@ -356,11 +356,11 @@ mod tests {
     fn a_dry_run_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let dry = Options { dry_run: true, ..options(Via::Kexec) };
-        let (asked, said, result) = switched(&dry, "stop = [\"nginx.service\"]", dir.path());
+        let (asked, message, result) = switched(&dry, "stop = [\"nginx.service\"]", dir.path());
         result.unwrap();
         assert!(asked.is_empty() && !dir.path().join("intents.jsonl").exists());
         for step in ["intent", "collector", "stop", "sync", "jump"] {
-            assert!(said.lines().any(|line| line.starts_with(step)), "{step}: {said}");
+            assert!(message.lines().any(|line| line.starts_with(step)), "{step}: {message}");
         }
     }
 
@@ -368,10 +368,10 @@ mod tests {
     fn a_staged_record_has_no_time_and_no_output_of_collectors() {
         let dir = tempfile::tempdir().unwrap();
         let staging = Options { stage: true, ..options(Via::Kexec) };
-        let (asked, said, result) = switched(&staging, "", dir.path());
+        let (asked, message, result) = switched(&staging, "", dir.path());
         result.unwrap();
         assert_eq!(asked, ["log drill", "stage 0"]);
-        assert!(said.contains("staged") && said.contains("0x5000"), "{said}");
+        assert!(message.contains("staged") && message.contains("0x5000"), "{message}");
     }
 
     #[test]

@@ -62,10 +62,10 @@ fn main() -> Result<()> {
         sent.cpu * f64::from(1 << 30) / as_float(sent.bytes)
     );
     for cipher in SPEEDS {
-        let said =
+        let message =
             bench.client.run(&format!("openssl speed -seconds 2 -bytes 16384 -evp {cipher} 2>/dev/null"))?;
-        let rate = said.split_whitespace().last().and_then(|word| word.strip_suffix('k'));
-        let rate: f64 = rate.with_context(|| said.clone())?.parse()?;
+        let rate = message.split_whitespace().last().and_then(|word| word.strip_suffix('k'));
+        let rate: f64 = rate.with_context(|| message.clone())?.parse()?;
         println!("openssl speed {cipher}: {:.2} CPU seconds per GiB", f64::from(1 << 30) / (rate * 1000.0));
     }
     bench.client.discard()?;
@@ -119,9 +119,9 @@ impl Bench {
     }
 
     fn ours(&self, more: &str) -> Result<Sent> {
-        let (seconds, said) =
+        let (seconds, message) =
             self.timed(&format!("/srv/peer/bench-net /srv/peer/vmcore* /run/config.toml {more}"))?;
-        let line: Line = serde_json::from_str(said.trim()).with_context(|| said.clone())?;
+        let line: Line = serde_json::from_str(message.trim()).with_context(|| message.clone())?;
         let send = line.phases.iter().find(|phase| phase.name == "send").context("no phase")?;
         Ok(Sent { seconds, cpu: send.cpu_seconds, bytes: line.bytes })
     }
@@ -138,8 +138,8 @@ impl Bench {
     /// How long a command takes in the client that sends a dump, and what it says.
     fn timed(&self, send: &str) -> Result<(f64, String)> {
         let script = format!("start=$(date +%s.%N)\n{send}\necho $start $(date +%s.%N)");
-        let said = self.client.control().run_within(&script, PATIENCE)?;
-        let (said, times) = said.trim_end().rsplit_once('\n').unwrap_or(("", said.trim_end()));
+        let message = self.client.control().run_within(&script, PATIENCE)?;
+        let (message, times) = message.trim_end().rsplit_once('\n').unwrap_or(("", message.trim_end()));
         let (start, end) = times.split_once(' ').with_context(|| times.to_owned())?;
         let size = "find /srv/dump -type f -size +10M | wc -l";
         ensure!(
@@ -148,7 +148,7 @@ impl Bench {
             self.client.run("cat /run/said")?
         );
         self.server.run("rm -rf /srv/dump/*; sync")?;
-        Ok((end.parse::<f64>()? - start.parse::<f64>()?, said.to_owned()))
+        Ok((end.parse::<f64>()? - start.parse::<f64>()?, message.to_owned()))
     }
 }
 

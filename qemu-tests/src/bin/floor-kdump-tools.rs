@@ -99,8 +99,8 @@ fn row(kernel: &Kernel, ready: &Path, capture: Capture, mib: u32) -> Result<()> 
         Err(_) => format!("none within {} s", HANGS.as_secs()),
     };
     let left = dumps(work.path(), &disk)?;
-    let said = if left.is_empty() { "none".into() } else { left.join("; ") };
-    println!("| {name} | {mib}M | {took} | {said} |");
+    let message = if left.is_empty() { "none".into() } else { left.join("; ") };
+    println!("| {name} | {mib}M | {took} | {message} |");
     // Without a dump the console says why.
     if left.is_empty() { Ok(()) } else { work.discard() }
 }
@@ -163,16 +163,16 @@ fn dumps(dir: &Path, disk: &Path) -> Result<Vec<String>> {
 fn state(dump: &Path) -> Result<String> {
     let inspect =
         command(&Binaries::get()?.afterimage.to_string_lossy()).arg("inspect").arg(dump).output()?;
-    let said = String::from_utf8_lossy(&inspect.stdout);
-    let state = said.lines().find_map(|line| line.strip_prefix("state "));
+    let message = String::from_utf8_lossy(&inspect.stdout);
+    let state = message.lines().find_map(|line| line.strip_prefix("state "));
     Ok(state.map_or_else(|| "not readable".into(), |state| state.trim().into()))
 }
 
 /// It exits with 0 whatever happens.
 fn debugfs(disk: &Path, request: &str) -> Result<()> {
     let output = command("debugfs").args(["-w", "-R", request]).arg(disk).run()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let complaints: Vec<_> = said.lines().filter(|line| !line.starts_with("debugfs ")).collect();
+    let message = String::from_utf8_lossy(&output.stderr);
+    let complaints: Vec<_> = message.lines().filter(|line| !line.starts_with("debugfs ")).collect();
     ensure!(complaints.is_empty(), "debugfs {request:?}: {}", complaints.join("\n"));
     Ok(())
 }

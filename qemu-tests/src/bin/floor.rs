@@ -75,7 +75,12 @@ fn sends(name: &str, target: &Target, at: &str, kernel: &Kernel, peer: &mut Peer
     scenario.config.targets = vec![target.clone()];
     let outcome = scenario.run();
     let complete = peer.dumps(&format!("{at}/{HOST}")).and_then(|mut dumps| {
-        Ok(dumps.pop().context("no dump")?.result()?.get("outcome").is_some_and(|said| said == "complete"))
+        Ok(dumps
+            .pop()
+            .context("no dump")?
+            .result()?
+            .get("outcome")
+            .is_some_and(|message| message == "complete"))
     });
     collector::clear(peer)?;
     outcome?.discard()?;
@@ -98,7 +103,7 @@ fn captures(kernel: &Kernel, compress: &str, mib: u32) -> bool {
     scenario.config.level = 31;
     scenario.config.image_compress = compress.into();
     let outcome = scenario.run().and_then(|outcome| {
-        let complete = outcome.dump()?.result()?.get("outcome").is_some_and(|said| said == "complete");
+        let complete = outcome.dump()?.result()?.get("outcome").is_some_and(|message| message == "complete");
         outcome.discard()?;
         Ok(complete)
     });

@@ -102,8 +102,8 @@ fn ensure_complete(dump: &Dump) -> Result<()> {
 fn sha256(path: &Path, offset: u64, bytes: u64) -> Result<String> {
     let (path, from) = (path.display(), offset.saturating_add(1));
     let some = format!("tail -c +{from} '{path}' | head -c {bytes} | sha256sum");
-    let said = command("sh").args(["-c", &some]).run()?.stdout;
-    Ok(String::from_utf8_lossy(&said).split(' ').next().unwrap_or_default().to_owned())
+    let message = command("sh").args(["-c", &some]).run()?.stdout;
+    Ok(String::from_utf8_lossy(&message).split(' ').next().unwrap_or_default().to_owned())
 }
 
 /// What result.json says was sent is what is there, all of it.

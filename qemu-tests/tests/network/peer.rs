@@ -19,8 +19,8 @@ const CURL: &str =
 const SSH: &str = "-o BatchMode=yes -o UserKnownHostsFile=/etc/peer/known_hosts -i /etc/peer/ssh";
 
 fn says(peer: &Peer, script: &str, expected: &str) -> Result<()> {
-    let said = peer.run(script)?;
-    ensure!(said.trim() == expected, "{script:?} says {said:?} instead of {expected:?}");
+    let message = peer.run(script)?;
+    ensure!(message.trim() == expected, "{script:?} says {message:?} instead of {expected:?}");
     Ok(())
 }
 
@@ -163,15 +163,16 @@ fn it_slows_down_what_arrives() -> Result<()> {
     let peer = Peer::start("shaped", &PeerShape::default())?;
     peer.serve(&[Server::Ssh])?;
     peer.run("upload tbf rate 20mbit burst 32k latency 200ms; download netem delay 100ms loss 1%")?;
-    let said = peer.run("tc qdisc show")?;
-    ensure!(said.contains("rate 20Mbit") && said.contains("delay 100ms loss 1%"), "{said}");
+    let message = peer.run("tc qdisc show")?;
+    ensure!(message.contains("rate 20Mbit") && message.contains("delay 100ms loss 1%"), "{message}");
     let network = HostNetwork::address("10.9.0.2/24", None).reaching(&format!("{ADDRESS}:22"));
     let mut scenario = scenario("slowed", network)?;
     scenario.shape.cards = vec![peer.card(0)];
     scenario.run()?.discard()?;
     // The counters tell that the frames did go that way.
-    let said = peer.run("tc -s qdisc show dev ifb0; tc -s qdisc show dev eth0 root")?;
-    let busy = said.lines().filter(|line| line.contains("Sent ") && !line.contains("Sent 0 bytes")).count();
-    ensure!(busy == 2, "{said}");
+    let message = peer.run("tc -s qdisc show dev ifb0; tc -s qdisc show dev eth0 root")?;
+    let busy =
+        message.lines().filter(|line| line.contains("Sent ") && !line.contains("Sent 0 bytes")).count();
+    ensure!(busy == 2, "{message}");
     peer.discard()
 }

@@ -50,13 +50,13 @@ fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<(
     ensure_sums(&result, received.artifact(), &received.file)?;
     if matches!(name, "ssh" | "https") && series() == crate::SERIES {
         let kernel = Kernel::with_symbols(crate::SERIES)?;
-        let said = readers::crash(
+        let message = readers::crash(
             &kernel.vmlinux(),
             &received.rearranged(&outcome, "received.vmcore")?,
             &["sys", "bt"],
         )?
         .join("\n");
-        ensure!(said.contains("sysrq") || said.contains("panic"), "{said}");
+        ensure!(message.contains("sysrq") || message.contains("panic"), "{message}");
     }
     clear(peer)?;
     outcome.discard()

@@ -27,8 +27,8 @@ fn handing_over(name: &str) -> Result<Scenario> {
 
 /// The third kernel is there, and has what the first had.
 fn ensure_third(outcome: &Outcome) -> Result<()> {
-    let said = outcome.dump()?.said_outcome()?;
-    ensure!(said == "complete", "{:#}", outcome.dump()?.result()?);
+    let message = outcome.dump()?.said_outcome()?;
+    ensure!(message == "complete", "{:#}", outcome.dump()?.result()?);
     let (third, after) = outcome.third()?;
     let first = outcome.first.as_ref().context("the first boot said nothing of itself")?;
     third.ensure_like(first, RESERVED_MIB)?;

@@ -32,8 +32,8 @@ fn a_disk_that_errs_in_the_middle_of_the_data_leaves_the_log_and_a_marked_part()
     ensure_log(dump)?;
     ensure_part(dump)?;
     // Pages that were not durable when the disk failed are not in it: there may be none.
-    let said = dump.said_outcome()?;
-    ensure!(said == "incomplete" || said == "log-only", "{:#}", dump.result()?);
+    let message = dump.said_outcome()?;
+    ensure!(message == "incomplete" || message == "log-only", "{:#}", dump.result()?);
     outcome.ensure_said("I/O error")?;
     outcome.discard()
 }
@@ -119,8 +119,8 @@ fn fills_at(percents: &[u64]) -> Result<()> {
         if *percent >= 200 {
             ensure_complete(dump)?;
         } else {
-            let said = dump.said_outcome()?;
-            ensure!(said == "incomplete" || said == "log-only", "{:#}", dump.result()?);
+            let message = dump.said_outcome()?;
+            ensure!(message == "incomplete" || message == "log-only", "{:#}", dump.result()?);
             ensure!(!dump.file("vmcore").exists(), "{:?}", dump.files());
             if *percent >= 60 {
                 ensure_part(dump)?;

@@ -55,7 +55,7 @@ fn the_second_target_holds_the_dump_when_the_first_is_pulled_out() -> Result<()>
 }
 
 /// One disk, and a job of the wrapper that ends the first attempt; the next one saves everything.
-fn retried(name: &str, wrap: &str, said: &str) -> Result<()> {
+fn retried(name: &str, wrap: &str, message: &str) -> Result<()> {
     let disk = ExtraDisk::ext4("target", 512);
     let mut scenario = scenario(name)?;
     scenario.config.level = 1;
@@ -65,7 +65,7 @@ fn retried(name: &str, wrap: &str, said: &str) -> Result<()> {
     scenario.wrap = vec![wrap.replace(' ', "_")];
     let outcome = scenario.run()?;
     ensure_back(&outcome)?;
-    outcome.ensure_said(said)?;
+    outcome.ensure_said(message)?;
     let dumps = &outcome.disk("target")?.dumps;
     let complete: Vec<_> = dumps.iter().filter(|dump| dump.file("vmcore").exists()).collect();
     ensure!(complete.len() == 1, "{dumps:?}\n{}", outcome.text());

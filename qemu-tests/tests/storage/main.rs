@@ -54,8 +54,8 @@ fn only(dumps: &[Dump]) -> Result<&Dump> {
 
 /// There is a whole dump, and nothing that looks like a part of one.
 fn ensure_complete(dump: &Dump) -> Result<()> {
-    let said = dump.said_outcome()?;
-    ensure!(said == "complete", "{:#}", dump.result()?);
+    let message = dump.said_outcome()?;
+    ensure!(message == "complete", "{:#}", dump.result()?);
     ensure_log(dump)?;
     let whole = dump.file("vmcore").exists() && !dump.file("vmcore-incomplete").exists();
     ensure!(whole, "complete, but the files are {:?}", dump.files());
@@ -64,8 +64,8 @@ fn ensure_complete(dump: &Dump) -> Result<()> {
 
 /// The part of a dump is marked as a part.
 fn ensure_part(dump: &Dump) -> Result<()> {
-    let said = dump.file("vmcore-incomplete").exists() && !dump.file("vmcore").exists();
-    ensure!(said, "not a part of a dump: {:?}", dump.files());
+    let message = dump.file("vmcore-incomplete").exists() && !dump.file("vmcore").exists();
+    ensure!(message, "not a part of a dump: {:?}", dump.files());
     Ok(())
 }
 

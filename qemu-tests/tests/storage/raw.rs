@@ -19,8 +19,8 @@ const VITAL: &str = "the vital part is saved";
 /// An image that `afterimage prepare` has made a target, and the name for `device`.
 fn prepared(path: &Path) -> Result<String> {
     File::create(path).and_then(|file| file.set_len(MIB << 20)).context("making the raw device")?;
-    let said = command(&Binaries::get()?.afterimage.to_string_lossy()).arg("prepare").arg(path).run()?;
-    Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned())
+    let message = command(&Binaries::get()?.afterimage.to_string_lossy()).arg("prepare").arg(path).run()?;
+    Ok(String::from_utf8_lossy(&message.stdout).trim().to_owned())
 }
 
 /// A crash that is saved to a raw device of 256 MiB that holds `content`.
@@ -38,14 +38,14 @@ fn to_raw(name: &str, content: Content, device: &str, keys: &[(&str, &[&str])]) 
 fn recover(outcome: &Outcome, into: &str) -> Result<(bool, Dump)> {
     let dir = outcome.scratch(into);
     let mut recover = Command::new(&Binaries::get()?.afterimage);
-    let said = recover.arg("recover").args([&outcome.disk("raw")?.image, &dir]).output()?;
-    let text = String::from_utf8_lossy(&said.stderr).into_owned();
-    ensure!(matches!(said.status.code(), Some(0 | 3)), "recover: {}: {text}", said.status);
+    let message = recover.arg("recover").args([&outcome.disk("raw")?.image, &dir]).output()?;
+    let text = String::from_utf8_lossy(&message.stderr).into_owned();
+    ensure!(matches!(message.status.code(), Some(0 | 3)), "recover: {}: {text}", message.status);
     let mut found: Vec<PathBuf> =
         fs::read_dir(&dir)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     let path = found.pop().context("recover made nothing")?;
     ensure!(found.is_empty(), "recover made more than one directory: {found:?}");
-    Ok((said.status.success(), Dump { path }))
+    Ok((message.status.success(), Dump { path }))
 }
 
 #[test]
@@ -69,8 +69,8 @@ fn what_comes_off_a_raw_device_is_what_a_file_system_would_hold() -> Result<()> 
     let (whole, dump) = recover(&outcome, "recovered")?;
     ensure!(whole, "recover finds damage on a healthy device");
     crate::ensure_complete(&dump)?;
-    let said = readers::crash(&kernel.vmlinux(), &dump.file("vmcore"), &["sys", "bt"])?;
-    let [sys, bt] = said.as_slice() else { anyhow::bail!("crash said {} things", said.len()) };
+    let message = readers::crash(&kernel.vmlinux(), &dump.file("vmcore"), &["sys", "bt"])?;
+    let [sys, bt] = message.as_slice() else { anyhow::bail!("crash said {} things", message.len()) };
     ensure!(sys.contains(HOST) && bt.contains("sysrq_handle_crash"), "crash:\n{sys}\n{bt}");
 
     // Collected, it takes the third one.
@@ -95,10 +95,10 @@ fn a_power_cut_leaves_a_raw_device_that_can_be_recovered() -> Result<()> {
     ensure!(!whole, "a dump cut short is called whole");
     ensure_log(&dump)?;
     ensure!(!dump.file("vmcore").exists(), "{:?}", dump.files());
-    let said = readers::crash(&kernel.vmlinux(), &dump.file("vmcore-incomplete"), &["bt", "log"])?;
+    let message = readers::crash(&kernel.vmlinux(), &dump.file("vmcore-incomplete"), &["bt", "log"])?;
     ensure!(
-        said.iter().all(|text| text.contains("Kernel panic") || text.contains("crash_kexec")),
-        "{said:?}"
+        message.iter().all(|text| text.contains("Kernel panic") || text.contains("crash_kexec")),
+        "{message:?}"
     );
     outcome.discard()
 }

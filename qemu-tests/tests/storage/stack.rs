@@ -64,11 +64,11 @@ fn dump_into_volume(series: &str) -> Result<()> {
     vm.console.expect("production: loaded", BOOT)?;
     vm.console.expect("Kernel panic", BOOT)?;
     let console = vm.wait_exit(CAPTURE)?.console;
-    let said = text(&console);
+    let message = text(&console);
     for words in ["LVM volume vg/crash is /dev/dm-0", "LUKS device ", "afterimage: complete: "] {
-        ensure!(said.contains(words), "the capture never said {words:?}:\n{said}");
+        ensure!(message.contains(words), "the capture never said {words:?}:\n{message}");
     }
-    ensure!(!said.contains("stays set up"), "the stack was not taken down:\n{said}");
+    ensure!(!message.contains("stays set up"), "the stack was not taken down:\n{message}");
 
     // lvm and cryptsetup open what the capture wrote through its own tables.
     let mut vm = Vm::start(&setup.machine("read", "console-read.log"))?;

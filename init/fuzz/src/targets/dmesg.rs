@@ -64,8 +64,8 @@ fn check_log(kernel: &Kernel<'_>, stats: dmesg::DmesgStats, out: &Output) {
     assert!(stats.records <= out.lines);
     assert!(out.len == 0 || out.last == b'\n');
     // A byte of text becomes at most a line break and the indent under time stamp and caller.
-    let most = ring_size(kernel).saturating_add(stats.records).saturating_mul(64);
-    assert!(out.len <= most, "{} bytes from {} records, {} expected", out.len, stats.records, most);
+    let limit = ring_size(kernel).saturating_add(stats.records).saturating_mul(64);
+    assert!(out.len <= limit, "{} bytes from {} records, {} expected", out.len, stats.records, limit);
 }
 
 /// Size of the text ring, read on its own.

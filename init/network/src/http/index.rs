@@ -5,7 +5,7 @@ use core::fmt::Write;
 
 use serde::Serialize;
 
-use super::store::{Part, Sum, part_name};
+use super::object::{Part, Sum, part_name};
 
 /// The whole.
 #[derive(Debug, Serialize)]

@@ -9,6 +9,7 @@ mod client;
 mod filling;
 mod index;
 mod insist;
+mod object;
 mod parts;
 mod pool;
 mod s3;
@@ -162,11 +163,11 @@ impl Http {
             config::Upload::Parts(parts) => parts,
         };
         let expected = if is_dump { self.expected } else { 0 };
-        let plan = Plan::measure(parts.least.0, expected, parts.most);
+        let plan = Plan::measure(parts.min_size.0, expected, parts.max_count);
         log::debug!("{name} goes in parts of {} bytes, {} of them in memory", plan.part, plan.buffers);
         // Whoever collects dumps from a web server always finds them in the same shape.
         let may_be_one = !(is_dump && store.keeps_parts());
-        Flow::Parts(Box::new(Upload::new(runtime, store, name, Pool::new(plan), parts.most, may_be_one)))
+        Flow::Parts(Box::new(Upload::new(runtime, store, name, Pool::new(plan), parts.max_count, may_be_one)))
     }
 
     fn failed(&self, what: &str, problem: SinkProblem) -> TargetError {

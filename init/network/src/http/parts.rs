@@ -15,8 +15,9 @@ use crate::runtime::Runtime;
 use super::filling::{Filled, Filling};
 use super::index::{Entry, Index, object_name};
 use super::insist::UploadError;
+use super::object::{Begun, Part, Sum};
 use super::pool::Pool;
-use super::store::{Begun, Part, Store, Sum};
+use super::store::Store;
 use super::{SinkProblem, wait};
 
 /// To say that an upload is given up.

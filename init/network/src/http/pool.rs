@@ -30,8 +30,8 @@ impl Plan {
     pub(super) fn new(least: u64, expected: u64, max_parts: u32, available: Option<u64>) -> Self {
         let memory = available.map_or(MOST_MEMORY, |available| available / 4);
         // Two, so that one is filled while the other is sent.
-        let most = (memory.min(MOST_MEMORY) / 2).max(least);
-        let part = expected.div_ceil(u64::from(max_parts.max(1))).clamp(least, most);
+        let limit = (memory.min(MOST_MEMORY) / 2).max(least);
+        let part = expected.div_ceil(u64::from(max_parts.max(1))).clamp(least, limit);
         let buffers = memory.min(MOST_MEMORY.max(part.saturating_mul(2))).checked_div(part).unwrap_or(0);
         Self { part, buffers: buffers.clamp(1, MOST_BUFFERS) }
     }
@@ -111,7 +111,7 @@ impl Drop for Lent {
 mod tests {
     use super::*;
 
-    const LEAST_PART: u64 = base::config::Parts::LEAST.0;
+    const LEAST_PART: u64 = base::config::Parts::MIN_SIZE.0;
 
     const MIB: u64 = 1 << 20;
 

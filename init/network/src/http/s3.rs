@@ -25,7 +25,7 @@ use base::facts::AccessKeys;
 use super::body::Body;
 use super::client::{Answer, Client};
 use super::insist::{Insistence, UploadError, Verdict, code, date, judge};
-use super::store::{Begun, Part, Sum};
+use super::object::{Begun, Part, Sum};
 use super::web::AGENT;
 
 /// For how long a signature is good: longer than a request takes.

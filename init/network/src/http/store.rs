@@ -4,36 +4,16 @@
 use core::sync::atomic::AtomicU64;
 
 use hyper::body::Bytes;
-use sha2::{Digest, Sha256};
 
 use super::insist::UploadError;
+use super::object::{Begun, Part, part_name, sum};
 use super::s3::S3;
 use super::web::Web;
-
-/// SHA-256.
-pub(super) type Sum = [u8; 32];
 
 /// The place of one capture.
 pub(super) enum Store {
     Web(Web),
     S3(S3),
-}
-
-/// An object of which parts are sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Begun {
-    pub(super) name: String,
-    /// What S3 calls it until it is complete.
-    pub(super) upload: String,
-}
-
-/// A part that is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) bytes: u64,
-    pub(super) sum: Sum,
-    /// What S3 calls it.
-    pub(super) tag: Box<str>,
 }
 
 impl Store {
@@ -111,13 +91,4 @@ impl Store {
             Self::S3(s3) => s3.remarks(),
         }
     }
-}
-
-/// Five digits are as many as there are parts, so that the order of names is the order of parts.
-pub(super) fn part_name(object: &str, number: u32) -> String {
-    format!("{object}.part{number:05}")
-}
-
-fn sum(bytes: &[u8]) -> Sum {
-    Sha256::digest(bytes).into()
 }

@@ -22,7 +22,7 @@ use base::facts::Secret;
 use super::body::Body;
 use super::client::{Answer, Client};
 use super::insist::{Code, Insistence, UploadError, judge};
-use super::store::Sum;
+use super::object::Sum;
 
 /// Who asks.
 pub(super) const AGENT: &str = concat!("afterimage/", env!("CARGO_PKG_VERSION"));

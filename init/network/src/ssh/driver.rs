@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::beating;
 use super::error::SshError;
-use super::exchange::Out;
+use super::pool::Out;
 use super::login::Login;
 use super::session::{SILENCE, Session, receive};
 use super::shared::Shared;
@@ -102,12 +102,12 @@ async fn serve(
                 (pool.silent_for(), pool.is_syncing())
             };
             // A disk that many hosts write to at once takes its time.
-            let most = if syncing { patience } else { SILENCE.min(patience) };
+            let limit = if syncing { patience } else { SILENCE.min(patience) };
             if silent.is_some() {
                 beat::alive(); // the wait for an answer is bounded by the check below
             }
-            if silent.is_some_and(|silent| silent >= most) {
-                return Err(SshError::Silent { what: "an SFTP request", seconds: most.as_secs() });
+            if silent.is_some_and(|silent| silent >= limit) {
+                return Err(SshError::Silent { what: "an SFTP request", seconds: limit.as_secs() });
             }
         }
     };

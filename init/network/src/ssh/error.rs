@@ -33,7 +33,7 @@ pub(super) enum SshError {
     Lost(#[source] io::Error),
     #[error("it does not speak SFTP: {0}")]
     Protocol(String),
-    #[error("{what} {path}: {}", said(.status))]
+    #[error("{what} {path}: {}", text(.status))]
     Refused { what: &'static str, path: String, status: Status },
     #[error("no progress for {seconds} s, however often it was tried")]
     GaveUp { seconds: u64, source: Box<SshError> },
@@ -70,7 +70,7 @@ impl SshError {
 
 /// What a server answers, as an error of I/O.
 pub(super) fn io_error(status: &Status) -> io::Error {
-    io::Error::new(kind(status), said(status))
+    io::Error::new(kind(status), text(status))
 }
 
 /// SFTP 3 has no code for a disk that is full; some servers say it in words.
@@ -91,7 +91,7 @@ pub(super) fn kind(status: &Status) -> io::ErrorKind {
 }
 
 /// The server's words, as far as they are fit to be shown.
-pub(super) fn said(status: &Status) -> String {
+pub(super) fn text(status: &Status) -> String {
     let message: String = status.error_message.chars().filter(|c| !c.is_control()).take(MESSAGE).collect();
     format!("the server says {:?} ({})", message, status.status_code)
 }

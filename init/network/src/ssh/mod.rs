@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`login`] | TCP, SSH, keys |
 //! | [`session`] | SFTP packets, one request at a time |
-//! | [`pool`], [`exchange`] | bytes that are not durable yet; what is sent next |
+//! | [`pool`] | bytes that are not durable yet; what is sent next |
 //! | [`driver`], [`shared`] | the thread that talks, and how the others meet it |
 //! | [`sink`] | a file |
 //! | [`back`] | what lies in one, read for its digest |
@@ -16,7 +16,6 @@
 mod back;
 mod driver;
 mod error;
-mod exchange;
 mod login;
 mod place;
 mod pool;

@@ -8,16 +8,20 @@
 //!
 //! This file keeps the books; `exchange` says what is sent next, and what an answer means.
 
+mod exchange;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::error::SshError;
-use super::exchange::{Asked, Call};
 use super::session::Offers;
 use base::addr::to_u64;
 use vmcore::target::Artifact;
+
+use exchange::Asked;
+pub(super) use exchange::{Call, Out};
 
 /// Bytes of all chunks, with what is counted for the books: by the memory there is.
 pub(super) const BYTES: core::ops::RangeInclusive<u64> = 4 << 20..=8 << 20;
@@ -370,5 +374,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-#[path = "pool_tests.rs"]
 mod tests;

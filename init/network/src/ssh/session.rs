@@ -128,7 +128,7 @@ impl Session {
     pub(super) async fn list(
         &mut self,
         path: &str,
-        most: usize,
+        limit: usize,
         mut each: impl FnMut(&str),
     ) -> Result<(), SshError> {
         let open = |id| Packet::OpenDir(OpenDir { id, path: path.to_owned() });
@@ -137,7 +137,7 @@ impl Session {
             other => return Err(refused("listing", path, other)),
         };
         let mut names = 0_usize;
-        while names < most {
+        while names < limit {
             let read = |id| Packet::ReadDir(ReadDir { id, handle: handle.clone() });
             let Packet::Name(Name { files, .. }) = self.request("readdir", read).await? else { break };
             if files.is_empty() {

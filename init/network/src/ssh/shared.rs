@@ -9,8 +9,7 @@ use russh_sftp::protocol::Packet;
 use tokio::sync::Notify;
 
 use super::error::SshError;
-use super::exchange::Call;
-use super::pool::{FileId, Pool};
+use super::pool::{Call, FileId, Pool};
 
 /// How long is waited before it is looked again. The driver ends all waits: it has deadlines.
 const LOOK: Duration = Duration::from_secs(1);

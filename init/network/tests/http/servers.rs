@@ -48,8 +48,8 @@ fn wait_for(port: u16, child: &mut Child, log: &Path) {
     let start = Instant::now();
     while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
         let ended = child.try_wait().unwrap();
-        let said = fs::read_to_string(log).unwrap_or_default();
-        assert!(ended.is_none() && start.elapsed() < Duration::from_secs(30), "no server: {said}");
+        let message = fs::read_to_string(log).unwrap_or_default();
+        assert!(ended.is_none() && start.elapsed() < Duration::from_secs(30), "no server: {message}");
         thread::sleep(Duration::from_millis(20));
     }
 }

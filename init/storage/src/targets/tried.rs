@@ -51,8 +51,8 @@ pub fn set(root: &Path, path: &str, boot_id: &str) -> Result<(), MarkError> {
         Ok(()) => fsync(&directory)
             .map_err(|errno| MarkError::Write { path: path.to_owned(), source: errno.into() }),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let said = read(&directory, NAME).unwrap_or_else(|error| format!("unknown ({error})"));
-            Err(MarkError::There { path: path.to_owned(), boot_id: said.trim().to_owned() })
+            let boot_id = read(&directory, NAME).unwrap_or_else(|error| format!("unknown ({error})"));
+            Err(MarkError::There { path: path.to_owned(), boot_id: boot_id.trim().to_owned() })
         }
         Err(source) => Err(MarkError::Write { path: path.to_owned(), source }),
     }
@@ -76,14 +76,14 @@ pub enum Mark {
 /// Takes the mark out of a directory of captures, durably, if the running system, which has this
 /// command line, is what was tried.
 pub fn clear(directory: &Path, cmdline: &str) -> io::Result<Mark> {
-    let said = match fs::read_to_string(directory.join(NAME)) {
-        Ok(said) => said.trim().to_owned(),
+    let boot_id = match fs::read_to_string(directory.join(NAME)) {
+        Ok(boot_id) => boot_id.trim().to_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Mark::None),
         Err(error) => return Err(error),
     };
     let from = cmdline.split_ascii_whitespace().filter_map(|word| word.strip_prefix(WORD)).next_back();
-    if from != Some(said.as_str()) {
-        return Ok(Mark::Stays(said));
+    if from != Some(boot_id.as_str()) {
+        return Ok(Mark::Stays(boot_id));
     }
     remove(directory)?;
     Ok(Mark::Cleared)

@@ -68,14 +68,14 @@ pub(super) fn take_runs(
     block: &[u8],
     first: Pfn,
     at: &mut u64,
-    most: u64,
+    limit: u64,
     out: &mut Vec<PfnRange>,
 ) -> Option<u64> {
     let mut taken = 0_u64;
-    while taken < most
+    while taken < limit
         && let Some(run) = next_run(block, *at)
     {
-        let end = run.end.min(run.start.saturating_add(most.saturating_sub(taken)));
+        let end = run.end.min(run.start.saturating_add(limit.saturating_sub(taken)));
         out.extend(PfnRange::new(first.saturating_add(run.start), first.saturating_add(end)));
         taken = taken.saturating_add(end.saturating_sub(run.start));
         *at = end;

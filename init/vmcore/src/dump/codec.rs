@@ -3,10 +3,12 @@
 
 use std::io;
 
-use crate::dump::tuner;
 use crate::format::kdump::Compression;
 use base::addr::to_usize;
 use base::config::Compress;
+
+/// The level of zstd at which `compress = "auto"` begins; the tuner chooses others.
+pub(super) const AUTO_START: i32 = 1;
 
 /// A compressor for pages.
 pub(super) enum Codec {
@@ -18,7 +20,7 @@ pub(super) enum Codec {
 impl Codec {
     pub(super) fn new(compress: Compress) -> io::Result<Self> {
         Ok(match compress {
-            Compress::Auto => Self::zstd(tuner::START)?,
+            Compress::Auto => Self::zstd(AUTO_START)?,
             Compress::Zstd(level) => Self::zstd(level)?,
             Compress::Zlib => Self::Zlib(Box::new(flate2::Compress::new(flate2::Compression::fast(), true))),
             Compress::None => Self::None,

@@ -70,8 +70,8 @@ struct UnitSample {
 #[must_use]
 pub fn estimate(core: &dyn Core, filter: Option<&PageFilter<'_>>, request: &Request) -> Estimate {
     let units = units::of(core.ranges());
-    let most = REMEMBERED.checked_div(to_u64(units.len())).unwrap_or(PER_UNIT).clamp(1, PER_UNIT);
-    let each = |unit: PfnRange, classes: &[PageClass]| sample_unit(core, unit, classes, most);
+    let limit = REMEMBERED.checked_div(to_u64(units.len())).unwrap_or(PER_UNIT).clamp(1, PER_UNIT);
+    let each = |unit: PfnRange, classes: &[PageClass]| sample_unit(core, unit, classes, limit);
     let (samples, damage) = units::scan(filter, &units, request.budget.workers, each);
     let mut all = UnitSample::default();
     for sample in samples {
@@ -100,7 +100,7 @@ pub fn estimate(core: &dyn Core, filter: Option<&PageFilter<'_>>, request: &Requ
 
 /// Counts the pages of a unit that are present, and samples some pages of each class. The sampled pages
 /// do not stand at equal distances, because the blocks of the page allocator do.
-fn sample_unit(memory: &dyn PhysicalMemory, unit: PfnRange, classes: &[PageClass], most: u64) -> UnitSample {
+fn sample_unit(memory: &dyn PhysicalMemory, unit: PfnRange, classes: &[PageClass], limit: u64) -> UnitSample {
     let mut bits = vec![0; to_usize(unit.pages() / 8)];
     bitmap::fill(memory.ranges(), unit.start(), &mut bits);
     memory.absent(unit, &mut |gone| bitmap::clear(&[gone], unit.start(), &mut bits));
@@ -111,7 +111,7 @@ fn sample_unit(memory: &dyn PhysicalMemory, unit: PfnRange, classes: &[PageClass
     let mut seen = ClassCounts::default();
     for pfn in present() {
         let Some(class) = class_of(pfn) else { continue };
-        let step = sample.counts.of(class).div_ceil(most).max(1);
+        let step = sample.counts.of(class).div_ceil(limit).max(1);
         let round = seen.of(class).checked_div(step).unwrap_or(0);
         let pick = round.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_shr(32).checked_rem(step);
         if seen.of(class).checked_rem(step) == pick {

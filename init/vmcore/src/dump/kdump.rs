@@ -66,7 +66,7 @@ impl<'a> KdumpWriter<'a> {
     ) -> Result<Self, DumpError> {
         let layout = Layout::new(core.page_size(), plan.max_pfn().0, core.notes().len())?;
         let header = header(core, &layout, request);
-        let data = layout.data_offset(plan.kept()).unwrap_or(u64::MAX);
+        let data = layout.data_offset(plan.kept()).ok_or(DumpError::Place { what: "page data" })?;
         let size = u32::try_from(layout.page_size.bytes()).unwrap_or(u32::MAX);
         let zero = PageDesc { offset: data, size, flags: Compression::Raw.flag() };
         let end = data.saturating_add(layout.page_size.bytes());
@@ -124,7 +124,8 @@ impl<'a> KdumpWriter<'a> {
         for &(rank, count) in &self.places {
             let end = from.saturating_add(to_usize(count).saturating_mul(DESC_LEN));
             let descs = self.descs.get(from..end).unwrap_or_default();
-            let offset = self.layout.desc_offset(rank).unwrap_or(u64::MAX);
+            let offset =
+                self.layout.desc_offset(rank).ok_or(DumpError::Place { what: "page descriptors" })?;
             self.sink.write_at(offset, descs).map_err(failed("page descriptors"))?;
             from = end;
         }

@@ -101,6 +101,12 @@ pub enum DumpError {
     /// More memory than the format can hold.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// More pages than a file has room for.
+    #[error("the place of {what} in the file is beyond 64 bits")]
+    Place {
+        /// What would lie there.
+        what: &'static str,
+    },
     /// The sink failed.
     #[error("writing {what}")]
     Sink {

@@ -12,12 +12,10 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::dump::codec::Codec;
+use crate::dump::codec::{AUTO_START as START, Codec};
 use base::addr::to_u64;
 use base::config::Compress;
 
-/// The level of the first pages.
-pub(super) const START: i32 = 1;
 /// The levels that there is a choice of; between them lies nothing of use
 /// (docs/design/pipeline.md).
 const LADDER: [i32; 8] = [-5, -3, -1, START, 3, 6, 9, 12];

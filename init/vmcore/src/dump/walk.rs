@@ -58,13 +58,13 @@ impl<'p, 'f> Walk<'p, 'f> {
     }
 
     /// Puts up to `most` of the next pages into `runs`, all of one turn, and says which.
-    pub(super) fn next(&mut self, most: u64, runs: &mut Vec<Run>) -> Option<Turn> {
+    pub(super) fn next(&mut self, limit: u64, runs: &mut Vec<Run>) -> Option<Turn> {
         runs.clear();
         loop {
             if let Some(unit) = self.unit() {
                 self.pages.clear();
                 let start = unit.pages().start();
-                if bitmap::take_runs(&*self.todo, start, &mut self.at, most, &mut self.pages).is_some() {
+                if bitmap::take_runs(&*self.todo, start, &mut self.at, limit, &mut self.pages).is_some() {
                     for &pages in &self.pages {
                         let bit = pages.start().0.saturating_sub(start.0);
                         let before = bitmap::count_between(&self.loader.sets.kept, self.counted, bit);

@@ -144,10 +144,10 @@ impl Collector<'_> {
 }
 
 /// At most `most` of the pages in `ranges`, evenly spread.
-pub(super) fn sample(ranges: &[PfnRange], most: u64) -> impl Iterator<Item = Pfn> + '_ {
-    let step = PfnRange::count(ranges).div_ceil(most.max(1)).max(1);
+pub(super) fn sample(ranges: &[PfnRange], limit: u64) -> impl Iterator<Item = Pfn> + '_ {
+    let step = PfnRange::count(ranges).div_ceil(limit.max(1)).max(1);
     let pages = ranges.iter().flat_map(|range| (range.start().0..range.end().0).map(Pfn));
-    pages.step_by(to_usize(step)).take(to_usize(most))
+    pages.step_by(to_usize(step)).take(to_usize(limit))
 }
 
 #[cfg(test)]

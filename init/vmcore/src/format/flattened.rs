@@ -148,11 +148,11 @@ mod tests {
     #[test]
     fn numbers_of_no_file_are_no_record() {
         let with = |offset: u64, len: u64| [offset.to_be_bytes(), len.to_be_bytes()].concat();
-        let most = u64::MAX >> 1; // the largest off_t
-        for (offset, len) in [(END, 1), (1, END), (1 << 63, 0), (most, 1), (1, most)] {
+        let limit = u64::MAX >> 1; // the largest off_t
+        for (offset, len) in [(END, 1), (1, END), (1 << 63, 0), (limit, 1), (1, limit)] {
             assert_eq!(Record::parse(&with(offset, len)), None, "{offset:#x} {len:#x}");
         }
-        assert!(Record::parse(&with(most, 0)).is_some());
+        assert!(Record::parse(&with(limit, 0)).is_some());
         assert_eq!(Record::parse(&[0; 15]), None);
     }
 }

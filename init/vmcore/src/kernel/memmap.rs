@@ -205,8 +205,10 @@ impl Memmap {
         };
         let mut origins: Vec<u64> = self.sections.iter().filter_map(origin).collect();
         origins.sort_unstable();
-        let most = origins.chunk_by(|a, b| a == b).max_by_key(|same| same.len());
-        let Some((&common, count)) = most.and_then(|same| Some((same.first()?, same.len()))) else { return };
+        let commonest = origins.chunk_by(|a, b| a == b).max_by_key(|same| same.len());
+        let Some((&common, count)) = commonest.and_then(|same| Some((same.first()?, same.len()))) else {
+            return;
+        };
         let common = match recorded {
             Some(address) if origins.contains(&address.0) => address.0,
             _ if count.saturating_mul(2) > origins.len() => common,

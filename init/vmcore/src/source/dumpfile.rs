@@ -60,8 +60,8 @@ impl DumpFile {
     }
 
     /// Up to `most` of the bytes that a header promises at `offset`.
-    pub(super) fn promised(&self, (offset, len): (u64, u64), most: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; to_usize(len).min(most)];
+    pub(super) fn promised(&self, (offset, len): (u64, u64), limit: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; to_usize(len).min(limit)];
         self.read_whole(&mut bytes, offset)?;
         Ok(bytes)
     }

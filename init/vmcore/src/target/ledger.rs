@@ -38,8 +38,8 @@ impl Ledger {
         // A clock that was set back makes two crashes seem far apart; then the dump is saved, which
         // is the safe mistake.
         let near = self.crashes.iter().filter(|&&then| time.abs_diff(then) <= limit.within).count();
-        let most = usize::try_from(limit.crashes).unwrap_or(usize::MAX);
-        self.looping |= most > 0 && near > most;
+        let maximum = usize::try_from(limit.crashes).unwrap_or(usize::MAX);
+        self.looping |= maximum > 0 && near > maximum;
     }
 
     /// Forgets the crashes: an operator has seen to them.

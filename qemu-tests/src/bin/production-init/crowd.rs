@@ -54,10 +54,10 @@ pub(crate) fn hold(kind: Kind, seed: &str, count: u64) -> Result<u64> {
         .stdout(Stdio::piped())
         .spawn()
         .context("starting the holder of pages")?;
-    let mut said = String::new();
-    holder.stdout.take().context("no output")?.read_to_string(&mut said).context("waiting for pages")?;
-    let lowest = said.strip_prefix(HELD).and_then(|lowest| lowest.parse().ok());
-    lowest.with_context(|| format!("the holder of pages said {said:?}"))
+    let mut message = String::new();
+    holder.stdout.take().context("no output")?.read_to_string(&mut message).context("waiting for pages")?;
+    let lowest = message.strip_prefix(HELD).and_then(|lowest| lowest.parse().ok());
+    lowest.with_context(|| format!("the holder of pages said {message:?}"))
 }
 
 /// The holder: `KIND SEED COUNT`. Returns only on failure.

@@ -57,8 +57,8 @@ fn network() -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&NETWORK_ANSWER_AT.parse()?, PATIENCE)
         .with_context(|| format!("connecting to {NETWORK_ANSWER_AT}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let mut said = [0; NETWORK_ANSWER.len()];
-    stream.read_exact(&mut said).context("reading the answer")?;
-    ensure!(said == NETWORK_ANSWER.as_bytes(), "the answer was {said:?}");
+    let mut message = [0; NETWORK_ANSWER.len()];
+    stream.read_exact(&mut message).context("reading the answer")?;
+    ensure!(message == NETWORK_ANSWER.as_bytes(), "the answer was {message:?}");
     Ok(())
 }

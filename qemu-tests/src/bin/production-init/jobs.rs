@@ -40,7 +40,7 @@ enum Job {
 #[derive(Debug, PartialEq, Eq)]
 struct Order {
     job: Job,
-    said: String,
+    message: String,
     times: u32,
 }
 
@@ -67,28 +67,28 @@ fn parse(word: &str) -> Result<Order> {
         None => (value, 1),
     };
     let with_argument = || value.split_once('@').with_context(|| format!("{word} lacks an @"));
-    let (job, said) = match key {
+    let (job, message) = match key {
         "wrap.kill" => {
-            let (name, said) = with_argument()?;
+            let (name, message) = with_argument()?;
             let signal: Signal = format!("SIG{}", name.trim_start_matches("SIG")).parse()?;
-            (Job::Signal(signal), said)
+            (Job::Signal(signal), message)
         }
         "wrap.stop" => (Job::Signal(Signal::SIGSTOP), value),
         "wrap.eat" => {
-            let (left, said) = with_argument()?;
-            (Job::Eat(left.parse().with_context(|| format!("{word}: how many MiB?"))?), said)
+            let (left, message) = with_argument()?;
+            (Job::Eat(left.parse().with_context(|| format!("{word}: how many MiB?"))?), message)
         }
         "wrap.panic" => (Job::Panic, value),
         _ => bail!("the wrapper knows no {key}"),
     };
-    ensure!(!said.is_empty(), "{word} waits for nothing");
-    Ok(Order { job, said: said.replace('_', " "), times })
+    ensure!(!message.is_empty(), "{word} waits for nothing");
+    Ok(Order { job, message: message.replace('_', " "), times })
 }
 
 fn carry_out(order: &Order) -> Result<()> {
     let mut log = Log::open()?;
     for _ in 0..order.times {
-        log.wait(&order.said)?;
+        log.wait(&order.message)?;
         match order.job {
             Job::Signal(signal) => {
                 let child = child()?;
@@ -182,8 +182,9 @@ impl Log {
             match self.0.read(&mut record) {
                 Ok(0) => bail!("the log ended"),
                 Ok(size) => {
-                    let said = String::from_utf8_lossy(record.get(..size).unwrap_or_default()).into_owned();
-                    if said.contains(text) && !said.contains("wrapper:") && !said.contains("wrap.") {
+                    let message =
+                        String::from_utf8_lossy(record.get(..size).unwrap_or_default()).into_owned();
+                    if message.contains(text) && !message.contains("wrapper:") && !message.contains("wrap.") {
                         return Ok(());
                     }
                 }
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn words_become_orders() {
-        let order = |job, times| Order { job, said: "dump: 50%".into(), times };
+        let order = |job, times| Order { job, message: "dump: 50%".into(), times };
         assert_eq!(parse("wrap.kill=KILL@dump:_50%").unwrap(), order(Job::Signal(Signal::SIGKILL), 1));
         assert_eq!(parse("wrap.kill=SIGABRT@dump:_50%,3").unwrap(), order(Job::Signal(Signal::SIGABRT), 3));
         assert_eq!(parse("wrap.stop=dump:_50%").unwrap(), order(Job::Signal(Signal::SIGSTOP), 1));

@@ -57,10 +57,10 @@ fn refuse(case: &str) -> Result<()> {
         "too-small" | "no-reservation" | "no-signature" => load(&image, &kernel)?,
         _ => bail!("there is no such case"),
     };
-    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " | ");
-    ensure!(!output.status.success(), "it was not refused: {said}");
-    ensure!(output.status.code().is_some(), "{}: {said}", output.status);
-    say(format!("production: refused {case}: {said}"));
+    let message = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " | ");
+    ensure!(!output.status.success(), "it was not refused: {message}");
+    ensure!(output.status.code().is_some(), "{}: {message}", output.status);
+    say(format!("production: refused {case}: {message}"));
     Ok(())
 }
 
@@ -90,8 +90,8 @@ fn second_switch() -> Result<Output> {
         .spawn()
         .context("starting /afterimage switch")?;
     // It says what is intended before it runs its collectors.
-    let said = BufReader::new(first.stdout.take().context("no standard output")?);
-    let collecting = said.lines().map_while(Result::ok).any(|line| line.starts_with("intent"));
+    let message = BufReader::new(first.stdout.take().context("no standard output")?);
+    let collecting = message.lines().map_while(Result::ok).any(|line| line.starts_with("intent"));
     ensure!(collecting, "the first switch never came to its collectors");
     let output = switch(&why());
     first.kill().context("ending the first switch")?;

@@ -97,8 +97,8 @@ fn lvm(arguments: &[&str]) -> Result<()> {
 fn run(program: &str, arguments: &[&str]) -> Result<()> {
     let output =
         Command::new(program).args(arguments).output().with_context(|| format!("starting {program}"))?;
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    ensure!(output.status.success(), "{program} {arguments:?}: {}: {said}", output.status);
+    let message = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    ensure!(output.status.success(), "{program} {arguments:?}: {}: {message}", output.status);
     Ok(())
 }
 

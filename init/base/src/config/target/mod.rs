@@ -156,14 +156,14 @@ pub struct KnownBy {
 
 impl Parts {
     /// Of S3: the least part but the last.
-    pub const LEAST: Size = Size(5 << 20);
+    pub const MIN_SIZE: Size = Size(5 << 20);
     /// Of S3: the most parts of an object.
-    pub const MOST: u32 = 10_000;
+    pub const MAX_COUNT: u32 = 10_000;
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { least: Self::LEAST, most: Self::MOST }
+        Self { min_size: Self::MIN_SIZE, max_count: Self::MAX_COUNT }
     }
 }
 
@@ -197,9 +197,9 @@ pub enum Upload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     /// Least size of a part; it grows with the dump.
-    pub least: Size,
+    pub min_size: Size,
     /// Parts of an object at most; the next object takes what comes behind.
-    pub most: u32,
+    pub max_count: u32,
 }
 
 /// `type` of a target.

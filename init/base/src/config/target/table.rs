@@ -235,8 +235,8 @@ impl Table {
 
     fn parts(&mut self) -> Parts {
         Parts {
-            least: self.part_size.take().unwrap_or(Parts::LEAST),
-            most: self.max_parts.take().unwrap_or(Parts::MOST),
+            min_size: self.part_size.take().unwrap_or(Parts::MIN_SIZE),
+            max_count: self.max_parts.take().unwrap_or(Parts::MAX_COUNT),
         }
     }
 
@@ -371,6 +371,6 @@ impl Table {
     }
 
     fn with_parts(self, parts: Parts) -> Self {
-        Self { part_size: Some(parts.least), max_parts: Some(parts.most), ..self }
+        Self { part_size: Some(parts.min_size), max_parts: Some(parts.max_count), ..self }
     }
 }

@@ -243,8 +243,8 @@ fn a_missing_part_is_told_and_its_pages_are_lost() {
     assert_eq!(dump.anomalies(), &[missing(1000, 2000)]);
     assert_pages(&dump, 3000, |pfn| (1000..2000).contains(&pfn));
     let error = dump.read_exact_at(PhysAddr(1001 * 4096), &mut [0]).unwrap_err();
-    let said = base::log::chain(&error);
-    assert!(said.contains("the part of the dump with the pages 0x3e8..0x7d0 is missing"), "{said}");
+    let message = base::log::chain(&error);
+    assert!(message.contains("the part of the dump with the pages 0x3e8..0x7d0 is missing"), "{message}");
     assert_eq!(absent(&dump, 1001, 1005), [1002]);
 
     let dump = good(&parts[1..2]);
@@ -257,23 +257,26 @@ fn files_that_do_not_belong_together_are_refused() {
     let builder = Builder::new(3000);
     let a = builder.part(Some((0, 1000)));
     let b = builder.part(Some((1000, 3000)));
-    let said = refused(&[a.clone(), builder.part(None)]);
-    assert!(said.contains("part1: not a part of a split dump"), "{said}");
-    let said = refused(&[b.clone(), builder.part(Some((0, 1001)))]);
-    assert!(said.contains("part0: pages from 0x3e8 on are in ") && said.contains("part1 too"), "{said}");
-    let said = refused(&[a.clone(), Builder { level: 1, ..Builder::new(3000) }.part(Some((1000, 3000)))]);
-    assert!(said.contains("its header is not that of "), "{said}");
-    let said = refused(&[a.clone(), Builder::new(4000).part(Some((1000, 4000)))]);
-    assert!(said.contains("its layout is not that of "), "{said}");
+    let message = refused(&[a.clone(), builder.part(None)]);
+    assert!(message.contains("part1: not a part of a split dump"), "{message}");
+    let message = refused(&[b.clone(), builder.part(Some((0, 1001)))]);
+    assert!(
+        message.contains("part0: pages from 0x3e8 on are in ") && message.contains("part1 too"),
+        "{message}"
+    );
+    let message = refused(&[a.clone(), Builder { level: 1, ..Builder::new(3000) }.part(Some((1000, 3000)))]);
+    assert!(message.contains("its header is not that of "), "{message}");
+    let message = refused(&[a.clone(), Builder::new(4000).part(Some((1000, 4000)))]);
+    assert!(message.contains("its layout is not that of "), "{message}");
     let mut other = b.clone();
     let at = other.windows(9).position(|text| text == b"OSRELEASE").unwrap();
     other[at] = b'o';
-    let said = refused(&[a, other]);
-    assert!(said.contains("its VMCOREINFO is not that of "), "{said}");
-    let said = refused(&[builder.part(Some((2, 1)))]);
-    assert!(said.contains("a part with the pages from 0x2 up to 0x1"), "{said}");
-    let said = refused(&[flatten(b"\x7fELF\x02\x01\x01")]);
-    assert!(said.contains("a flattened ELF core"), "{said}");
+    let message = refused(&[a, other]);
+    assert!(message.contains("its VMCOREINFO is not that of "), "{message}");
+    let message = refused(&[builder.part(Some((2, 1)))]);
+    assert!(message.contains("a part with the pages from 0x2 up to 0x1"), "{message}");
+    let message = refused(&[flatten(b"\x7fELF\x02\x01\x01")]);
+    assert!(message.contains("a flattened ELF core"), "{message}");
     assert!(Kdump::open_set(&[]).is_err());
 }
 
@@ -305,8 +308,8 @@ fn a_dump_that_was_cut_loses_its_end() {
     let few = cut(layout.desc_offset(10).unwrap() + 5);
     assert_eq!(few.desc(Pfn(2999)).unwrap(), Some(PageDesc::default()));
     assert_pages(&few, 3000, |_| true);
-    let said = refused(&[bytes[..to_usize(layout.bitmap2_offset())].to_vec()]);
-    assert!(said.ends_with("the file ends inside the headers of the dump"), "{said}");
+    let message = refused(&[bytes[..to_usize(layout.bitmap2_offset())].to_vec()]);
+    assert!(message.ends_with("the file ends inside the headers of the dump"), "{message}");
 }
 
 #[test]
@@ -351,8 +354,8 @@ fn promises_far_beyond_the_file_are_refused() {
         flat.extend(data);
     }
     flat.extend(Record::End.emit());
-    let said = refused(&[flat]);
-    assert!(said.ends_with("the file ends inside the headers of the dump"), "{said}");
+    let message = refused(&[flat]);
+    assert!(message.ends_with("the file ends inside the headers of the dump"), "{message}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The books of the pool, with a server that is made up.
 
-use super::super::exchange::Out;
+use super::Out;
 use super::*;
 use russh_sftp::protocol::{ExtendedReply, Packet, Status, StatusCode};
 

@@ -13,24 +13,24 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use russh_sftp::protocol::{Packet, StatusCode};
 
-use super::error::{self, SshError};
-use super::pool::{Entry, FileId, Pool};
-use super::session::{close, encode, free_bytes, fsync, is_ok, reply_id, status_of, statvfs, write_header};
+use super::super::error::{self, SshError};
+use super::{Entry, FileId, Pool};
+use super::super::session::{close, encode, free_bytes, fsync, is_ok, reply_id, status_of, statvfs, write_header};
 
 /// Free bytes of a disk that is full: what is left is too little for another request, or kept for
 /// others.
 const FULL: u64 = 1 << 20;
 
 /// A question of somebody who waits for the answer.
-pub(super) struct Call {
-    pub(super) make: Box<dyn FnOnce(u32) -> Packet + Send>,
+pub(in crate::ssh) struct Call {
+    pub(in crate::ssh) make: Box<dyn FnOnce(u32) -> Packet + Send>,
     /// Dropped, it says that the connection was lost meanwhile.
-    pub(super) answer: SyncSender<(Packet, u64)>,
+    pub(in crate::ssh) answer: SyncSender<(Packet, u64)>,
 }
 
 /// What an answer will be about.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(in crate::ssh) enum Asked {
     Write(u64),
     /// An fsync of what has a number below.
     Sync(FileId, u64),
@@ -41,14 +41,14 @@ pub(super) enum Asked {
 
 /// Something to be sent.
 #[derive(Debug)]
-pub(super) enum Out {
+pub(in crate::ssh) enum Out {
     Packet(Bytes),
     Write(Vec<u8>, Arc<Vec<u8>>),
 }
 
 impl Pool {
     /// What is to be sent now, if anything.
-    pub(super) fn take(&mut self) -> Result<Option<Out>, SshError> {
+    pub(in crate::ssh) fn take(&mut self) -> Result<Option<Out>, SshError> {
         if let Some(call) = self.calls.pop_front() {
             let id = self.ask(Asked::Call(call.answer));
             return encode((call.make)(id)).map(|bytes| Some(Out::Packet(bytes)));
@@ -79,22 +79,22 @@ impl Pool {
     }
 
     /// Whether all is said and answered.
-    pub(super) fn is_done(&self) -> bool {
+    pub(in crate::ssh) fn is_done(&self) -> bool {
         self.closing && self.asked.is_empty()
     }
 
     /// How long the server has been silent, if it has something to answer.
-    pub(super) fn silent_for(&self) -> Option<Duration> {
+    pub(in crate::ssh) fn silent_for(&self) -> Option<Duration> {
         (!self.asked.is_empty()).then(|| self.answered.elapsed())
     }
 
     /// Whether the server may be busy with an fsync: all that was asked for after it waits as well.
-    pub(super) fn is_syncing(&self) -> bool {
+    pub(in crate::ssh) fn is_syncing(&self) -> bool {
         self.asked.values().any(|asked| matches!(asked, Asked::Sync(..)))
     }
 
     /// Whether there is nothing that could make progress.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(in crate::ssh) fn is_idle(&self) -> bool {
         self.chunks.is_empty() && self.calls.is_empty() && self.asked.is_empty()
     }
 
@@ -149,7 +149,7 @@ impl Pool {
     }
 
     /// Takes an answer.
-    pub(super) fn answer(&mut self, packet: Packet) -> Result<(), SshError> {
+    pub(in crate::ssh) fn answer(&mut self, packet: Packet) -> Result<(), SshError> {
         let asked = reply_id(&packet).and_then(|id| self.asked.remove(&id));
         let asked = asked.ok_or_else(|| SshError::Protocol("an answer to nothing".to_owned()))?;
         self.answered = Instant::now();
@@ -158,7 +158,7 @@ impl Pool {
             Asked::Write(number) => {
                 let status = status_of(packet);
                 if let Some(file) = self.chunks.get(&number).map(|chunk| chunk.file) {
-                    self.lose(file, error::kind(&status), error::said(&status));
+                    self.lose(file, error::kind(&status), error::text(&status));
                 }
                 self.remove(number);
             }
@@ -195,7 +195,7 @@ impl Pool {
                 log::warn!("the server does not make files durable after all");
                 self.offers.fsync = false;
             } else {
-                self.lose(file, error::kind(&status), format!("fsync: {}", error::said(&status)));
+                self.lose(file, error::kind(&status), format!("fsync: {}", error::text(&status)));
             }
         }
         let files = if self.offers.fsync { file..file.saturating_add(1) } else { 0..self.files.len() };
