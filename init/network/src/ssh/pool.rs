@@ -37,27 +37,27 @@ pub(super) struct Pool {
     limit: usize,
     used: usize,
     peak: usize,
-    pub(super) offers: Offers,
+    offers: Offers,
     pub(super) files: Vec<Entry>,
     /// By number, in the order in which they were written; that is the order in which they are
     /// sent, always.
-    pub(super) chunks: BTreeMap<u64, Chunk>,
+    chunks: BTreeMap<u64, Chunk>,
     next_chunk: u64,
     /// Chunks from this number on were not sent on this connection.
-    pub(super) first_unsent: u64,
+    first_unsent: u64,
     /// What was sent and is not answered.
-    pub(super) asked: HashMap<u32, Asked>,
-    pub(super) next_id: u32,
+    asked: HashMap<u32, Asked>,
+    next_id: u32,
     /// Questions that wait to be sent.
     pub(super) calls: VecDeque<Call>,
     /// Files at whose failed writes is to be looked: whether the disk is full.
-    pub(super) probes: VecDeque<FileId>,
+    probes: VecDeque<FileId>,
     /// Counts connections: a handle is good on its own only.
-    pub(super) generation: u64,
+    generation: u64,
     /// Writers that wait for room.
     pub(super) waiting: usize,
     /// When the server answered last, or was asked something after it had answered all.
-    pub(super) answered: Instant,
+    answered: Instant,
     /// Counts what came to its end: bytes that need not be kept any longer, questions with an
     /// answer. Other answers are no progress: what was acknowledged and is not durable is sent
     /// again.
@@ -79,12 +79,12 @@ pub(super) struct Entry {
     pub(super) handle: String,
     /// Chunks in the pool, how many of them were not sent, how many were acknowledged.
     pub(super) chunks: usize,
-    pub(super) unsent: usize,
-    pub(super) acked: usize,
+    unsent: usize,
+    acked: usize,
     /// Bytes sent since an fsync was asked for.
-    pub(super) unsynced: usize,
+    unsynced: usize,
     /// An fsync is under way.
-    pub(super) syncing: bool,
+    syncing: bool,
     /// Somebody waits for all of it to be durable.
     pub(super) wanted: bool,
     /// Its sink is gone.
@@ -94,19 +94,19 @@ pub(super) struct Entry {
     /// The chunk that may grow.
     tail: Option<u64>,
     /// What the server did not take. Told by the next write, and by the next sync, which ends it.
-    pub(super) lost: Option<Lost>,
+    lost: Option<Lost>,
     /// End of what was acknowledged.
-    pub(super) len: u64,
-    pub(super) retries: u64,
+    len: u64,
+    retries: u64,
 }
 
 /// Bytes that the server did not take.
 #[derive(Clone, Debug)]
 pub(super) struct Lost {
-    pub(super) kind: io::ErrorKind,
-    pub(super) message: String,
+    kind: io::ErrorKind,
+    message: String,
     /// It is not known yet whether the disk is full.
-    pub(super) probing: bool,
+    probing: bool,
     /// A write has told it.
     reported: bool,
 }
@@ -114,10 +114,10 @@ pub(super) struct Lost {
 /// Bytes that follow each other.
 #[derive(Debug)]
 pub(super) struct Chunk {
-    pub(super) file: FileId,
-    pub(super) offset: u64,
-    pub(super) data: Arc<Vec<u8>>,
-    pub(super) acked: bool,
+    file: FileId,
+    offset: u64,
+    data: Arc<Vec<u8>>,
+    acked: bool,
 }
 
 impl Chunk {
