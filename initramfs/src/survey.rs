@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use base::addr::{Pfn, PfnRange, to_u64, to_usize};
 use base::config::Config;
+use base::lock::lock;
 use vmcore::filter::{PageClass, units};
 use vmcore::report::Summary;
 use vmcore::source::Kdump;
@@ -61,7 +62,7 @@ pub fn survey(input: &Input) -> Result<(Map, Caption), SurveyError> {
             let fates = dump.map(|dump| fates(dump, unit, &zeros));
             let first = core.ranges().partition_point(|range| range.end() <= unit.start());
             let runs = core.ranges().iter().skip(first).map_while(|range| range.intersect(unit));
-            let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut map = lock(&map);
             for run in runs {
                 count(&mut map, unit, run, classes, fates.as_deref());
             }

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 #[test]
 fn damage_drops_nothing_that_it_does_not_describe() -> Result<()> {
-    damaged(&["6.1", "7.2"], 3, 350)
+    damaged(&["6.1", "7.2"], 3, 200)
 }
 
 #[test]

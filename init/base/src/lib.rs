@@ -8,7 +8,7 @@
 //! - [`attempt`]: what PID 1 asks of one attempt at the capture.
 //! - [`beat`]: what the capture tells PID 1 about its progress.
 //! - [`log`]: messages, and errors with all their causes on one line.
-//! - [`fields`], [`read_at`], [`time`]: helpers that parsers and reports share.
+//! - [`fields`], [`lock`], [`read_at`], [`time`]: helpers that parsers and reports share.
 //!
 //! ## Words
 //! *Production kernel*: the kernel whose memory is saved. *Capture kernel*: the kernel that
@@ -26,6 +26,7 @@ pub mod beat;
 pub mod config;
 pub mod facts;
 pub mod fields;
+pub mod lock;
 pub mod log;
 pub mod read_at;
 pub mod time;

@@ -6,13 +6,14 @@
 //! of it to be read back.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
 use base::addr::{to_u64, to_usize};
 use base::beat;
+use base::lock::lock;
 use vmcore::report::{Piece, Sent};
 use vmcore::sink::{Sink, SinkError};
 use vmcore::target::Artifact;
@@ -180,10 +181,6 @@ impl Sink for Hashed {
         drop(running);
         self.sink.truncate(len)
     }
-}
-
-fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
-    running.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -171,13 +171,13 @@ fn give_up(pid: Pid, limits: &Limits, watchdog: &mut Watchdog, seen: &Witness) -
 mod tests {
     use super::*;
     use base::beat::Step;
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::Mutex;
 
     /// `reap` takes any child of the process, so these tests run one at a time.
     static ONE: Mutex<()> = Mutex::new(());
 
     fn run(script: &str, stall_timeout: u64, deadline: u64) -> (End, Witness, Duration) {
-        let _guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = base::lock::lock(&ONE);
         #[expect(clippy::zombie_processes, reason = "`wait` under test reaps it")]
         let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
         let beats = child.stdout.take().unwrap();

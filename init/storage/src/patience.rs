@@ -5,10 +5,11 @@
 //! not asked again, which bounds them to one for each device. They wait where they can be killed
 //! (`folio_wait_locked_killable()`, mm/filemap.c), so the process can still end.
 
+use base::lock::lock;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -83,7 +84,7 @@ fn give_up<T>(node: &Path, answered: &Receiver<T>) -> Option<T> {
 }
 
 fn silent() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
-    SILENT.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&SILENT)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use core::pin::{Pin, pin};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::task::{Context, Poll};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use crate::dial::{DialError, Peer};
 use base::addr::to_u64;
+use base::lock::lock;
 
 use super::body::Body;
 use super::tls::Trust;
@@ -248,7 +249,7 @@ impl Client {
     /// A connection that is still there.
     async fn take(&self) -> Option<Connection> {
         loop {
-            let mut connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            let mut connection = lock(&self.idle).pop()?;
             // Ready once the last byte of the last request has gone out, which its answer has
             // shown.
             if let Ok(Ok(())) = timeout(LOOK, connection.sender.ready()).await {
@@ -258,7 +259,7 @@ impl Client {
     }
 
     fn keep(&self, connection: Connection) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        lock(&self.idle).push(connection);
     }
 }
 

@@ -23,7 +23,7 @@ use core::fmt::Write;
 use core::future::Future;
 use core::pin::pin;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -34,6 +34,7 @@ use crate::runtime::Runtime;
 use base::beat;
 use base::config::{self, KnownBy, Scheme, Url};
 use base::facts::Remote;
+use base::lock::lock;
 use vmcore::sink::Sink;
 use vmcore::target::{Artifact, Capture, Ledger, Sent, Target, TargetError};
 
@@ -279,7 +280,7 @@ impl Target for Http {
     }
 
     fn sent(&self) -> Vec<Sent> {
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.sent).clone()
     }
 
     fn remarks(&self) -> Vec<String> {
@@ -306,7 +307,7 @@ impl Target for Http {
         let at = self.open.iter().position(|(other, _)| *other == artifact);
         let flow = at.and_then(|at| {
             let (_, flow) = self.open.swap_remove(at);
-            flow.lock().unwrap_or_else(PoisonError::into_inner).take()
+            lock(&flow).take()
         });
         let Some(mut flow) = flow else {
             return Err(self.failed(&format!("publishing {name}"), SinkProblem::Closed));

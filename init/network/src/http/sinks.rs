@@ -2,13 +2,14 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hyper::body::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::runtime::Runtime;
 use base::addr::to_u64;
+use base::lock::lock;
 use vmcore::sink::{Sink, SinkError};
 use vmcore::target::{Artifact, Sent};
 
@@ -53,7 +54,7 @@ impl Flow {
 
 /// The latest of an artifact counts.
 pub(super) fn record(all: &Mutex<Vec<Sent>>, sent: Sent) {
-    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = lock(all);
     all.retain(|other| other.artifact != sent.artifact);
     all.push(sent);
 }
@@ -71,7 +72,7 @@ impl InOrder {
     }
 
     fn with(&self, act: impl FnOnce(&mut Flow) -> Result<(), SinkProblem>) -> io::Result<()> {
-        let mut flow = self.flow.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flow = lock(&self.flow);
         Ok(act(flow.as_mut().ok_or(SinkProblem::Closed)?)?)
     }
 }
@@ -84,7 +85,7 @@ impl Sink for InOrder {
         });
         if let Err(source) = written {
             // Some of the bytes may have been taken: what could follow would not be the artifact.
-            drop(self.flow.lock().unwrap_or_else(PoisonError::into_inner).take());
+            drop(lock(&self.flow).take());
             return Err(SinkError::Write { offset, len: bytes.len(), source });
         }
         self.at = at.saturating_add(to_u64(bytes.len()));

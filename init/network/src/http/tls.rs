@@ -5,7 +5,7 @@
 //! looked at again at a time at which it is good, and that is told; whoever holds its key is who
 //! was meant all the same.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use tokio_rustls::TlsConnector;
 
 use base::facts::Remote;
+use base::lock::lock;
 
 /// Times at which a chain is looked at: each certificate in it may move the time once, and chains
 /// are short.
@@ -94,7 +95,7 @@ impl Trust {
 
     /// What was wrong with the clock, or with certificates at this time.
     pub(super) fn remark(&self) -> Option<String> {
-        self.verifier.remark.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.verifier.remark).clone()
     }
 }
 
@@ -128,7 +129,7 @@ impl Verifier {
 
     /// Tells once that the time is wrong.
     fn note(&self, error: &Error) {
-        let mut remark = self.remark.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remark = lock(&self.remark);
         if remark.is_none() {
             let text =
                 format!("the clock or the host's certificate is wrong, and the host was trusted: {error}");

@@ -9,8 +9,8 @@ use tokio::time::{sleep, timeout};
 
 use super::beating;
 use super::error::SshError;
-use super::pool::Out;
 use super::login::Login;
+use super::pool::Out;
 use super::session::{SILENCE, Session, receive};
 use super::shared::Shared;
 use crate::retry::Retry;

@@ -1,5 +1,6 @@
 //! Where the capture's threads and the one that talks to the server meet.
 
+use base::lock::lock;
 use std::io;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -28,7 +29,7 @@ impl Shared {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Pool> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pool)
     }
 
     /// Something has changed: whoever waits looks again.

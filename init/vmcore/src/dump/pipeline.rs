@@ -6,8 +6,8 @@
 //! from a fixed pool, so memory is bounded, and leave in order, so that the dump is the same for
 //! any number of workers (unless the level follows the sink: [`Tuner`]).
 
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use crate::budget::BATCH_BYTES;
@@ -20,6 +20,7 @@ use crate::format::kdump::Compression;
 use crate::source::{PageReader, PhysicalMemory};
 use base::addr::{Pfn, PfnRange, to_u64, to_usize};
 use base::beat::{self, Beat};
+use base::lock::lock;
 
 /// Batches in the pool for each worker: one in work, one waiting for its turn to be written.
 const BATCHES_PER_WORKER: usize = 2;
@@ -109,7 +110,7 @@ fn parallel(
     let pool = workers.saturating_mul(BATCHES_PER_WORKER);
     let walk = Mutex::new((Walk::new(plan, sequence(request)), 0_u64));
     let next = |batch: &mut Batch| {
-        let mut walk = walk.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut walk = lock(&walk);
         let (walk, number) = &mut *walk;
         let turn = walk.next(pages, &mut batch.runs)?;
         let this = *number;
@@ -151,7 +152,7 @@ fn work_until_done(
     done: &SyncSender<(u64, Batch)>,
 ) {
     loop {
-        let Ok(mut batch) = free.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
+        let Ok(mut batch) = lock(free).recv() else { return };
         let Some((turn, number)) = next(&mut batch) else { return };
         worker.fill(turn, &mut batch);
         if done.send((number, batch)).is_err() {

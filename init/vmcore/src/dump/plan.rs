@@ -17,6 +17,7 @@ use crate::filter::{ClassCounts, PageClass, PageFilter, ScanStats, Scanner};
 use crate::source::PhysicalMemory;
 use base::addr::{Pfn, PfnRange, to_u64, to_usize};
 use base::config::Exclude;
+use base::lock::lock;
 
 pub(super) use crate::dump::walk::{Run, Sequence, Walk};
 
@@ -211,7 +212,7 @@ impl<'f> Plan<'f> {
         });
         let each = |unit: PfnRange, classes: &[PageClass]| {
             let scanned = rule.decide(memory, unit, classes);
-            let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut gathered = lock(&gathered);
             let sets = gathered.add(scanned);
             Unit::new(unit, sets, &mut gathered.room)
         };

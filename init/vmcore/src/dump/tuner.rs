@@ -7,7 +7,7 @@
 //! compresses (page cache, socket buffer), so the two overlap, with one thread as with more.
 
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -15,6 +15,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::dump::codec::{AUTO_START as START, Codec};
 use base::addr::to_u64;
 use base::config::Compress;
+use base::lock::lock;
 
 /// The levels that there is a choice of; between them lies nothing of use
 /// (docs/design/pipeline.md).
@@ -171,7 +172,7 @@ impl Tuner {
     }
 
     fn state(&self) -> Option<MutexGuard<'_, State>> {
-        self.state.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner))
+        self.state.as_ref().map(|state| lock(state))
     }
 
     /// A worker's part of it.

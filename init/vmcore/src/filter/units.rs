@@ -7,6 +7,7 @@ use std::thread;
 use crate::filter::{PageClass, PageFilter, ScanStats};
 use base::addr::{Pfn, PfnRange};
 use base::beat;
+use base::lock::lock;
 
 /// Pages of a unit: 128 MiB of 4 KiB pages, a memory section of x86_64. No free block is larger,
 /// and its bits fill 4 KiB.
@@ -49,10 +50,10 @@ pub fn scan<T: Send>(
             }
             let result = each(unit, &classes);
             beat::alive();
-            done.lock().unwrap_or_else(PoisonError::into_inner).0.push((index, result));
+            lock(&done).0.push((index, result));
         }
         if let Some(scanner) = scanner {
-            done.lock().unwrap_or_else(PoisonError::into_inner).1.merge(&scanner.stats);
+            lock(&done).1.merge(&scanner.stats);
         }
     };
     thread::scope(|scope| {

@@ -14,8 +14,10 @@ use bytes::Bytes;
 use russh_sftp::protocol::{Packet, StatusCode};
 
 use super::super::error::{self, SshError};
+use super::super::session::{
+    close, encode, free_bytes, fsync, is_ok, reply_id, status_of, statvfs, write_header,
+};
 use super::{Entry, FileId, Pool};
-use super::super::session::{close, encode, free_bytes, fsync, is_ok, reply_id, status_of, statvfs, write_header};
 
 /// Free bytes of a disk that is full: what is left is too little for another request, or kept for
 /// others.

@@ -10,7 +10,7 @@ mod unpack;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::format::kdump::{self, Header, Layout, PageDesc};
 use crate::format::{flattened, vmcoreinfo::VmcoreInfo};
@@ -19,6 +19,7 @@ use crate::source::extents::Anomaly;
 use crate::source::notes::NoteIndex;
 use crate::source::{Core, LeftOut, PageReader, PhysicalMemory, ReadError};
 use base::addr::{PageSize, Pfn, PfnRange, PhysAddr, VirtAddr, to_u64, to_usize};
+use base::lock::lock;
 use base::read_at::{ReadAt, read_up_to};
 
 pub use set::{KdumpFault, KdumpOpenError};
@@ -178,7 +179,7 @@ impl Kdump {
     }
 
     fn with_cursor<T>(&self, work: impl FnOnce(&mut Cursor) -> T) -> T {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = || lock(&self.idle);
         let mut cursor = idle().pop().unwrap_or_default();
         let result = work(&mut cursor);
         let mut idle = idle();
