@@ -3,7 +3,7 @@
 //!
 //! ## Start here
 //! - `run`: the capture, step by step, as PID 1's child runs it.
-//! - `targets`: the one file that knows all kinds of target.
+//! - `targets`: the one file that knows all kinds of target, and opens them.
 //! - `pid1`: attempts, deadlines, the final action. `pid1::child` gives up a child that comes no further.
 //! - `run::handoff`: what comes after the capture: the next kernel, the real root, a shell.
 //!

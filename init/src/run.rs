@@ -1,5 +1,5 @@
 //! The capture, as PID 1's child runs it. Each step that fails is recorded and the next one is
-//! tried.
+//! tried. `save` opens a target and saves to it, `fit` decides what there is room for.
 
 mod fit;
 pub(crate) mod handoff;

@@ -12,7 +12,7 @@
 //! | [`planned`] | switching kernels on purpose |
 //! | [`boot_entry`] | what the machine goes on to after a capture |
 //! | [`raw`] | raw devices: making one a target, copying a capture off it |
-//! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`] | looking into cores and dumps, dumping a core that is a file |
+//! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`], [`estimate`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
     test,
     allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")

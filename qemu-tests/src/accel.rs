@@ -71,6 +71,7 @@ fn remembered(find_out: impl FnOnce() -> bool) -> Result<bool> {
 }
 
 fn kvm_works(kernel: &Kernel) -> bool {
+    eprintln!("trying for 10 s whether KVM works here");
     let Ok(work) = tempfile::tempdir() else { return false };
     let machine = Machine {
         accel: Accel::Kvm,

@@ -5,9 +5,20 @@ use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// What lines have in them that our programs have written.
+const OURS: [&str; 2] = ["production: ", "afterimage: "];
+/// Whether lines that ours have written are shown as they come.
+static SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// From now on what production and the capture say goes to standard error, too, as it comes.
+pub fn show() {
+    SHOWN.store(true, Ordering::Relaxed);
+}
 
 /// Lines quoted in an error.
 const TAIL: usize = 25;
@@ -107,6 +118,9 @@ fn read(serial: impl Read, mut log: File, lines: &Sender<Line>) {
         let at = Instant::now();
         // The log serves a person after a failure; the run does not depend on it.
         let _ = writeln!(log, "{:9.3} {text}", at.saturating_duration_since(started).as_secs_f64());
+        if SHOWN.load(Ordering::Relaxed) && OURS.iter().any(|word| text.contains(word)) {
+            eprintln!("  {text}");
+        }
         if lines.send(Line { at, text }).is_err() {
             return;
         }

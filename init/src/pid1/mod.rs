@@ -5,6 +5,12 @@
 //! Modules are loaded by the child, not here: a module whose init hangs then costs an attempt and
 //! not the machine. One that oopses costs the capture (`oops=panic`), but the machine comes back:
 //! what an oops leaves locked nobody knows.
+//!
+//! - `supervise`: the main loop; `mounts`: what it needs mounted.
+//! - `child`: one child, started, waited for under limits of time, given up if it comes no further.
+//! - `witness`: what a child has said, and whether its step takes too long.
+//! - `ladder`: what the next attempt does without.
+//! - `watchdog`, `handoff`, `finish`: the hardware watchdog, and the final action.
 
 mod child;
 mod finish;

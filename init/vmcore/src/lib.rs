@@ -8,8 +8,9 @@
 //!   be.
 //! - [`source`]: where memory comes from: `/proc/vmcore`, an ELF file, a dump.
 //! - [`kernel`]: what the kernel's own structures say: log, page tables, struct pages.
-//! - [`filter`]: where the fate of a page is decided.
-//! - [`dump`]: the plan, the pipeline and a writer per format.
+//! - [`filter`]: the class of each page.
+//! - [`dump`]: the plan, the pipeline and a writer per format. `dump::plan` decides by the class
+//!   whether a page goes into the dump.
 //! - [`report`]: what `result.json` holds.
 //! - [`target`]: what a target is; the kinds of target are in the crates `storage` and `network`.
 //!

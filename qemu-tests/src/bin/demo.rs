@@ -2,6 +2,7 @@
 //! dump's directory.
 
 use anyhow::{Result, ensure};
+use qemu_tests::console;
 use qemu_tests::kernel::Kernel;
 use qemu_tests::readers;
 use qemu_tests::scenario::Scenario;
@@ -10,12 +11,10 @@ fn main() -> Result<()> {
     let series = std::env::args().nth(1).unwrap_or_else(|| "6.1".into());
     let kernel = Kernel::of_series(&series)?;
     eprintln!("booting Debian kernel {} in QEMU, arming afterimage, panicking", kernel.version());
+    console::show();
     let mut scenario = Scenario::new("demo", &kernel);
     scenario.config.level = 1; // what the product does by itself
     let outcome = scenario.run()?;
-    for line in outcome.console.iter().filter(|line| line.text.contains("afterimage: ")) {
-        eprintln!("  {}", line.text);
-    }
     let dump = outcome.dump()?;
     let dmesg = dump.dmesg()?;
     let lines: Vec<&str> = dmesg.lines().collect();
