@@ -28,6 +28,7 @@ fn kernel_6_1_is_saved_whole() -> Result<()> {
 }
 
 #[test]
+#[ignore = "full: kernel 6.12"]
 fn kernel_6_12_is_saved_whole() -> Result<()> {
     whole_memory("6.12", 1, "zstd:1")
 }

@@ -40,13 +40,13 @@ fn a_disk_that_errs_in_the_middle_of_the_data_leaves_the_log_and_a_marked_part()
 
 #[test]
 fn a_disk_that_errs_everywhere_from_some_write_on_does_not_keep_the_machine_down() -> Result<()> {
-    errs_from(&[0, 40])
+    errs_from(&[40])
 }
 
 #[test]
-#[ignore = "full: eight more points"]
+#[ignore = "full: nine more points"]
 fn a_disk_that_errs_everywhere_from_any_write_on_does_not_keep_the_machine_down() -> Result<()> {
-    errs_from(&[1, 2, 4, 8, 16, 32, 64, 128])
+    errs_from(&[0, 1, 2, 4, 8, 16, 32, 64, 128])
 }
 
 /// Counts of writes that succeed: from the first that the mount makes to the middle of the data.
@@ -70,22 +70,27 @@ fn errs_from(counts: &[u32]) -> Result<()> {
 }
 
 #[test]
-fn a_journal_or_superblock_that_cannot_be_written_does_not_keep_the_machine_down() -> Result<()> {
+fn a_journal_that_cannot_be_written_does_not_keep_the_machine_down() -> Result<()> {
     // mke2fs puts the journal of 16 MiB in the middle, at the start of a block group of 128 MiB.
-    let journal = Fault::writes_between(256 << 20, 288 << 20, 16 << 10);
-    let superblock = Fault::writes_between(1024, 4096, 512);
-    for (name, faults) in [("errors-journal", journal), ("errors-super", superblock)] {
-        let outcome = saved_to(name, ExtraDisk::ext4("target", 512).with(faults))?;
-        outcome.ensure_said("I/O error")?;
-        for dump in &outcome.disk("target")?.dumps {
-            eprintln!("{name}: {:?}", dump.files());
-            if dump.file("vmcore").exists() {
-                ensure_complete(dump)?;
-            }
+    unwritable("errors-journal", Fault::writes_between(256 << 20, 288 << 20, 16 << 10))
+}
+
+#[test]
+#[ignore = "full: the superblock"]
+fn a_superblock_that_cannot_be_written_does_not_keep_the_machine_down() -> Result<()> {
+    unwritable("errors-super", Fault::writes_between(1024, 4096, 512))
+}
+
+fn unwritable(name: &str, faults: Vec<Fault>) -> Result<()> {
+    let outcome = saved_to(name, ExtraDisk::ext4("target", 512).with(faults))?;
+    outcome.ensure_said("I/O error")?;
+    for dump in &outcome.disk("target")?.dumps {
+        eprintln!("{name}: {:?}", dump.files());
+        if dump.file("vmcore").exists() {
+            ensure_complete(dump)?;
         }
-        outcome.discard()?;
     }
-    Ok(())
+    outcome.discard()
 }
 
 #[test]
