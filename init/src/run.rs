@@ -77,7 +77,7 @@ fn capture(
     summary.seconds.modules = lap.lap();
 
     step(config, Step::Vmcore, 0);
-    let core = &open_vmcore(attempt.rung, &mut summary);
+    let core = open_vmcore(attempt.rung, &mut summary);
     let core = core.as_ref();
     let info = core.map(|core| settle(core, facts, &mut summary)).unwrap_or_default();
     let kernel = core.map(|core| Kernel::new(core, &info, core.mappings()));

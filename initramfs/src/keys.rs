@@ -24,9 +24,8 @@ pub const PATH: &str = "/etc/afterimage/keys/id_ed25519";
 const DENIED: &str = "remove,rmdir,setstat,fsetstat,symlink,hardlink,posix-rename";
 /// Appends the line on standard input to the account's keys, unless it is there. In one line and
 /// without single quotes: it goes through a login shell that may be any.
-const INSTALL: &str = "umask 077; mkdir -p .ssh && touch .ssh/authorized_keys && cd .ssh && IFS= read -r \
-                       line && \
-    if grep -qxF -e \"$line\" authorized_keys; then exit 0; fi; \
+const INSTALL: &str = "umask 077; mkdir -p .ssh && touch .ssh/authorized_keys && cd .ssh && \
+    IFS= read -r line && if grep -qxF -e \"$line\" authorized_keys; then exit 0; fi; \
     if [ -n \"$(tail -c 1 authorized_keys)\" ]; then echo >>authorized_keys || exit 1; fi; \
     printf \"%s\\n\" \"$line\" >>authorized_keys";
 

@@ -430,7 +430,7 @@ fn status() -> ExitCode {
 
 fn check(options: &check::Options, json: bool) -> ExitCode {
     let report = check::Host::observe(options).map(|host| check::Report::of(&host));
-    let message = report.map_err(Failure::from).and_then(|report| {
+    let printed = report.map_err(Failure::from).and_then(|report| {
         let text = if json { report.to_json() } else { report.to_text() };
         match io::stdout().lock().write_all(text.as_bytes()) {
             // Who read enough and left still gets the verdict.
@@ -438,7 +438,7 @@ fn check(options: &check::Options, json: bool) -> ExitCode {
             _ => Ok(report.exit_code()),
         }
     });
-    message.unwrap_or_else(|error| {
+    printed.unwrap_or_else(|error| {
         eprintln!("afterimage: {}", base::log::chain(error.as_ref()));
         ExitCode::from(2)
     })

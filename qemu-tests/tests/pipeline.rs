@@ -111,7 +111,7 @@ fn a_capture_needs_little_memory_of_its_own() -> Result<()> {
     scenario.crashkernel = "84M".into();
     let outcome = scenario.run()?;
     let result = outcome.dump()?.result()?;
-    ensure!(result.get("outcome").is_some_and(|message| message == "complete"), "{result:#}");
+    ensure!(result.get("outcome").is_some_and(|outcome| outcome == "complete"), "{result:#}");
     let figure =
         |name: &str| result.pointer(name).and_then(serde_json::Value::as_u64).context(name.to_owned());
     let own = figure("/memory_use/peak_own_bytes")?;

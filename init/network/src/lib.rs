@@ -2,9 +2,8 @@
 //! SSH, NFS, HTTPS and S3.
 //!
 //! ## Start here
-//! - [`open`]: opens a target of these kinds, each in a module of its own: `ssh`, `nfs`, and `http` for
-//!   HTTPS and S3. [`verify`] tries its certificates and keys on the
-//!   host.
+//! - [`open`]: opens a target of these kinds, each in a module of its own: `ssh`, `nfs`, and `http`
+//!   for HTTPS and S3. [`verify`] tries its certificates and keys on the host.
 //! - [`Network`]: the links of a capture, brought up when the first target needs them.
 //! - [`links`], [`netlink`], [`card`]: cards, bonds, VLANs, addresses and routes.
 //! - [`dhcp`], [`dns`], [`dial`]: addresses of this machine, addresses of others, connections.

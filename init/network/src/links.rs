@@ -154,12 +154,8 @@ fn attach(
     if let Some(mtu) = link.mtu.filter(|mtu| *mtu != interface.mtu)
         && let Err(error) = netlink.set_link(bond::mtu(index, mtu))
     {
-        log::warn!(
-            "link {}: MTU stays {}: \
-                    {error}",
-            link.name,
-            interface.mtu
-        ); // it works with short packets, too
+        // It works with short packets, too.
+        log::warn!("link {}: MTU stays {}: {error}", link.name, interface.mtu);
     }
     if is_member {
         return Ok(index);

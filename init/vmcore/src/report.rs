@@ -459,8 +459,7 @@ impl fmt::Display for Degradation {
             Self::DamagedStructPages { unreadable, bad_heads, stray_tails, vital } => write!(
                 f,
                 "damaged struct pages: {unreadable} unreadable, {bad_heads} free blocks and {stray_tails} \
-                 tails that \
-                 contradict others, {vital} of the kernel's own; the pages are kept"
+                 tails that contradict others, {vital} of the kernel's own; the pages are kept"
             ),
             Self::Utsname { cause } => write!(f, "kernel name not read: {cause}"),
             Self::Dmesg { cause } => write!(f, "kernel log not saved: {cause}"),
@@ -471,8 +470,7 @@ impl fmt::Display for Degradation {
             Self::CrashLoop { target, crashes } => write!(
                 f,
                 "CRASH LOOP: {target} remembers {crashes} crashes, too many in too short a time: only the \
-                 log and the notes are \
-                 saved until an operator runs `afterimage reset` on it"
+                 log and the notes are saved until an operator runs `afterimage reset` on it"
             ),
             Self::Retire { cause } => write!(f, "older captures not removed: {cause}"),
             Self::Hook { path, cause } => write!(f, "hook {path} {cause}"),

@@ -158,8 +158,7 @@ pub fn clear_marks(config: &Config) {
                 }
                 Ok(Mark::Stays(boot)) => log::warn!(
                     "the kexec after the capture of boot {boot} did not bring up this system; captures end \
-                     in a reboot \
-                     until `afterimage reset {}` takes the mark away",
+                     in a reboot until `afterimage reset {}` takes the mark away",
                     directory.display()
                 ),
                 Ok(Mark::None) => (),

@@ -97,8 +97,7 @@ pub enum LoadError {
     /// Lockdown, and a kernel that nobody signed.
     #[error(
         "the kernel is in lockdown mode {mode} (Secure Boot) and takes only kernels signed with a key that \
-         it trusts: \
-         load the distribution's signed kernel, not a self-built or -unsigned one"
+         it trusts: load the distribution's signed kernel, not a self-built or -unsigned one"
     )]
     Lockdown {
         /// Which mode.
@@ -107,8 +106,7 @@ pub enum LoadError {
     /// Root may not, and nothing says why.
     #[error(
         "the kernel refuses {} to root: it is locked down (Secure Boot; mount securityfs to see it), or a \
-         security module \
-         forbids it", .0.name()
+         security module forbids it", .0.name()
     )]
     Refused(Road),
     /// The signature.

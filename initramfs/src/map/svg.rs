@@ -235,8 +235,7 @@ fn legend(map: &Map, total: &Tally, top: u64) -> (String, u64) {
         let _ = writeln!(
             out,
             "<path fill=\"{}\" d=\"M{LEFT} {}h32v14h-32z\"/><text x=\"{}\" y=\"{y}\">lost: the dump should \
-             have it \
-             and does not. Plain colours are in the dump, hatched ones are left out.</text>",
+             have it and does not. Plain colours are in the dump, hatched ones are left out.</text>",
             fill(Shade::Lost),
             y.saturating_sub(11),
             LEFT.saturating_add(80)

@@ -239,8 +239,7 @@ impl Job<'_> {
         let text = match staged {
             Some(Staged { handover, len, about_pages }) => format!(
                 "{len} bytes at {handover:#x}, in the reservation; of the memory that is saved, the kernel \
-                 has taken about \
-                 {about_pages} free pages for the load, and what they held before is lost"
+                 has taken about {about_pages} free pages for the load, and what they held before is lost"
             ),
             None => "the image anew, in the reservation; nothing of the memory that is saved is overwritten"
                 .to_owned(),

@@ -80,7 +80,7 @@ fn sends(name: &str, target: &Target, at: &str, kernel: &Kernel, peer: &mut Peer
             .context("no dump")?
             .result()?
             .get("outcome")
-            .is_some_and(|message| message == "complete"))
+            .is_some_and(|outcome| outcome == "complete"))
     });
     collector::clear(peer)?;
     outcome?.discard()?;
@@ -103,7 +103,7 @@ fn captures(kernel: &Kernel, compress: &str, mib: u32) -> bool {
     scenario.config.level = 31;
     scenario.config.image_compress = compress.into();
     let outcome = scenario.run().and_then(|outcome| {
-        let complete = outcome.dump()?.result()?.get("outcome").is_some_and(|message| message == "complete");
+        let complete = outcome.dump()?.result()?.get("outcome").is_some_and(|outcome| outcome == "complete");
         outcome.discard()?;
         Ok(complete)
     });

@@ -26,8 +26,7 @@ pub enum DeviceId {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} names no device: use UUID=, LABEL=, PARTUUID=, PARTLABEL= or the kernel's own name such as \
-     /dev/sda1 \
-     (the links in /dev/disk and /dev/mapper are udev's, which the image does not have)"
+     /dev/sda1 (the links in /dev/disk and /dev/mapper are udev's, which the image does not have)"
 )]
 pub struct DeviceIdError(String);
 

@@ -167,8 +167,7 @@ fn watchdog(host: &Host) -> Finding {
             None => "none".to_owned(),
         };
         let remedy = "a capture kernel that hangs before its first program stays so: load the driver of the \
-                      machine's \
-                      watchdog, if it has one";
+                      machine's watchdog, if it has one";
         return Finding::warning(id, found, remedy);
     };
     let name = |watchdog: &Watchdog| {

@@ -323,8 +323,7 @@ impl Target {
         }
         Err(format!(
             "with retry = {} a call may wait {longest} s for the NFS server, and stall_timeout = \
-             {stall_timeout} \
-             ends the capture before",
+             {stall_timeout} ends the capture before",
             nfs.retry
         ))
     }

@@ -37,8 +37,7 @@ pub enum RawError {
     /// A capture that nobody has copied off.
     #[error(
         "{device} holds the capture {capture}, which was not collected: `afterimage recover` it, or allow \
-         overwrite = \
-         [\"uncollected\"]"
+         overwrite = [\"uncollected\"]"
     )]
     Uncollected {
         /// Which device.
