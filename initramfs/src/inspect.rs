@@ -1,5 +1,7 @@
 //! What a vmcore or dump holds, as text for people.
 
+mod tail;
+
 use std::fmt::Write;
 use std::io;
 
@@ -9,6 +11,8 @@ use vmcore::kernel::{dmesg, uts};
 use vmcore::source::Kdump;
 
 use crate::input::Input;
+
+use tail::Tail;
 
 /// Lines of the kernel log at the end of the report.
 const LOG_LINES: usize = 12;
@@ -164,17 +168,22 @@ fn pages(dump: &Kdump, out: &mut String) -> io::Result<()> {
 }
 
 fn log_tail(input: &Input, out: &mut String) {
-    let mut text = Vec::new();
-    match dmesg::write(&input.kernel(), &mut text) {
+    let mut tail = Tail::new(LOG_LINES);
+    match dmesg::write(&input.kernel(), &mut tail) {
         Ok(stats) => {
+            if let Some(cause) = tail.cause() {
+                let _ = writeln!(out, "{:<12} {cause}", "died of");
+            }
+            let older = match stats.left_out {
+                0 => String::new(),
+                number => format!(", {number} older ones left out"),
+            };
             let _ = writeln!(
                 out,
-                "{:<12} {} records, {} damaged; the last lines:",
+                "{:<12} {} records, {} damaged{older}; the last lines:",
                 "kernel log", stats.records, stats.damaged
             );
-            let text = String::from_utf8_lossy(&text);
-            let lines: Vec<&str> = text.lines().collect();
-            for line in lines.iter().skip(lines.len().saturating_sub(LOG_LINES)) {
+            for line in tail.lines() {
                 let _ = writeln!(out, "  {line}");
             }
         }

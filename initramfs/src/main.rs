@@ -355,6 +355,13 @@ fn kernel_log(files: &[PathBuf]) -> Result<ExitCode, Failure> {
     if stats.damaged > 0 {
         eprintln!("afterimage: {} records of the log are damaged", stats.damaged);
     }
+    if stats.left_out > 0 {
+        eprintln!(
+            "afterimage: the oldest {} records are left out: the log claims more text than a log of this machine \
+             can have",
+            stats.left_out
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -198,12 +198,21 @@ pub fn makedumpfile_dump(core: &Path, out: &Path, level: u8) -> Result<()> {
     Ok(())
 }
 
-/// The kernel log that makedumpfile finds in a dump.
+/// The kernel log that makedumpfile finds in a dump. It leaves a backslash in the text as it is, and we escape it: those
+/// that begin none of its own escapes ("\\x1b") are replaced by ours.
 pub fn makedumpfile_dmesg(dump: &Path) -> Result<Vec<u8>> {
     let work = tempfile::tempdir()?;
     let out = work.path().join("dmesg");
     command(&makedumpfile()?.to_string_lossy()).arg("--dump-dmesg").args([dump, &out]).run()?;
-    fs::read(&out).with_context(|| format!("reading {}", out.display()))
+    let text = fs::read(&out).with_context(|| format!("reading {}", out.display()))?;
+    let mut escaped = Vec::with_capacity(text.len());
+    for (at, &byte) in text.iter().enumerate() {
+        escaped.push(byte);
+        if byte == b'\\' && text.get(at + 1) != Some(&b'x') {
+            escaped.extend(b"x5c");
+        }
+    }
+    Ok(escaped)
 }
 
 /// A makedumpfile that knows zstd, which the system's may not. The script is asked every time: it

@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
-use vmcore::kernel::{Kernel, dmesg};
+use vmcore::kernel::dmesg::{self, DmesgError};
+use vmcore::kernel::Kernel;
 
-/// Lines that go to the consoles.
+/// Bytes of the log's end that are looked at, in memory that is scarce.
+const TAIL: u64 = 256 << 10;
+/// Lines that go to the consoles, and the most bytes of them: a slow console takes 10 KiB a second.
 const TAIL_LINES: usize = 60;
+const TAIL_BYTES: usize = 16 << 10;
 const EFIVARS: &str = "/sys/firmware/efi/efivars";
 /// LINUX_EFI_CRASH_GUID (include/linux/efi.h): under these names the next boot's efi-pstore shows
 /// the text, and systemd-pstore collects it.
@@ -28,11 +32,13 @@ const PARTS: usize = 8;
 /// Saves the end of the log without a target.
 pub(super) fn save(kernel: &Kernel<'_>, time: u64) {
     let mut text = Vec::new();
-    if let Err(error) = dmesg::write(kernel, &mut text) {
+    let written = dmesg::Ring::discover(kernel).map_err(DmesgError::from);
+    if let Err(error) = written.and_then(|ring| ring.write(&mut text, TAIL)) {
         log::warn!("{}", base::log::chain(&error));
     }
     save_to_firmware(&text, time);
-    let text = String::from_utf8_lossy(&text);
+    let text = text.get(text.len().saturating_sub(TAIL_BYTES)..).unwrap_or_default();
+    let text = String::from_utf8_lossy(text);
     let lines: Vec<&str> = text.lines().collect();
     for line in lines.iter().skip(lines.len().saturating_sub(TAIL_LINES)) {
         log::error!("old: {line}"); // nobody can have asked for less than this

@@ -13,7 +13,7 @@ use base::time::Lap;
 use vmcore::budget;
 use vmcore::dump::estimate::estimate;
 use vmcore::dump::{self, Request, Written};
-use vmcore::kernel::dmesg;
+use vmcore::kernel::dmesg::{self, DmesgError};
 use vmcore::report::{Degradation, Outcome, Summary};
 use vmcore::session::record;
 use vmcore::sink::{Append, Sink};
@@ -21,6 +21,9 @@ use vmcore::target::{self, Artifact, Target, TargetError};
 
 /// Bytes that are kept free for `result.json`: some hundred degradations.
 const RESULT_ROOM: u64 = 64 << 10;
+
+/// Bytes of the log's end that are saved where all of it cannot be.
+const LOG_END: u64 = 64 << 10;
 
 /// Seconds that an attempt at a host may take.
 const LAST_ATTEMPT: u64 = 60;
@@ -153,28 +156,57 @@ fn format_on(target: &dyn Target, wanted: Format) -> Format {
     if target.is_stream() { Format::Flattened } else { wanted }
 }
 
+/// Saves the log, or the end of it: where it has no room, and where the old kernel's page tables
+/// make more text of it than there can be. A log that was cut by a full disk would take the room of
+/// what comes after it, and is replaced by its end.
 fn save_dmesg(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
     let Some(kernel) = &job.kernel else { return };
-    let artifact = Artifact::Dmesg;
-    let mut save = || -> Result<_, Box<dyn core::error::Error>> {
-        let ring = dmesg::Ring::discover(kernel)?;
-        let mut sink = target.create(artifact)?;
-        let mut out = BufWriter::with_capacity(64 << 10, Append::new(sink.as_mut()));
-        let stats = ring.write(&mut out)?;
-        out.flush()?;
-        drop(out);
-        sink.sync()?;
-        drop(sink);
-        target.publish(artifact)?;
-        Ok(stats)
-    };
-    match save() {
+    let discovered = dmesg::Ring::discover(kernel).map_err(TargetError::because);
+    let saved = discovered.and_then(|ring| {
+        let room = target.room().map_or(u64::MAX, |room| room.saturating_sub(RESULT_ROOM));
+        match write_dmesg(&ring, ring.output_limit().min(room), target) {
+            Err(error) if error.is_full() => {
+                log::warn!("kernel log: {}; its end is tried", base::log::chain(&error));
+                write_dmesg(&ring, LOG_END, target)
+            }
+            result => result,
+        }
+    });
+    match saved {
         Ok(stats) => {
             log::info!("kernel log saved: {} records, {} damaged", stats.records, stats.damaged);
             summary.dmesg = Some(stats);
+            if stats.left_out > 0 {
+                summary.degrade(Degradation::LogCut { left_out: stats.left_out });
+            }
         }
-        Err(error) => summary.degrade(Degradation::Dmesg { cause: base::log::chain(error.as_ref()) }),
+        Err(error) => {
+            if error.is_full() {
+                drop(target.create(Artifact::Dmesg)); // what is there of it gives its room back
+            }
+            summary.degrade(Degradation::Dmesg { cause: base::log::chain(&error) });
+        }
     }
+}
+
+/// Writes the newest records, no more than `limit` bytes of text.
+fn write_dmesg(
+    ring: &dmesg::Ring<'_, '_>,
+    limit: u64,
+    target: &mut dyn Target,
+) -> Result<dmesg::DmesgStats, TargetError> {
+    let artifact = Artifact::Dmesg;
+    let mut sink = target.create(artifact)?;
+    let mut out = BufWriter::with_capacity(64 << 10, Append::new(sink.as_mut()));
+    let written = ring.write(&mut out, limit);
+    let written = written.and_then(|stats| out.flush().map(|()| stats).map_err(DmesgError::Write));
+    // A buffer that is dropped is written, once more to a full disk.
+    drop(out.into_parts());
+    let stats = written.map_err(TargetError::because)?;
+    sink.sync().map_err(|error| TargetError::artifact(artifact.name(), error))?;
+    drop(sink);
+    target.publish(artifact)?;
+    Ok(stats)
 }
 
 /// What live collectors found, if there was a planned switch. An attempt that saves the log only

@@ -113,6 +113,12 @@ pub enum Degradation {
         /// Cause.
         cause: String,
     },
+    /// The oldest part of the kernel log was left out: the target has no room for it, or the old
+    /// kernel's page tables make more text of it than there can be.
+    LogCut {
+        /// Descriptors of the ring.
+        left_out: u64,
+    },
     /// A target could not be used.
     Target {
         /// Which.
@@ -463,6 +469,11 @@ impl fmt::Display for Degradation {
             ),
             Self::Utsname { cause } => write!(f, "kernel name not read: {cause}"),
             Self::Dmesg { cause } => write!(f, "kernel log not saved: {cause}"),
+            Self::LogCut { left_out } => write!(
+                f,
+                "the end of the kernel log is saved, and its oldest {left_out} records are not: there is no \
+                 room for them, or more text than a log can have"
+            ),
             Self::Target { target, cause } => write!(f, "target {target} not usable: {cause}"),
             Self::NoRoom { needed, room, instead } => {
                 write!(f, "the dump takes about {needed} bytes and there are {room}: {instead} instead")

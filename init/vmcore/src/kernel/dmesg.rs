@@ -3,14 +3,15 @@
 //!
 //! The ring is read as it lies: a record that is being written, was overwritten or is damaged is
 //! skipped and counted, and the next one is tried. Only sizes that the format allows bound the
-//! loops.
+//! loops, and the output has a limit of its own: page tables can show one page of line breaks as a
+//! ring of 2 GiB, which would be 75 GB of text.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 
 use crate::kernel::{Kernel, KernelError};
-use base::addr::{VirtAddr, to_u64, to_usize};
+use base::addr::{PfnRange, VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 
 /// Flag bits at the top of `prb_desc.state_var`; the rest is the record's id.
@@ -29,6 +30,13 @@ const FAILED_LPOS: u64 = 1;
 /// more. Memory that claims the largest ring would otherwise cost minutes in which nothing is
 /// saved.
 const MAX_MISSES: u64 = 1 << 20;
+/// Bytes of output that are believed of any machine, and of a large one this part of its memory.
+const MIN_OUTPUT: u64 = 64 << 20;
+const OUTPUT_PART: u64 = 64;
+/// Bytes of output for a byte that is escaped.
+const ESCAPED: u64 = 4;
+/// Bytes of output for a line break, at most: itself, a time stamp of 64 bits and a caller.
+const MAX_PREFIX: u64 = 40;
 /// `prb_data_block.id` stands before the text.
 const BLOCK_ID_LEN: u64 = 8;
 
@@ -50,14 +58,24 @@ pub struct DmesgStats {
     pub records: u64,
     /// Records that could not be read although the ring says they are there.
     pub damaged: u64,
+    /// The oldest descriptors of the ring, which were left out because the text has a limit.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Writes the log as text: a line per line of each record, with its time stamp and, where the
 /// kernel tells it, who printed it (`T` and a thread id, or `C` and a CPU in interrupt context), as
-/// makedumpfile prints them. Every byte that is not printable ASCII becomes `\xNN`: the old
-/// kernel's users choose the text.
+/// makedumpfile prints them. Every byte that is not printable ASCII, and a backslash, becomes
+/// `\xNN`, as in /dev/kmsg (msg_add_ext_text(), kernel/printk/printk.c): the old kernel's users
+/// choose the text.
 pub fn write(kernel: &Kernel<'_>, out: &mut dyn Write) -> Result<DmesgStats, DmesgError> {
-    Ring::discover(kernel)?.write(out)
+    let ring = Ring::discover(kernel)?;
+    ring.write(out, ring.output_limit())
 }
 
 /// What `struct printk_info` tells of a record.
@@ -69,30 +87,51 @@ struct RecordInfo {
     caller: Option<u32>,
 }
 
-/// One line per line of text; continuation lines are indented to the text, as makedumpfile prints
-/// them.
-fn write_record(info: RecordInfo, text: &[u8], out: &mut dyn Write) -> io::Result<()> {
+/// What stands in front of a record's first line, and is blank in front of its other ones.
+fn prefix(info: RecordInfo) -> String {
     let seconds = info.ts_nsec / 1_000_000_000;
     let micros = info.ts_nsec / 1000 % 1_000_000;
     let caller = info.caller.map_or_else(String::new, |id| {
         let kind = if id & CALLER_IS_CPU == 0 { 'T' } else { 'C' };
         format!("[{:>8}] ", format!("{kind}{}", id & !CALLER_IS_CPU))
     });
-    let prefix = format!("[{seconds:5}.{micros:06}] {caller}");
-    let mut line = Vec::with_capacity(text.len().saturating_add(prefix.len()).saturating_add(1));
+    format!("[{seconds:5}.{micros:06}] {caller}")
+}
+
+/// Whether the byte is printed as it is.
+fn is_plain(byte: u8) -> bool {
+    byte == b'\t' || (matches!(byte, b' '..=b'~') && byte != b'\\')
+}
+
+/// One line per line of text; continuation lines are indented to the text, as makedumpfile prints
+/// them.
+fn write_record(info: RecordInfo, text: &[u8], out: &mut dyn Write) -> io::Result<()> {
+    let prefix = prefix(info);
+    let mut line = Vec::with_capacity(to_usize(printed_len(&prefix, text)));
     line.extend_from_slice(prefix.as_bytes());
     for &byte in text {
-        match byte {
-            b'\n' => {
-                line.push(b'\n');
-                line.resize(line.len().saturating_add(prefix.len()), b' ');
-            }
-            b'\t' | b' '..=b'~' => line.push(byte),
-            other => line.extend_from_slice(format!("\\x{other:02x}").as_bytes()),
+        if byte == b'\n' {
+            line.push(b'\n');
+            line.resize(line.len().saturating_add(prefix.len()), b' ');
+        } else if is_plain(byte) {
+            line.push(byte);
+        } else {
+            line.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
         }
     }
     line.push(b'\n');
     out.write_all(&line)
+}
+
+/// Bytes that [`write_record`] writes.
+fn printed_len(prefix: &str, text: &[u8]) -> u64 {
+    let prefix = to_u64(prefix.len());
+    let of = |byte: &u8| match *byte {
+        b'\n' => prefix.saturating_add(1),
+        byte if is_plain(byte) => 1,
+        _ => ESCAPED,
+    };
+    text.iter().map(of).fold(prefix.saturating_add(1), u64::saturating_add)
 }
 
 /// `struct printk_ringbuffer`, with the layout that VMCOREINFO gives.
@@ -189,16 +228,32 @@ impl<'a, 'm> Ring<'a, 'm> {
         [(self.descs, of(self.desc.size)), (self.infos, of(self.info.size)), (self.data, self.text_size())]
     }
 
-    /// Writes the records as text, the oldest first; see [`write()`].
-    pub fn write(&self, out: &mut dyn Write) -> Result<DmesgStats, DmesgError> {
-        let mut stats = DmesgStats::default();
+    /// Bytes of output that a log is believed to have at most: 64 MiB, or a small part of a large
+    /// machine's memory.
+    #[must_use]
+    pub fn output_limit(&self) -> u64 {
+        let memory = self.kernel.memory();
+        let bytes = PfnRange::count(memory.ranges()).saturating_mul(memory.page_size().bytes());
+        MIN_OUTPUT.max(bytes / OUTPUT_PART)
+    }
+
+    /// Writes the records as text, the oldest first; see [`write()`]. Of a log that has more than
+    /// `limit` bytes of text the end is written.
+    pub fn write(&self, out: &mut dyn Write, limit: u64) -> Result<DmesgStats, DmesgError> {
+        let left_out = self.beyond(limit);
+        let mut stats = DmesgStats { left_out, ..DmesgStats::default() };
         let mut text = Vec::new();
         let mut misses = 0_u64;
         // Records do not share text; damaged ones that do must not fill the target.
         let mut room = self.text_size();
-        for id in self.ids() {
+        let mut limit = limit;
+        for id in self.ids().skip(to_usize(left_out)) {
             match self.record(id, &mut text) {
                 Ok(Some(info)) if to_u64(text.len()) <= room => {
+                    let len = printed_len(&prefix(info), &text);
+                    // Only where a single record is longer than all that is wanted.
+                    let Some(left) = limit.checked_sub(len) else { break };
+                    limit = left;
                     write_record(info, &text, out).map_err(DmesgError::Write)?;
                     stats.records = stats.records.saturating_add(1);
                     room = room.saturating_sub(to_u64(text.len()));
@@ -220,6 +275,29 @@ impl<'a, 'm> Ring<'a, 'm> {
         Ok(stats)
     }
 
+    /// How many of the oldest descriptors are to be passed over, so that the text of the others has
+    /// no more than `limit` bytes.
+    fn beyond(&self, limit: u64) -> u64 {
+        let number = self.span().1;
+        let of_text = self.text_size().saturating_mul(MAX_PREFIX);
+        let longest = of_text.saturating_add(number.saturating_mul(MAX_PREFIX));
+        if longest <= limit {
+            return 0;
+        }
+        let (mut sum, mut misses, mut text) = (0_u64, 0_u64, Vec::new());
+        for newer in 0..number {
+            let id = self.head_id.wrapping_sub(newer) & ID_MASK;
+            match self.record(id, &mut text) {
+                Ok(Some(info)) => sum = sum.saturating_add(printed_len(&prefix(info), &text)),
+                _ => misses = misses.saturating_add(1),
+            }
+            if sum > limit || misses > MAX_MISSES {
+                return number.saturating_sub(newer.max(1));
+            }
+        }
+        0
+    }
+
     fn count(&self) -> u64 {
         1_u64.wrapping_shl(self.count_bits)
     }
@@ -229,16 +307,24 @@ impl<'a, 'm> Ring<'a, 'm> {
         1_u64.wrapping_shl(self.size_bits)
     }
 
-    /// The ids from the oldest record to the newest, at most one per descriptor. A tail that does
-    /// not fit the head is not believed: then every descriptor before the head is tried.
-    fn ids(&self) -> impl Iterator<Item = u64> + use<> {
+    /// The id of the oldest record and how many descriptors there are from it to the newest, at most
+    /// one of each. A tail that does not fit the head is not believed: then every descriptor before
+    /// the head is tried.
+    fn span(&self) -> (u64, u64) {
         let span = self.head_id.wrapping_sub(self.tail_id) & ID_MASK;
-        let (first, number) = if span < self.count() {
+        if span < self.count() {
             (self.tail_id, span.saturating_add(1))
         } else {
-            log::warn!("log ring: tail {:#x} does not fit head {:#x}", self.tail_id, self.head_id);
             (self.head_id.wrapping_sub(self.count()).wrapping_add(1), self.count())
-        };
+        }
+    }
+
+    /// The ids from the oldest record to the newest.
+    fn ids(&self) -> impl Iterator<Item = u64> + use<> {
+        let (first, number) = self.span();
+        if first & ID_MASK != self.tail_id {
+            log::warn!("log ring: tail {:#x} does not fit head {:#x}", self.tail_id, self.head_id);
+        }
         (0..number).map(move |step| first.wrapping_add(step) & ID_MASK)
     }
 

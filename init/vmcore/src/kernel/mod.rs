@@ -78,6 +78,12 @@ impl<'a> Kernel<'a> {
         Self { memory, info, tables, linear, cache: RefCell::new([None; 64]) }
     }
 
+    /// Its physical memory.
+    #[must_use]
+    pub fn memory(&self) -> &'a dyn PhysicalMemory {
+        self.memory
+    }
+
     /// Size of a page.
     #[must_use]
     pub fn page_size(&self) -> PageSize {

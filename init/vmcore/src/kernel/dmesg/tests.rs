@@ -70,6 +70,11 @@ impl RingImage {
     }
 
     fn read(&self) -> Result<(String, DmesgStats), DmesgError> {
+        self.read_end(u64::MAX)
+    }
+
+    /// The log's end of no more than `limit` bytes.
+    fn read_end(&self, limit: u64) -> Result<(String, DmesgStats), DmesgError> {
         let caller = if self.caller { "OFFSET(printk_info.caller_id)=12\n" } else { "" };
         let info = format!(
             "SYMBOL(prb)={BASE:x}\nOFFSET(printk_ringbuffer.desc_ring)=0\nOFFSET(printk_ringbuffer.text_data_ring)=48\n\
@@ -85,7 +90,9 @@ impl RingImage {
         let core = Vmcore::open(file.path(), Access::Pread).unwrap();
         let linear: [LinearMap; 1] = [(VirtAddr(BASE), PhysAddr(0x1_0000), 0x3000)];
         let mut out = Vec::new();
-        let stats = write(&Kernel::new(&core, &info, &linear), &mut out)?;
+        let kernel = Kernel::new(&core, &info, &linear);
+        let ring = Ring::discover(&kernel)?;
+        let stats = ring.write(&mut out, limit.min(ring.output_limit()))?;
         Ok((String::from_utf8(out).unwrap(), stats))
     }
 }
@@ -101,7 +108,7 @@ fn records_come_in_order_with_their_times_and_callers() {
         text,
         "[    2.000002] two\n[    3.000003] three\n               lines\\x1b[2J\\xff\n[    4.000004] four\n"
     );
-    assert_eq!(stats, DmesgStats { records: 3, damaged: 0 });
+    assert_eq!(stats, DmesgStats { records: 3, damaged: 0, left_out: 0 });
     ring.caller = true;
     let (text, _) = ring.read().unwrap();
     assert!(text.starts_with("[    2.000002] [     T42] two\n[    3.000003] [      C3] three\n"), "{text}");
@@ -137,7 +144,7 @@ fn damage_costs_a_record_not_the_log() {
         .text(32, b"cut here");
     let (text, stats) = ring.read().unwrap();
     assert_eq!(text, "[    1.000001] one\n[    3.000003] cut here\n");
-    assert_eq!(stats, DmesgStats { records: 2, damaged: 1 });
+    assert_eq!(stats, DmesgStats { records: 2, damaged: 1, left_out: 0 });
 }
 
 #[test]
@@ -163,7 +170,7 @@ fn records_that_share_text_do_not_multiply_it() {
         ring = ring.record(id, 0, &text);
     }
     let (text, stats) = ring.read().unwrap();
-    assert_eq!(stats, DmesgStats { records: 2, damaged: 6 }, "256 bytes hold 2 times 120");
+    assert_eq!(stats, DmesgStats { records: 2, damaged: 6, left_out: 0 }, "256 bytes hold 2 times 120");
     assert_eq!(text.matches('x').count(), 240);
 }
 
@@ -173,5 +180,37 @@ fn the_largest_ring_without_records_is_given_up() {
     ring.u32(PRB, MAX_COUNT_BITS);
     ring.u64(PRB + 8, 0); // descs, not mapped
     let (text, stats) = ring.read().unwrap();
-    assert_eq!((text.as_str(), stats), ("", DmesgStats { records: 0, damaged: MAX_MISSES + 1 }));
+    let left_out = (1 << 25) - MAX_MISSES;
+    assert_eq!((text.as_str(), stats), ("", DmesgStats { records: 0, damaged: MAX_MISSES, left_out }));
+}
+
+#[test]
+fn of_a_log_that_is_too_long_the_end_is_written() {
+    let ring = RingImage::new(1, 3).record(1, 0, b"one").record(2, 16, b"two").record(3, 32, b"three");
+    let line = "[    3.000003] three\n";
+    for (limit, expected, left_out) in [(line.len(), line, 2), (line.len() - 1, "", 2), (0, "", 2)] {
+        let (text, stats) = ring.read_end(to_u64(limit)).unwrap();
+        assert_eq!((text.as_str(), stats.left_out), (expected, left_out), "{limit}");
+    }
+    let (text, stats) = ring.read_end(to_u64(line.len()) + 20).unwrap();
+    assert_eq!((text.as_str(), stats.left_out), (&*format!("[    2.000002] two\n{line}"), 1));
+    assert_eq!(ring.read_end(60).unwrap().1, DmesgStats { records: 3, damaged: 0, left_out: 0 });
+}
+
+#[test]
+fn escaped_bytes_cannot_be_mistaken_for_text() {
+    let ring = RingImage::new(1, 2).record(1, 0, b"\x1b").record(2, 16, b"\\x1b");
+    assert_eq!(ring.read().unwrap().0, "[    1.000001] \\x1b\n[    2.000002] \\x5cx1b\n");
+}
+
+#[test]
+fn the_length_is_known_before_a_record_is_written() {
+    for text in [&b"plain\ttext"[..], b"a\nb\n\n", b"\\\x00\xff\x7f", b""] {
+        for caller in [None, Some(7)] {
+            let info = RecordInfo { ts_nsec: 99_999_000_000_000, caller };
+            let mut out = Vec::new();
+            write_record(info, text, &mut out).unwrap();
+            assert_eq!(to_u64(out.len()), printed_len(&prefix(info), text));
+        }
+    }
 }
