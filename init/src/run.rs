@@ -30,7 +30,7 @@ use vmcore::format::kdump::Utsname;
 use vmcore::format::vmcoreinfo::VmcoreInfo;
 use vmcore::kernel::Kernel;
 use vmcore::report::{Degradation, Outcome, Summary};
-use vmcore::session::{describe, open_core, page_filter, request, settle};
+use vmcore::session::{describe, open_core, page_filter, record_origin, request, settle};
 
 use crate::targets::{BUILT_WITH, Ways};
 use kexec::sys::devmem;
@@ -58,7 +58,7 @@ pub(crate) fn child() -> Outcome {
     }
     let facts = load_facts(&mut summary);
     let planned = trigger::discover(&facts, devmem::read, &mut summary);
-    beat::tell(&Beat::Trigger(summary.trigger));
+    beat::tell(&Beat::Trigger(summary.trigger.unwrap_or_default()));
     capture(&config, &facts, planned.as_ref(), &attempt, summary)
 }
 
@@ -77,9 +77,10 @@ fn capture(
     summary.seconds.modules = lap.lap();
 
     step(config, Step::Vmcore, 0);
-    let core = open_vmcore(attempt.rung, &mut summary);
+    let core = open_vmcore(attempt.rung, facts, &mut summary);
     let core = core.as_ref();
-    let info = core.map(|core| settle(core, facts, &mut summary)).unwrap_or_default();
+    let (info, origin) = core.map(|core| settle(core, facts)).unwrap_or_default();
+    record_origin(origin.as_ref(), facts, &mut summary);
     let kernel = core.map(|core| Kernel::new(core, &info, core.mappings()));
     let utsname = describe(core.map(|core| -> &dyn Core { core }), kernel.as_ref(), facts, &mut summary);
     summary.registers = trigger::registers(summary.cpus, planned);
@@ -159,9 +160,9 @@ fn load_modules(config: &Config, attempt: &Attempt, summary: &mut Summary) {
     modules::load_all(&attempt.skip_modules, &loading, &mut |what| summary.degrade(what));
 }
 
-fn open_vmcore(rung: Rung, summary: &mut Summary) -> Option<Vmcore> {
+fn open_vmcore(rung: Rung, facts: &Facts, summary: &mut Summary) -> Option<Vmcore> {
     let access = if rung == Rung::Full { Access::Mmap } else { Access::Pread };
-    let core = open_core(Path::new(VMCORE), access, summary);
+    let core = open_core(Path::new(VMCORE), access, facts, summary);
     core.map_err(|error| summary.degrade(Degradation::Dump { cause: base::log::chain(&error) })).ok()
 }
 

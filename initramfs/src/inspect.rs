@@ -8,7 +8,9 @@ use std::io;
 use base::time::utc;
 use vmcore::format::kdump::{Compression, PageDesc};
 use vmcore::kernel::{dmesg, uts};
-use vmcore::source::Kdump;
+use vmcore::report::Degradation;
+use vmcore::session::foreign_machine;
+use vmcore::source::{Form, Kdump};
 
 use crate::input::Input;
 
@@ -19,25 +21,34 @@ const LOG_LINES: usize = 12;
 /// Memory ranges that are listed one by one.
 const RANGES: usize = 16;
 
+/// What an input holds.
+#[derive(Debug)]
+pub struct Report {
+    /// For people.
+    pub text: String,
+    /// Whether all is there that the input promises.
+    pub is_whole: bool,
+}
+
 /// The report. Text from the old kernel is escaped: it may hold anything.
-pub fn report(input: &Input) -> io::Result<String> {
+pub fn report(input: &Input) -> io::Result<Report> {
     let mut out = String::new();
-    let (kernel, info) = (input.kernel(), input.core().info());
+    let (kernel, info) = (input.kernel(), input.info());
+    let faults = input.faults()?;
     let utsname = uts::discover(&kernel).unwrap_or_else(|_| uts::fallback(info, Some(input.machine())));
     let mut row = |name: &str, value: &str| {
         let _ = writeln!(out, "{name:<12} {}", value.escape_debug());
     };
     row("format", &format(input));
-    if let Input::Kdump(dump) = input {
-        row(
-            "state",
-            if dump.header().incomplete {
-                "INCOMPLETE: ends early, missing pages read as lost"
-            } else {
-                "complete"
-            },
-        );
+    row("state", &state(&faults));
+    if let Some(dump) = input.kdump() {
         row("dump level", &dump.header().dump_level.to_string());
+    }
+    if let Some(origin) = input.origin() {
+        row("vmcoreinfo", &Degradation::Vmcoreinfo(origin.clone()).to_string());
+    }
+    if let Some(machine) = foreign_machine(input.core()) {
+        row("machine", &format!("{machine}: its memory is copied, its page types are not known"));
     }
     row("kernel", &format!("{} {}", utsname.release, input.machine()));
     row("build", &utsname.version);
@@ -51,15 +62,20 @@ pub fn report(input: &Input) -> io::Result<String> {
     for anomaly in input.core().anomalies() {
         let _ = writeln!(out, "{:<12} {anomaly}", "anomaly");
     }
-    if let Input::Kdump(dump) = input {
+    if let Some(dump) = input.kdump() {
         pages(dump, &mut out)?;
     }
     log_tail(input, &mut out);
-    Ok(out)
+    Ok(Report { text: out, is_whole: faults.is_empty() })
+}
+
+/// Whether all is there, and if not, why.
+pub(crate) fn state(faults: &[String]) -> String {
+    if faults.is_empty() { "complete".to_owned() } else { format!("INCOMPLETE: {}", faults.join("; ")) }
 }
 
 fn format(input: &Input) -> String {
-    let Input::Kdump(dump) = input else { return "ELF64 vmcore".to_owned() };
+    let Some(dump) = input.kdump() else { return input.form().map_or("", Form::name).to_owned() };
     let mut text = "kdump-compressed, version 6".to_owned();
     if dump.is_flattened() {
         text.push_str(", flattened");

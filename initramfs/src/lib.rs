@@ -42,6 +42,7 @@ pub mod raw;
 pub mod remote;
 pub mod stack;
 pub mod status;
+pub mod stream;
 pub mod strip;
 pub mod survey;
 pub mod sys;

@@ -6,16 +6,17 @@ use std::process::ExitCode;
 
 use afterimage::check;
 use afterimage::image::{self, Sources};
-use afterimage::input::Input;
+use afterimage::input::{self, Input};
 use afterimage::loader::Loaded;
 use afterimage::map::text;
 use afterimage::offline::OfflineError;
 use afterimage::sys::wiping::Wiping;
-use afterimage::{estimate, host, inspect, keys, loader, offline, planned, raw, status, survey};
+use afterimage::{estimate, host, inspect, keys, loader, offline, planned, raw, status, stream, survey};
 use base::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use clap::{Parser, Subcommand};
 use storage::targets::{captures, tried};
 use vmcore::kernel::dmesg;
+use vmcore::report::Outcome;
 
 /// Keys pass through `load`.
 #[global_allocator]
@@ -177,16 +178,20 @@ enum Command {
         /// The partition, disk or volume
         device: PathBuf,
     },
-    /// Copy a capture off a raw device, verifying it, and mark it collected; exit code 3 if a part
-    /// of it is lost
+    /// Copy a capture off a raw device, or what there is of a dump that was cut; exit code 3 if a part of it is lost
+    ///
+    /// A capture is verified, copied into a directory of its own and marked collected. Of a dump that was cut, such
+    /// as a stream that a server has not got to its end, a plain dump is made that says INCOMPLETE.
+    #[command(override_usage = "afterimage recover [--keep-uncollected] DEVICE DIR\n       afterimage recover PART... \
+                          OUT")]
     Recover {
-        /// Leave the capture marked as it is: the device takes no other one
+        /// Leave the capture on the device marked as it is: the device takes no other one
         #[arg(long)]
         keep_uncollected: bool,
-        /// The device, or an image of it
-        device: PathBuf,
-        /// Where the capture's directory is made
-        dir: PathBuf,
+        /// The device, or an image of it, and where the capture's directory is made; or the parts of a dump in their
+        /// order, and the file to write
+        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        files: Vec<PathBuf>,
     },
     /// Forget the crashes that a target remembers, and that a kexec failed, once their cause is
     /// seen to: the next crash is dumped again, and a kexec tried again
@@ -311,18 +316,35 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             println!("UUID={}", raw::prepare(&device, force)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Recover { keep_uncollected, device, dir } => recovered(&device, &dir, keep_uncollected),
+        Command::Recover { keep_uncollected, files } => recovered(&files, keep_uncollected),
         Command::Reset { target } => reset(&target),
         Command::Dmesg { files } => kernel_log(&files),
         Command::Inspect { pages: true, map, files } => page_map(map.as_deref(), &files),
-        Command::Inspect { files, .. } => print(&inspect::report(&Input::open(&files)?)?),
+        Command::Inspect { files, .. } => {
+            let report = inspect::report(&Input::open(&files)?)?;
+            print(&report.text)?;
+            Ok(whole_or_damaged(report.is_whole))
+        }
     }
 }
 
 /// Says how large dumps would be.
 fn estimated(files: &[PathBuf], config: &Config) -> Result<ExitCode, Failure> {
-    let (estimate, page_bytes) = offline::dry_run(files, config)?;
-    print(&estimate::text(&estimate, config, page_bytes))
+    let run = offline::dry_run(files, config)?;
+    print(&estimate::text(&run.estimate, config, run.page_bytes))?;
+    Ok(of_input(&run.faults))
+}
+
+/// The exit code after reading an input; says why it is not whole.
+fn of_input(faults: &[String]) -> ExitCode {
+    if !faults.is_empty() {
+        eprintln!("afterimage: the input is INCOMPLETE: {}", faults.join("; "));
+    }
+    whole_or_damaged(faults.is_empty())
+}
+
+fn whole_or_damaged(whole: bool) -> ExitCode {
+    if whole { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) }
 }
 
 /// Dumps the files before the last one into the last one.
@@ -330,21 +352,30 @@ fn dumped(files: &[PathBuf], config: &Config, force: bool) -> Result<ExitCode, F
     let Some((out, input @ [_, ..])) = files.split_last() else {
         return Err("name the vmcore and the dump to write".into());
     };
-    let summary = offline::dump(input, out, config, force)?.to_json();
+    let summary = offline::dump(input, out, config, force)?;
+    let code = whole_or_damaged(summary.outcome == Outcome::Complete);
     if out == Path::new("-") {
-        eprint!("{summary}"); // standard output is the dump
-        return Ok(ExitCode::SUCCESS);
+        eprint!("{}", summary.to_json()); // standard output is the dump
+        return Ok(code);
     }
-    print(&summary)
+    print(&summary.to_json())?;
+    Ok(code)
 }
 
-fn recovered(device: &Path, dir: &Path, keep_uncollected: bool) -> Result<ExitCode, Failure> {
+fn recovered(files: &[PathBuf], keep_uncollected: bool) -> Result<ExitCode, Failure> {
+    let Some((dir, input @ [device, ..])) = files.split_last() else {
+        return Err("name the device and the directory, or the dump that was cut and the file to write".into());
+    };
+    if input.len() > 1 || (device.is_file() && input::is_dump(device)?) {
+        let recovered = stream::recover(input, dir)?;
+        print(&recovered.text(dir))?;
+        return Ok(whole_or_damaged(recovered.faults.is_empty()));
+    }
     let captures = raw::recover(device, dir, keep_uncollected)?;
     for capture in &captures {
         println!("{}", capture.text());
     }
-    let whole = captures.iter().all(|capture| capture.whole);
-    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) })
+    Ok(whole_or_damaged(captures.iter().all(|capture| capture.whole)))
 }
 
 fn kernel_log(files: &[PathBuf]) -> Result<ExitCode, Failure> {
@@ -352,6 +383,7 @@ fn kernel_log(files: &[PathBuf]) -> Result<ExitCode, Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     let stats = dmesg::write(&input.kernel(), &mut out)?;
     out.flush()?;
+    let code = of_input(&input.faults()?);
     if stats.damaged > 0 {
         eprintln!("afterimage: {} records of the log are damaged", stats.damaged);
     }
@@ -362,19 +394,20 @@ fn kernel_log(files: &[PathBuf]) -> Result<ExitCode, Failure> {
             stats.left_out
         );
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if stats.damaged > 0 || stats.left_out > 0 { whole_or_damaged(false) } else { code })
 }
 
 /// A table and a map of all pages; the map goes into a file, too, if one is named.
 fn page_map(map: Option<&Path>, files: &[PathBuf]) -> Result<ExitCode, Failure> {
     map.map_or(Ok(()), |path| survey::check_map(path, files))?;
-    let (pages, caption) = survey::survey(&Input::open(files)?)?;
+    let input = Input::open(files)?;
+    let (pages, caption) = survey::survey(&input)?;
     map.map_or(Ok(()), |path| survey::write_map(&pages, &caption, path, files))?;
     let mut out = io::stdout().lock();
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let drawn = text::draw(&pages, out.is_terminal() && !no_color);
     write!(out, "{}\n{drawn}", text::table(&pages))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(of_input(&input.faults()?))
 }
 
 fn build(sources: &Sources, output: &Path) -> Result<ExitCode, Failure> {

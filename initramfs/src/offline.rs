@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use base::config::{Config, Format};
-use base::facts::Facts;
+use base::facts::{Facts, Trigger};
 use base::time::seconds;
 use storage::targets::file::FileSink;
 use vmcore::dump::estimate::{Estimate, estimate};
@@ -30,6 +30,9 @@ pub enum OfflineError {
     /// The output is there already.
     #[error("{0} exists already: name another file, or use --force unless it is the input")]
     Exists(PathBuf),
+    /// Its pages cannot be counted.
+    #[error("counting the pages of the input")]
+    Count(#[source] io::Error),
     /// The output is a directory.
     #[error("{0} is a directory: name a file")]
     Directory(PathBuf),
@@ -64,16 +67,20 @@ pub enum OfflineError {
 pub fn dump(input: &[PathBuf], out: &Path, config: &Config, force: bool) -> Result<Summary, OfflineError> {
     let start = Instant::now();
     let mut summary = Summary::new(config);
+    let input_faults;
     if out == Path::new("-") {
         if config.dump.format != Format::Flattened {
             return Err(OfflineError::Stream(config.dump.format));
         }
         let mut stdout = Stream::new(io::stdout().lock());
-        write(&Input::open(input)?, config, &mut summary, &mut stdout).map_err(OfflineError::Ended)?;
+        let input = Input::open(input)?;
+        input_faults = input.faults().map_err(OfflineError::Count)?;
+        write(&input, config, &mut summary, &mut stdout).map_err(OfflineError::Ended)?;
     } else {
-        dump_to_file(input, out, config, force, &mut summary)?;
+        input_faults = dump_to_file(input, out, config, force, &mut summary)?;
     }
-    summary.outcome = Outcome::Complete;
+    let is_whole = input_faults.is_empty() && summary.pages.unreadable == 0;
+    summary.outcome = if is_whole { Outcome::Complete } else { Outcome::Incomplete };
     summary.seconds.total = seconds(start.elapsed());
     summary.peak_memory_bytes = vmcore::budget::peak_memory();
     Ok(summary)
@@ -85,7 +92,7 @@ fn dump_to_file(
     config: &Config,
     force: bool,
     summary: &mut Summary,
-) -> Result<(), OfflineError> {
+) -> Result<Vec<String>, OfflineError> {
     if out.is_dir() {
         return Err(OfflineError::Directory(out.to_owned()));
     }
@@ -93,6 +100,7 @@ fn dump_to_file(
         return Err(OfflineError::Exists(out.to_owned()));
     }
     let core = Input::open(input)?; // what is wrong with it is told before there is an output
+    let faults = core.faults().map_err(OfflineError::Count)?;
     let mut temporary = out.as_os_str().to_owned();
     temporary.push("-incomplete");
     let temporary = PathBuf::from(temporary);
@@ -102,7 +110,8 @@ fn dump_to_file(
     result.map_err(|source| OfflineError::Dump { path: temporary.clone(), source })?;
     fs::rename(&temporary, out).map_err(failed("renaming to", out))?;
     let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("syncing", dir))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("syncing", dir))?;
+    Ok(faults)
 }
 
 /// Writes the dump to `sink`.
@@ -121,12 +130,26 @@ fn write(
     })
 }
 
-/// What a dump would hold, by class, and how large it would be; with the bytes of a page.
-pub fn dry_run(input: &[PathBuf], config: &Config) -> Result<(Estimate, u64), OfflineError> {
+/// What a dump would hold.
+#[derive(Debug)]
+pub struct DryRun {
+    /// By class, and how large it would be.
+    pub estimate: Estimate,
+    /// Bytes of a page.
+    pub page_bytes: u64,
+    /// Why it would not be whole.
+    pub faults: Vec<String>,
+}
+
+/// What a dump would hold.
+pub fn dry_run(input: &[PathBuf], config: &Config) -> Result<DryRun, OfflineError> {
     let input = Input::open(input)?;
     let mut summary = Summary::new(config);
-    Ok(with_request(&input, config, &mut summary, |core, filter, request, _| {
-        (estimate(core, filter, request), core.page_size().bytes())
+    let faults = input.faults().map_err(OfflineError::Count)?;
+    Ok(with_request(&input, config, &mut summary, |core, filter, request, _| DryRun {
+        estimate: estimate(core, filter, request),
+        page_bytes: core.page_size().bytes(),
+        faults,
     }))
 }
 
@@ -140,12 +163,15 @@ pub(crate) fn with_request<T>(
     let core = input.core();
     session::record_anomalies(core, summary);
     if core.left_out().incomplete {
-        summary.degrade(Degradation::IncompleteInput);
+        let faults = vec!["its header says that it ends early".to_owned()];
+        summary.degrade(Degradation::IncompleteInput { faults });
     }
-    let info = session::settle(core, &Facts::default(), summary);
-    let kernel = Kernel::new(core, &info, core.mappings());
+    session::record_origin(input.origin(), &Facts::default(), summary);
+    let info = input.info();
+    let kernel = Kernel::new(core, info, core.mappings());
+    summary.trigger = info.crash_time().map(|_| Trigger::Panic);
     let utsname = session::describe(Some(core), Some(&kernel), &Facts::default(), summary);
-    let filter = session::page_filter(core, &info, summary);
+    let filter = session::page_filter(core, info, summary);
     let request = session::request(utsname, info.clone(), config);
     work(core, filter.as_ref(), &request, summary)
 }

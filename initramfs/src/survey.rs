@@ -46,10 +46,7 @@ pub enum SurveyError {
 
 /// Classifies all pages.
 pub fn survey(input: &Input) -> Result<(Map, Caption), SurveyError> {
-    let dump = match input {
-        Input::Kdump(dump) => Some(dump.as_ref()),
-        Input::Vmcore(_) => None,
-    };
+    let dump = input.kdump();
     let zeros = dump.map(inspect::zero_blocks).transpose().map_err(SurveyError::Descriptors)?;
     let zeros = zeros.unwrap_or_default();
     let config = Config::default();

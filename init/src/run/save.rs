@@ -223,7 +223,7 @@ fn save_notes(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
     let Some(core) = job.core else { return };
     let mut save = || -> Result<(), Box<dyn core::error::Error>> {
         let mut sink = target.create(Artifact::Notes)?;
-        dump::notes::write(core, sink.as_mut())?;
+        dump::notes::write(core, job.info, sink.as_mut())?;
         drop(sink);
         Ok(target.publish(Artifact::Notes)?)
     };

@@ -28,10 +28,13 @@ pub(super) fn discover(
             let why = if intent.why.is_empty() { "no reason given" } else { &intent.why };
             // Both come from memory that anybody may have written to.
             log::info!("planned switch by {}: {}", intent.who.escape_debug(), why.escape_debug());
-            summary.trigger = Trigger::Planned;
+            summary.trigger = Some(Trigger::Planned);
             summary.intent = Some(intent.clone());
         }
-        None => log::info!("the production kernel panicked"),
+        None => {
+            log::info!("the production kernel panicked");
+            summary.trigger = Some(Trigger::Panic);
+        }
     }
     found
 }
@@ -76,7 +79,7 @@ mod tests {
     #[test]
     fn zeros_and_no_page_are_a_panic() {
         let (record, summary) = found(&with_page(), Ok(vec![0; 4096]));
-        assert_eq!((record, summary.trigger, summary.intent), (None, Trigger::Panic, None));
+        assert_eq!((record, summary.trigger, summary.intent), (None, Some(Trigger::Panic), None));
         assert!(summary.degradations.is_empty());
         let unread = Err(io::Error::other("nobody reads this"));
         assert_eq!(found(&Facts::default(), unread).0, None);
@@ -87,7 +90,7 @@ mod tests {
         let page = handover::encode(&planned("maintenance")).unwrap();
         let (record, summary) = found(&with_page(), Ok(page.clone()));
         assert_eq!(record, Some(planned("maintenance")));
-        assert_eq!(summary.trigger, Trigger::Planned);
+        assert_eq!(summary.trigger, Some(Trigger::Planned));
         assert_eq!(summary.intent.unwrap().why, "maintenance");
         // An image that was loaded for a switch by panic: its page is not asked.
         let facts = Facts { planned: Some(planned("by panic")), ..with_page() };
@@ -100,7 +103,7 @@ mod tests {
         page[30] ^= 1;
         for page in [Ok(page), Err(io::ErrorKind::PermissionDenied.into())] {
             let (record, summary) = found(&with_page(), page);
-            assert_eq!((record, summary.trigger), (None, Trigger::Panic));
+            assert_eq!((record, summary.trigger), (None, Some(Trigger::Panic)));
             let [Degradation::Handover { address: 0x7fff_f000, .. }] = summary.degradations[..] else {
                 panic!("{:?}", summary.degradations)
             };

@@ -178,8 +178,11 @@ pub enum Degradation {
         /// Cause.
         cause: String,
     },
-    /// The dump is made of a dump that ends early.
-    IncompleteInput,
+    /// The dump is made of a file that is not whole.
+    IncompleteInput {
+        /// Why, a sentence for each reason.
+        faults: Vec<String>,
+    },
     /// Pages that could not be read.
     UnreadablePages {
         /// How many.
@@ -321,8 +324,8 @@ pub struct Summary {
     pub boot_id: Option<String>,
     /// When it panicked, RFC 3339.
     pub crash_time: Option<String>,
-    /// Why the capture kernel ran.
-    pub trigger: Trigger,
+    /// Why the capture kernel ran; of a dump that is made of a file only a panic is known.
+    pub trigger: Option<Trigger>,
     /// Of a planned switch: who wanted it, why and when.
     pub intent: Option<Intent>,
     /// Of a planned switch: the output of the live collectors.
@@ -492,7 +495,9 @@ impl fmt::Display for Degradation {
             Self::Live { cause } => write!(f, "output of the live collectors not saved whole: {cause}"),
             Self::Notes { cause } => write!(f, "notes not saved: {cause}"),
             Self::Dump { cause } => write!(f, "the dump ends early: {cause}"),
-            Self::IncompleteInput => f.write_str("the input is a dump that ends early: so does this one"),
+            Self::IncompleteInput { faults } => {
+                write!(f, "the input is not whole, and so is this dump: {}", faults.join("; "))
+            }
             Self::UnreadablePages { pages } => {
                 write!(f, "{pages} pages could not be read and are marked as lost")
             }

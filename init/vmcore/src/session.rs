@@ -8,16 +8,25 @@ use crate::dump::{self, Request, Written};
 use crate::filter::PageFilter;
 use crate::format::kdump::Utsname;
 use crate::format::vmcoreinfo::VmcoreInfo;
+use crate::kernel::info::Origin;
 use crate::kernel::{Kernel, info, uts};
 use crate::report::{Degradation, Summary};
 use crate::source::{Access, Core, Vmcore, VmcoreError};
+use base::addr::PhysAddr;
 use base::config::{self, Config};
 use base::facts::Facts;
 use base::time::utc;
 
-/// Opens a vmcore and records what is wrong with it.
-pub fn open_core(path: &Path, access: Access, summary: &mut Summary) -> Result<Vmcore, VmcoreError> {
-    let core = Vmcore::open(path, access)?;
+/// Opens the memory of this machine and records what is wrong with its headers.
+pub fn open_core(
+    path: &Path,
+    access: Access,
+    facts: &Facts,
+    summary: &mut Summary,
+) -> Result<Vmcore, VmcoreError> {
+    let ends = facts.memory_map.iter().filter(|range| range.kind.starts_with("System RAM")).map(|range| range.last);
+    let memory_end = ends.max().map(|last| PhysAddr(last.saturating_add(1)));
+    let core = Vmcore::open_memory(path, access, memory_end)?;
     record_anomalies(&core, summary);
     Ok(core)
 }
@@ -29,15 +38,26 @@ pub fn record_anomalies(core: &dyn Core, summary: &mut Summary) {
     }
 }
 
-/// The VMCOREINFO to believe, of those that there are.
-pub fn settle(core: &dyn Core, facts: &Facts, summary: &mut Summary) -> VmcoreInfo {
-    let copy = VmcoreInfo::parse(facts.vmcoreinfo.as_bytes());
-    summary.vmcoreinfo_copy = !copy.is_empty();
-    let (info, origin) = info::settle(core.info(), &copy, core);
-    if let Some(origin) = origin {
-        summary.degrade(Degradation::Vmcoreinfo(origin));
+/// The VMCOREINFO to believe, of those that there are, and where it comes from if not from where it belongs. Of
+/// another machine than x86_64 only the core's own counts: what must be in it is not known.
+#[must_use]
+pub fn settle(core: &dyn Core, facts: &Facts) -> (VmcoreInfo, Option<Origin>) {
+    if foreign_machine(core).is_some() {
+        return (core.info().clone(), None);
     }
-    info
+    info::settle(core.info(), &VmcoreInfo::parse(facts.vmcoreinfo.as_bytes()), core)
+}
+
+/// The machine of a core whose kernel is not understood.
+#[must_use]
+pub fn foreign_machine(core: &dyn Core) -> Option<&str> {
+    core.machine().filter(|&machine| machine != "x86_64")
+}
+
+/// Records where VMCOREINFO comes from.
+pub fn record_origin(origin: Option<&Origin>, facts: &Facts, summary: &mut Summary) {
+    summary.vmcoreinfo_copy = !VmcoreInfo::parse(facts.vmcoreinfo.as_bytes()).is_empty();
+    origin.cloned().into_iter().for_each(|origin| summary.degrade(Degradation::Vmcoreinfo(origin)));
 }
 
 /// What tells page classes, if they can be told.
@@ -46,6 +66,11 @@ pub fn page_filter<'a>(
     info: &'a VmcoreInfo,
     summary: &mut Summary,
 ) -> Option<PageFilter<'a>> {
+    if let Some(machine) = foreign_machine(core) {
+        let cause = format!("a core of {machine}: page types of x86_64 kernels are known, of others they are not");
+        summary.degrade(Degradation::NoPageTypes { cause });
+        return None;
+    }
     let mut contradicted = |what| summary.degrade(Degradation::ClassNotUsed(what));
     let filter = PageFilter::discover(core, info, core.mappings(), &mut contradicted);
     filter.map_err(|error| summary.degrade(Degradation::NoPageTypes { cause: base::log::chain(&error) })).ok()

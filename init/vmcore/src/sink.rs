@@ -67,6 +67,13 @@ pub trait Sink {
         Ok(())
     }
 
+    /// Tells the headers of a dump, as they are while it is not whole, before anything is written: a stream
+    /// takes headers last, and has use for them if it is cut.
+    fn announce(&mut self, block0: &[u8], sub_header: &[u8]) -> Result<(), SinkError> {
+        let _ = (block0, sub_header);
+        Ok(())
+    }
+
     /// Drops what lies behind the first `len` bytes, where the target can: what a write left there
     /// that failed.
     fn truncate(&mut self, len: u64) -> Result<(), SinkError> {

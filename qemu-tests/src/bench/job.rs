@@ -65,7 +65,7 @@ impl Job {
         config.dump.format = self.format;
         let mut summary = Summary::new(&config);
         session::record_anomalies(core, &mut summary);
-        let info = session::settle(core, &Facts::default(), &mut summary);
+        let (info, _) = session::settle(core, &Facts::default());
         let kernel = Kernel::new(core, &info, core.mappings());
         let utsname = session::describe(Some(core), Some(&kernel), &Facts::default(), &mut summary);
         let filter = session::page_filter(core, &info, &mut summary);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::dump::notes::Notes;
 use crate::dump::codec::{Codec, is_zero};
 use crate::dump::plan::Found;
 use crate::dump::{Request, bitmap};
@@ -169,7 +170,7 @@ fn size(core: &dyn Core, classes: &[ClassEstimate], exclude: Exclude, request: &
         pages = pages.saturating_add(class.pages);
         data = data.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
-    let layout = Layout::new(core.page_size(), core.max_pfn().0, core.notes().len());
+    let layout = Layout::new(core.page_size(), core.max_pfn().0, Notes::new(core, &request.info).len());
     let before = layout.ok().and_then(|layout| layout.data_offset(pages));
     let before = before.unwrap_or_else(|| pages.saturating_mul(to_u64(DESC_LEN)));
     let compressed = if request.format.is_compressed() { before } else { 0 };

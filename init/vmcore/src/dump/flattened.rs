@@ -16,11 +16,9 @@ pub(super) struct Flattened<'a> {
 }
 
 impl<'a> Flattened<'a> {
-    /// Begins the stream.
-    pub(super) fn start(sink: &'a mut dyn Sink) -> Result<Self, SinkError> {
-        let mut stream = Self { sink, at: 0, broken: false };
-        stream.append(&flattened::emit_header())?;
-        Ok(stream)
+    /// Makes the stream, which begins with [`Sink::announce`] or with the first write.
+    pub(super) fn new(sink: &'a mut dyn Sink) -> Self {
+        Self { sink, at: 0, broken: false }
     }
 
     /// Ends the stream: without the end record readers refuse all of it.
@@ -39,6 +37,9 @@ impl<'a> Flattened<'a> {
     /// Appends a record. One that failed is taken back where the sink can be rewritten: what
     /// follows may be shorter.
     fn record(&mut self, head: &[u8], bytes: &[u8]) -> Result<(), SinkError> {
+        if self.at == 0 {
+            self.append(&flattened::emit_header())?;
+        }
         if self.broken {
             let source = io::Error::from(io::ErrorKind::BrokenPipe);
             return Err(SinkError::Write { offset: self.at, len: bytes.len(), source });
@@ -63,6 +64,10 @@ impl<'a> Flattened<'a> {
 }
 
 impl Sink for Flattened<'_> {
+    fn announce(&mut self, block0: &[u8], sub_header: &[u8]) -> Result<(), SinkError> {
+        self.append(&flattened::emit_header_with(block0, sub_header))
+    }
+
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
         if bytes.is_empty() {
             return Ok(()); // readers take a record without bytes for damage

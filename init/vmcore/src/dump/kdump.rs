@@ -5,20 +5,21 @@
 //! descriptor is written only after the data it points to is durable, so what a reader finds after
 //! a power cut is true: a page's descriptor is either right or zero, which readers take as "lost".
 //! All pages of zeros share one block, at every level. On a stream nothing is written twice: the
-//! header comes last, and the descriptors of lost pages never come.
+//! header comes last, and the descriptors of lost pages never come. There descriptors come before
+//! their pages, so that each page that arrives can be found in what was cut behind it.
 
 use std::time::{Duration, Instant};
 
 use crate::dump::codec::Codec;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::plan::Plan;
-use crate::dump::{DumpError, DumpWriter, Request, notes};
+use crate::dump::notes::Notes;
+use crate::dump::{DumpError, DumpWriter, Request};
 use crate::filter::order::Turn;
 use crate::format::kdump::{Compression, DESC_LEN, Header, Layout, PageDesc};
-use crate::format::note::NoteKind;
 use crate::report::PageCounts;
 use crate::sink::{Sink, SinkError};
-use crate::source::Core;
+use crate::source::{Anomaly, Core};
 use base::addr::{Pfn, to_u64, to_usize};
 use base::beat;
 
@@ -36,6 +37,8 @@ pub(super) struct KdumpWriter<'a> {
     header: Header,
     /// Made of a dump that ends early: then this one says so, too.
     of_incomplete: bool,
+    /// Made of a file, whose pages are all there or lost for good; broken memory is part of what a machine had.
+    is_file: bool,
     /// Where the block lies that all zero pages share.
     zero: PageDesc,
     /// Where the next page data goes.
@@ -64,20 +67,21 @@ impl<'a> KdumpWriter<'a> {
         plan: &Plan<'_>,
         request: &Request,
     ) -> Result<Self, DumpError> {
-        let layout = Layout::new(core.page_size(), plan.max_pfn().0, core.notes().len())?;
-        let header = header(core, &layout, request);
+        let notes = Notes::new(core, &request.info);
+        let layout = Layout::new(core.page_size(), plan.max_pfn().0, notes.len())?;
+        let header = header(core, &layout, &notes, request);
         let data = layout.data_offset(plan.kept()).ok_or(DumpError::Place { what: "page data" })?;
         let size = u32::try_from(layout.page_size.bytes()).unwrap_or(u32::MAX);
         let zero = PageDesc { offset: data, size, flags: Compression::Raw.flag() };
         let end = data.saturating_add(layout.page_size.bytes());
         let descs = Vec::with_capacity(PENDING_DESCS);
-        // A stream that is cut has no header: nothing is vital in it.
-        let has_vital = plan.order().is_complete() && sink.is_rewritable();
+        let has_vital = plan.order().is_complete();
         let mut writer = Self {
             sink,
             layout,
             header,
-            of_incomplete: core.left_out().incomplete,
+            of_incomplete: core.left_out().incomplete || core.anomalies().iter().any(Anomaly::is_loss),
+            is_file: core.is_file(),
             zero,
             end,
             synced: Instant::now(),
@@ -95,8 +99,11 @@ impl<'a> KdumpWriter<'a> {
         writer.sink.reserve(end).map_err(failed("room for bitmaps and page descriptors"))?;
         if writer.sink.is_rewritable() {
             writer.write_headers()?;
+        } else {
+            let (block0, sub) = writer.layout.emit_headers(&writer.header);
+            writer.sink.announce(&block0, &sub).map_err(failed("the header"))?;
         }
-        notes::copy(core, layout.notes_offset(), |at, bytes| {
+        notes.copy(layout.notes_offset(), |at, bytes| {
             writer.sink.write_at(at, bytes).map_err(failed("the ELF notes"))
         })?;
         writer.write_bitmaps(plan)?;
@@ -117,6 +124,50 @@ impl<'a> KdumpWriter<'a> {
         result?;
         self.unconfirmed = self.unconfirmed.plus(&pages);
         Ok(())
+    }
+
+    /// Adds the descriptors of a batch to those that wait, and gives where its data ends and what its pages are.
+    fn describe(&mut self, batch: &Batch) -> (u64, PageCounts) {
+        let (mut at, mut pages) = (self.end, PageCounts::default());
+        for body in &batch.bodies {
+            let (desc, counter) = match *body {
+                Body::Data { compression, size } => {
+                    let desc = PageDesc { offset: at, size, flags: compression.flag() };
+                    at = at.saturating_add(u64::from(size));
+                    (desc, &mut pages.written)
+                }
+                Body::Zero => (self.zero, &mut pages.zero),
+                Body::Unreadable => (PageDesc::default(), &mut pages.unreadable),
+            };
+            *counter = counter.saturating_add(1);
+            self.descs.extend_from_slice(&desc.emit());
+        }
+        for run in &batch.runs {
+            let (rank, count) = (run.rank, run.pages.pages());
+            match self.places.last_mut() {
+                Some((first, so_far)) if first.saturating_add(*so_far) == rank => {
+                    *so_far = so_far.saturating_add(count);
+                }
+                _ => self.places.push((rank, count)),
+            }
+        }
+        (at, pages)
+    }
+
+    /// Sends the descriptors of a batch, then its data. If the data does not go out, the descriptors are taken
+    /// back, as far as that can be: nothing may lead to data that is not there.
+    fn stream_batch(&mut self, batch: &Batch) -> Result<(), DumpError> {
+        let descs = self.write_descs();
+        let sent = descs.and_then(|()| self.sink.write_at(self.end, batch.data()).map_err(failed("page data")));
+        if sent.is_err() {
+            self.descs.fill(0);
+            if let Err(error) = self.write_descs() {
+                log::debug!("descriptors of pages that are lost: {}", base::log::chain(&error));
+            }
+        }
+        self.descs.clear();
+        self.places.clear();
+        sent
     }
 
     fn write_descs(&mut self) -> Result<(), DumpError> {
@@ -225,36 +276,16 @@ impl DumpWriter for KdumpWriter<'_> {
             self.checkpoint()?;
             syncs = true;
         }
-        self.sink.write_at(self.end, batch.data()).map_err(failed("page data"))?;
-        let mut at = self.end;
-        for body in &batch.bodies {
-            let desc = match *body {
-                Body::Data { compression, size } => {
-                    let desc = PageDesc { offset: at, size, flags: compression.flag() };
-                    at = at.saturating_add(u64::from(size));
-                    desc
-                }
-                Body::Zero => self.zero,
-                Body::Unreadable => PageDesc::default(),
-            };
-            let counter = match body {
-                Body::Data { .. } => &mut self.pending.written,
-                Body::Zero => &mut self.pending.zero,
-                Body::Unreadable => &mut self.pending.unreadable,
-            };
-            *counter = counter.saturating_add(1);
-            self.descs.extend_from_slice(&desc.emit());
+        let is_stream = !self.sink.is_rewritable();
+        if !is_stream {
+            self.sink.write_at(self.end, batch.data()).map_err(failed("page data"))?;
         }
-        for run in &batch.runs {
-            let (rank, count) = (run.rank, run.pages.pages());
-            match self.places.last_mut() {
-                Some((first, so_far)) if first.saturating_add(*so_far) == rank => {
-                    *so_far = so_far.saturating_add(count);
-                }
-                _ => self.places.push((rank, count)),
-            }
+        let (end, pages) = self.describe(batch);
+        if is_stream {
+            self.stream_batch(batch)?;
         }
-        self.end = at;
+        self.pending = self.pending.plus(&pages);
+        self.end = end;
         Ok(syncs)
     }
 
@@ -263,7 +294,7 @@ impl DumpWriter for KdumpWriter<'_> {
     fn finish(&mut self) -> Result<(), DumpError> {
         self.end_turn(Turn::Rest)?;
         self.checkpoint()?;
-        self.header.incomplete = self.of_incomplete;
+        self.header.incomplete = self.of_incomplete || (self.is_file && self.saved.unreadable > 0);
         self.write_headers()?;
         self.sync("the final header")
     }
@@ -282,18 +313,9 @@ impl DumpWriter for KdumpWriter<'_> {
 }
 
 /// The header of a dump that has just begun.
-fn header(core: &dyn Core, layout: &Layout, request: &Request) -> Header {
+fn header(core: &dyn Core, layout: &Layout, notes: &Notes<'_>, request: &Request) -> Header {
     let info = &request.info;
     let notes_at = layout.notes_offset();
-    let mut vmcoreinfo = (0, 0);
-    let mut at = notes_at;
-    for note in &core.notes().notes {
-        if note.kind == NoteKind::VmcoreInfo {
-            let ahead = note.desc_offset.saturating_sub(note.offset);
-            vmcoreinfo = (at.saturating_add(ahead), note.desc_len);
-        }
-        at = at.saturating_add(note.len);
-    }
     Header {
         utsname: request.utsname.clone(),
         crash_time: info.crash_time().unwrap_or(0),
@@ -304,8 +326,8 @@ fn header(core: &dyn Core, layout: &Layout, request: &Request) -> Header {
         nr_cpus: core.notes().cpus().max(1),
         phys_base: info.number("phys_base").unwrap_or(0).cast_unsigned(),
         dump_level: u32::from(request.exclude.level()) | core.left_out().level,
-        vmcoreinfo,
-        notes: (notes_at, core.notes().len()),
+        vmcoreinfo: notes.vmcoreinfo(notes_at),
+        notes: (notes_at, notes.len()),
     }
 }
 

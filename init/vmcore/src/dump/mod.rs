@@ -161,7 +161,7 @@ pub fn write(
         Format::Kdump => job.run(&mut KdumpWriter::start(sink, core, &plan, request)?),
         Format::Flattened => {
             let stream = |source| DumpError::Sink { what: "the stream", source };
-            let mut stream_sink = Flattened::start(sink).map_err(stream)?;
+            let mut stream_sink = Flattened::new(sink);
             let mut writer = KdumpWriter::start(&mut stream_sink, core, &plan, request)?;
             let result = job.run(&mut writer);
             let ended = stream_sink.finish().map_err(stream);
@@ -169,7 +169,7 @@ pub fn write(
             result.and(ended)
         }
         Format::Elf | Format::Lime | Format::Raw => {
-            job.run(&mut SegmentWriter::start(sink, core, &plan, request.format)?)
+            job.run(&mut SegmentWriter::start(sink, core, &plan, request)?)
         }
     }
 }

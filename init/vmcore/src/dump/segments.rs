@@ -13,7 +13,8 @@ use crate::budget::Budget;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::places::{ElfPlaces, LimePlaces, Places};
 use crate::dump::plan::Plan;
-use crate::dump::{DumpError, DumpWriter, bitmap, notes};
+use crate::dump::notes::Notes;
+use crate::dump::{DumpError, DumpWriter, Request, bitmap};
 use crate::format::{elf, lime};
 use crate::report::PageCounts;
 use crate::sink::Sink;
@@ -69,12 +70,13 @@ impl<'a> SegmentWriter<'a> {
         sink: &'a mut dyn Sink,
         core: &dyn Core,
         plan: &Plan<'_>,
-        format: Format,
+        request: &Request,
     ) -> Result<Self, DumpError> {
         let page_size = core.page_size();
-        let places = match format {
+        let notes = Notes::new(core, &request.info);
+        let places = match request.format {
             Format::Elf => {
-                let (machine, len) = (elf::machine_number(core.machine()), core.notes().len());
+                let (machine, len) = (elf::machine_number(core.machine()), notes.len());
                 let runs = runs(plan);
                 Places::Elf(ElfPlaces::new(page_size, machine, len, &runs, core.mappings()))
             }
@@ -85,12 +87,12 @@ impl<'a> SegmentWriter<'a> {
         let (appended, landed, durable, claimed, saved) = (zero, zero, zero, zero, zero);
         let mut writer =
             Self { sink, page_size, places, appended, landed, durable, claimed, saved, unsynced: 0 };
-        writer.write_elf_head(core)?;
+        writer.write_elf_head(&notes)?;
         Ok(writer)
     }
 
     /// The notes, and headers of a core without memory.
-    fn write_elf_head(&mut self, core: &dyn Core) -> Result<(), DumpError> {
+    fn write_elf_head(&mut self, notes: &Notes<'_>) -> Result<(), DumpError> {
         let Places::Elf(places) = &self.places else { return Ok(()) };
         if places.segments() > PLAIN_SEGMENTS {
             log::warn!(
@@ -102,7 +104,7 @@ impl<'a> SegmentWriter<'a> {
         // A promise of room for the headers: later, they must not fail where memory fitted.
         let reserved = self.sink.reserve(data);
         reserved.map_err(|source| DumpError::Sink { what: "room for the ELF headers", source })?;
-        notes::copy(core, notes_at, |at, bytes| self.write(at, bytes, "the ELF notes"))?;
+        notes.copy(notes_at, |at, bytes| self.write(at, bytes, "the ELF notes"))?;
         self.appended.end = data;
         (self.landed.end, self.durable.end) = (data, data);
         self.claim()?;

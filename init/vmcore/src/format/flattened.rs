@@ -8,7 +8,17 @@
 //! 16 bytes       -1, -1
 //! ```
 //! All numbers are big-endian `int64_t`; makedumpfile's IMPLEMENTATION file describes them.
+//!
+//! The headers of a dump are written last, and without them the rest of a stream that was cut is of no use. So
+//! ours has a copy of them in the zeros of its first 4096 bytes, where other readers do not look:
+//!
+//! ```text
+//! at 1024        "afterimage-head1"
+//! at 1040        disk_dump_header, kdump_sub_header, as at the beginning of the dump; it says INCOMPLETE
+//! at 1608        CRC-32 of them, little-endian
+//! ```
 
+use crate::format::kdump;
 use base::fields::{Fields, put};
 
 /// Bytes of the header.
@@ -45,6 +55,39 @@ pub enum FlattenedError {
 #[must_use]
 pub fn has_signature(bytes: &[u8]) -> bool {
     bytes.starts_with(SIGNATURE)
+}
+
+const EARLY_TAG: &[u8; 16] = b"afterimage-head1";
+const EARLY_AT: usize = 1024;
+const EARLY_BLOCK: usize = EARLY_AT + EARLY_TAG.len();
+const EARLY_SUB: usize = EARLY_BLOCK + kdump::HEADER_LEN;
+const EARLY_CRC: usize = EARLY_SUB + kdump::SUB_HEADER_LEN;
+
+/// The header with a copy of a dump's own headers: its first block and its sub header.
+#[must_use]
+pub fn emit_header_with(block0: &[u8], sub_header: &[u8]) -> [u8; HEADER_LEN] {
+    let mut out = emit_header();
+    put(&mut out, EARLY_AT, EARLY_TAG);
+    put(&mut out, EARLY_BLOCK, block0.get(..kdump::HEADER_LEN).unwrap_or(block0));
+    put(&mut out, EARLY_SUB, sub_header.get(..kdump::SUB_HEADER_LEN).unwrap_or(sub_header));
+    let crc = crc32fast::hash(out.get(EARLY_BLOCK..EARLY_CRC).unwrap_or_default());
+    put(&mut out, EARLY_CRC, &crc.to_le_bytes());
+    out
+}
+
+/// The copy of a dump's headers in the header of a stream: the dump's first block, and its sub header. `None`
+/// where there is none, or a damaged one.
+#[must_use]
+pub fn early_headers(header: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let copy = header.get(EARLY_BLOCK..EARLY_CRC)?;
+    let has_tag = header.get(EARLY_AT..EARLY_BLOCK)? == EARLY_TAG;
+    if !has_tag || Fields(header).u32(EARLY_CRC)? != crc32fast::hash(copy) {
+        return None;
+    }
+    let (block, sub) = copy.split_at_checked(kdump::HEADER_LEN)?;
+    let mut block = block.to_vec();
+    block.resize(kdump::block_size(&block).ok()?.in_memory(), 0);
+    Some((block, sub.to_vec()))
 }
 
 /// Checks the first [`HEADER_LEN`] bytes of a file.
@@ -134,6 +177,22 @@ mod tests {
         assert_eq!(parse_header(&header), Err(FlattenedError::Version { kind: 1, version: 2 }));
         header[0] = 0;
         assert_eq!(parse_header(&header), Err(FlattenedError::Signature));
+    }
+
+    #[test]
+    fn the_dump_s_headers_are_found_in_the_stream_s() {
+        let mut block = vec![0; 4096];
+        put(&mut block, 0, b"KDUMP   ");
+        put(&mut block, 428, &4096_u32.to_le_bytes());
+        put(&mut block, 460, &7_u32.to_le_bytes());
+        let sub: Vec<u8> = (0..104).collect();
+        let mut header = emit_header_with(&block, &sub);
+        assert_eq!(header[..EARLY_AT], emit_header()[..EARLY_AT]);
+        assert_eq!(early_headers(&header), Some((block, sub)));
+        header[EARLY_SUB] ^= 1;
+        assert_eq!(early_headers(&header), None);
+        assert_eq!(early_headers(&emit_header()), None);
+        assert_eq!(early_headers(b"short"), None);
     }
 
     #[test]

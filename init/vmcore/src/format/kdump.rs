@@ -25,6 +25,8 @@ pub const DESC_LEN: usize = 24;
 
 const SIGNATURE: &[u8; 8] = b"KDUMP   ";
 const UTSNAME_FIELD: usize = 65; // __NEW_UTS_LEN + 1
+/// Offset of `disk_dump_header.status`.
+const STATUS_AT: usize = 424;
 const STATUS_INCOMPLETE: u32 = 0x8;
 const STATUS_EXCLUDED_VMEMMAP: u32 = 0x10;
 
@@ -234,7 +236,7 @@ impl Layout {
             header.utsname.emit(place);
         }
         put(&mut out, 408, &header.crash_time.to_le_bytes()); // timestamp.tv_sec
-        put(&mut out, 424, &status.to_le_bytes());
+        put(&mut out, STATUS_AT, &status.to_le_bytes());
         put(&mut out, 428, &low32(self.page_size.bytes())); // block_size
         put(&mut out, 432, &low32(self.sub_header_blocks)); // sub_hdr_size
         put(&mut out, 436, &low32(self.bitmap_blocks.saturating_mul(2)));
@@ -253,6 +255,13 @@ impl Layout {
         put(&mut out, 56, &header.notes.1.to_le_bytes());
         put(&mut out, 96, &self.max_mapnr.to_le_bytes()); // max_mapnr_64
         out
+    }
+}
+
+/// Sets INCOMPLETE in the header that `block0` begins with, and leaves everything else as it is.
+pub fn mark_incomplete(block0: &mut [u8]) {
+    if let Some(status) = Fields(block0).u32(STATUS_AT) {
+        put(block0, STATUS_AT, &(status | STATUS_INCOMPLETE).to_le_bytes());
     }
 }
 
@@ -304,9 +313,9 @@ pub fn parse_headers(block0: &[u8], sub_header: &[u8]) -> Result<(Layout, Header
         let header = Header {
             utsname: Utsname::parse(h.bytes(12, Utsname::LEN)?)?,
             crash_time: h.u64(408)?,
-            incomplete: h.u32(424)? & STATUS_INCOMPLETE != 0,
-            excluded_vmemmap: h.u32(424)? & STATUS_EXCLUDED_VMEMMAP != 0,
-            compression_flag: h.u32(424)? & !(STATUS_INCOMPLETE | STATUS_EXCLUDED_VMEMMAP),
+            incomplete: h.u32(STATUS_AT)? & STATUS_INCOMPLETE != 0,
+            excluded_vmemmap: h.u32(STATUS_AT)? & STATUS_EXCLUDED_VMEMMAP != 0,
+            compression_flag: h.u32(STATUS_AT)? & !(STATUS_INCOMPLETE | STATUS_EXCLUDED_VMEMMAP),
             nr_cpus: h.u32(460)?,
             phys_base: s.u64(0)?,
             dump_level: s.u32(8)?,

@@ -1,7 +1,7 @@
 //! LiME: memory as ranges, each behind a header (github.com/504ensicsLabs/LiME, doc/README.md;
 //! bytes only, no I/O).
 
-use base::fields::put;
+use base::fields::{Fields, put};
 
 /// Bytes of `lime_mem_range_header`.
 pub const HEADER_LEN: usize = 32;
@@ -20,6 +20,22 @@ pub fn emit(first: u64, last: u64) -> [u8; HEADER_LEN] {
     out
 }
 
+/// Whether a file starts like a LiME one.
+#[must_use]
+pub fn has_signature(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC.to_le_bytes())
+}
+
+/// The first and the last address of the memory behind a header; `None` for bytes that are none, or of another
+/// version.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Option<(u64, u64)> {
+    let fields = Fields(bytes.get(..HEADER_LEN)?);
+    let is_ours = has_signature(bytes) && fields.u32(4)? == VERSION;
+    let (first, last) = (fields.u64(8)?, fields.u64(16)?);
+    (is_ours && first <= last).then_some((first, last))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,5 +46,17 @@ mod tests {
         assert_eq!(bytes[..8], *b"EMiL\x01\0\0\0");
         assert_eq!(bytes[8..24], *b"\0\x10\0\0\0\0\0\0\xff\xfb\x09\0\0\0\0\0");
         assert_eq!(bytes[24..], [0; 8]);
+        assert_eq!(parse(&bytes), Some((0x1000, 0x9fbff)));
+    }
+
+    #[test]
+    fn other_bytes_are_no_header() {
+        let bytes = emit(0x1000, 0x1fff);
+        for (at, value) in [(0, 0), (4, 2), (9, 0x20)] {
+            let mut bytes = bytes;
+            bytes[at] = value;
+            assert_eq!(parse(&bytes), None, "{at}");
+        }
+        assert_eq!(parse(&bytes[..31]), None);
     }
 }

@@ -15,6 +15,24 @@ const NT_PRSTATUS: u32 = 1;
 /// `NT_VMCOREDD`: a device's dump, owner "LINUX" (include/uapi/linux/vmcore.h).
 const NT_VMCOREDD: u32 = 0x700;
 
+/// Owner of the VMCOREINFO note, with its NUL (VMCOREINFO_NOTE_NAME, include/linux/vmcore_info.h).
+const VMCOREINFO_NAME: &[u8] = b"VMCOREINFO\0";
+/// Bytes in front of the text in a note with VMCOREINFO.
+pub const VMCOREINFO_HEAD: usize = HEADER_LEN + VMCOREINFO_NAME.len().next_multiple_of(4);
+
+/// A note with VMCOREINFO. The text is padded with line breaks, so that its length is exact.
+#[must_use]
+pub fn emit_vmcoreinfo(text: &str) -> Vec<u8> {
+    let desc_len = text.len().next_multiple_of(4);
+    let number = |len: usize| u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes();
+    let mut out = [number(VMCOREINFO_NAME.len()), number(desc_len), number(0)].concat();
+    out.extend(VMCOREINFO_NAME);
+    out.resize(VMCOREINFO_HEAD, 0);
+    out.extend(text.bytes());
+    out.resize(VMCOREINFO_HEAD.saturating_add(desc_len), b'\n');
+    out
+}
+
 /// What a note holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoteKind {

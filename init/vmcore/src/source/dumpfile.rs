@@ -28,10 +28,40 @@ impl DumpFile {
     pub(super) fn open(path: &Path) -> Result<Self, FlattenedOpenError> {
         let file = File::open(path)?;
         if flattened::has_signature(&read_up_to(&file, 0, flattened::RECORD_LEN)?) {
-            return Flattened::open(file).map(Self::Flattened);
+            return Flattened::open(vec![file]).map(Self::Flattened);
         }
         let len = file.metadata()?.len();
         Ok(Self::Plain { file, len })
+    }
+
+    /// Opens the parts of a flattened file, in their order.
+    pub(super) fn open_parts(paths: &[&Path]) -> Result<Self, FlattenedOpenError> {
+        let files: Result<Vec<File>, io::Error> = paths.iter().map(File::open).collect();
+        Flattened::open(files?).map(Self::Flattened)
+    }
+
+    /// Whether the file has all `len` bytes at `offset`.
+    pub(super) fn has(&self, offset: u64, len: u64) -> bool {
+        match self {
+            Self::Plain { len: all, .. } => offset.checked_add(len).is_some_and(|end| end <= *all),
+            Self::Flattened(pieces) => pieces.has(offset, len),
+        }
+    }
+
+    /// Takes what a stream that was cut does not have from `start` to `end` for zeros; see
+    /// [`Flattened::trust_holes`].
+    pub(super) fn trust_holes(&mut self, start: u64, end: u64) {
+        if let Self::Flattened(pieces) = self {
+            pieces.trust_holes(start, end);
+        }
+    }
+
+    /// The pieces of the dump that are in the file, in order: first byte and bytes of each.
+    pub(super) fn pieces(&self) -> Vec<(u64, u64)> {
+        match self {
+            Self::Plain { len, .. } => vec![(0, *len)],
+            Self::Flattened(pieces) => pieces.pieces().collect(),
+        }
     }
 
     /// Length of the dump.

@@ -87,6 +87,18 @@ pub enum Anomaly {
         /// Bytes of the dump that are there.
         bytes: u64,
     },
+    /// A segment lies where the machine has no memory: its address is damaged, and it is left out.
+    Outlier {
+        /// Physical address.
+        paddr: u64,
+        /// Bytes of it in the file.
+        bytes: u64,
+    },
+    /// The header of a range of memory is damaged or cut off, and the ranges from there on are lost.
+    DamagedRange {
+        /// File offset of the header.
+        offset: u64,
+    },
     /// A part of a split dump is missing; its pages are lost.
     MissingPart {
         /// First page of the part.
@@ -94,6 +106,24 @@ pub enum Anomaly {
         /// First page after it.
         end_pfn: u64,
     },
+}
+
+impl Anomaly {
+    /// Whether memory, or notes, are missing because of it.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Overlap { .. } | Self::More { .. } | Self::NotesLeftOut { .. } => false,
+            Self::MissingProgramHeaders { .. }
+            | Self::SegmentPastEnd { .. }
+            | Self::BeyondPhysicalMemory { .. }
+            | Self::NotesPastEnd { .. }
+            | Self::UnfinishedStream { .. }
+            | Self::Outlier { .. }
+            | Self::DamagedRange { .. }
+            | Self::MissingPart { .. } => true,
+        }
+    }
 }
 
 impl core::fmt::Display for Anomaly {
@@ -123,6 +153,14 @@ impl core::fmt::Display for Anomaly {
             }
             Self::UnfinishedStream { bytes } => {
                 write!(f, "the flattened dump was cut short: {bytes} bytes of it are there")
+            }
+            Self::Outlier { paddr, bytes } => write!(
+                f,
+                "a segment of {bytes} bytes claims to lie at {paddr:#x}, where this machine has no memory: its \
+                 address is damaged, and it is left out"
+            ),
+            Self::DamagedRange { offset } => {
+                write!(f, "the header of a range at file offset {offset} is damaged or cut: the rest is lost")
             }
             Self::MissingPart { start_pfn, end_pfn } => {
                 write!(f, "the part with the pages {start_pfn:#x} to {end_pfn:#x} is missing: they are lost")

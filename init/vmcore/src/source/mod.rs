@@ -7,8 +7,10 @@
 mod dumpfile;
 mod extents;
 mod flattened;
+mod images;
 mod kdump;
 mod notes;
+mod outliers;
 mod pages;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -21,10 +23,10 @@ use base::addr::{PageSize, Pfn, PfnRange, PhysAddr, VirtAddr};
 
 pub use extents::Anomaly;
 pub use flattened::FlattenedOpenError;
-pub use kdump::{Kdump, KdumpFault, KdumpOpenError};
+pub use kdump::{CopyError, Kdump, KdumpFault, KdumpOpenError};
 pub use notes::NoteIndex;
 pub use pages::Access;
-pub use vmcore::{Vmcore, VmcoreError};
+pub use vmcore::{Form, Vmcore, VmcoreError};
 
 /// Why bytes of memory could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +94,22 @@ pub trait Core: PhysicalMemory {
     /// What the headers claim and the file does not bear out.
     fn anomalies(&self) -> &[Anomaly];
 
+    /// Whether it is a file, of which nothing more can be had; false for the memory of the machine itself.
+    fn is_file(&self) -> bool {
+        true
+    }
+
+    /// Pages that the headers promise and that are not there: cut off, or lost when the dump was made.
+    /// Reads all descriptors of a dump.
+    fn lost_pages(&self) -> io::Result<u64> {
+        let missing = self.anomalies().iter().map(|anomaly| match anomaly {
+            Anomaly::SegmentPastEnd { missing, .. } => missing.div_ceil(self.page_size().bytes()),
+            Anomaly::Outlier { bytes, .. } => bytes.div_ceil(self.page_size().bytes()),
+            _ => 0,
+        });
+        Ok(missing.fold(0, u64::saturating_add))
+    }
+
     /// What a dump has left out already.
     fn left_out(&self) -> LeftOut {
         LeftOut::default()
@@ -107,6 +125,20 @@ pub struct LeftOut {
     pub vmemmap: bool,
     /// It ends early.
     pub incomplete: bool,
+}
+
+/// Why a core is not whole, a sentence for each reason; none if every page that it promises can be read.
+pub fn faults(core: &dyn Core) -> io::Result<Vec<String>> {
+    let mut faults = Vec::new();
+    if core.left_out().incomplete {
+        faults.push("its header says that it ends early".to_owned());
+    }
+    faults.extend(core.anomalies().iter().filter(|anomaly| anomaly.is_loss()).map(Anomaly::to_string));
+    match core.lost_pages()? {
+        0 => (),
+        pages => faults.push(format!("{pages} pages that it should have are lost")),
+    }
+    Ok(faults)
 }
 
 /// Reads memory, fast when addresses ascend.

@@ -6,9 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::format::elf::{self, ElfError, PhNum, Segment, SegmentKind};
+use crate::format::lime;
 use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::source::extents::{self, Anomaly, Extent};
+use crate::source::images;
 use crate::source::notes::NoteIndex;
+use crate::source::outliers::{self, Limits};
 use crate::source::pages::{Access, WindowReader, fill};
 use crate::source::{Core, PageReader, PhysicalMemory, ReadError};
 use base::addr::{PageSize, PfnRange, PhysAddr, VirtAddr, to_u64};
@@ -50,12 +53,45 @@ pub enum VmcoreError {
     NoMemory(u64),
 }
 
+/// The form of a file of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// An ELF core.
+    Elf,
+    /// LiME: ranges, each behind a header.
+    Lime,
+    /// Nothing but memory: the offset is the physical address.
+    Raw,
+}
+
+impl Form {
+    /// The form that the first bytes of a file show; `None` for raw memory, which shows nothing, and for all
+    /// else.
+    #[must_use]
+    pub fn of(head: &[u8]) -> Option<Self> {
+        let is_elf = head.starts_with(b"\x7fELF");
+        if is_elf { Some(Self::Elf) } else { lime::has_signature(head).then_some(Self::Lime) }
+    }
+
+    /// Its name, for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Elf => "ELF64 vmcore",
+            Self::Lime => "LiME",
+            Self::Raw => "raw memory",
+        }
+    }
+}
+
 /// An open vmcore.
 #[derive(Debug)]
 pub struct Vmcore {
     file: File,
     len: u64,
     access: Access,
+    form: Form,
+    is_file: bool,
     machine: u16,
     page_size: PageSize,
     extents: Vec<Extent>,
@@ -70,16 +106,35 @@ impl Vmcore {
     /// Opens a vmcore and reads its headers and notes. Whatever is wrong with them but leaves
     /// memory to save is listed in [`Core::anomalies`].
     pub fn open(path: &Path, access: Access) -> Result<Self, VmcoreError> {
-        let name = || path.display().to_string();
-        let file = File::open(path).map_err(|source| VmcoreError::Open { path: name(), source })?;
-        let meta = file.metadata().map_err(failed("length"))?;
-        if !meta.is_file() {
-            return Err(VmcoreError::NotAFile(name()));
-        }
-        Self::from_file(file, meta.len(), access)
+        Self::open_form(path, access, Form::Elf)
     }
 
-    fn from_file(file: File, len: u64, access: Access) -> Result<Self, VmcoreError> {
+    /// Opens the memory of this machine, as [`Vmcore::open`] does. `memory_end` is the first address after the
+    /// memory map that was recorded when the machine was well.
+    pub fn open_memory(path: &Path, access: Access, memory_end: Option<PhysAddr>) -> Result<Self, VmcoreError> {
+        let (file, len) = open(path)?;
+        Ok(Self { is_file: false, ..Self::from_elf(file, len, access, memory_end)? })
+    }
+
+    /// Opens a file of memory in the form that it has, which [`Form::of`] tells but for raw memory.
+    pub fn open_form(path: &Path, access: Access, form: Form) -> Result<Self, VmcoreError> {
+        let (file, len) = open(path)?;
+        let mut anomalies = Vec::new();
+        let segments = match form {
+            Form::Elf => return Self::from_elf(file, len, access, None),
+            Form::Lime => images::lime(&file, len, &mut anomalies).map_err(failed("headers of the ranges"))?,
+            Form::Raw => images::raw(&file, len),
+        };
+        let parts = Parts { form, machine: elf::machine_number(Some("x86_64")), segments, claimed: 1 };
+        Self::new(file, len, access, parts, NoteIndex::default(), anomalies)
+    }
+
+    fn from_elf(
+        file: File,
+        len: u64,
+        access: Access,
+        memory_end: Option<PhysAddr>,
+    ) -> Result<Self, VmcoreError> {
         let mut anomalies = Vec::new();
         let head = read_up_to(&file, 0, elf::HEADER_LEN).map_err(failed("ELF header"))?;
         let header = elf::Header::parse(&head)?;
@@ -91,16 +146,31 @@ impl Vmcore {
                 elf::phnum_of_section_header(&bytes)?
             }
         };
-        let (segments, found) = read_segments(&file, header.phoff, claimed)?;
+        let (mut segments, found) = read_segments(&file, header.phoff, claimed)?;
         if found < claimed {
             anomalies.push(Anomaly::MissingProgramHeaders { claimed, found });
         }
+        let notes = NoteIndex::read(&file, len, &segments, &mut anomalies);
+        let limits = Limits::new(&notes.vmcoreinfo(&file), memory_end);
+        outliers::remove(&mut segments, limits, &mut anomalies);
+        let parts = Parts { form: Form::Elf, machine: header.machine, segments, claimed };
+        Self::new(file, len, access, parts, notes, anomalies)
+    }
+
+    fn new(
+        file: File,
+        len: u64,
+        access: Access,
+        parts: Parts,
+        notes: NoteIndex,
+        mut anomalies: Vec<Anomaly>,
+    ) -> Result<Self, VmcoreError> {
+        let Parts { form, machine, segments, claimed } = parts;
         let (extents, lies) = extents::from_segments(&segments, len);
         anomalies.extend(lies);
         if extents.is_empty() {
             return Err(VmcoreError::NoMemory(claimed));
         }
-        let notes = NoteIndex::read(&file, len, &segments, &mut anomalies);
         let info = notes.vmcoreinfo(&file);
         let page_size = info.page_size().unwrap_or(PageSize::FOUR_KIB);
         let ranges = extents::to_ranges(&extents, page_size);
@@ -110,7 +180,9 @@ impl Vmcore {
             file,
             len,
             access,
-            machine: header.machine,
+            form,
+            is_file: true,
+            machine,
             page_size,
             extents,
             ranges,
@@ -120,6 +192,30 @@ impl Vmcore {
             anomalies,
         })
     }
+
+    /// What kind of file it is.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.form
+    }
+}
+
+/// What the headers of a file say.
+struct Parts {
+    form: Form,
+    machine: u16,
+    segments: Vec<Segment>,
+    claimed: u64,
+}
+
+fn open(path: &Path) -> Result<(File, u64), VmcoreError> {
+    let name = || path.display().to_string();
+    let file = File::open(path).map_err(|source| VmcoreError::Open { path: name(), source })?;
+    let meta = file.metadata().map_err(failed("length"))?;
+    if !meta.is_file() {
+        return Err(VmcoreError::NotAFile(name()));
+    }
+    Ok((file, meta.len()))
 }
 
 impl PhysicalMemory for Vmcore {
@@ -163,6 +259,10 @@ impl Core for Vmcore {
 
     fn anomalies(&self) -> &[Anomaly] {
         &self.anomalies
+    }
+
+    fn is_file(&self) -> bool {
+        self.is_file
     }
 }
 

@@ -2,6 +2,7 @@
 //! plain or flattened, in one file or split, with any compression that the format has.
 
 mod bitmap;
+mod copy;
 mod cursor;
 mod set;
 #[cfg(test)]
@@ -14,14 +15,16 @@ use std::sync::Mutex;
 
 use crate::format::kdump::{self, Header, Layout, PageDesc};
 use crate::format::{flattened, vmcoreinfo::VmcoreInfo};
+use crate::sink::Sink;
 use crate::source::dumpfile::DumpFile;
 use crate::source::extents::Anomaly;
 use crate::source::notes::NoteIndex;
 use crate::source::{Core, LeftOut, PageReader, PhysicalMemory, ReadError};
 use base::addr::{PageSize, Pfn, PfnRange, PhysAddr, VirtAddr, to_u64, to_usize};
 use base::lock::lock;
-use base::read_at::{ReadAt, read_up_to};
+use base::read_at::ReadAt;
 
+pub use copy::CopyError;
 pub use set::{KdumpFault, KdumpOpenError};
 
 use cursor::{Cursor, Reader};
@@ -47,10 +50,16 @@ pub struct Kdump {
 }
 
 impl Kdump {
-    /// Whether the file at `path` has the signature of a dump or of a flattened one.
-    pub fn is_dump(path: &Path) -> io::Result<bool> {
-        let head = read_up_to(&std::fs::File::open(path)?, 0, flattened::RECORD_LEN)?;
-        Ok(kdump::has_signature(&head) || flattened::has_signature(&head))
+    /// Whether a file that begins with `head` has the signature of a dump or of a flattened one.
+    #[must_use]
+    pub fn has_signature(head: &[u8]) -> bool {
+        kdump::has_signature(head) || Self::is_flattened_head(head)
+    }
+
+    /// Whether a file that begins with `head` has the signature of a flattened dump.
+    #[must_use]
+    pub fn is_flattened_head(head: &[u8]) -> bool {
+        flattened::has_signature(head)
     }
 
     /// Opens a dump and reads its headers and bitmaps. Of a split dump this is one part, and the
@@ -63,6 +72,19 @@ impl Kdump {
     /// that are missing are listed in [`Core::anomalies`].
     pub fn open_set(paths: &[PathBuf]) -> Result<Self, KdumpOpenError> {
         set::open(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())
+    }
+
+    /// Opens the parts of a dump that was flattened and sent in parts, in their order. Parts may be missing,
+    /// but for the first one.
+    pub fn open_parts(paths: &[PathBuf]) -> Result<Self, KdumpOpenError> {
+        set::open_parts(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())
+    }
+
+    /// Copies the dump into one plain file, as far as it is there. Descriptors of pages that are not lead
+    /// nowhere, and the header says INCOMPLETE if anything is lost. Gives the number of pages that are.
+    /// Of a split dump the first file is copied.
+    pub fn copy_to(&self, sink: &mut dyn Sink) -> Result<u64, CopyError> {
+        copy::copy(self, sink)
     }
 
     /// What the header says. A split dump is incomplete if any part is.
@@ -119,8 +141,7 @@ impl Kdump {
                 let found = cursor.desc(self, pfn).map(|found| {
                     let (part, desc) = found?;
                     let file = self.parts.iter().position(|other| core::ptr::eq(other, part))?;
-                    let end = desc.offset.saturating_add(u64::from(desc.size));
-                    Some((file, if end <= part.file.len() { desc } else { PageDesc::default() }))
+                    Some((file, part.as_far_as_there(desc)))
                 });
                 each(pfn, found);
             }
@@ -128,8 +149,8 @@ impl Kdump {
     }
 
     /// Calls `each` with the number of the file and the descriptor, for every descriptor in page
-    /// order, reading them in large pieces. Those that were cut off are zero, as those of lost
-    /// pages are.
+    /// order, reading them in large pieces. Those that were cut off, and those of data that was cut off, are
+    /// zero, as those of lost pages are.
     pub fn for_each_desc(&self, mut each: impl FnMut(usize, PageDesc)) -> io::Result<()> {
         let mut bytes = vec![0; kdump::DESC_LEN.saturating_mul(4096)];
         for (index, part) in self.parts.iter().enumerate() {
@@ -140,7 +161,7 @@ impl Kdump {
                 let piece = bytes.get_mut(..count.saturating_mul(kdump::DESC_LEN)).unwrap_or_default();
                 part.read_descs(piece, offset)?;
                 let descs = piece.chunks_exact(kdump::DESC_LEN).filter_map(PageDesc::parse);
-                descs.for_each(|desc| each(index, desc));
+                descs.for_each(|desc| each(index, part.as_far_as_there(desc)));
                 left = left.saturating_sub(to_u64(count));
                 offset = offset.saturating_add(to_u64(piece.len()));
             }
@@ -240,6 +261,12 @@ impl Core for Kdump {
 
     fn anomalies(&self) -> &[Anomaly] {
         &self.anomalies
+    }
+
+    fn lost_pages(&self) -> io::Result<u64> {
+        let mut there = 0_u64;
+        self.for_each_desc(|_, desc| there = there.saturating_add(u64::from(desc.offset != 0)))?;
+        Ok(self.bitmaps.kept.saturating_sub(there))
     }
 
     fn left_out(&self) -> LeftOut {

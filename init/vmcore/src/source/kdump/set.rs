@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::format::elf::{Segment, SegmentKind};
-use crate::format::kdump::{self, Header, KdumpError, Layout};
+use crate::format::kdump::{self, Header, KdumpError, Layout, PageDesc};
 use crate::format::vmcoreinfo::{self, VmcoreInfo};
 use crate::source::dumpfile::DumpFile;
 use crate::source::extents::Anomaly;
@@ -93,6 +93,11 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// The descriptor, or an empty one, as lost pages have it, if the file does not have the data.
+    pub(super) fn as_far_as_there(&self, desc: PageDesc) -> PageDesc {
+        if self.file.has(desc.offset, u64::from(desc.size)) { desc } else { PageDesc::default() }
+    }
+
     /// Reads descriptors. What was cut off is zero: a dump that was cut short has lost these pages,
     /// as one that says so itself has.
     pub(super) fn read_descs(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
@@ -118,7 +123,8 @@ pub(super) fn open(paths: &[&Path]) -> Result<Kdump, KdumpOpenError> {
     };
     let mut opened = Vec::new();
     for path in paths {
-        let next = open_part(path).map_err(at(path))?;
+        let next = DumpFile::open(path).map_err(KdumpFault::from);
+        let next = next.and_then(|file| open_part(path, file)).map_err(at(path))?;
         if paths.len() > 1 && !next.is_split {
             return Err(at(path)(KdumpFault::NotSplit));
         }
@@ -148,9 +154,16 @@ pub(super) fn open(paths: &[&Path]) -> Result<Kdump, KdumpOpenError> {
     assemble(first, parts).map_err(|source| at(&path)(KdumpFault::Read { what: "bitmaps", source }))
 }
 
-fn open_part(path: &Path) -> Result<Opened, KdumpFault> {
+pub(super) fn open_parts(paths: &[&Path]) -> Result<Kdump, KdumpOpenError> {
+    let path = paths.first().copied().unwrap_or(Path::new(""));
+    let at = |cause| KdumpOpenError { path: path.to_owned(), cause };
+    let file = DumpFile::open_parts(paths).map_err(KdumpFault::from).map_err(at)?;
+    let opened = open_part(path, file).map_err(at)?;
+    assemble(opened, Vec::new()).map_err(|source| at(KdumpFault::Read { what: "bitmaps", source }))
+}
+
+fn open_part(path: &Path, mut file: DumpFile) -> Result<Opened, KdumpFault> {
     let read = |what| move |source| KdumpFault::Read { what, source };
-    let file = DumpFile::open(path)?;
     let block0 = read_up_to(&file, 0, 65536).map_err(read("header"))?;
     if file.flattened().is_some() && block0.starts_with(b"\x7fELF") {
         return Err(KdumpFault::FlattenedElf);
@@ -162,6 +175,7 @@ fn open_part(path: &Path) -> Result<Opened, KdumpFault> {
     let mut sub = [0; kdump::SUB_HEADER_LEN];
     file.read_whole(&mut sub, page_size.bytes()).map_err(read("sub header"))?;
     let (layout, header) = kdump::parse_headers(&block0, &sub)?;
+    file.trust_holes(0, layout.descs_offset());
     let info = file.promised(header.vmcoreinfo, vmcoreinfo::MAX_LEN).map_err(read("VMCOREINFO"))?;
     let stored = file.stored().saturating_mul(MAX_HOLES);
     if layout.descs_offset() > file.len() || layout.bitmap_bytes() > stored {
@@ -204,6 +218,10 @@ fn assemble(first: Opened, others: Vec<Part>) -> io::Result<Kdump> {
         NoteIndex::read(&part.file, part.file.len(), &segments, &mut anomalies)
     };
     let bitmaps = bitmap::summarize(&part.file, &layout)?;
+    let mut part = part;
+    if let Some(data) = layout.data_offset(bitmaps.kept) {
+        part.file.trust_holes(layout.descs_offset(), data);
+    }
     let parts: Vec<Part> = core::iter::once(part).chain(others).collect();
     for stream in parts.iter().filter_map(|part| part.file.flattened()).filter(|file| !file.is_complete()) {
         anomalies.push(Anomaly::UnfinishedStream { bytes: stream.stored() });
