@@ -204,7 +204,8 @@ impl Input {
 fn head(path: &Path) -> Result<Vec<u8>, InputError> {
     let failed = |source| InputError::Read { path: path.to_owned(), source };
     // Opening a pipe would wait for somebody to write to it.
-    let file: File = OpenOptions::new().read(true).custom_flags(libc_nonblock()).open(path).map_err(failed)?;
+    let file: File =
+        OpenOptions::new().read(true).custom_flags(libc_nonblock()).open(path).map_err(failed)?;
     let kind = file.metadata().map_err(failed)?.file_type();
     if kind.is_dir() {
         return Err(failed(io::ErrorKind::IsADirectory.into()));

@@ -182,8 +182,10 @@ enum Command {
     ///
     /// A capture is verified, copied into a directory of its own and marked collected. Of a dump that was cut, such
     /// as a stream that a server has not got to its end, a plain dump is made that says INCOMPLETE.
-    #[command(override_usage = "afterimage recover [--keep-uncollected] DEVICE DIR\n       afterimage recover PART... \
-                          OUT")]
+    #[command(
+        override_usage = "afterimage recover [--keep-uncollected] DEVICE DIR\n       afterimage recover PART... \
+                          OUT"
+    )]
     Recover {
         /// Leave the capture on the device marked as it is: the device takes no other one
         #[arg(long)]
@@ -364,7 +366,9 @@ fn dumped(files: &[PathBuf], config: &Config, force: bool) -> Result<ExitCode, F
 
 fn recovered(files: &[PathBuf], keep_uncollected: bool) -> Result<ExitCode, Failure> {
     let Some((dir, input @ [device, ..])) = files.split_last() else {
-        return Err("name the device and the directory, or the dump that was cut and the file to write".into());
+        return Err(
+            "name the device and the directory, or the dump that was cut and the file to write".into()
+        );
     };
     if input.len() > 1 || (device.is_file() && input::is_dump(device)?) {
         let recovered = stream::recover(input, dir)?;

@@ -21,7 +21,9 @@ pub enum StreamError {
     #[error("{0} is no kdump-compressed or flattened dump: `afterimage dump` converts it")]
     NotADump(PathBuf),
     /// Each file of it has pages of its own.
-    #[error("{0} is a part of a split dump: `afterimage dump PART... OUT` puts together the parts that there are")]
+    #[error(
+        "{0} is a part of a split dump: `afterimage dump PART... OUT` puts together the parts that there are"
+    )]
     Split(PathBuf),
     /// The output is there already, or cannot be made.
     #[error("making {path}")]

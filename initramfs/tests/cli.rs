@@ -32,16 +32,21 @@ fn core() -> CoreFile {
     CoreFile::new().memory(0x1000, 20, 1).memory(0x10_0000, 20, 2).note("CORE", 1, &[0; 336])
 }
 
-/// Dumps `bytes` and gives result.json.
+/// Dumps `bytes` and gives result.json. Exit code 3 says that something is missing, of the dump and of what is made of
+/// it.
 fn dumped(bytes: &[u8]) -> serde_json::Value {
     let dir = tempfile::tempdir().unwrap();
     let (input, out) = (dir.path().join("vmcore"), dir.path().join("dump"));
     fs::write(&input, bytes).unwrap();
     let output = afterimage(&["dump", text(&input), text(&out)]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let code = if result["outcome"] == "complete" { 0 } else { 3 };
+    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
     let inspected = afterimage(&["inspect", text(&out)]);
-    assert!(inspected.status.success(), "{}", String::from_utf8_lossy(&inspected.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    assert_eq!(inspected.status.code(), Some(code), "{}", String::from_utf8_lossy(&inspected.stderr));
+    let report = String::from_utf8(inspected.stdout).unwrap();
+    assert_eq!(report.contains("INCOMPLETE"), code == 3, "{report}");
+    result
 }
 
 fn steps(result: &serde_json::Value) -> Vec<String> {
@@ -56,8 +61,9 @@ fn files_that_are_no_core_are_refused() {
     let (file, out) = (text(&file), text(&out));
     refused(&["dump", file, out], "No such file");
     for (bytes, expected) in [
-        (&b""[..], "ends after 0 bytes"),
-        (&[0; 4096], "no ELF magic number"),
+        (&b""[..], "is empty"),
+        (&[0; 4096], "begins with 0000000000000000, which is no ELF core"),
+        (b"\x1f\x8b\x08", "is compressed by gzip: unpack it first"),
         (&core().bytes()[..63], "ends after 63 bytes"),
         (&core().bytes()[..64], "holds no memory"),
         (b"KDUMP   rubbish", "ends inside the headers"),
@@ -141,8 +147,9 @@ fn a_truncated_core_is_dumped_as_far_as_it_goes() {
     let mut bytes = core().bytes();
     bytes.truncate(bytes.len() - 5 * 4096);
     let result = dumped(&bytes);
-    assert_eq!(result["outcome"], "complete");
+    assert_eq!(result["outcome"], "incomplete");
     assert_eq!(steps(&result)[0], "vmcore segment-past-end");
+    assert!(result["trigger"].is_null(), "nobody knows of a panic: {result}");
     assert_eq!(result["memory_bytes"], 35 * 4096);
 }
 
@@ -255,11 +262,12 @@ fn pages_by_class_and_their_map() {
     let (input, dump, svg, png) = (path("vmcore"), path("dump"), path("map.svg"), path("map.PNG"));
     fs::write(&input, core().bytes()).unwrap();
     let zero = u64::try_from((1..0x114).filter(|&pfn| is_zero(pfn)).count()).unwrap();
-    let pages = |args: &[&str]| {
+    let pages_and_code = |args: &[&str], code: i32| {
         let output = afterimage(&[&["inspect", "--pages"], args].concat());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
+    let pages = |args: &[&str]| pages_and_code(args, 0);
     let message = pages(&["--map", &svg, &input]);
     assert_eq!((numbers(&message, "unknown"), numbers(&message, "all")), (vec![40, 0], vec![40, 0]));
     assert!(message.contains("\n0x000000000000 ???????????\n") && !message.contains('\x1b'), "{message}");
@@ -279,7 +287,7 @@ fn pages_by_class_and_their_map() {
     let descs = usize::try_from(layout.descs_offset()).unwrap();
     bytes[descs + 24 * 36..descs + 24 * 39].fill(0);
     fs::write(&dump, &bytes).unwrap();
-    let message = numbers(&pages(&[&dump]), "unknown");
+    let message = numbers(&pages_and_code(&[&dump], 3), "unknown");
     assert_eq!((message[2] + message[3], &message[4..]), (36, &[1, 3][..]));
 
     refused(&["inspect", "--pages", "--map", &path("map.gif"), &dump], "map.gif: a map is a .svg or a .png");

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
-use vmcore::kernel::dmesg::{self, DmesgError};
 use vmcore::kernel::Kernel;
+use vmcore::kernel::dmesg::{self, DmesgError};
 
 /// Bytes of the log's end that are looked at, in memory that is scarce.
 const TAIL: u64 = 256 << 10;

@@ -24,7 +24,8 @@ pub fn open_core(
     facts: &Facts,
     summary: &mut Summary,
 ) -> Result<Vmcore, VmcoreError> {
-    let ends = facts.memory_map.iter().filter(|range| range.kind.starts_with("System RAM")).map(|range| range.last);
+    let ends =
+        facts.memory_map.iter().filter(|range| range.kind.starts_with("System RAM")).map(|range| range.last);
     let memory_end = ends.max().map(|last| PhysAddr(last.saturating_add(1)));
     let core = Vmcore::open_memory(path, access, memory_end)?;
     record_anomalies(&core, summary);
@@ -67,7 +68,8 @@ pub fn page_filter<'a>(
     summary: &mut Summary,
 ) -> Option<PageFilter<'a>> {
     if let Some(machine) = foreign_machine(core) {
-        let cause = format!("a core of {machine}: page types of x86_64 kernels are known, of others they are not");
+        let cause =
+            format!("a core of {machine}: page types of x86_64 kernels are known, of others they are not");
         summary.degrade(Degradation::NoPageTypes { cause });
         return None;
     }

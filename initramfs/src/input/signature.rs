@@ -38,13 +38,29 @@ const KNOWN: [(&[u8], &str, &str); 21] = [
         "a QEMU guest's migration or saved state",
         "take the memory with `dump-guest-memory` of QEMU's monitor, which is read",
     ),
-    (b"QFI\xfb", "a qcow2 disk image", "it has a disk, not memory; with `virsh dump --memory-only` memory is had"),
+    (
+        b"QFI\xfb",
+        "a qcow2 disk image",
+        "it has a disk, not memory; with `virsh dump --memory-only` memory is had",
+    ),
     (b"DISKDUMP", "a diskdump of a kernel before 2.6.20", "open it with crash"),
     (b"PAGEDU64", "a crash dump of Windows", "volatility3 reads it"),
     (b"PAGEDUMP", "a crash dump of Windows", "volatility3 reads it"),
-    (b"\xd2\xbe\xd2\xbe", "a snapshot of a VMware guest", "make an ELF core of it with `vmss2core -N`, which is read"),
-    (b"\xd0\xbe\xd2\xbe", "a snapshot of a VMware guest", "make an ELF core of it with `vmss2core -N`, which is read"),
-    (b"EVF\x09\x0d\x0a\xff\0", "an EWF (EnCase) image", "mount it with `ewfmount`, and name the file in there"),
+    (
+        b"\xd2\xbe\xd2\xbe",
+        "a snapshot of a VMware guest",
+        "make an ELF core of it with `vmss2core -N`, which is read",
+    ),
+    (
+        b"\xd0\xbe\xd2\xbe",
+        "a snapshot of a VMware guest",
+        "make an ELF core of it with `vmss2core -N`, which is read",
+    ),
+    (
+        b"EVF\x09\x0d\x0a\xff\0",
+        "an EWF (EnCase) image",
+        "mount it with `ewfmount`, and name the file in there",
+    ),
     (b"!<arch>\n", "an archive, such as a .deb", UNPACK),
 ];
 

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::dump::notes::Notes;
 use crate::dump::codec::{Codec, is_zero};
+use crate::dump::notes::Notes;
 use crate::dump::plan::Found;
 use crate::dump::{Request, bitmap};
 use crate::filter::units;

@@ -11,9 +11,9 @@
 use std::time::{Duration, Instant};
 
 use crate::dump::codec::Codec;
+use crate::dump::notes::Notes;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::plan::Plan;
-use crate::dump::notes::Notes;
 use crate::dump::{DumpError, DumpWriter, Request};
 use crate::filter::order::Turn;
 use crate::format::kdump::{Compression, DESC_LEN, Header, Layout, PageDesc};
@@ -158,7 +158,8 @@ impl<'a> KdumpWriter<'a> {
     /// back, as far as that can be: nothing may lead to data that is not there.
     fn stream_batch(&mut self, batch: &Batch) -> Result<(), DumpError> {
         let descs = self.write_descs();
-        let sent = descs.and_then(|()| self.sink.write_at(self.end, batch.data()).map_err(failed("page data")));
+        let sent =
+            descs.and_then(|()| self.sink.write_at(self.end, batch.data()).map_err(failed("page data")));
         if sent.is_err() {
             self.descs.fill(0);
             if let Err(error) = self.write_descs() {

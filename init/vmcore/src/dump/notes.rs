@@ -4,8 +4,8 @@
 
 use crate::dump::DumpError;
 use crate::format::elf;
-use crate::format::vmcoreinfo::{self, VmcoreInfo};
 use crate::format::note::{self, Note, NoteKind};
+use crate::format::vmcoreinfo::{self, VmcoreInfo};
 use crate::sink::Sink;
 use crate::source::Core;
 use base::addr::{to_u64, to_usize};

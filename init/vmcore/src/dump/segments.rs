@@ -10,10 +10,10 @@
 //! not there.
 
 use crate::budget::Budget;
+use crate::dump::notes::Notes;
 use crate::dump::pipeline::{Batch, Body};
 use crate::dump::places::{ElfPlaces, LimePlaces, Places};
 use crate::dump::plan::Plan;
-use crate::dump::notes::Notes;
 use crate::dump::{DumpError, DumpWriter, Request, bitmap};
 use crate::format::{elf, lime};
 use crate::report::PageCounts;

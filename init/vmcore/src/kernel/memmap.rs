@@ -5,7 +5,10 @@
 //! first struct page less the section's first PFN, with flags in the low bits
 //! (include/linux/mmzone.h). With VMEMMAP all sections therefore hold the same address, which is
 //! how a damaged one is told. A section that is damaged has no struct pages here, and the others
-//! have theirs.
+//! have theirs. Where the table says nothing of a section that has memory, as with a root that was
+//! overwritten, its struct pages are looked for where all others have them ([`vmemmap`]).
+
+mod vmemmap;
 
 use serde::Serialize;
 
@@ -103,10 +106,17 @@ impl Memmap {
             1_u64.checked_shl(u32::try_from(memory_bits.saturating_sub(section_bits)).unwrap_or(0));
         let table = Table::discover(kernel, sections.unwrap_or(1), page_size)?;
         let mut map = Self { pages_per_section, page_struct, sections: Vec::new(), vmemmap: None };
+        let mut unknown = Vec::new();
         for number in map.numbers(memory) {
-            map.sections.push((number, map.locate(kernel, &table, number)));
+            let (section, is_known) = map.locate(kernel, &table, number);
+            if !is_known {
+                unknown.push(map.sections.len());
+            }
+            map.sections.push((number, section));
         }
-        map.agree(kernel.info().symbol("vmemmap"));
+        let recorded = kernel.info().symbol("vmemmap");
+        map.agree(recorded);
+        map.look_for(kernel, memory, recorded, &unknown);
         if map.sections.iter().any(|(_, section)| matches!(section, Section::Online(_))) {
             Ok(map)
         } else {
@@ -181,17 +191,55 @@ impl Memmap {
         numbers
     }
 
-    fn locate(&self, kernel: &Kernel<'_>, table: &Table, number: u64) -> Section {
+    /// Where the table says that a section's struct pages lie, and whether it says anything at all.
+    fn locate(&self, kernel: &Kernel<'_>, table: &Table, number: u64) -> (Section, bool) {
         let Ok(coded) = table.section_mem_map(kernel, number) else {
-            return Section::Bad(BadSection::Unreadable);
+            return (Section::Bad(BadSection::Unreadable), false);
         };
         if coded & (HAS_MEM_MAP | ONLINE) != HAS_MEM_MAP | ONLINE {
-            return Section::Absent;
+            return (Section::Absent, coded != 0);
         }
         let ahead = number.wrapping_mul(self.pages_per_section).wrapping_mul(self.page_struct);
         let base = (coded & !FLAGS).wrapping_add(ahead);
         let bad = base < KERNEL_HALF || kernel.translate(VirtAddr(base)).is_err();
-        if bad { Section::Bad(BadSection::Address) } else { Section::Online(VirtAddr(base)) }
+        (if bad { Section::Bad(BadSection::Address) } else { Section::Online(VirtAddr(base)) }, true)
+    }
+
+    /// Gives the sections of which the table says nothing the struct pages that are mapped for them, if they are.
+    fn look_for(
+        &mut self,
+        kernel: &Kernel<'_>,
+        memory: &[PfnRange],
+        recorded: Option<VirtAddr>,
+        unknown: &[usize],
+    ) {
+        if unknown.is_empty() {
+            return;
+        }
+        let first_page = |&index: &usize| {
+            let pages = self.pages_of(self.sections.get(index)?.0)?;
+            memory.iter().find_map(|range| range.intersect(pages)).map(|pages| pages.start())
+        };
+        let touched: Vec<Pfn> = unknown.iter().filter_map(first_page).collect();
+        let page_struct = self.page_struct;
+        let found = || vmemmap::find(kernel, memory, &touched, page_struct);
+        let Some(origin) = self.vmemmap.or(recorded).or_else(found) else { return };
+        let bytes = self.pages_per_section.saturating_mul(self.page_struct);
+        let mut number = 0_usize;
+        for &index in unknown {
+            let Some(section) = self.sections.get_mut(index) else { continue };
+            let base = section.0.checked_mul(bytes).and_then(|ahead| origin.checked_add(ahead));
+            if let Some(base) = base.filter(|&base| vmemmap::is_mapped(kernel, base, bytes)) {
+                section.1 = Section::Online(base);
+                number = number.saturating_add(1);
+            }
+        }
+        if number > 0 {
+            self.vmemmap = Some(origin);
+            log::warn!(
+                "the table of memory sections is damaged: struct pages of {number} sections found without it"
+            );
+        }
     }
 
     /// Finds what the sections agree on. The kernel's own word for it counts most, where it has one

@@ -194,7 +194,7 @@ impl TestKernel {
     }
 
     /// Writes a word of memory.
-    fn u64(&mut self, at: usize, value: u64) {
+    pub(crate) fn u64(&mut self, at: usize, value: u64) {
         self.memory[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
 

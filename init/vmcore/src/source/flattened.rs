@@ -466,7 +466,10 @@ mod tests {
         cut.trust_holes(0, 30);
         assert_eq!(read(&cut, 5, 1), b"", "it has not come so far");
         cut.trust_holes(0, 18);
-        assert_eq!((read(&cut, 0, 100), read(&cut, 19, 1)), (b"aaaa\0\0\0\0bbbb\0\0\0\0\0\0".to_vec(), vec![]));
+        assert_eq!(
+            (read(&cut, 0, 100), read(&cut, 19, 1)),
+            (b"aaaa\0\0\0\0bbbb\0\0\0\0\0\0".to_vec(), vec![])
+        );
     }
 
     proptest! {

@@ -49,9 +49,9 @@ pub(super) fn remove(segments: &mut Vec<Segment>, limits: Limits, anomalies: &mu
     let is_backed = |segment: &Segment| {
         let (paddr, vaddr) = (segment.paddr.0, segment.vaddr.0);
         match vaddr {
-            KERNEL_IMAGE.. => {
-                limits.phys_base.is_none_or(|base| vaddr.wrapping_sub(KERNEL_IMAGE).wrapping_add(base) == paddr)
-            }
+            KERNEL_IMAGE.. => limits
+                .phys_base
+                .is_none_or(|base| vaddr.wrapping_sub(KERNEL_IMAGE).wrapping_add(base) == paddr),
             KERNEL_HALF.. => distance.is_none_or(|distance| vaddr.wrapping_sub(paddr) == distance),
             _ => limits.map_end.is_none_or(|end| segment.paddr < end),
         }
@@ -135,14 +135,19 @@ mod tests {
                 let mut segments = machine();
                 let flipped = segments[index].paddr.0 ^ 1 << bit;
                 segments[index].paddr = PhysAddr(flipped);
-                assert_eq!(removed(segments, limits("NUMBER(phys_base)=0\n", None)), [flipped], "{index} {bit}");
+                assert_eq!(
+                    removed(segments, limits("NUMBER(phys_base)=0\n", None)),
+                    [flipped],
+                    "{index} {bit}"
+                );
             }
         }
     }
 
     #[test]
     fn the_cpu_and_the_memory_map_bound_what_has_no_virtual_address() {
-        let segments = || vec![load(0x10_0000, 0, 1 << 30), load(1 << 45, 0, 0x1000), load(1 << 47, 0, 0x1000)];
+        let segments =
+            || vec![load(0x10_0000, 0, 1 << 30), load(1 << 45, 0, 0x1000), load(1 << 47, 0, 0x1000)];
         assert_eq!(removed(segments(), limits("", None)), [0; 0]);
         assert_eq!(removed(segments(), limits("NUMBER(MAX_PHYSMEM_BITS)=46\n", None)), [1 << 47]);
         assert_eq!(removed(segments(), limits("", Some(2 << 30))), [1 << 45, 1 << 47]);

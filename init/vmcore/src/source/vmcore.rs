@@ -111,7 +111,11 @@ impl Vmcore {
 
     /// Opens the memory of this machine, as [`Vmcore::open`] does. `memory_end` is the first address after the
     /// memory map that was recorded when the machine was well.
-    pub fn open_memory(path: &Path, access: Access, memory_end: Option<PhysAddr>) -> Result<Self, VmcoreError> {
+    pub fn open_memory(
+        path: &Path,
+        access: Access,
+        memory_end: Option<PhysAddr>,
+    ) -> Result<Self, VmcoreError> {
         let (file, len) = open(path)?;
         Ok(Self { is_file: false, ..Self::from_elf(file, len, access, memory_end)? })
     }
@@ -122,7 +126,9 @@ impl Vmcore {
         let mut anomalies = Vec::new();
         let segments = match form {
             Form::Elf => return Self::from_elf(file, len, access, None),
-            Form::Lime => images::lime(&file, len, &mut anomalies).map_err(failed("headers of the ranges"))?,
+            Form::Lime => {
+                images::lime(&file, len, &mut anomalies).map_err(failed("headers of the ranges"))?
+            }
             Form::Raw => images::raw(&file, len),
         };
         let parts = Parts { form, machine: elf::machine_number(Some("x86_64")), segments, claimed: 1 };

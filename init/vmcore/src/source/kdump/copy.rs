@@ -4,8 +4,8 @@ use std::io;
 
 use crate::format::kdump::{self, DESC_LEN, PageDesc};
 use crate::sink::{Sink, SinkError};
-use crate::source::kdump::Kdump;
 use crate::source::faults;
+use crate::source::kdump::Kdump;
 use base::addr::{to_u64, to_usize};
 use base::read_at::ReadAt;
 

@@ -123,7 +123,7 @@ fn open(files: &[Vec<u8>]) -> (TempDir, Result<Kdump, KdumpOpenError>) {
     let paths: Vec<PathBuf> = (0..files.len()).map(|index| dir.path().join(format!("part{index}"))).collect();
     for (path, bytes) in paths.iter().zip(files) {
         fs::write(path, bytes).unwrap();
-        assert!(Kdump::is_dump(path).unwrap());
+        assert!(Kdump::has_signature(&fs::read(path).unwrap()));
     }
     let dump = Kdump::open_set(&paths);
     (dir, dump)
