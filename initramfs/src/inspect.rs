@@ -1,20 +1,17 @@
 //! What a vmcore or dump holds, as text for people.
 
-mod tail;
-
 use std::fmt::Write;
 use std::io;
 
 use base::time::utc;
 use vmcore::format::kdump::{Compression, PageDesc};
-use vmcore::kernel::{dmesg, uts};
+use vmcore::kernel::dmesg::{self, Tail};
+use vmcore::kernel::uts;
 use vmcore::report::Degradation;
 use vmcore::session::foreign_machine;
 use vmcore::source::{Form, Kdump};
 
 use crate::input::Input;
-
-use tail::Tail;
 
 /// Lines of the kernel log at the end of the report.
 const LOG_LINES: usize = 12;
@@ -187,8 +184,12 @@ fn log_tail(input: &Input, out: &mut String) {
     let mut tail = Tail::new(LOG_LINES);
     match dmesg::write(&input.kernel(), &mut tail) {
         Ok(stats) => {
-            if let Some(cause) = tail.cause() {
-                let _ = writeln!(out, "{:<12} {cause}", "died of");
+            if let Some(death) = tail.death() {
+                let _ = writeln!(out, "{:<12} {}", "died of", death.message);
+                if let Some(command) = death.command {
+                    let pid = death.pid.map_or_else(String::new, |pid| format!(", PID {pid}"));
+                    let _ = writeln!(out, "{:<12} {command}{pid}", "in task");
+                }
             }
             let older = match stats.left_out {
                 0 => String::new(),

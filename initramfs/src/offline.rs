@@ -37,7 +37,7 @@ pub enum OfflineError {
     #[error("{0} is a directory: name a file")]
     Directory(PathBuf),
     /// Only a stream format can go to standard output.
-    #[error("a {0} dump cannot go to standard output: use --format flattened, or name a file")]
+    #[error("a {0} dump cannot go to standard output: use --format flattened, elf, lime or raw, or name a file")]
     Stream(Format),
     /// The output cannot be made or renamed.
     #[error("{what} {path}")]
@@ -69,7 +69,7 @@ pub fn dump(input: &[PathBuf], out: &Path, config: &Config, force: bool) -> Resu
     let mut summary = Summary::new(config);
     let input_faults;
     if out == Path::new("-") {
-        if config.dump.format != Format::Flattened {
+        if config.dump.format == Format::Kdump {
             return Err(OfflineError::Stream(config.dump.format));
         }
         let mut stdout = Stream::new(io::stdout().lock());

@@ -191,6 +191,26 @@ fn a_whole_stream_is_recovered_whole_from_its_parts_in_order() {
 }
 
 #[test]
+fn formats_in_the_order_of_pages_go_to_a_pipe() {
+    for format in [Format::Elf, Format::Lime, Format::Raw, Format::Flattened] {
+        let (dir, out, bytes) = whole(format);
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_afterimage"))
+            .args(["dump", "--level", "0", "--format", &format.to_string()])
+            .args([&dir.path().join("core"), Path::new("-")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        if format != Format::Flattened {
+            assert!(output.stdout == bytes, "{format}: what a pipe takes is what a file has");
+        }
+        fs::write(&out, output.stdout).unwrap();
+        if format != Format::Raw {
+            assert!(!is_told(&out), "{format}");
+        }
+    }
+}
+
+#[test]
 fn lime_and_raw_memory_give_the_pages_of_the_core() {
     for format in [Format::Lime, Format::Raw] {
         let (dir, out, _) = whole(format);

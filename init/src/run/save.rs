@@ -1,7 +1,7 @@
 //! What is saved on one target, in this order: the log, then the dump or what stands for it, then
 //! `result.json`.
 
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 
 use crate::run::fit::{Fit, fit};
 use crate::run::{Job, hooks, live, seconds_since};
@@ -13,7 +13,7 @@ use base::time::Lap;
 use vmcore::budget;
 use vmcore::dump::estimate::estimate;
 use vmcore::dump::{self, Request, Written};
-use vmcore::kernel::dmesg::{self, DmesgError};
+use vmcore::kernel::dmesg::{self, Death, DmesgError, DmesgStats, Tail};
 use vmcore::report::{Degradation, Outcome, Summary};
 use vmcore::session::record;
 use vmcore::sink::{Append, Sink};
@@ -173,7 +173,9 @@ fn save_dmesg(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
         }
     });
     match saved {
-        Ok(stats) => {
+        Ok((stats, death)) => {
+            // After a planned switch nobody died, whatever the log says of before.
+            summary.death = death.filter(|_| job.planned.is_none());
             log::info!("kernel log saved: {} records, {} damaged", stats.records, stats.damaged);
             summary.dmesg = Some(stats);
             if stats.left_out > 0 {
@@ -194,11 +196,12 @@ fn write_dmesg(
     ring: &dmesg::Ring<'_, '_>,
     limit: u64,
     target: &mut dyn Target,
-) -> Result<dmesg::DmesgStats, TargetError> {
+) -> Result<(DmesgStats, Option<Death>), TargetError> {
     let artifact = Artifact::Dmesg;
     let mut sink = target.create(artifact)?;
     let mut out = BufWriter::with_capacity(64 << 10, Append::new(sink.as_mut()));
-    let written = ring.write(&mut out, limit);
+    let mut tail = Tail::new(0);
+    let written = ring.write(&mut Both(&mut out, &mut tail), limit);
     let written = written.and_then(|stats| out.flush().map(|()| stats).map_err(DmesgError::Write));
     // A buffer that is dropped is written, once more to a full disk.
     drop(out.into_parts());
@@ -206,7 +209,22 @@ fn write_dmesg(
     sink.sync().map_err(|error| TargetError::artifact(artifact.name(), error))?;
     drop(sink);
     target.publish(artifact)?;
-    Ok(stats)
+    Ok((stats, tail.death()))
+}
+
+/// Writes to both.
+struct Both<'a, A, B>(&'a mut A, &'a mut B);
+
+impl<A: Write, B: Write> Write for Both<'_, A, B> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write_all(bytes)?;
+        self.1.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// What live collectors found, if there was a planned switch. An attempt that saves the log only

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::budget::MemoryUse;
 use crate::filter::{ClassCounts, Contradiction, PageClass, ScanStats};
-use crate::kernel::dmesg::DmesgStats;
+use crate::kernel::dmesg::{Death, DmesgStats};
 use crate::kernel::info::Origin;
 use crate::kernel::memmap::BadSection;
 use crate::source::Anomaly;
@@ -373,6 +373,8 @@ pub struct Summary {
     pub vital_bytes: Option<u64>,
     /// The log.
     pub dmesg: Option<DmesgStats>,
+    /// How the kernel died, by its log.
+    pub death: Option<Death>,
     /// Threads that read and compressed.
     pub workers: usize,
     /// Seconds by phase.

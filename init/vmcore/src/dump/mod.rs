@@ -9,6 +9,7 @@ mod bitmap;
 mod codec;
 pub mod estimate;
 mod flattened;
+mod in_order;
 mod kdump;
 pub mod notes;
 mod pipeline;
@@ -35,6 +36,7 @@ use base::config::{Compress, Exclude, Format};
 pub use plan::Found;
 
 use flattened::Flattened;
+use in_order::InOrder;
 use kdump::KdumpWriter;
 use pipeline::Batch;
 use plan::{Plan, Rule};
@@ -167,6 +169,9 @@ pub fn write(
             let ended = stream_sink.finish().map_err(stream);
             written.bytes = stream_sink.len();
             result.and(ended)
+        }
+        Format::Elf | Format::Lime | Format::Raw if !sink.is_rewritable() => {
+            job.run(&mut InOrder::start(sink, core, &plan, request)?)
         }
         Format::Elf | Format::Lime | Format::Raw => {
             job.run(&mut SegmentWriter::start(sink, core, &plan, request)?)

@@ -273,7 +273,7 @@ pub(super) fn fits(plan: &Plan<'_>, budget: &Budget) -> bool {
 }
 
 /// The kept pages as runs.
-fn runs(plan: &Plan<'_>) -> Vec<PfnRange> {
+pub(super) fn runs(plan: &Plan<'_>) -> Vec<PfnRange> {
     let mut runs = Vec::new();
     each_run(plan, |run| runs.push(run));
     runs

@@ -6,6 +6,8 @@
 //! loops, and the output has a limit of its own: page tables can show one page of line breaks as a
 //! ring of 2 GiB, which would be 75 GB of text.
 
+mod tail;
+
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -13,6 +15,8 @@ use serde::Serialize;
 use crate::kernel::{Kernel, KernelError};
 use base::addr::{PfnRange, VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
+
+pub use tail::{Death, Tail};
 
 /// Flag bits at the top of `prb_desc.state_var`; the rest is the record's id.
 const STATE_SHIFT: u32 = 62;

@@ -12,6 +12,10 @@ use base::addr::PhysAddr;
 const KERNEL_HALF: u64 = 1 << 63;
 /// `__START_KERNEL_map`, where the kernel's image is mapped (arch/x86/include/asm/page_64_types.h).
 const KERNEL_IMAGE: u64 = 0xffff_ffff_8000_0000;
+/// Bytes of memory for a byte of the two bitmaps of a dump, with pages of 4 KiB.
+const BITMAP_SHARE: u64 = 4 * 4096;
+/// Bytes of bitmaps that matter to nobody.
+const SMALL: u64 = 64 << 20;
 /// Memory below this address costs little, whatever is claimed about it.
 const NEAR: u64 = 4 << 30;
 /// How many times as far away as all other memory an address is that nothing but itself speaks for.
@@ -26,16 +30,25 @@ pub(super) struct Limits {
     phys_base: Option<u64>,
     /// First address after the memory map that the loader recorded.
     map_end: Option<PhysAddr>,
+    /// Bytes of the file.
+    file_len: u64,
 }
 
 impl Limits {
-    /// The limits of the kernel that `info` describes, on a machine with memory below `map_end`.
-    pub(super) fn new(info: &VmcoreInfo, map_end: Option<PhysAddr>) -> Self {
+    /// The limits of the kernel that `info` describes, on a machine with memory below `map_end`, in a file of
+    /// `file_len` bytes.
+    pub(super) fn new(info: &VmcoreInfo, map_end: Option<PhysAddr>, file_len: u64) -> Self {
         // 46 bits with four levels of page tables, 52 with five (MAX_PHYSMEM_BITS,
         // arch/x86/include/asm/sparsemem.h).
         let bits = info.number("MAX_PHYSMEM_BITS").and_then(|bits| u32::try_from(bits).ok());
         let end = bits.filter(|bits| (36..=52).contains(bits)).and_then(|bits| 1_u64.checked_shl(bits));
-        Self { end, phys_base: info.number("phys_base").map(i64::cast_unsigned), map_end }
+        Self { end, phys_base: info.number("phys_base").map(i64::cast_unsigned), map_end, file_len }
+    }
+
+    /// Whether an address that nothing speaks for or against may be right: the bitmaps that it takes are no larger
+    /// than the file, or small.
+    fn is_worth(&self, end: u64) -> bool {
+        end / BITMAP_SHARE <= self.file_len.max(SMALL)
     }
 }
 
@@ -53,7 +66,10 @@ pub(super) fn remove(segments: &mut Vec<Segment>, limits: Limits, anomalies: &mu
                 .phys_base
                 .is_none_or(|base| vaddr.wrapping_sub(KERNEL_IMAGE).wrapping_add(base) == paddr),
             KERNEL_HALF.. => distance.is_none_or(|distance| vaddr.wrapping_sub(paddr) == distance),
-            _ => limits.map_end.is_none_or(|end| segment.paddr < end),
+            _ => match limits.map_end {
+                Some(end) => segment.paddr < end,
+                None => limits.is_worth(segment.paddr.0.saturating_add(segment.filesz)),
+            },
         }
     };
     let end_of = |segment: &Segment| segment.paddr.0.saturating_add(segment.filesz);
@@ -104,7 +120,7 @@ mod tests {
     }
 
     fn limits(text: &str, map_end: Option<u64>) -> Limits {
-        Limits::new(&VmcoreInfo::parse(text.as_bytes()), map_end.map(PhysAddr))
+        Limits::new(&VmcoreInfo::parse(text.as_bytes()), map_end.map(PhysAddr), 8 << 30)
     }
 
     /// The addresses that are taken out.
@@ -149,6 +165,8 @@ mod tests {
         let segments =
             || vec![load(0x10_0000, 0, 1 << 30), load(1 << 45, 0, 0x1000), load(1 << 47, 0, 0x1000)];
         assert_eq!(removed(segments(), limits("", None)), [0; 0]);
+        let small = Limits { file_len: 4 << 20, ..Limits::default() };
+        assert_eq!(removed(segments(), small), [1 << 45, 1 << 47], "bitmaps of 2 GiB for a file of 4 MiB");
         assert_eq!(removed(segments(), limits("NUMBER(MAX_PHYSMEM_BITS)=46\n", None)), [1 << 47]);
         assert_eq!(removed(segments(), limits("", Some(2 << 30))), [1 << 45, 1 << 47]);
         // Memory that was added after the map was recorded.

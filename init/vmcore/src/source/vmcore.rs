@@ -157,7 +157,7 @@ impl Vmcore {
             anomalies.push(Anomaly::MissingProgramHeaders { claimed, found });
         }
         let notes = NoteIndex::read(&file, len, &segments, &mut anomalies);
-        let limits = Limits::new(&notes.vmcoreinfo(&file), memory_end);
+        let limits = Limits::new(&notes.vmcoreinfo(&file), memory_end, len);
         outliers::remove(&mut segments, limits, &mut anomalies);
         let parts = Parts { form: Form::Elf, machine: header.machine, segments, claimed };
         Self::new(file, len, access, parts, notes, anomalies)

@@ -8,6 +8,8 @@ use super::*;
 use crate::format::flattened::Record;
 use crate::format::kdump::{Compression, Utsname};
 use crate::format::note;
+use crate::sink::{Sink, SinkError};
+use crate::source::faults;
 use base::addr::PageSize;
 
 const PAGE: usize = 4096;
@@ -376,5 +378,71 @@ fn page_data_that_is_no_page_is_an_error() {
         assert!(unpacker.unpack(compression, &[], &mut out).is_err(), "{compression:?}");
         unpacker.unpack(compression, &whole, &mut out).unwrap();
         assert!(out == page(1), "{compression:?}");
+    }
+}
+
+#[test]
+fn no_cut_of_a_part_passes_for_whole() {
+    let builder = Builder::new(3000);
+    let parts = [(0, 900), (900, 2100), (2100, 3000)].map(|pages| builder.part(Some(pages)));
+    assert_eq!(faults(&good(&parts)).unwrap(), [""; 0]);
+    let len = parts.iter().map(Vec::len).sum::<usize>();
+    for number in 0..100 {
+        // Places that are spread over all parts, each at another distance from the blocks of the file.
+        let (mut parts, mut at) = (parts.clone(), (number * len / 100 + number * 37) % len);
+        for part in &mut parts {
+            if at < part.len() {
+                part.truncate(at);
+                break;
+            }
+            at -= part.len();
+        }
+        let told = open(&parts).1.map_or(true, |dump| !faults(&dump).unwrap().is_empty());
+        assert!(told, "cut {number} passes");
+    }
+    for missing in 0..3 {
+        let some: Vec<_> = parts.iter().enumerate().filter(|&(n, _)| n != missing).map(|(_, p)| p.clone()).collect();
+        let dump = good(&some);
+        let kept = (0..3000).filter(|&pfn| is_kept(pfn)).count();
+        let lost = kept - (0..3000).filter(|&pfn| dump.desc(Pfn(pfn)).is_ok_and(|desc| desc.is_some())).count();
+        assert_eq!(dump.lost_pages().unwrap(), to_u64(lost));
+        assert!(faults(&dump).unwrap().iter().any(|fault| fault.contains("is missing")));
+    }
+}
+
+/// A file in memory.
+#[derive(Default)]
+struct Buffer(Vec<u8>);
+
+impl Sink for Buffer {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
+        let (at, end) = (to_usize(offset), to_usize(offset) + bytes.len());
+        self.0.resize(self.0.len().max(end), 0);
+        self.0[at..end].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_there_is_of_a_dump_is_copied_and_marked() {
+    let builder = Builder { lost: vec![4, 7], ..Builder::new(3000) };
+    let whole = Builder::new(3000).part(None);
+    for (bytes, is_whole) in
+        [(whole.clone(), true), (builder.part(None), false), (whole[..whole.len() / 2].to_vec(), false)]
+    {
+        for bytes in [flatten(&bytes), bytes] {
+            let dump = good(&[bytes]);
+            let mut sink = Buffer::default();
+            let lost = dump.copy_to(&mut sink).unwrap();
+            assert_eq!((lost == 0, lost), (is_whole, dump.lost_pages().unwrap()));
+            let copy = good(&[sink.0.clone()]);
+            assert_eq!((copy.header().incomplete, copy.lost_pages().unwrap()), (!is_whole, lost));
+            assert!(!is_whole || sink.0 == whole, "a copy of all of it is the same");
+            assert_eq!((copy.kept(), copy.info(), copy.ranges()), (dump.kept(), dump.info(), dump.ranges()));
+        }
     }
 }
