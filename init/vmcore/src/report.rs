@@ -120,6 +120,13 @@ pub enum Degradation {
         /// Cause.
         cause: String,
     },
+    /// A target takes the dump, but not at the place that was asked for.
+    Place {
+        /// Which.
+        target: String,
+        /// Where instead, and why.
+        cause: String,
+    },
     /// A target is too small for all that was to be saved.
     NoRoom {
         /// Bytes that it would take.
@@ -464,6 +471,7 @@ impl fmt::Display for Degradation {
             Self::Utsname { cause } => write!(f, "kernel name not read: {cause}"),
             Self::Dmesg { cause } => write!(f, "kernel log not saved: {cause}"),
             Self::Target { target, cause } => write!(f, "target {target} not usable: {cause}"),
+            Self::Place { target, cause } => write!(f, "target {target} is another place: {cause}"),
             Self::NoRoom { needed, room, instead } => {
                 write!(f, "the dump takes about {needed} bytes and there are {room}: {instead} instead")
             }
