@@ -16,12 +16,12 @@ use crate::format::gpt::{self, Partition};
 use crate::format::rawdump;
 use crate::format::superblock::{self, FileSystem};
 use crate::{identity, patience};
-use choice::Choice;
 use base::addr::to_usize;
 use base::beat;
 use base::config::DeviceId;
 use base::facts::{Disk, Recorded};
 use base::read_at::read_up_to;
+use choice::Choice;
 
 /// How long a device that matches but is not the recorded one is passed over: the other may have a
 /// slower driver.
@@ -83,10 +83,9 @@ pub fn find_recorded(wanted: &DeviceId, record: Option<&Disk>, wait: Duration) -
         }
         _ => wanted.to_string(),
     };
-    let choice = Choice { wanted, record, identity: &|device| identity::of(&device.node), is_mounted: &is_mounted };
-    until(&name, wait, |devices, elapsed| {
-        choice.of(devices, elapsed >= wait.min(SETTLE))
-    })
+    let choice =
+        Choice { wanted, record, identity: &|device| identity::of(&device.node), is_mounted: &is_mounted };
+    until(&name, wait, |devices, elapsed| choice.of(devices, elapsed >= wait.min(SETTLE)))
 }
 
 /// Waits for what `look` finds among the devices that are there; `name` is what it looks for.
@@ -120,7 +119,9 @@ fn until<T>(
 /// on; waits up to `wait` for them. Fewer if some do not appear.
 #[must_use]
 pub fn members(first: &Device, recorded: Recorded<'_>, wait: Duration) -> Vec<Device> {
-    let (Some(fs), Some(member)) = (&first.filesystem, &first.needs.member) else { return vec![first.clone()] };
+    let (Some(fs), Some(member)) = (&first.filesystem, &first.needs.member) else {
+        return vec![first.clone()];
+    };
     let name = format!("each of the {} devices of btrfs {}", member.count, fs.uuid);
     let mut best = Vec::new();
     let complete = until(&name, wait, |devices, _| {
@@ -141,16 +142,20 @@ fn members_among(first: &Device, recorded: Recorded<'_>, devices: &[Device]) -> 
     let mut found = vec![first.clone()];
     let id = |device: &Device| device.needs.member.as_ref().map(|member| member.id.clone());
     let same_fs = |device: &&Device| {
-        device.filesystem.as_ref().map(|fs| (fs.kind, &fs.uuid)) == first.filesystem.as_ref().map(|fs| (fs.kind, &fs.uuid))
+        device.filesystem.as_ref().map(|fs| (fs.kind, &fs.uuid))
+            == first.filesystem.as_ref().map(|fs| (fs.kind, &fs.uuid))
     };
     for device in devices.iter().filter(same_fs) {
         let Some(member) = id(device) else { continue };
         if found.iter().any(|other| id(other).as_ref() == Some(&member)) {
             continue;
         }
-        let copies: Vec<&Device> = devices.iter().filter(same_fs).filter(|other| id(other).as_ref() == Some(&member)).collect();
+        let copies: Vec<&Device> =
+            devices.iter().filter(same_fs).filter(|other| id(other).as_ref() == Some(&member)).collect();
         let record = recorded.disk(&DeviceId::Link(member_name(&member)));
-        let best = copies.iter().find(|copy| record.is_some_and(|record| record.identity.is(&identity::of(&copy.node))));
+        let best = copies
+            .iter()
+            .find(|copy| record.is_some_and(|record| record.identity.is(&identity::of(&copy.node))));
         let best = best.or_else(|| copies.iter().find(|copy| is_mounted(copy))).unwrap_or(&device);
         found.push((*best).clone());
     }

@@ -8,7 +8,8 @@ use base::facts::Identity;
 
 /// Files with a serial number or a world-wide name below the disk: of the device mapper and of md, of
 /// NVMe, of virtio, of SCSI, of MMC.
-const SERIALS: [&str; 7] = ["dm/uuid", "md/uuid", "wwid", "serial", "device/wwid", "device/cid", "device/serial"];
+const SERIALS: [&str; 7] =
+    ["dm/uuid", "md/uuid", "wwid", "serial", "device/wwid", "device/cid", "device/serial"];
 /// What the kernel numbers in the order of probing, which is another one in the next kernel.
 const NUMBERED: [&str; 6] = ["target", "end_device-", "expander-", "port-", "phy-", "rport-"];
 
@@ -98,7 +99,9 @@ mod tests {
         let disk = dir.path().join("0000:00:04.0/block/vda");
         let part = disk.join("vda2");
         fs::create_dir_all(&part).unwrap();
-        for (file, text) in [("vda2/partition", "2\n"), ("vda2/size", "999\n"), ("serial", "S-1\n"), ("size", "2000")] {
+        for (file, text) in
+            [("vda2/partition", "2\n"), ("vda2/size", "999\n"), ("serial", "S-1\n"), ("size", "2000")]
+        {
             fs::write(disk.join(file), text).unwrap();
         }
         let found = read(&part);

@@ -89,7 +89,16 @@ impl Mounted {
         let _ = fs::create_dir_all(at);
         let mut remarks: Vec<String> = device.remark.iter().cloned().collect();
         let further = Further::find(&device, fstype, recorded, wait, &mut remarks)?;
-        wanted.mount(&device.node, fstype, &further, at)?;
+        let whole = Wanted { subvolume: None, ..wanted };
+        match wanted.mount(&device.node, fstype, &further, at) {
+            Err(error) if fstype == FsType::Btrfs && wanted.subvolume.is_some() && !wanted.is_root => {
+                let (cause, name) = (base::log::chain(&error), wanted.subvolume.unwrap_or_default());
+                log::warn!("subvolume {name}: {cause}; the default one instead");
+                remarks.push(format!("the subvolume {name} cannot be mounted ({cause})"));
+                whole.mount(&device.node, fstype, &further, at)?;
+            }
+            mounted => mounted?,
+        }
         if fstype == FsType::Xfs {
             end_retries(&device.node);
         }
@@ -127,6 +136,11 @@ impl Mounted {
     #[must_use]
     pub fn remarks(&self) -> &[String] {
         &self.remarks
+    }
+
+    /// Adds to [`Self::remarks`].
+    pub fn remark(&mut self, remark: String) {
+        self.remarks.push(remark);
     }
 
     /// Unmounts it, which makes durable what was written. What its device stands on stays set up if

@@ -129,7 +129,9 @@ mod tests {
     fn names() {
         assert_eq!("UUID=ABCD-12".parse(), Ok(DeviceId::Uuid("abcd-12".into())));
         assert_eq!("/dev/vda1".parse(), Ok(DeviceId::Path("/dev/vda1".into())));
-        for bad in ["", "UUID=", "sda1", "/dev/", "/dev/..", "/dev//x", "KEY=1", "ID=", "ID=../x", "/dev/a\nb"] {
+        for bad in
+            ["", "UUID=", "sda1", "/dev/", "/dev/..", "/dev//x", "KEY=1", "ID=", "ID=../x", "/dev/a\nb"]
+        {
             assert!(bad.parse::<DeviceId>().is_err(), "{bad}");
         }
     }

@@ -48,6 +48,9 @@ pub struct View {
     pub root: String,
     /// Where the host sees the directory of captures.
     pub host: String,
+    /// Why that is not the place that the configuration asks for; empty if it is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub why: String,
 }
 
 /// What the loader recorded of devices.

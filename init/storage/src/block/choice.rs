@@ -32,9 +32,15 @@ impl Choice<'_> {
             (&[device], &[_]) => Some(device.clone()),
             (&[device], _) => {
                 let others = names(&matching, device);
-                Some(remarked(device, others.map(|others| {
-                    format!("{} is also on {others}, a copy: the one that was recorded is taken", self.wanted)
-                })))
+                Some(remarked(
+                    device,
+                    others.map(|others| {
+                        format!(
+                            "{} is also on {others}, a copy: the one that was recorded is taken",
+                            self.wanted
+                        )
+                    }),
+                ))
             }
             (&[device, ..], _) => Some(self.ambiguous(device, &same)),
             (&[], &[device, ..]) if is_last => {
@@ -67,11 +73,15 @@ impl Choice<'_> {
             // Of a btrfs on several devices the mounted one, if there is one: all are it.
             return Some(first.clone());
         }
-        let mounted: Vec<&Device> = matching.iter().copied().filter(|device| (self.is_mounted)(device)).collect();
+        let mounted: Vec<&Device> =
+            matching.iter().copied().filter(|device| (self.is_mounted)(device)).collect();
         match mounted[..] {
-            [device] => Some(remarked(device, names(matching, device).map(|others| {
-                format!("{} is also on {others}, a copy: the one that is mounted is taken", self.wanted)
-            }))),
+            [device] => Some(remarked(
+                device,
+                names(matching, device).map(|others| {
+                    format!("{} is also on {others}, a copy: the one that is mounted is taken", self.wanted)
+                }),
+            )),
             _ => Some(self.ambiguous(first, matching)),
         }
     }
@@ -97,7 +107,8 @@ fn remarked(device: &Device, remark: Option<String>) -> Device {
 /// copy.
 fn names(alike: &[&Device], device: &Device) -> Option<String> {
     let is_copy = |other: &&&Device| other.node != device.node && other.needs.member == device.needs.member;
-    let copies: Vec<String> = alike.iter().filter(is_copy).map(|other| other.node.display().to_string()).collect();
+    let copies: Vec<String> =
+        alike.iter().filter(is_copy).map(|other| other.node.display().to_string()).collect();
     (!copies.is_empty()).then(|| copies.join(", "))
 }
 
@@ -144,7 +155,10 @@ mod tests {
     #[test]
     fn of_a_disk_and_its_clone_the_mounted_one_is_taken_and_told() {
         let (node, remark) = choose("UUID=u-1", None, "/dev/vdb", true).unwrap();
-        assert!(node == "/dev/vdb" && remark.contains("also on /dev/vda") && remark.contains("mounted"), "{remark}");
+        assert!(
+            node == "/dev/vdb" && remark.contains("also on /dev/vda") && remark.contains("mounted"),
+            "{remark}"
+        );
         let (node, remark) = choose("UUID=u-1", None, "", true).unwrap();
         assert!(node == "/dev/vda" && remark.contains("nothing tells"), "{remark}");
     }

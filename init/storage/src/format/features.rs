@@ -176,7 +176,9 @@ mod tests {
 
     #[test]
     fn a_btrfs_says_on_how_many_devices_it_is_and_what_it_is_summed_with() {
-        for (kind, wanted) in [(0_u8, None), (1, Some("xxhash64")), (2, Some("sha256")), (3, Some("blake2b-256"))] {
+        for (kind, wanted) in
+            [(0_u8, None), (1, Some("xxhash64")), (2, Some("sha256")), (3, Some("blake2b-256"))]
+        {
             let head = with(&[
                 (BTRFS_SUPER + 136, &[2]),
                 (BTRFS_SUPER + 196, &[kind]),

@@ -131,11 +131,8 @@ pub fn parse_mbr(sector: &[u8], read: &mut dyn FnMut(u64) -> Option<Vec<u8>>) ->
     if disk == 0 || table.iter().any(|record| record.kind == 0xee) {
         return Vec::new();
     }
-    let named = |number: u32| Partition {
-        number,
-        uuid: format!("{disk:08x}-{number:02x}"),
-        label: String::new(),
-    };
+    let named =
+        |number: u32| Partition { number, uuid: format!("{disk:08x}-{number:02x}"), label: String::new() };
     let primary = table.iter().zip(1_u32..).filter(|(record, _)| record.kind != 0);
     let mut partitions: Vec<Partition> = primary.map(|(_, number)| named(number)).collect();
     let mut next = FIRST_LOGICAL;

@@ -24,10 +24,14 @@ pub fn open(config: &config::Target, capture: Capture<'_>) -> Result<Box<dyn Tar
     let wait = Duration::from_secs(config.wait);
     match &config.place {
         Place::Filesystem(target) => {
-            let way = Way::to(target, capture.view(config));
+            let view = capture.view(config);
+            let way = Way::to(target, view);
             let at = mounted::place(capture);
-            let filesystem =
+            let mut filesystem =
                 Mounted::open(way.wanted, capture.recorded, &at, wait).map_err(TargetError::because)?;
+            if let Some(view) = view.filter(|view| !view.why.is_empty()) {
+                filesystem.remark(view.why.clone());
+            }
             let paths: Vec<&str> = way.paths.iter().map(String::as_str).collect();
             Ok(Box::new(MountedTarget::open(filesystem, &paths, target.share, capture)?))
         }
@@ -93,6 +97,7 @@ mod tests {
             directory: "/root/var/crash".into(),
             root: "/root".into(),
             host: "/var/crash".into(),
+            why: String::new(),
         };
         let seen = way("", Some(&view));
         assert_eq!(seen, (Some("/".into()), paths(&["/root/var/crash", "/root", "/"])));

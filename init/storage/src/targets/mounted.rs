@@ -1,7 +1,7 @@
 //! A directory in a file system that is mounted for the capture, and unmounted when it is over.
 
-use std::{fs, io};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
@@ -125,7 +125,8 @@ impl Target for MountedTarget {
     fn location(&self) -> String {
         let real = self.directory.real();
         let inner = real.as_deref().and_then(|real| real.strip_prefix(self.filesystem.at()).ok());
-        let inner = inner.map_or_else(|| self.directory.path().to_owned(), |inner| Path::new("/").join(inner));
+        let inner =
+            inner.map_or_else(|| self.directory.path().to_owned(), |inner| Path::new("/").join(inner));
         format!("{}{}", self.filesystem.prefix(), inner.display())
     }
 

@@ -139,7 +139,16 @@ impl<'a> Capture<'a> {
     /// A capture on a target that needs nothing else.
     #[must_use]
     pub fn new(name: &'a str, time: u64, crash_loop: config::CrashLoop) -> Self {
-        Self { index: 0, name, host: "unknown", time, crash_loop, recorded: Recorded::default(), views: &[], remotes: &[] }
+        Self {
+            index: 0,
+            name,
+            host: "unknown",
+            time,
+            crash_loop,
+            recorded: Recorded::default(),
+            views: &[],
+            remotes: &[],
+        }
     }
 
     /// Where the host sees this target's directory.

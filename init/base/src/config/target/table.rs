@@ -156,7 +156,10 @@ impl Table {
         let subvolume = self.subvolume.take();
         let other = self.fstype.filter(|fstype| *fstype != FsType::Btrfs);
         if let (Some(subvolume), Some(other)) = (&subvolume, other) {
-            return Err(format!("subvolume = {subvolume:?} means nothing on {}: btrfs has them", other.name()));
+            return Err(format!(
+                "subvolume = {subvolume:?} means nothing on {}: btrfs has them",
+                other.name()
+            ));
         }
         // It becomes a mount option, which a comma ends.
         if subvolume.as_ref().is_some_and(|name| name.contains(',')) {
