@@ -147,9 +147,7 @@ fn physical(sysfs: &Path) -> Result<Vec<PathBuf>, &'static str> {
         let dir = Path::new("/sys/class/nvme-subsystem").join(subsystem);
         let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
         let controllers: Vec<PathBuf> = entries.filter(|path| path.join("transport").exists()).collect();
-        let is_fabric =
-            |path: &PathBuf| fs::read_to_string(path.join("transport")).is_ok_and(|it| it.trim() != "pcie");
-        if controllers.iter().any(is_fabric) {
+        if controllers.iter().any(|path| is_on_fabric(path)) {
             return Err("network (NVMe over Fabrics)");
         }
         return Ok(controllers.into_iter().filter_map(|path| fs::canonicalize(path).ok()).collect());
@@ -162,6 +160,11 @@ fn physical(sysfs: &Path) -> Result<Vec<PathBuf>, &'static str> {
         text if text.contains("/session") => Err("network (iSCSI)"),
         _ => Ok(vec![sysfs.to_owned()]),
     }
+}
+
+/// Whether an NVMe controller is reached over a network.
+fn is_on_fabric(controller: &Path) -> bool {
+    fs::read_to_string(controller.join("transport")).is_ok_and(|transport| transport.trim() != "pcie")
 }
 
 /// Modules of every device from the root bus to `sysfs`, the outermost first.
@@ -275,5 +278,66 @@ mod tests {
             Err("network (iSCSI)")
         );
         assert_eq!(kind("/sys/devices/virtual/nvme-subsystem/no-such/nvme0n1"), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_namespace_over_the_network_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (transport, is_fabric) in [("pcie", false), ("tcp", true), ("rdma", true), ("fc", true)] {
+            let path = dir.path().join(transport);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("transport"), format!("{transport}\n")).unwrap();
+            assert_eq!(is_on_fabric(&path), is_fabric, "{transport}");
+        }
+    }
+
+    fn tree(dep: &str, builtin: &str, alias: &str) -> ModuleTree {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("modules.dep", dep), ("modules.builtin", builtin), ("modules.alias", alias)] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        ModuleTree::read(dir.path()).unwrap()
+    }
+
+    #[test]
+    fn what_a_mount_asks_for_is_packed_where_the_kernel_has_it_as_a_module() {
+        let dep = "k/ext4.ko:\nk/quota_v2.ko: k/quota_tree.ko\nk/quota_tree.ko:\nk/utf8data.ko:\nk/xfs.ko:\n\
+                   k/btrfs.ko:\nk/xxhash_generic.ko:\nk/blake2b_generic.ko:\nk/vfat.ko:\nk/nls_cp437.ko:\n\
+                   k/crc32c_generic.ko:\n";
+        let alias = "alias crypto-xxhash64 xxhash_generic\nalias crypto-blake2b-256 blake2b_generic\n\
+                     alias crypto-crc32c crc32c_generic\n";
+        let tree = tree(dep, "k/sha256.ko\nk/nls_utf8.ko\n", alias);
+        let packed = |fstype| {
+            let modules = tree.closure(&filesystem_modules(fstype, &tree)).unwrap();
+            modules.into_iter().map(|module| module.name).collect::<Vec<_>>()
+        };
+        let expected = [
+            (FsType::Ext4, vec!["ext4", "crc32c_generic", "quota_tree", "quota_v2", "utf8data"]),
+            (FsType::Xfs, vec!["xfs", "crc32c_generic"]),
+            (FsType::Btrfs, vec!["btrfs", "crc32c_generic", "xxhash_generic", "blake2b_generic"]),
+            (FsType::Vfat, vec!["vfat", "nls_cp437"]),
+        ];
+        for (fstype, names) in expected {
+            assert_eq!(packed(fstype), names, "{fstype:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_needs_what_supplies_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let devices = fs::canonicalize(dir.path()).unwrap().join("sys/devices");
+        // A disk behind a PCI tunnel that a Thunderbolt controller makes.
+        let (disk, host) = (devices.join("pci0/0d.0/nvme"), devices.join("pci0/0d.2"));
+        let link = devices.join("virtual/devlink/a--b");
+        for path in [&disk, &host, &link] {
+            fs::create_dir_all(path).unwrap();
+        }
+        fs::write(disk.join("modalias"), "pci:nvme\n").unwrap();
+        fs::write(host.join("modalias"), "pci:thunderbolt\n").unwrap();
+        std::os::unix::fs::symlink(&host, link.join("supplier")).unwrap();
+        std::os::unix::fs::symlink(&link, devices.join("pci0/0d.0/supplier:pci:0d.2")).unwrap();
+        let alias = "alias pci:nvme nvme\nalias pci:thunderbolt thunderbolt\n";
+        let tree = tree("k/nvme.ko:\nk/thunderbolt.ko:\n", "", alias);
+        assert_eq!(modules_on_the_way(&disk, &tree), ["thunderbolt", "nvme"]);
     }
 }

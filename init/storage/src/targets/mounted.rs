@@ -168,3 +168,57 @@ impl Target for MountedTarget {
         filesystem.unmount().map_err(|error| TargetError::doing("letting go of the file system", error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use vmcore::sink::Sink;
+
+    const NO_LOOP: base::config::CrashLoop = base::config::CrashLoop { crashes: 0, within: 0 };
+
+    /// Saves to a directory that is said to be a mounted file system.
+    fn open(root: &Path, paths: &[&str]) -> Result<MountedTarget, TargetError> {
+        let filesystem = Mounted::adopt(root.to_owned(), "disk:".to_owned());
+        MountedTarget::open(filesystem, paths, Share::default(), Capture::new("x", 7, NO_LOOP))
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_another_one_and_that_is_told() {
+        // What stands where the directory should be: a link to nowhere, one in a circle, a file, a link
+        // below it.
+        let obstacles: [fn(&Path); 4] = [
+            |at| symlink("/data/crash", at.join("var/crash")).unwrap(),
+            |at| symlink("crash", at.join("var/crash")).unwrap(),
+            |at| fs::write(at.join("var/crash"), "file").unwrap(),
+            |at| {
+                fs::remove_dir(at.join("var")).unwrap();
+                symlink("nowhere", at.join("var")).unwrap();
+            },
+        ];
+        for (number, obstacle) in (0..).zip(obstacles) {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir(root.path().join("var")).unwrap();
+            obstacle(root.path());
+            let target = open(root.path(), &["/var/crash", "/"]).unwrap();
+            assert_eq!(target.location(), "disk:/x", "{number}");
+            assert_eq!(target.directory(), Some(root.path().join("x")), "for hooks: it is there");
+            let detours = target.detours();
+            assert!(detours[0].contains("/var/crash") && detours[0].contains("disk:/x"), "{detours:?}");
+            drop(target.create_file(Artifact::Dmesg).unwrap().sync().unwrap());
+            assert!(root.path().join("x/dmesg.txt-incomplete").exists());
+            assert!(open(root.path(), &["/var/crash"]).is_err(), "{number}: nothing else was allowed");
+        }
+    }
+
+    #[test]
+    fn a_link_within_the_file_system_is_followed_and_hooks_get_where_it_leads() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("data/real")).unwrap();
+        symlink("/data/real", root.path().join("crash")).unwrap();
+        let target = open(root.path(), &["/crash", "/"]).unwrap();
+        assert_eq!(target.location(), "disk:/data/real/x");
+        assert_eq!(target.directory(), Some(root.path().join("data/real/x")));
+        assert_eq!(target.detours(), Vec::<String>::new());
+    }
+}
