@@ -17,7 +17,7 @@ use vmcore::kernel::dmesg;
 use vmcore::report::{Degradation, Outcome, Summary};
 use vmcore::session::record;
 use vmcore::sink::{Append, Sink};
-use vmcore::target::{self, Artifact, Target, TargetError};
+use vmcore::target::{self, Artifact, Detour, Target, TargetError};
 
 /// Bytes that are kept free for `result.json`: some hundred degradations.
 const RESULT_ROOM: u64 = 64 << 10;
@@ -58,7 +58,7 @@ pub(super) fn save_to(
     (summary.target, summary.sequence) = (Some(location), target.ledger().sequence);
     (summary.dmesg, summary.live, summary.outcome) = (None, None, Outcome::Failed);
     summary.seconds.open = lap.lap();
-    let place = |cause| Degradation::Place { target: config.to_string(), cause };
+    let place = |cause| Degradation::Place(Detour { target: config.to_string(), cause });
     target.detours().into_iter().map(place).for_each(|degradation| summary.degrade(degradation));
 
     job.step(Step::Log, slow);

@@ -9,6 +9,7 @@ use crate::kernel::dmesg::DmesgStats;
 use crate::kernel::info::Origin;
 use crate::kernel::memmap::BadSection;
 use crate::source::Anomaly;
+use crate::target::Detour;
 use base::addr::PfnRange;
 use base::attempt::{Earlier, Rung};
 use base::config::Config;
@@ -121,12 +122,7 @@ pub enum Degradation {
         cause: String,
     },
     /// A target takes the dump, but not at the place that was asked for.
-    Place {
-        /// Which.
-        target: String,
-        /// Where instead, and why.
-        cause: String,
-    },
+    Place(Detour),
     /// A target is too small for all that was to be saved.
     NoRoom {
         /// Bytes that it would take.
@@ -471,7 +467,7 @@ impl fmt::Display for Degradation {
             Self::Utsname { cause } => write!(f, "kernel name not read: {cause}"),
             Self::Dmesg { cause } => write!(f, "kernel log not saved: {cause}"),
             Self::Target { target, cause } => write!(f, "target {target} not usable: {cause}"),
-            Self::Place { target, cause } => write!(f, "target {target} is another place: {cause}"),
+            Self::Place(detour) => write!(f, "{detour}"),
             Self::NoRoom { needed, room, instead } => {
                 write!(f, "the dump takes about {needed} bytes and there are {room}: {instead} instead")
             }

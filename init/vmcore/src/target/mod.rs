@@ -5,10 +5,12 @@ mod error;
 pub mod ledger;
 pub mod name;
 
+use core::fmt;
 use std::path::PathBuf;
 
 use base::config;
 use base::facts::{Recorded, Remote, View};
+use serde::Serialize;
 
 pub use crate::report::Sent;
 use crate::sink::Sink;
@@ -72,6 +74,21 @@ pub struct Capture<'a> {
     pub views: &'a [View],
     /// What the loader found out about targets on the network.
     pub remotes: &'a [Remote],
+}
+
+/// A target that takes the dump, but not at the place that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Detour {
+    /// Which.
+    pub target: String,
+    /// Where instead, and why.
+    pub cause: String,
+}
+
+impl fmt::Display for Detour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "target {} is not quite the place that was asked for: {}", self.target, self.cause)
+    }
 }
 
 /// A place that holds the artifacts of one capture.
