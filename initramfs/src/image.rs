@@ -244,7 +244,9 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
 fn places(config: &Config) -> Result<Vec<String>, ImageError> {
     let mut lines = Vec::new();
     for Told { target, text, trouble, remark } in place::tell(config) {
-        remark.iter().for_each(|remark| log::warn!("{remark}"));
+        if let Some(remark) = remark {
+            log::warn!("{remark}");
+        }
         match trouble {
             Some((why, remedy)) if config.image.modules.is_none() => {
                 return Err(ImageError::Place { target, why, remedy });

@@ -373,7 +373,9 @@ fn page_map(map: Option<&Path>, files: &[PathBuf]) -> Result<ExitCode, Failure> 
 fn build(sources: &Sources, output: &Path) -> Result<ExitCode, Failure> {
     let image = image::build(sources)?;
     image::publish(&image.bytes, output)?;
-    image.places.iter().for_each(|place| println!("{place}"));
+    for place in &image.places {
+        println!("{place}");
+    }
     println!(
         "{}: {} KiB ({} KiB unpacked) for kernel {}, modules: {}",
         output.display(),

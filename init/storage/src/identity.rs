@@ -38,7 +38,7 @@ fn read(path: &Path) -> Identity {
 fn bus(disk: &Path) -> String {
     let mut so_far = PathBuf::new();
     let mut parts = Vec::new();
-    for component in disk.iter() {
+    for component in disk {
         so_far.push(component);
         if component == "block" {
             break;

@@ -120,7 +120,9 @@ pub(super) fn disks(config: &Config, next: &Next) -> Vec<Disk> {
 pub(super) fn views(config: &Config) -> Vec<View> {
     for told in place::tell(config) {
         log::info!("{}", told.text);
-        told.remark.iter().for_each(|remark| log::warn!("{remark}"));
+        if let Some(remark) = &told.remark {
+            log::warn!("{remark}");
+        }
         if let Some((why, remedy)) = told.trouble {
             log::warn!("target {}: {why}; {remedy}", told.target);
         }

@@ -205,7 +205,7 @@ mod tests {
             assert_eq!(target.directory(), Some(root.path().join("x")), "for hooks: it is there");
             let detours = target.detours();
             assert!(detours[0].contains("/var/crash") && detours[0].contains("disk:/x"), "{detours:?}");
-            drop(target.create_file(Artifact::Dmesg).unwrap().sync().unwrap());
+            target.create_file(Artifact::Dmesg).unwrap().sync().unwrap();
             assert!(root.path().join("x/dmesg.txt-incomplete").exists());
             assert!(open(root.path(), &["/var/crash"]).is_err(), "{number}: nothing else was allowed");
         }
