@@ -140,7 +140,8 @@ fn save_to_targets(job: &Job<'_>, attempt: &Attempt, summary: &mut Summary) -> O
             host: &host,
             time: job.time,
             crash_loop,
-            stacks: &job.facts.stacks,
+            recorded: job.facts.recorded(),
+            views: &job.facts.views,
             remotes: &job.facts.remotes,
         };
         let Some(saved) = save_to(job, target, &ways, capture, summary) else { continue };

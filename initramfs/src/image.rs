@@ -16,6 +16,7 @@ use crate::fingerprint::Fingerprint;
 use crate::host;
 use crate::modules::{ModuleTree, ModulesError};
 use crate::network::{self, CardError, CloneError, Firmware, FirmwareError};
+use crate::place::{self, Told};
 use crate::remote;
 use crate::strip::strip;
 use crate::watchdog::{self, Watchdog};
@@ -73,6 +74,16 @@ pub enum ImageError {
     /// A hook is no program for a bare image.
     #[error("hook {0} is no static x86_64 executable: the image has no libraries")]
     Hook(String),
+    /// The host will not see the dumps where the configuration has them.
+    #[error("target {target}: {why}; {remedy}")]
+    Place {
+        /// The target.
+        target: String,
+        /// Why.
+        why: String,
+        /// What to write.
+        remedy: String,
+    },
     /// A storage-only init.
     #[error("the init was built without {0} targets: build it with the default features")]
     InitWithout(TargetKind),
@@ -158,6 +169,8 @@ pub struct Image {
     pub unpacked: u64,
     /// What it says of itself.
     pub manifest: Manifest,
+    /// Where the dumps will be, a line for each target on a disk of this host.
+    pub places: Vec<String>,
 }
 
 /// Builds an image. The same sources at the same paths give the same bytes.
@@ -166,6 +179,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     let config =
         Config::parse(&text).map_err(|source| ImageError::Config { path: sources.config.clone(), source })?;
     let (init_path, init) = choose_init(&sources.inits, &config)?;
+    let places = places(&config)?;
     let tree = ModuleTree::read(&sources.modules_dir)?;
     let mut firmware = Vec::new();
     let modules = tree.closure(&wanted_modules(&config, &tree, &sources.config, &mut firmware)?)?;
@@ -222,7 +236,26 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
 
     let archive = cpio::write(&entries);
     let bytes = compress::compress(&archive, config.image.compress).map_err(ImageError::Compress)?;
-    Ok(Image { bytes, unpacked: base::addr::to_u64(archive.len()), manifest })
+    Ok(Image { bytes, unpacked: base::addr::to_u64(archive.len()), manifest, places })
+}
+
+/// Where the dumps will be. A place where nobody would see them is refused, but for the image of another
+/// machine, which lists its modules: this host says nothing about that one.
+fn places(config: &Config) -> Result<Vec<String>, ImageError> {
+    let mut lines = Vec::new();
+    for Told { target, text, trouble, remark } in place::tell(config) {
+        if let Some(remark) = remark {
+            log::warn!("{remark}");
+        }
+        match trouble {
+            Some((why, remedy)) if config.image.modules.is_none() => {
+                return Err(ImageError::Place { target, why, remedy });
+            }
+            Some((why, remedy)) => log::warn!("target {target}: {why}; {remedy}"),
+            None => lines.push(text),
+        }
+    }
+    Ok(lines)
 }
 
 /// Writes an image under a temporary name and renames it, so that there is never half of one.

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`watchdog`], [`network`], [`image`] | what goes into an image, and its bytes |
 //! | [`fingerprint`], [`check`] | whether a crash now would be saved |
-//! | [`stack`], [`volume_key`] | what a target stands on: LVM and LUKS |
+//! | [`stack`], [`volume_key`], [`place`] | what a target stands on: LVM and LUKS; where the host sees it |
 //! | [`remote`] | what is known of targets on the network |
 //! | [`cmdline`], [`crashkernel`], [`host`], [`who`], [`loader`], [`status`] | arming the panic kernel |
 //! | [`keys`] | keys for collectors that are reached by SSH |
@@ -37,6 +37,7 @@ pub mod map;
 pub mod modules;
 pub mod network;
 pub mod offline;
+pub mod place;
 pub mod planned;
 pub mod raw;
 pub mod remote;

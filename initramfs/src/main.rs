@@ -417,6 +417,9 @@ fn page_map(map: Option<&Path>, files: &[PathBuf]) -> Result<ExitCode, Failure> 
 fn build(sources: &Sources, output: &Path) -> Result<ExitCode, Failure> {
     let image = image::build(sources)?;
     image::publish(&image.bytes, output)?;
+    for place in &image.places {
+        println!("{place}");
+    }
     println!(
         "{}: {} KiB ({} KiB unpacked) for kernel {}, modules: {}",
         output.display(),

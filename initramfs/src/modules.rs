@@ -67,6 +67,8 @@ impl ModuleTree {
         let mut tree = Self::parse(&list("modules.dep")?, &list("modules.builtin")?, &list("modules.alias")?);
         // Only kernels with soft dependencies have this one.
         tree.add_softdeps(&list("modules.softdep").unwrap_or_default());
+        // What is built in may need modules all the same: a checksum, a quota format.
+        tree.add_builtin(&list("modules.builtin.modinfo").unwrap_or_default());
         dir.clone_into(&mut tree.dir);
         Ok(tree)
     }
@@ -97,6 +99,24 @@ impl ModuleTree {
             // stack.
             let wanted = words.filter(|word| !word.ends_with(':')).map(str::to_owned);
             self.softdeps.entry(normal(name)).or_default().extend(wanted);
+        }
+    }
+
+    /// What built-in modules say of themselves: `NAME.KEY=VALUE`, each ended by a NUL.
+    fn add_builtin(&mut self, text: &str) {
+        for (name, key, value) in text.split('\0').filter_map(|item| {
+            let (name, value) = item.split_once('=')?;
+            let (name, key) = name.split_once('.')?;
+            Some((name, key, value))
+        }) {
+            match key {
+                "softdep" => self.add_softdeps(&format!("softdep {name} {value}")),
+                "alias" => {
+                    self.aliases
+                        .extend(glob::Pattern::new(value).ok().map(|pattern| (pattern, normal(name))));
+                }
+                _ => {}
+            }
         }
     }
 
@@ -167,6 +187,12 @@ impl Order<'_> {
             return true;
         }
         if self.tree.builtin.contains(&name) {
+            if self.open.insert(name.clone()) {
+                for soft in self.tree.softdeps.get(&name).into_iter().flatten() {
+                    self.add(soft, true);
+                }
+                self.open.remove(&name);
+            }
             return true;
         }
         let providers = self.tree.providers(wanted);
@@ -233,6 +259,8 @@ mod tests {
                      alias pci:v00001AF4d*sv*sd*bc*sc*i* virtio_pci\nalias odd[ broken\n";
         let mut tree = ModuleTree::parse(dep, "kernel/fs/xfs/xfs.ko\n", alias);
         tree.add_softdeps("softdep jbd2 pre: crc32c\nsoftdep libcrc32c pre: nothing post: crc32c\n");
+        tree.add_builtin("btrfs.softdep=pre: libcrc32c\0btrfs.alias=fs-btrfs\0btrfs.license=GPL\0odd\0");
+        tree.builtin.insert("btrfs".into());
         tree
     }
 
@@ -253,6 +281,9 @@ mod tests {
     #[test]
     fn built_in_needs_nothing_and_missing_is_named() {
         assert_eq!(names(&["xfs"]), Vec::<String>::new());
+        let modular = ["-crc32c_generic", "-crc32c_intel", "-libcrc32c"];
+        assert_eq!(names(&["btrfs"]), modular, "it is built in, its checksum is not");
+        assert_eq!(names(&["fs-btrfs"]), modular, "by an alias");
         assert_eq!(names(&["-nvme", "-mbcache"]), ["-mbcache"]);
         let error = tree().closure(&["nvme".into()]).unwrap_err();
         assert_eq!(error.to_string(), "this kernel has no module nvme, and it is not built in either");

@@ -38,6 +38,10 @@ pub struct ExtraDisk {
     pub room: Option<u64>,
     /// Whether the guest is kept from writing to it.
     pub read_only: bool,
+    /// More arguments for the program that makes its file system.
+    pub mkfs: Vec<String>,
+    /// Arguments of tune2fs, if it is run afterwards.
+    pub tune: Vec<String>,
     /// What is wrong with it. With any, even [`Fault::None`], it can be stalled and pulled out.
     pub faults: Vec<Fault>,
 }
@@ -67,13 +71,36 @@ impl ExtraDisk {
     #[must_use]
     pub fn of(name: &str, mib: u64, content: Content) -> Self {
         let size = mib.saturating_mul(1 << 20);
-        Self { name: name.into(), content, size, room: None, read_only: false, faults: Vec::new() }
+        Self {
+            name: name.into(),
+            content,
+            size,
+            room: None,
+            read_only: false,
+            mkfs: Vec::new(),
+            tune: Vec::new(),
+            faults: Vec::new(),
+        }
     }
 
     /// The same with faults.
     #[must_use]
     pub fn with(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
         self.faults.extend(faults);
+        self
+    }
+
+    /// The same, made with these arguments, too.
+    #[must_use]
+    pub fn made_with(mut self, arguments: &[&str]) -> Self {
+        self.mkfs.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// The same, changed by tune2fs.
+    #[must_use]
+    pub fn tuned(mut self, arguments: &[&str]) -> Self {
+        self.tune.extend(arguments.iter().map(|&argument| argument.to_owned()));
         self
     }
 
@@ -158,7 +185,10 @@ impl ExtraDisk {
                 return Ok(());
             }
         };
-        make.arg(path).run()?;
+        make.args(&self.mkfs).arg(path).run()?;
+        if !self.tune.is_empty() {
+            command("tune2fs").args(&self.tune).arg(path).run()?;
+        }
         self.room.map_or(Ok(()), |room| disk.leave(room))
     }
 

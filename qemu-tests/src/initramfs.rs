@@ -33,6 +33,13 @@ const STACK_TOOLS: [&str; 3] = ["/usr/sbin/lvm", "/usr/sbin/cryptsetup", "/usr/s
 /// Modules of LVM and LUKS in `aes-xts-plain64`.
 pub const STACK_MODULES: [&str; 5] = ["dm_mod", "-crypto-aes", "-crypto-ecb", "-crypto-xts", "dm_crypt"];
 
+/// What [`with_layout`] adds: file systems and what they ask for, and the tools of btrfs.
+const LAYOUT_MODULES: [&str; 3] = ["btrfs", "-quota_v2", "-xfs"];
+const LAYOUT_TOOLS: [&str; 3] = ["/usr/sbin/mkfs.btrfs", "/usr/bin/btrfs", "/usr/sbin/mke2fs"];
+
+/// What production makes and mounts before it loads anything, a step a line.
+pub const LAYOUT: &str = "/layout";
+
 /// The program that [`with_network`] adds.
 pub const IP: &str = "/usr/sbin/ip";
 
@@ -84,6 +91,12 @@ pub fn with_swapon(image: Vec<u8>) -> Result<Vec<u8>> {
 /// that they need in `/modules/stack`.
 pub fn with_stack_tools(image: Vec<u8>, kernel: &Kernel) -> Result<Vec<u8>> {
     with(image, kernel, &STACK_TOOLS, "stack", &STACK_MODULES)
+}
+
+/// An initramfs followed by what production makes and mounts, and what it needs to do so.
+pub fn with_layout(image: Vec<u8>, kernel: &Kernel, steps: &[String]) -> Result<Vec<u8>> {
+    let image = with(image, kernel, &LAYOUT_TOOLS, "layout", &LAYOUT_MODULES)?;
+    Ok(with_files(image, &[(LAYOUT.to_owned(), steps.join("\n").into_bytes())]))
 }
 
 /// An initramfs followed by the host's ip(8) with its libraries, and the driver of a virtio network

@@ -90,6 +90,9 @@ pub struct Scenario {
     pub network: HostNetwork,
     /// More files in production's root, by their paths: keys for the loader to read, `/etc/hosts`.
     pub files: Vec<(String, Vec<u8>)>,
+    /// What production makes and mounts before it loads anything: `mkdir AT`, `link TO AT`, `mount DEVICE AT
+    /// TYPE OPTIONS`, `run PROGRAM ARGUMENT…`.
+    pub layout: Vec<String>,
     /// Words for the kernel command line of production.
     pub append: String,
     /// The machine loses power when the capture kernel says this.
@@ -134,6 +137,7 @@ impl Scenario {
             shape: Shape::default(),
             network: HostNetwork::default(),
             files: Vec::new(),
+            layout: Vec::new(),
             append: String::new(),
             power_cut: None,
             room: None,
@@ -165,6 +169,37 @@ impl Scenario {
     pub fn run_again(&self, before: Outcome) -> Result<Outcome> {
         let run = before.run.saturating_add(1);
         self.run_in(before.work, run)
+    }
+
+    /// Boots the machine of an earlier run once more, with this layout instead of the scenario's own, and
+    /// copies `directory` of the host that it then is. Nothing is loaded.
+    pub fn read_in_guest(&self, before: &Outcome, layout: &[&str], directory: &str) -> Result<Vec<Dump>> {
+        let dir = before.work.path();
+        let (name, into) = ("copied", dir.join(format!("copied-{}", before.run)));
+        let copy = format!("copy {directory} /disk/{name}");
+        let steps = layout.iter().map(|&step| step.to_owned()).chain([copy, "off".to_owned()]).collect();
+        let reader = Self { layout: steps, ..self.clone() };
+        let initrd = dir.join("reader.cpio");
+        reader.production_image(dir, &initrd, Binaries::get()?)?;
+        let disks = self.disks(dir)?;
+        let machine = Machine {
+            accel: Accel::detect(&self.kernel),
+            kernel: self.kernel.vmlinuz(),
+            initrd: Some(initrd),
+            append: self.command_line("reader"),
+            memory_mib: self.memory_mib,
+            cpus: self.cpus,
+            shape: self.shape(),
+            disks: disks.clone(),
+            log: dir.join("console-reader.log"),
+        };
+        let mut vm = Vm::start(&machine)?;
+        vm.console.expect("production: layout copied", BOOT)?;
+        vm.wait_exit(BOOT)?;
+        let disk = disks.first().context("there is no disk")?;
+        disk.replay()?;
+        disk.read_back(&format!("/{name}"), &into)?;
+        Dump::all_in(&into.join(name))
     }
 
     fn run_in(&self, work: WorkDir, run: u32) -> Result<Outcome> {
@@ -309,6 +344,9 @@ impl Scenario {
             image = initramfs::with_links(image, &self.kernel, &self.network.ip)?;
         }
         image = initramfs::with_files(image, &self.files);
+        if !self.layout.is_empty() {
+            image = initramfs::with_layout(image, &self.kernel, &self.layout)?;
+        }
         if self.third {
             image = initramfs::with_network(image, &self.kernel)?;
             write(&dir.join("content/boot/initrd"), &image)?;

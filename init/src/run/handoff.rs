@@ -14,11 +14,12 @@ use std::time::Duration;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use base::beat::{self, Beat, Step};
-use base::config::{self, Config, Filesystem, FinalAction, Place};
+use base::config::{self, Config, FinalAction, Place};
 use base::facts::{Boot, Facts};
 use kexec::Machine;
 use kexec::next::{self, NextError, Source};
 use storage::mount::{MountError, Mounted, Wanted};
+use storage::targets::Way;
 use storage::targets::tried::{self, MarkError};
 
 pub(crate) use root::RootError;
@@ -133,7 +134,7 @@ fn kexec(config: &Config, facts: &Facts, target: Option<usize>) -> Result<(), Ha
         read_only: true,
         is_root: false,
     };
-    let mounted = Mounted::open(wanted, &facts.stacks, Path::new(MOUNT_POINT), WAIT)?;
+    let mounted = Mounted::open(wanted, facts.recorded(), Path::new(MOUNT_POINT), WAIT)?;
     load(boot, facts, mounted.at())
 }
 
@@ -150,13 +151,22 @@ fn check_cpus(wanted: u32, facts: &Facts) -> Result<(), HandoffError> {
 /// Marks the target in use, if it is a file system.
 fn mark(config: &Config, facts: &Facts, target: Option<usize>) -> Result<(), HandoffError> {
     let Some(target) = target.and_then(|index| config.target.get(index)) else { return Ok(()) };
-    let Place::Filesystem(Filesystem { device, fstype, path, .. }) = &target.place else {
+    let Place::Filesystem(wanted) = &target.place else {
         log::info!("target {target} has no place for a mark that kexec was tried");
         return Ok(());
     };
-    let wanted = Wanted::of_target(device, *fstype);
-    let mounted = Mounted::open(wanted, &facts.stacks, Path::new(MOUNT_POINT), WAIT)?;
-    Ok(tried::set(mounted.at(), path, &facts.boot_id)?)
+    let name = target.to_string();
+    let way = Way::to(wanted, facts.views.iter().find(|view| view.target == name));
+    let mounted = Mounted::open(way.wanted, facts.recorded(), Path::new(MOUNT_POINT), WAIT)?;
+    let mut marked = Ok(());
+    for path in &way.paths {
+        marked = tried::set(mounted.at(), path, &facts.boot_id);
+        // Where the directory cannot be made, the capture has found another one.
+        if !matches!(marked, Err(MarkError::Directory(_))) {
+            break;
+        }
+    }
+    Ok(marked?)
 }
 
 fn load(boot: &Boot, facts: &Facts, at: &Path) -> Result<(), HandoffError> {

@@ -17,7 +17,7 @@ use vmcore::kernel::dmesg::{self, Death, DmesgError, DmesgStats, Tail};
 use vmcore::report::{Degradation, Outcome, Summary};
 use vmcore::session::record;
 use vmcore::sink::{Append, Sink};
-use vmcore::target::{self, Artifact, Target, TargetError};
+use vmcore::target::{self, Artifact, Detour, Target, TargetError};
 
 /// Bytes that are kept free for `result.json`: some hundred degradations.
 const RESULT_ROOM: u64 = 64 << 10;
@@ -61,6 +61,8 @@ pub(super) fn save_to(
     (summary.target, summary.sequence) = (Some(location), target.ledger().sequence);
     (summary.dmesg, summary.live, summary.outcome) = (None, None, Outcome::Failed);
     summary.seconds.open = lap.lap();
+    let place = |cause| Degradation::Place(Detour { target: config.to_string(), cause });
+    target.detours().into_iter().map(place).for_each(|degradation| summary.degrade(degradation));
 
     job.step(Step::Log, slow);
     if job.kernel.is_some() {
@@ -85,7 +87,8 @@ fn opening(config: &config::Target, ways: &Ways) -> u64 {
         // Another attempt at a raw device reads what the first has written: that may be much, and
         // is watched for progress.
         Place::Raw(_) => u64::MAX,
-        Place::Filesystem(_) => config.wait,
+        // First for the device, then for its further ones.
+        Place::Filesystem(_) => config.wait.saturating_mul(2),
         Place::Nfs(_) => config.wait.saturating_add(ways.network_patience()).saturating_add(patience(config)),
         Place::Ssh(_) | Place::Https(_) | Place::S3(_) => config.wait.saturating_add(ways.network_patience()),
     }

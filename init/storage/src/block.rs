@@ -1,6 +1,8 @@
 //! Finding a block device by what stands on it, without udev: every device in `/sys/class/block` is
 //! looked at until one matches or time is up.
 
+mod choice;
+
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
@@ -9,26 +11,36 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::format::features::{self, Needs};
 use crate::format::gpt::{self, Partition};
 use crate::format::rawdump;
 use crate::format::superblock::{self, FileSystem};
-use crate::patience;
+use crate::{identity, patience};
 use base::addr::to_usize;
 use base::beat;
 use base::config::DeviceId;
+use base::facts::{Disk, Recorded};
 use base::read_at::read_up_to;
+use choice::Choice;
 
+/// How long a device that matches but is not the recorded one is passed over: the other may have a
+/// slower driver.
+const SETTLE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 /// Entries in a table of sectors start at this LBA at the latest that is looked at.
 const MAX_SECTOR: u64 = 4096;
 
 /// A block device that is there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Device {
     /// Node, such as `/dev/vda1`.
     pub node: PathBuf,
     /// What its superblock says, if it has one that we know.
     pub filesystem: Option<FileSystem>,
+    /// What that file system needs besides.
+    pub needs: Needs,
+    /// UUID of the ext4 journal that has this device.
+    pub journal: Option<String>,
     /// UUID by which a raw target is named: of our format, or of the swap area that may give way to
     /// it.
     pub raw_uuid: Option<String>,
@@ -38,13 +50,15 @@ pub struct Device {
     pub read_only: bool,
     /// Whether it can be read at all: a hung disk never says.
     pub answers: bool,
+    /// Why it was chosen among others, or in spite of what was recorded: for people.
+    pub remark: Option<String>,
 }
 
 /// No device matches. Lists what is there, since a wrong UUID is the usual cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{wanted} did not appear within {seconds} s; there are: {present}")]
 pub struct NotFound {
-    wanted: DeviceId,
+    wanted: String,
     seconds: u64,
     present: String,
 }
@@ -55,26 +69,123 @@ impl From<NotFound> for vmcore::target::TargetError {
     }
 }
 
-/// Waits up to `wait` for the device that `wanted` names. Tells PID 1 while it waits.
+/// Waits up to `wait` for the device that `wanted` names. Tells PID 1 while it waits. Of several that
+/// look alike a mounted one is taken; [`Device::remark`] says so.
 pub fn find(wanted: &DeviceId, wait: Duration) -> Result<Device, NotFound> {
+    find_recorded(wanted, None, wait)
+}
+
+/// The same; of several that look alike it is the one that was recorded.
+pub fn find_recorded(wanted: &DeviceId, record: Option<&Disk>, wait: Duration) -> Result<Device, NotFound> {
+    let name = match (wanted, record) {
+        (DeviceId::Link(link), None) if !Path::new(link).exists() => {
+            format!("{link} (a link of udev, which led nowhere when the image was loaded)")
+        }
+        _ => wanted.to_string(),
+    };
+    let choice =
+        Choice { wanted, record, identity: &|device| identity::of(&device.node), is_mounted: &is_mounted };
+    until(&name, wait, |devices, elapsed| choice.of(devices, elapsed >= wait.min(SETTLE)))
+}
+
+/// Waits for what `look` finds among the devices that are there; `name` is what it looks for.
+fn until<T>(
+    name: &str,
+    wait: Duration,
+    mut look: impl FnMut(&[Device], Duration) -> Option<T>,
+) -> Result<T, NotFound> {
     let start = Instant::now();
     let mut is_logged = false;
     loop {
         let devices = list();
-        if let Some(device) = devices.iter().find(|device| device.matches(wanted)) {
-            return Ok(device.clone());
+        let elapsed = start.elapsed();
+        if let Some(found) = look(&devices, elapsed) {
+            return Ok(found);
         }
-        if start.elapsed() >= wait {
+        if elapsed >= wait {
             let present = describe(&devices);
-            return Err(NotFound { wanted: wanted.clone(), seconds: wait.as_secs(), present });
+            return Err(NotFound { wanted: name.to_owned(), seconds: wait.as_secs(), present });
         }
         if !is_logged {
-            log::info!("waiting up to {} s for {wanted}", wait.as_secs());
+            log::info!("waiting up to {} s for {name}", wait.as_secs());
             is_logged = true;
         }
         beat::alive();
         sleep(POLL);
     }
+}
+
+/// All devices of the btrfs that `first` belongs to, `first` in front, and the seeds that it may stand
+/// on; waits up to `wait` for them. Fewer if some do not appear.
+#[must_use]
+pub fn members(first: &Device, recorded: Recorded<'_>, wait: Duration) -> Vec<Device> {
+    let (Some(fs), Some(member)) = (&first.filesystem, &first.needs.member) else {
+        return vec![first.clone()];
+    };
+    let name = format!("each of the {} devices of btrfs {}", member.count, fs.uuid);
+    let mut best = Vec::new();
+    let complete = until(&name, wait, |devices, _| {
+        best = members_among(first, recorded, devices);
+        (best.len() >= to_usize(member.count)).then_some(())
+    });
+    if let Err(error) = complete {
+        log::warn!("{error}");
+    }
+    let is_seed = |device: &Device| device.needs.member.is_some() && device.needs.obstacle.is_some();
+    let seeds = list().into_iter().filter(|device| is_seed(device) && device.filesystem != first.filesystem);
+    best.extend(seeds);
+    best
+}
+
+/// One device for each member; of copies the recorded one.
+fn members_among(first: &Device, recorded: Recorded<'_>, devices: &[Device]) -> Vec<Device> {
+    let mut found = vec![first.clone()];
+    let id = |device: &Device| device.needs.member.as_ref().map(|member| member.id.clone());
+    let same_fs = |device: &&Device| {
+        device.filesystem.as_ref().map(|fs| (fs.kind, &fs.uuid))
+            == first.filesystem.as_ref().map(|fs| (fs.kind, &fs.uuid))
+    };
+    for device in devices.iter().filter(same_fs) {
+        let Some(member) = id(device) else { continue };
+        if found.iter().any(|other| id(other).as_ref() == Some(&member)) {
+            continue;
+        }
+        let copies: Vec<&Device> =
+            devices.iter().filter(same_fs).filter(|other| id(other).as_ref() == Some(&member)).collect();
+        let record = recorded.disk(&DeviceId::Link(member_name(&member)));
+        let best = copies
+            .iter()
+            .find(|copy| record.is_some_and(|record| record.identity.is(&identity::of(&copy.node))));
+        let best = best.or_else(|| copies.iter().find(|copy| is_mounted(copy))).unwrap_or(&device);
+        found.push((*best).clone());
+    }
+    found
+}
+
+/// By what name a device of a btrfs is recorded.
+#[must_use]
+pub fn member_name(id: &str) -> String {
+    format!("MEMBER={id}")
+}
+
+/// Waits up to `wait` for the device with the journal of an ext4 file system.
+pub fn journal(uuid: &str, wait: Duration) -> Result<Device, NotFound> {
+    let is_it = |device: &&Device| device.journal.as_deref() == Some(uuid);
+    until(&format!("the journal {uuid}"), wait, |devices, _| devices.iter().find(is_it).cloned())
+}
+
+/// Whether a device is mounted. btrfs has a number of its own in the list of mounts, so the node counts
+/// as well.
+fn is_mounted(device: &Device) -> bool {
+    let sysfs = Path::new("/sys/class/block").join(device.node.file_name().unwrap_or_default());
+    let number = fs::read_to_string(sysfs.join("dev")).unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(|line| {
+        let Some((front, back)) = line.split_once(" - ") else { return false };
+        let source = back.split(' ').nth(1).unwrap_or_default();
+        front.split(' ').nth(2) == Some(number.trim())
+            || fs::canonicalize(source).is_ok_and(|source| source == device.node)
+    })
 }
 
 /// The device of a path, with what stands on it. Of one that does not answer nothing is known but
@@ -90,14 +201,7 @@ fn inspect_all(nodes: &[PathBuf]) -> Vec<Device> {
 }
 
 fn silent(node: &Path) -> Device {
-    Device {
-        node: node.to_owned(),
-        filesystem: None,
-        raw_uuid: None,
-        partition: None,
-        read_only: false,
-        answers: false,
-    }
+    Device { node: node.to_owned(), ..Device::default() }
 }
 
 fn look(node: &Path) -> Device {
@@ -110,7 +214,10 @@ fn look(node: &Path) -> Device {
     let sysfs = Path::new("/sys/class/block").join(node.file_name().unwrap_or_default());
     let read_only = fs::read_to_string(sysfs.join("ro")).is_ok_and(|ro| ro.trim() == "1");
     let partition = partition_of(&sysfs);
-    Device { node: node.to_owned(), filesystem, raw_uuid, partition, read_only, answers: true }
+    let needs = filesystem.as_ref().map(|fs| features::needs(fs.kind, &head)).unwrap_or_default();
+    let journal = features::journal(&head);
+    let node = node.to_owned();
+    Device { node, filesystem, needs, journal, raw_uuid, partition, read_only, answers: true, remark: None }
 }
 
 /// Every block device with a size, and what stands on it.
@@ -133,6 +240,21 @@ pub fn nodes() -> Vec<PathBuf> {
 }
 
 impl Device {
+    /// By what a kernel without udev can look for it: what is on it, or its entry in a partition table.
+    #[must_use]
+    pub fn content(&self) -> Option<DeviceId> {
+        let known = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        let uuid = self.filesystem.as_ref().and_then(|fs| known(&fs.uuid)).or_else(|| self.raw_uuid.clone());
+        let partition = || self.partition.as_ref().and_then(|partition| known(&partition.uuid));
+        uuid.map(DeviceId::Uuid).or_else(|| partition().map(DeviceId::PartUuid))
+    }
+
+    /// What is to be remembered of it under a name that the configuration has.
+    #[must_use]
+    pub fn record(&self, device: String) -> Disk {
+        Disk { device, content: self.content(), identity: identity::of(&self.node) }
+    }
+
     /// Whether this is the device that is wanted.
     #[must_use]
     pub fn matches(&self, wanted: &DeviceId) -> bool {
@@ -146,6 +268,8 @@ impl Device {
             DeviceId::PartUuid(uuid) => part.is_some_and(|part| part.uuid == *uuid),
             DeviceId::PartLabel(label) => part.is_some_and(|part| part.label == *label),
             DeviceId::Path(path) => self.node == Path::new(path),
+            // A link leads somewhere only where there is udev.
+            DeviceId::Link(link) => fs::canonicalize(link).is_ok_and(|node| node == self.node),
         }
     }
 }
@@ -164,7 +288,21 @@ fn partition_of(sysfs: &Path) -> Option<Partition> {
 fn read_table(file: &File, sector: u64) -> Option<Vec<Partition>> {
     let head = read_head(file, to_usize(sector.saturating_mul(2)));
     let (mbr, second) = head.split_at_checked(to_usize(sector))?;
-    let Some(header) = gpt::parse_header(second) else { return Some(gpt::parse_mbr(mbr)) };
+    let one = |lba: u64| read_up_to(file, lba.checked_mul(sector)?, to_usize(sector)).ok();
+    if let Some(entries) = gpt::parse_header(second).and_then(|header| read_entries(file, sector, header)) {
+        return Some(entries);
+    }
+    // The second copy of a GPT, in the last sector (find_valid_gpt(), block/partitions/efi.c).
+    let len = (&*file).seek(SeekFrom::End(0)).unwrap_or(0);
+    let last = len.checked_div(sector)?.saturating_sub(1);
+    let backup = if gpt::is_protective(mbr) { one(last) } else { None };
+    if let Some(header) = backup.and_then(|sector| gpt::parse_header(&sector)) {
+        return read_entries(file, sector, header);
+    }
+    Some(gpt::parse_mbr(mbr, &mut |lba| one(lba)))
+}
+
+fn read_entries(file: &File, sector: u64, header: gpt::GptHeader) -> Option<Vec<Partition>> {
     let mut entries = vec![0; header.entries_len];
     file.read_exact_at(&mut entries, header.entries_lba.checked_mul(sector)?).ok()?;
     header.parse_entries(&entries)
@@ -224,8 +362,7 @@ mod tests {
             }),
             raw_uuid: Some("ef-3".into()),
             partition: Some(Partition { number: 1, uuid: "cd-2".into(), label: "crash".into() }),
-            read_only: false,
-            answers: true,
+            ..Device::default()
         };
         for text in ["UUID=AB-1", "UUID=EF-3", "LABEL=dump", "PARTUUID=CD-2", "PARTLABEL=crash", "/dev/vda1"]
         {

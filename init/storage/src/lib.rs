@@ -3,7 +3,7 @@
 //!
 //! ## Start here
 //! - [`open`]: opens a target of these kinds.
-//! - [`block`]: finds a block device by what is on it.
+//! - [`block`]: finds a block device by what is on it; [`identity`]: tells it from a copy.
 //! - [`stack`]: sets up the LVM volumes and LUKS devices under a target.
 //! - [`mount`]: mounts a file system that a final action needs.
 //! - [`targets`]: a directory of captures, its files, and raw devices.
@@ -19,6 +19,7 @@
 
 pub mod block;
 pub mod format;
+pub mod identity;
 pub mod metadata;
 pub mod mount;
 mod patience;

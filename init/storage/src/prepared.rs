@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::block::{self, Device, NotFound};
 use crate::stack::{self, Active, StackError};
 use base::config::DeviceId;
-use base::facts::Stack;
+use base::facts::Recorded;
 
 /// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,17 +35,27 @@ pub struct PreparedDevice {
 }
 
 impl PreparedDevice {
-    /// Waits up to `wait` for the device, and tells PID 1 meanwhile; sets up its layers if `stacks`
-    /// has some for it.
-    pub fn find(wanted: &DeviceId, stacks: &[Stack], wait: Duration) -> Result<Self, DeviceError> {
+    /// Waits up to `wait` for the device, and tells PID 1 meanwhile; sets up its layers if the loader
+    /// has recorded some for it.
+    pub fn find(wanted: &DeviceId, recorded: Recorded<'_>, wait: Duration) -> Result<Self, DeviceError> {
         let name = wanted.to_string();
-        let Some(stack) = stacks.iter().find(|stack| stack.target == name) else {
-            return Ok(Self { device: block::find(wanted, wait)?, layers: None });
+        let record = recorded.disk(wanted);
+        let Some(stack) = recorded.stacks.iter().find(|stack| stack.target == name) else {
+            let device = block::find_recorded(wanted, record, wait)?;
+            if let Some(remark) = &device.remark {
+                log::warn!("{remark}");
+            }
+            return Ok(Self { device, layers: None });
         };
         let layers = stack::activate(stack, wait)?;
         // That very device: a copy elsewhere may have the same UUID.
         let device = block::inspect(layers.top().unwrap_or(Path::new("")));
-        if !device.matches(wanted) {
+        // A link of udev's is not there any more; what it led to may be recorded.
+        let content = match wanted {
+            DeviceId::Link(_) => record.and_then(|record| record.content.as_ref()),
+            _ => Some(wanted),
+        };
+        if content.is_some_and(|content| !device.matches(content)) {
             return Err(DeviceError::OtherContent(device.node, wanted.clone()));
         }
         Ok(Self { device, layers: Some(layers) })

@@ -9,6 +9,7 @@ use crate::kernel::dmesg::{Death, DmesgStats};
 use crate::kernel::info::Origin;
 use crate::kernel::memmap::BadSection;
 use crate::source::Anomaly;
+use crate::target::Detour;
 use base::addr::PfnRange;
 use base::attempt::{Earlier, Rung};
 use base::config::Config;
@@ -126,6 +127,8 @@ pub enum Degradation {
         /// Cause.
         cause: String,
     },
+    /// A target takes the dump, but not at the place that was asked for.
+    Place(Detour),
     /// A target is too small for all that was to be saved.
     NoRoom {
         /// Bytes that it would take.
@@ -480,6 +483,7 @@ impl fmt::Display for Degradation {
                  room for them, or more text than a log can have"
             ),
             Self::Target { target, cause } => write!(f, "target {target} not usable: {cause}"),
+            Self::Place(detour) => write!(f, "{detour}"),
             Self::NoRoom { needed, room, instead } => {
                 write!(f, "the dump takes about {needed} bytes and there are {room}: {instead} instead")
             }

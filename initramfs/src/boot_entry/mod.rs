@@ -23,6 +23,7 @@ use storage::block::{self, Device};
 use storage::targets::tried::{self, Mark};
 
 use crate::host;
+use crate::place;
 use crate::stack;
 
 pub use files::{Files, Host};
@@ -142,14 +143,9 @@ pub fn clear_marks(config: &Config) {
     for target in &config.target {
         let Place::Filesystem(wanted) = &target.place else { continue };
         let Ok(device) = block::find(&wanted.device, Duration::ZERO) else { continue };
-        let path = Path::new(&wanted.path);
-        let mounts = mounts.0.iter().filter(|mount| node_of(mount).is_some_and(|node| node == device.node));
-        // On btrfs it depends on the subvolume where a path begins, and only the default one is the
-        // target's.
-        let places = mounts.filter_map(|mount| match mount.fstype.as_str() {
-            "btrfs" => Some(mount.at.join(wanted.path.trim_start_matches('/'))),
-            _ => mount.outer(path),
-        });
+        let Some(seen) = place::seen(wanted, &target.to_string(), &device, &mounts) else { continue };
+        // If the directory could not be made, the mark is where it was made instead.
+        let places = [&seen.view.host, &seen.at].map(PathBuf::from);
         for directory in places {
             let mark = directory.join(tried::NAME);
             match tried::clear(&directory, &host::read("/proc/cmdline")) {
@@ -266,13 +262,13 @@ fn root_of(config: &Config, host: &Host, identify: Identify<'_>) -> Result<Root,
 }
 
 /// The device under a mount.
-fn on_disk(mount: &Mount, path: &Path) -> Result<Device, BootError> {
+pub(crate) fn on_disk(mount: &Mount, path: &Path) -> Result<Device, BootError> {
     let no_disk = || BootError::NoDisk { path: path.to_owned(), fstype: mount.fstype.clone() };
     Ok(block::inspect(&node_of(mount).ok_or_else(no_disk)?))
 }
 
 /// Its node. btrfs has numbers of its own, so it goes by what was mounted.
-fn node_of(mount: &Mount) -> Option<PathBuf> {
+pub(crate) fn node_of(mount: &Mount) -> Option<PathBuf> {
     let node = match fs::canonicalize(format!("/sys/dev/block/{}", mount.numbers)) {
         Ok(sysfs) => Path::new("/dev").join(sysfs.file_name()?),
         Err(_) => fs::canonicalize(&mount.source).ok()?,
@@ -281,7 +277,7 @@ fn node_of(mount: &Mount) -> Option<PathBuf> {
 }
 
 /// The name that lasts longest, and the file system.
-fn name(device: Device) -> Result<(DeviceId, FsType), BootError> {
+pub(crate) fn name(device: Device) -> Result<(DeviceId, FsType), BootError> {
     let Some(filesystem) = device.filesystem else { return Err(BootError::NoFilesystem(device.node)) };
     let partition = device.partition.map(|partition| partition.uuid);
     let is_stacked = device.node.file_name().is_some_and(|name| stack::is_stacked(&name.to_string_lossy()));

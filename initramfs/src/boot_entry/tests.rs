@@ -54,10 +54,8 @@ fn identify(mount: &Mount, _: &Path) -> Result<Device, BootError> {
     Ok(Device {
         node: mount.source.clone().into(),
         filesystem: Some(FileSystem { kind, label: String::new(), uuid }),
-        raw_uuid: None,
-        partition: None,
-        read_only: false,
         answers: true,
+        ..Device::default()
     })
 }
 

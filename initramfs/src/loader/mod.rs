@@ -169,6 +169,7 @@ fn arm(
     warn_of_concerns(&contents.config, &next);
     let cmdline = capture_cmdline(&contents.config)?;
     let stacks = stacks::stacks(&contents.config, &next, key_file)?;
+    let (disks, views) = (stacks::disks(&contents.config, &next), stacks::views(&contents.config));
     let gathered = remote::gather(&contents.config)?;
     let remotes = gathered.remotes.clone();
     let network = way_to(&contents.config, &remotes)?;
@@ -192,8 +193,17 @@ fn arm(
         ..Loaded::default()
     };
     let (boot, root) = (next.boot.and_then(Result::ok), next.root.and_then(Result::ok));
-    let facts =
-        Facts { stacks, remotes, network, planned: planned.cloned(), boot, root, ..facts(&loaded, &kernel) };
+    let facts = Facts {
+        stacks,
+        disks,
+        views,
+        remotes,
+        network,
+        planned: planned.cloned(),
+        boot,
+        root,
+        ..facts(&loaded, &kernel)
+    };
     let arms = Arms { kernel_file, kernel: &kernel, bz: &bz, image, facts, need };
     let was_armed = host::is_loaded();
     arms.load(contents.config.capture.loader, &mut loaded).inspect_err(|_| {

@@ -1,6 +1,7 @@
 //! The next target, the next attempt, the watchdog: what PID 1 does when a capture does not come to
 //! its end.
 
+use crate::places::ALL_FEATURES;
 use crate::{PATIENCE, SOON, ensure_back, ensure_complete, ensure_log, only, scenario};
 use anyhow::{Result, ensure};
 use qemu_tests::extra_disk::ExtraDisk;
@@ -41,10 +42,25 @@ fn the_second_target_holds_the_dump_when_the_first_stalls() -> Result<()> {
     second_holds(&scenario)
 }
 
+/// A superblock that says that an error is a panic, and a journal that cannot be written; and behind it a
+/// file system with all that mke2fs can switch on.
 #[test]
 fn the_second_target_holds_the_dump_when_the_first_errs() -> Result<()> {
-    let faults = Fault::writes_between(15 << 20, 512 << 20, 4 << 20);
-    second_holds(&two_disks("next-errors", faults)?)
+    let journal = Fault::writes_between(256 << 20, 288 << 20, 16 << 10);
+    let mut scenario = two_disks("next-errors", journal)?;
+    let [first, second] = scenario.extra.as_slice() else { anyhow::bail!("two disks") };
+    let second = second.clone().made_with(&ALL_FEATURES);
+    scenario.extra = vec![first.clone().tuned(&["-e", "panic"]), second];
+    let outcome = scenario.run()?;
+    let text = outcome.text();
+    ensure!(text.contains("I/O error"), "the first disk did not err:\n{text}");
+    let panics = text.matches("Kernel panic - not syncing").count();
+    ensure!(panics == 1, "{panics} panics: the first target ended the capture:\n{text}");
+    ensure_back(&outcome)?;
+    let disk = outcome.disk("second")?;
+    ensure!(disk.complaint.is_none(), "{:?}", disk.complaint);
+    ensure_complete(only(&disk.dumps)?)?;
+    outcome.discard()
 }
 
 #[test]

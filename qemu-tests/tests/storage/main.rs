@@ -9,6 +9,7 @@ mod hooks;
 mod ladder;
 mod last_resort;
 mod order;
+mod places;
 mod raw;
 
 mod space;

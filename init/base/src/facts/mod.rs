@@ -7,6 +7,7 @@
 pub mod boot;
 pub mod handover;
 pub mod remote;
+pub mod site;
 pub mod stack;
 pub mod switch;
 
@@ -16,6 +17,7 @@ use crate::config::Link;
 
 pub use boot::{Boot, Root};
 pub use remote::{AccessKeys, Remote, Secret};
+pub use site::{Disk, Identity, Recorded, View};
 pub use stack::Stack;
 pub use switch::{Intent, Live, Planned, Trigger};
 
@@ -61,6 +63,10 @@ pub struct Facts {
     /// What stands between targets and disks. Holds the keys of LUKS devices: wipe the text that it
     /// is written to.
     pub stacks: Vec<Stack>,
+    /// Which devices the configured names meant.
+    pub disks: Vec<Disk>,
+    /// Where the host sees the targets' directories.
+    pub views: Vec<View>,
     /// Targets on the network. Holds keys, too.
     pub remotes: Vec<Remote>,
     /// The host's links, where the configuration wants the capture to have the same.
@@ -86,6 +92,12 @@ impl Facts {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             format!("line {}: {}", before.matches('\n').count().saturating_add(1), error.message())
         })
+    }
+
+    /// What is known of devices.
+    #[must_use]
+    pub fn recorded(&self) -> Recorded<'_> {
+        Recorded { stacks: &self.stacks, disks: &self.disks }
     }
 
     /// The facts as TOML.

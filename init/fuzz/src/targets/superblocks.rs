@@ -5,6 +5,7 @@
 use crate::build::put;
 use crate::take;
 use base::config::FsType;
+use storage::format::features;
 use storage::format::gpt::{self, MAX_ENTRIES_LEN, Partition};
 use storage::format::superblock::{self, PROBE_LEN};
 
@@ -37,6 +38,9 @@ fn check_probe(head: &[u8]) {
     assert_eq!(parts, form, "{}", found.uuid);
     assert!(found.uuid.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f' | '-')), "{}", found.uuid);
     assert!(!found.label.contains('\0') && found.label.chars().count() <= 256, "{:?}", found.label);
+    let needs = features::needs(found.kind, head);
+    assert!(features::journal(head).is_none() || found.kind != FsType::Ext4, "a journal is no file system");
+    assert!(needs.journal.is_none_or(|uuid| uuid.len() == 36) && needs.modules.len() <= 5);
 }
 
 fn check_partitions(found: &[Partition]) {
@@ -49,8 +53,10 @@ fn check_partitions(found: &[Partition]) {
 }
 
 fn check_mbr(sector: &[u8]) {
-    let found = gpt::parse_mbr(sector);
-    assert!(found.len() <= 4 && found.iter().all(|partition| partition.uuid.len() == 11));
+    // Each further table is the same one: the longest chain that there can be.
+    let found = gpt::parse_mbr(sector, &mut |_| Some(sector.to_vec()));
+    assert!(found.len() <= 4 + 4 * 4 * 256, "{}", found.len());
+    assert!(found.iter().all(|partition| (11..=12).contains(&partition.uuid.len())));
     check_partitions(&found);
 }
 

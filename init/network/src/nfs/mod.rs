@@ -42,7 +42,8 @@ impl Nfs {
         mount::mount_export(wanted, host, &name, &at)?;
         log::info!("target {} is mounted (NFS {})", host.url, mount::version(wanted.version));
         let path = format!("{}/{}", wanted.path.trim_end_matches('/'), capture.host);
-        let mounted = MountedTarget::open(Mounted::adopt(at, name), &path, wanted.share, capture)?;
+        let paths = [path.as_str(), wanted.path.as_str(), "/"];
+        let mounted = MountedTarget::open(Mounted::adopt(at, name), &paths, wanted.share, capture)?;
         Ok(Self { mounted, digests: Digests::default(), gone: Gone::default() })
     }
 }
@@ -54,6 +55,10 @@ impl Target for Nfs {
 
     fn directory(&self) -> Option<PathBuf> {
         self.gone.check().ok().and_then(|()| self.mounted.directory())
+    }
+
+    fn detours(&self) -> Vec<String> {
+        self.mounted.detours()
     }
 
     fn ledger(&self) -> &Ledger {

@@ -100,7 +100,7 @@ fn mounted(facts: &Facts, read_only: bool) -> Result<Mounted, HandoffError> {
         read_only,
         is_root: true,
     };
-    let mounted = Mounted::open(wanted, &facts.stacks, Path::new(NEW_ROOT), WAIT)?;
+    let mounted = Mounted::open(wanted, facts.recorded(), Path::new(NEW_ROOT), WAIT)?;
     for name in MOVED {
         // Bound, not moved: until the last step has worked PID 1 needs its own.
         let (from, to) = (Path::new("/").join(name), mounted.at().join(name));

@@ -82,24 +82,91 @@ fn guid(bytes: &[u8]) -> Option<String> {
     Some(Uuid(&bytes).to_string())
 }
 
-/// The four primary partitions of an MBR (sector 0); empty for a protective MBR or none.
-#[must_use]
-pub fn parse_mbr(sector: &[u8]) -> Vec<Partition> {
+/// Entries of a table in a boot record.
+const ENTRIES: usize = 4;
+/// Logical partitions are numbered from here on, whatever primary ones there are.
+const FIRST_LOGICAL: u32 = 5;
+/// Records in a row without a partition, after which the kernel gives up (`parse_extended()`,
+/// block/partitions/msdos.c). Here it bounds all of them: a chain may be a ring.
+const MAX_RECORDS: usize = 256;
+
+/// An entry of a table in a boot record (struct msdos_partition), sectors of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Record {
+    kind: u8,
+    start: u64,
+    len: u64,
+}
+
+impl Record {
+    /// Whether a chain of further tables begins there: DOS, Windows, Linux (`is_extended_partition()`).
+    fn is_extended(self) -> bool {
+        self.len > 0 && matches!(self.kind, 0x05 | 0x0f | 0x85)
+    }
+}
+
+/// The table in sector 0 or in that of an extended partition.
+fn records(sector: &[u8]) -> Option<[Record; ENTRIES]> {
     let f = Fields(sector);
-    let (Some(0xaa55), Some(disk)) = (f.u16(510), f.u32(440)) else { return Vec::new() };
-    let kind = |index: usize| f.u8(450_usize.saturating_add(index.saturating_mul(16))).unwrap_or(0);
-    if disk == 0 || (0..4).any(|index| kind(index) == 0xee) {
+    (f.u16(510)? == 0xaa55).then_some(())?;
+    let mut records = [Record { kind: 0, start: 0, len: 0 }; ENTRIES];
+    for (index, record) in records.iter_mut().enumerate() {
+        let at = index.checked_mul(16)?.checked_add(446)?;
+        let number = |offset: usize| f.u32(at.checked_add(offset)?).map(u64::from);
+        *record = Record { kind: f.u8(at.checked_add(4)?)?, start: number(8)?, len: number(12)? };
+    }
+    Some(records)
+}
+
+/// Whether sector 0 is the MBR that keeps a GPT from those who do not know it.
+#[must_use]
+pub fn is_protective(sector: &[u8]) -> bool {
+    records(sector).is_some_and(|table| table.iter().any(|record| record.kind == 0xee))
+}
+
+/// The partitions of an MBR (sector 0): the primary ones, and the logical ones in the chain of tables
+/// whose sectors `read` gives. Empty for a protective MBR or none.
+pub fn parse_mbr(sector: &[u8], read: &mut dyn FnMut(u64) -> Option<Vec<u8>>) -> Vec<Partition> {
+    let (Some(table), Some(disk)) = (records(sector), Fields(sector).u32(440)) else { return Vec::new() };
+    if disk == 0 || table.iter().any(|record| record.kind == 0xee) {
         return Vec::new();
     }
-    (0..4)
-        .zip(1_u32..)
-        .filter(|(index, _)| kind(*index) != 0)
-        .map(|(_, number)| Partition {
-            number,
-            uuid: format!("{disk:08x}-{number:02x}"),
-            label: String::new(),
-        })
-        .collect()
+    let named =
+        |number: u32| Partition { number, uuid: format!("{disk:08x}-{number:02x}"), label: String::new() };
+    let primary = table.iter().zip(1_u32..).filter(|(record, _)| record.kind != 0);
+    let mut partitions: Vec<Partition> = primary.map(|(_, number)| named(number)).collect();
+    let mut next = FIRST_LOGICAL;
+    for extended in table.iter().filter(|record| record.is_extended()) {
+        for _ in 0..logical(*extended, read) {
+            partitions.push(named(next));
+            next = next.saturating_add(1);
+        }
+    }
+    partitions
+}
+
+/// How many partitions are in an extended one. They are counted as the kernel counts them, for it
+/// gives them their numbers.
+fn logical(extended: Record, read: &mut dyn FnMut(u64) -> Option<Vec<u8>>) -> u32 {
+    let end = extended.start.saturating_add(extended.len);
+    let (mut at, mut len, mut count) = (extended.start, extended.len, 0_u32);
+    for _ in 0..MAX_RECORDS {
+        let Some(table) = read(at).and_then(|sector| records(&sector)) else { return count };
+        for (index, record) in table.iter().enumerate() {
+            // The last two entries are none, but some tools put something there.
+            let start = at.saturating_add(record.start);
+            let fits = record.start.saturating_add(record.len) <= len
+                && start >= extended.start
+                && start.saturating_add(record.len) <= end;
+            if record.len > 0 && !record.is_extended() && (index < 2 || fits) {
+                count = count.saturating_add(1);
+            }
+        }
+        let Some(further) = table.iter().find(|record| record.is_extended()) else { return count };
+        at = extended.start.saturating_add(further.start);
+        len = further.len;
+    }
+    count
 }
 
 #[cfg(test)]
@@ -151,15 +218,52 @@ mod tests {
         assert_eq!(parse_header(&header), None);
     }
 
-    #[test]
-    fn reads_an_mbr_but_not_a_protective_one() {
+    fn sector(entries: &[(u8, u32, u32)]) -> Vec<u8> {
         let mut sector = vec![0_u8; 512];
         sector[440..444].copy_from_slice(&0x1234_abcd_u32.to_le_bytes());
         sector[510..].copy_from_slice(&[0x55, 0xaa]);
-        sector[450 + 16] = 0x83;
-        let expected = Partition { number: 2, uuid: "1234abcd-02".into(), label: String::new() };
-        assert_eq!(parse_mbr(&sector), vec![expected]);
-        sector[450] = 0xee;
-        assert_eq!(parse_mbr(&sector), vec![]);
+        for (index, (kind, start, len)) in entries.iter().enumerate() {
+            let at = 446 + 16 * index;
+            sector[at + 4] = *kind;
+            sector[at + 8..at + 12].copy_from_slice(&start.to_le_bytes());
+            sector[at + 12..at + 16].copy_from_slice(&len.to_le_bytes());
+        }
+        sector
+    }
+
+    fn uuids(first: &[u8], others: &[(u64, Vec<u8>)]) -> Vec<String> {
+        let mut read = |at| others.iter().find(|(other, _)| *other == at).map(|(_, sector)| sector.clone());
+        parse_mbr(first, &mut read).into_iter().map(|partition| partition.uuid).collect()
+    }
+
+    #[test]
+    fn reads_an_mbr_but_not_a_protective_one() {
+        assert_eq!(uuids(&sector(&[(0, 0, 0), (0x83, 2048, 9)]), &[]), ["1234abcd-02"]);
+        assert_eq!(uuids(&sector(&[(0xee, 1, 9), (0x83, 2048, 9)]), &[]), Vec::<String>::new());
+        assert_eq!(uuids(&[0; 511], &[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn logical_partitions_are_numbered_as_the_kernel_does() {
+        for kind in [0x05, 0x0f, 0x85] {
+            let first = sector(&[(0x83, 2048, 100), (kind, 4000, 1000)]);
+            let chain = [
+                (4000, sector(&[(0x83, 10, 90), (kind, 200, 100)])),
+                (4200, sector(&[(0x83, 10, 90), (kind, 400, 100)])),
+                (4400, sector(&[(0x83, 10, 90)])),
+            ];
+            let expected = ["1234abcd-01", "1234abcd-02", "1234abcd-05", "1234abcd-06", "1234abcd-07"];
+            assert_eq!(uuids(&first, &chain), expected, "{kind:#x}");
+            assert_eq!(uuids(&first, &chain[..1]), expected[..3], "the rest cannot be read");
+        }
+    }
+
+    #[test]
+    fn a_chain_that_is_a_ring_or_lies_ends() {
+        let first = sector(&[(0x05, 4000, 1000)]);
+        let ring = [(4000, sector(&[(0x83, 10, 90), (0x05, 0, 1000)]))];
+        assert_eq!(uuids(&first, &ring).len(), 1 + MAX_RECORDS);
+        let rubbish = [(4000, sector(&[(0x83, 10, 90), (0, 0, 0), (0x83, 900, 900), (0x83, 500, 100)]))];
+        assert_eq!(uuids(&first, &rubbish), ["1234abcd-01", "1234abcd-05", "1234abcd-06"]);
     }
 }

@@ -3,6 +3,7 @@
 //! Enough to find a device without udev or libblkid, and no more. Offsets cite the kernel's
 //! structures.
 
+use super::features;
 use base::config::FsType;
 use base::fields::{Fields, Uuid};
 
@@ -63,6 +64,7 @@ pub fn foreign(head: &[u8]) -> Option<Foreign> {
     let lvm = [0_usize, 512, 1024, 1536].iter().any(|&sector| has(sector, b"LABELONE"));
     let what = match () {
         () if lvm => "an LVM2 physical volume",
+        () if features::journal(head).is_some() => "the journal of an ext4 file system",
         // mdp_superblock_1 (include/uapi/linux/raid/md_p.h) of version 1.1 or 1.2
         () if has(0, &MD_MAGIC) || has(4096, &MD_MAGIC) => "an MD RAID member",
         () if has(512, b"EFI PART") || has(4096, b"EFI PART") || has(510, b"\x55\xaa") => {
@@ -89,6 +91,8 @@ pub fn swap(head: &[u8]) -> Option<String> {
 fn ext(head: &[u8]) -> Option<FileSystem> {
     let sb = Fields(head.get(EXT_SUPER..)?);
     (sb.u16(0x38)? == 0xef53).then_some(())?; // s_magic
+    // EXT4_FEATURE_INCOMPAT_JOURNAL_DEV of s_feature_incompat: the journal of another device's.
+    (sb.u32(0x60)? & 0x8 == 0).then_some(())?;
     Some(FileSystem {
         kind: FsType::Ext4,
         label: sb.text(0x78, 16)?,                   // s_volume_name

@@ -1,6 +1,6 @@
 //! A capture's directory: made by descriptor, never through a link, readable for root only.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -80,6 +80,12 @@ impl Directory {
         &self.path
     }
 
+    /// The directory's path without links, as this process sees it.
+    #[must_use]
+    pub fn real(&self) -> Option<PathBuf> {
+        fs::read_link(proc_path(&self.fd)).ok()
+    }
+
     /// Removes captures beyond the `keep` newest complete ones. This one is number `sequence`, and
     /// safe.
     pub fn retire(&self, keep: u32, sequence: u64) -> Result<(), TargetError> {
@@ -151,7 +157,14 @@ fn make_path(root: &OwnedFd, path: &str) -> Result<OwnedFd, TargetError> {
             fsync(&current)?;
             open()
         });
-        current = opened.map_err(|errno| failed(Path::new(path))(errno.into()))?;
+        current = opened.map_err(|errno| match errno {
+            // There is something by that name, and yet it leads nowhere.
+            Errno::EEXIST => {
+                let cause = format!("{part} is a link that leads nowhere in this file system");
+                failed(Path::new(path))(io::Error::new(io::ErrorKind::NotFound, cause))
+            }
+            errno => failed(Path::new(path))(errno.into()),
+        })?;
     }
     Ok(current)
 }
@@ -163,7 +176,6 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> TargetError + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use vmcore::sink::Sink;
 

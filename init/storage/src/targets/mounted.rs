@@ -1,8 +1,9 @@
 //! A directory in a file system that is mounted for the capture, and unmounted when it is over.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
 use crate::mount::Mounted;
@@ -44,21 +45,44 @@ pub struct MountedTarget {
     share: Share,
     /// The longest file that the file system can hold, in bytes.
     longest_file: u64,
+    /// In what it is another place than the one that was asked for.
+    detours: Vec<String>,
 }
 
 impl MountedTarget {
-    /// Makes the capture's directory in `path` of what was mounted at its [`place`].
+    /// Makes the capture's directory in the first of `paths` where it can be made, of what was mounted
+    /// at its [`place`].
     pub fn open(
         filesystem: Mounted,
-        path: &str,
+        paths: &[&str],
         share: Share,
         capture: Capture<'_>,
     ) -> Result<Self, TargetError> {
-        let count = |ledger: &mut Ledger| ledger.count(capture.name, capture.time, capture.crash_loop);
-        let (directory, ledger) = Directory::create_counted(filesystem.at(), path, capture.name, count)?;
+        let mut detours = filesystem.remarks().to_vec();
+        let mut made = None;
+        for path in paths {
+            let count = |ledger: &mut Ledger| ledger.count(capture.name, capture.time, capture.crash_loop);
+            match Directory::create_counted(filesystem.at(), path, capture.name, count) {
+                Ok(done) => {
+                    made = Some(Ok(done));
+                    break;
+                }
+                Err(error) => {
+                    let cause = base::log::chain(&error);
+                    log::warn!("{}{cause}", filesystem.prefix());
+                    detours.push(cause);
+                    let ends = ends_all(&error);
+                    made.get_or_insert(Err(error)); // what was wrong with the place that was asked for
+                    if ends {
+                        break;
+                    }
+                }
+            }
+        }
+        let (directory, ledger) = made.unwrap_or_else(|| Err(TargetError::new("there is no directory")))?;
         let is_fat = filesystem.fstype() == Some(FsType::Vfat);
         let longest_file = if is_fat { VFAT_LONGEST_FILE } else { u64::MAX };
-        Ok(Self { directory, filesystem, ledger, share, longest_file })
+        Ok(Self { directory, filesystem, ledger, share, longest_file, detours })
     }
 
     /// Makes the file of an artifact under its temporary name.
@@ -90,14 +114,30 @@ impl MountedTarget {
     }
 }
 
+/// Whether no other directory of the file system can be better: it takes no writes, or its server or
+/// device is gone.
+fn ends_all(error: &TargetError) -> bool {
+    let errno = error.find::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw);
+    matches!(errno, Some(Errno::EROFS | Errno::ETIMEDOUT | Errno::ENODEV | Errno::ESHUTDOWN))
+}
+
 impl Target for MountedTarget {
     fn location(&self) -> String {
-        format!("{}{}", self.filesystem.prefix(), self.directory.path().display())
+        let real = self.directory.real();
+        let inner = real.as_deref().and_then(|real| real.strip_prefix(self.filesystem.at()).ok());
+        let inner =
+            inner.map_or_else(|| self.directory.path().to_owned(), |inner| Path::new("/").join(inner));
+        format!("{}{}", self.filesystem.prefix(), inner.display())
     }
 
     fn directory(&self) -> Option<PathBuf> {
-        let path = self.directory.path();
-        Some(self.filesystem.at().join(path.strip_prefix("/").unwrap_or(path)))
+        // Links on the way would begin at another root for a hook.
+        self.directory.real()
+    }
+
+    fn detours(&self) -> Vec<String> {
+        let instead = |detour: &String| format!("{detour}; the dump is in {}", self.location());
+        self.detours.iter().map(instead).collect()
     }
 
     fn ledger(&self) -> &Ledger {
@@ -126,5 +166,59 @@ impl Target for MountedTarget {
         let Self { directory, filesystem, .. } = *self;
         drop(directory); // its descriptors would keep the file system busy
         filesystem.unmount().map_err(|error| TargetError::doing("letting go of the file system", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use vmcore::sink::Sink;
+
+    const NO_LOOP: base::config::CrashLoop = base::config::CrashLoop { crashes: 0, within: 0 };
+
+    /// Saves to a directory that is said to be a mounted file system.
+    fn open(root: &Path, paths: &[&str]) -> Result<MountedTarget, TargetError> {
+        let filesystem = Mounted::adopt(root.to_owned(), "disk:".to_owned());
+        MountedTarget::open(filesystem, paths, Share::default(), Capture::new("x", 7, NO_LOOP))
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_another_one_and_that_is_told() {
+        // What stands where the directory should be: a link to nowhere, one in a circle, a file, a link
+        // below it.
+        let obstacles: [fn(&Path); 4] = [
+            |at| symlink("/data/crash", at.join("var/crash")).unwrap(),
+            |at| symlink("crash", at.join("var/crash")).unwrap(),
+            |at| fs::write(at.join("var/crash"), "file").unwrap(),
+            |at| {
+                fs::remove_dir(at.join("var")).unwrap();
+                symlink("nowhere", at.join("var")).unwrap();
+            },
+        ];
+        for (number, obstacle) in (0..).zip(obstacles) {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir(root.path().join("var")).unwrap();
+            obstacle(root.path());
+            let target = open(root.path(), &["/var/crash", "/"]).unwrap();
+            assert_eq!(target.location(), "disk:/x", "{number}");
+            assert_eq!(target.directory(), Some(root.path().join("x")), "for hooks: it is there");
+            let detours = target.detours();
+            assert!(detours[0].contains("/var/crash") && detours[0].contains("disk:/x"), "{detours:?}");
+            target.create_file(Artifact::Dmesg).unwrap().sync().unwrap();
+            assert!(root.path().join("x/dmesg.txt-incomplete").exists());
+            assert!(open(root.path(), &["/var/crash"]).is_err(), "{number}: nothing else was allowed");
+        }
+    }
+
+    #[test]
+    fn a_link_within_the_file_system_is_followed_and_hooks_get_where_it_leads() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("data/real")).unwrap();
+        symlink("/data/real", root.path().join("crash")).unwrap();
+        let target = open(root.path(), &["/crash", "/"]).unwrap();
+        assert_eq!(target.location(), "disk:/data/real/x");
+        assert_eq!(target.directory(), Some(root.path().join("data/real/x")));
+        assert_eq!(target.detours(), Vec::<String>::new());
     }
 }

@@ -5,10 +5,12 @@ mod error;
 pub mod ledger;
 pub mod name;
 
+use core::fmt;
 use std::path::PathBuf;
 
 use base::config;
-use base::facts::{Remote, Stack};
+use base::facts::{Recorded, Remote, View};
+use serde::Serialize;
 
 pub use crate::report::Sent;
 use crate::sink::Sink;
@@ -66,10 +68,27 @@ pub struct Capture<'a> {
     pub time: u64,
     /// When crashes are a loop.
     pub crash_loop: config::CrashLoop,
-    /// What the loader found between targets and disks.
-    pub stacks: &'a [Stack],
+    /// What the loader recorded of devices.
+    pub recorded: Recorded<'a>,
+    /// Where the host sees the directories of targets.
+    pub views: &'a [View],
     /// What the loader found out about targets on the network.
     pub remotes: &'a [Remote],
+}
+
+/// A target that takes the dump, but not at the place that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Detour {
+    /// Which.
+    pub target: String,
+    /// Where instead, and why.
+    pub cause: String,
+}
+
+impl fmt::Display for Detour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "target {} is not quite the place that was asked for: {}", self.target, self.cause)
+    }
 }
 
 /// A place that holds the artifacts of one capture.
@@ -111,6 +130,12 @@ pub trait Target {
         Vec::new()
     }
 
+    /// In what it is another place than the one that was asked for: another directory, a device that is
+    /// not the recorded one.
+    fn detours(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Starts an artifact under its temporary name.
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError>;
 
@@ -131,7 +156,23 @@ impl<'a> Capture<'a> {
     /// A capture on a target that needs nothing else.
     #[must_use]
     pub fn new(name: &'a str, time: u64, crash_loop: config::CrashLoop) -> Self {
-        Self { index: 0, name, host: "unknown", time, crash_loop, stacks: &[], remotes: &[] }
+        Self {
+            index: 0,
+            name,
+            host: "unknown",
+            time,
+            crash_loop,
+            recorded: Recorded::default(),
+            views: &[],
+            remotes: &[],
+        }
+    }
+
+    /// Where the host sees this target's directory.
+    #[must_use]
+    pub fn view(&self, config: &config::Target) -> Option<&'a View> {
+        let name = config.to_string();
+        self.views.iter().find(|view| view.target == name)
     }
 
     /// What the loader found out about this target.

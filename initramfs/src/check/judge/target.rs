@@ -60,7 +60,11 @@ fn described(storage: &Storage) -> String {
     let stack = device.stack.as_ref().map(|stack| format!(" ({stack})")).unwrap_or_default();
     let holds = device.filesystem.as_deref().unwrap_or("no file system");
     let node = device.node.display();
-    format!("{}: {node}{stack}, {holds}, {} MiB", storage.target, mib(device.bytes))
+    let place = match &device.place {
+        Some(seen) => format!(", dumps in {} of this host", seen.view.host),
+        None => String::new(),
+    };
+    format!("{}: {node}{stack}, {holds}, {} MiB{place}", storage.target, mib(device.bytes))
 }
 
 fn obstacles(host: &Host, storage: &Storage) -> Vec<Obstacle> {
@@ -80,6 +84,8 @@ fn obstacles(host: &Host, storage: &Storage) -> Vec<Obstacle> {
             let found = [
                 state(storage, device),
                 refused(storage, device),
+                place(storage, device),
+                copy(device),
                 drivers(host, storage, &device.modules),
                 room(host, storage, device),
             ];
@@ -114,6 +120,20 @@ fn refused(storage: &Storage, device: &Device) -> Option<Obstacle> {
     };
     let found = format!("{}; {found}", described(storage));
     Some(Obstacle { id: "-refused", found, remedy: remedy.to_owned(), is_fatal: true })
+}
+
+/// The dump is saved, but where nobody looks for it.
+fn place(storage: &Storage, device: &Device) -> Option<Obstacle> {
+    let seen = device.place.as_ref().filter(|seen| !seen.view.why.is_empty())?;
+    let found = format!("{}: {}; dumps will be in {}", storage.target, seen.view.why, seen.view.host);
+    let remedy = seen.remedy.clone().unwrap_or_default();
+    Some(Obstacle { id: "-place", found, remedy, is_fatal: false })
+}
+
+fn copy(device: &Device) -> Option<Obstacle> {
+    let found = device.remark.clone()?;
+    let remedy = "name it by PARTUUID= or /dev/disk/by-id, or give the copy another UUID".to_owned();
+    Some(Obstacle { id: "-copy", found, remedy, is_fatal: false })
 }
 
 fn drivers(host: &Host, storage: &Storage, modules: &Result<Vec<String>, Unknown>) -> Option<Obstacle> {
@@ -206,7 +226,9 @@ fn room_of(host: &Host, storage: &Storage) -> Option<String> {
 mod tests {
     use super::*;
     use crate::check::observe::host::testing::healthy;
+    use crate::place::Seen;
     use base::config::{Place, Size};
+    use base::facts::View;
 
     fn judged(spoil: impl FnOnce(&mut Host)) -> Vec<Finding> {
         let mut host = healthy();
@@ -307,6 +329,28 @@ mod tests {
         };
         let [_, strict] = spoiled("target-1-room", strict);
         assert_eq!(strict.level, Level::Ok, "{strict:?}");
+    }
+
+    #[test]
+    fn another_place_and_a_copy_are_warnings() {
+        let elsewhere = |host: &mut Host| {
+            let view = View { why: "/var/crash leads out".into(), host: "/".into(), ..View::default() };
+            device(host).place = Some(Seen { view, at: "/".into(), remedy: Some("write path".into()) });
+        };
+        let [_, place] = spoiled("target-1-place", elsewhere);
+        assert!(
+            place.level == Level::Warning && place.found.contains("leads out; dumps will be in /"),
+            "{place:?}"
+        );
+        assert_eq!(place.remedy.as_deref(), Some("write path"));
+        let [_, copy] =
+            spoiled("target-1-copy", |host| device(host).remark = Some("also on /dev/vdc".into()));
+        assert!(copy.level == Level::Warning && copy.found.contains("/dev/vdc"), "{copy:?}");
+        let seen = judged(|host| {
+            let view = View { host: "/var/crash".into(), ..View::default() };
+            device(host).place = Some(Seen { view, at: "/".into(), remedy: None });
+        });
+        assert!(seen.iter().any(|finding| finding.found.contains("dumps in /var/crash")), "{seen:?}");
     }
 
     #[test]

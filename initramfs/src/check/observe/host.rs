@@ -330,6 +330,8 @@ pub(in crate::check) mod testing {
                     read_only: false,
                     bytes: 20 << 30,
                     room: Room::Free(12 << 30),
+                    place: None,
+                    remark: None,
                     stack: None,
                     modules: Ok(vec!["virtio_blk".into()]),
                 }),

@@ -16,8 +16,10 @@ use storage::targets::{captures, raw};
 
 use super::modules::{Unknown, closure};
 use super::network::{self, Reach};
+use crate::boot_entry::Mounts;
 use crate::drivers::{self, DriversError};
 use crate::modules::ModuleTree;
+use crate::place::{self, Seen};
 use crate::remote::Expiry;
 
 /// A target on this host.
@@ -47,6 +49,10 @@ pub struct Device {
     /// Why a capture would save no dump there, whatever the room: a raw device with something on
     /// it, a crash loop.
     pub refused: Option<String>,
+    /// Where the host sees its directory; none if it is not mounted.
+    pub place: Option<Seen>,
+    /// What is not plain about which device it is: a copy.
+    pub remark: Option<String>,
     /// What it stands on, if it is no disk or partition.
     pub stack: Option<String>,
     /// Modules that it needs, with what they depend on, built-in ones left out; or why that is not
@@ -91,22 +97,25 @@ fn device_of(found: &block::Device, target: &Target, tree: Result<&ModuleTree, &
         _ => None,
     };
     let kind = configured.or(found.filesystem.as_ref().map(|fs| fs.kind));
-    let mounted =
-        mount_point(&read(Path::new("/proc/self/mountinfo")), &read(&sysfs.join("dev")), &found.node);
+    let mounts = Mounts::parse(&read(Path::new("/proc/self/mountinfo")));
+    let place = match &target.place {
+        Place::Filesystem(wanted) => place::seen(wanted, &target.to_string(), found, &mounts),
+        _ => None,
+    };
     let refused = match &target.place {
         Place::Raw(wanted) => {
             raw::refusal(&found.node, &wanted.overwrite).err().map(|error| base::log::chain(&error))
         }
-        Place::Filesystem(wanted) => {
-            mounted.as_ref().and_then(|at| crash_loop(&at.join(wanted.path.trim_start_matches('/'))))
-        }
+        Place::Filesystem(_) => place.as_ref().and_then(|seen| crash_loop(Path::new(&seen.view.host))),
         Place::Ssh(_) | Place::Nfs(_) | Place::Https(_) | Place::S3(_) => None,
     };
     let room = match target.kind() {
         TargetKind::Raw => Room::Free(bytes),
         TargetKind::Filesystem => {
-            let free =
-                mounted.and_then(|path| free_mounted(&path)).or_else(|| free_unmounted(&found.node, kind?));
+            let free = place
+                .as_ref()
+                .and_then(|seen| free_mounted(Path::new(&seen.at)))
+                .or_else(|| free_unmounted(&found.node, kind?));
             free.map_or(Room::Unknown, Room::Free)
         }
         TargetKind::Ssh | TargetKind::Nfs | TargetKind::Https | TargetKind::S3 => Room::Unknown,
@@ -118,6 +127,8 @@ fn device_of(found: &block::Device, target: &Target, tree: Result<&ModuleTree, &
         bytes,
         room,
         refused,
+        place,
+        remark: found.remark.clone(),
         stack: stack(&sysfs),
         modules: tree.map_err(|error| Unknown::Other(error.clone())).and_then(|tree| modules(target, tree)),
     }
@@ -146,24 +157,6 @@ pub(super) fn modules_of(
     let (_, mut roots) = drivers::reach(device, tree).map_err(|error| base::log::chain(&error))?;
     roots.extend(drivers::filesystem_modules(fstype, tree));
     closure(&roots, tree)
-}
-
-/// Where the device with this number or node is mounted (Documentation/filesystems/proc.rst, 3.5).
-/// btrfs has a number of its own there, so the node counts as well.
-fn mount_point(mountinfo: &str, number: &str, node: &Path) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut mount = mount.split(' ').skip(2);
-        let is_device = mount.next()? == number || Path::new(filesystem.split(' ').nth(1)?) == node;
-        is_device.then_some(PathBuf::from(unescape(mount.nth(1)?)))
-    })
-}
-
-/// Space, tab, newline and backslash stand there as octal numbers.
-fn unescape(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .into_iter()
-        .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
 }
 
 /// Returns the warning about a crash loop that the ledger of a directory of captures remembers.
@@ -247,23 +240,6 @@ fn read(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MOUNTINFO: &str = "\
-22 27 0:20 / /proc rw,nosuid shared:5 - proc proc rw
-27 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro
-31 27 254:16 / /srv/crash\\040dumps ro - ext4 /dev/vdb ro
-40 27 0:44 /@ /home rw - btrfs /dev/vdc1 rw,subvol=/@
-";
-
-    #[test]
-    fn mounts_are_found_by_number_or_node() {
-        let at = |number, node: &str| mount_point(MOUNTINFO, number, Path::new(node));
-        assert_eq!(at("254:1", "/dev/root"), Some("/".into()));
-        assert_eq!(at("254:16", "/dev/vdb"), Some("/srv/crash dumps".into()));
-        assert_eq!(at("254:33", "/dev/vdc1"), Some("/home".into()));
-        assert_eq!(at("254:3", "/dev/vda3"), None);
-        assert_eq!(mount_point("1 2 254:3\n - \n", "254:3", Path::new("/dev/x")), None);
-    }
 
     #[test]
     fn superblocks_tell_free_blocks() {

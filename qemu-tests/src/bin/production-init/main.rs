@@ -17,6 +17,7 @@ mod hook;
 mod hotplug;
 mod jobs;
 mod kernel_memory;
+mod layout;
 mod network;
 mod pagemap;
 mod plant;
@@ -89,6 +90,9 @@ fn production() -> Result<()> {
     early::disk()?;
     if line.has("prod.third") {
         return here::tell("third");
+    }
+    if !layout::run()? {
+        return Ok(());
     }
     early::host_name(line.get("prod.host")?)?;
     if line.has("prod.first") {

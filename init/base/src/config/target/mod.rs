@@ -51,6 +51,8 @@ pub struct Filesystem {
     pub key_file: Option<String>,
     /// The directory, absolute; made if missing.
     pub path: String,
+    /// btrfs: the subvolume in which the directory is, by its path; not given: what the host has mounted.
+    pub subvolume: Option<String>,
     /// Type of the file system; read from the superblock if not given.
     pub fstype: Option<FsType>,
     /// How much of it is for dumps.

@@ -35,6 +35,10 @@ pub(super) struct Table {
     /// file system, nfs: directory on it, absolute; made if missing. Not given: `/var/crash`.
     #[serde(default, deserialize_with = "checked::path", skip_serializing_if = "Option::is_none")]
     pub(super) path: Option<String>,
+    /// file system: on btrfs the subvolume in which the directory is, by its path, absolute. Not given: what
+    /// the host has mounted.
+    #[serde(default, deserialize_with = "checked::path", skip_serializing_if = "Option::is_none")]
+    pub(super) subvolume: Option<String>,
     /// file system: its type; read from the superblock if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) fstype: Option<FsType>,
@@ -142,9 +146,26 @@ impl Table {
             device: self.device()?,
             key_file: self.key_file.take(),
             path: self.path.take().unwrap_or_else(|| FILESYSTEM_PATH.to_owned()),
+            subvolume: self.subvolume()?,
             fstype: self.fstype.take(),
             share: self.share(),
         })
+    }
+
+    fn subvolume(&mut self) -> Result<Option<String>, String> {
+        let subvolume = self.subvolume.take();
+        let other = self.fstype.filter(|fstype| *fstype != FsType::Btrfs);
+        if let (Some(subvolume), Some(other)) = (&subvolume, other) {
+            return Err(format!(
+                "subvolume = {subvolume:?} means nothing on {}: btrfs has them",
+                other.name()
+            ));
+        }
+        // It becomes a mount option, which a comma ends.
+        if subvolume.as_ref().is_some_and(|name| name.contains(',')) {
+            return Err("subvolume: a comma in its name cannot be given to the kernel".to_owned());
+        }
+        Ok(subvolume)
     }
 
     fn raw(&mut self) -> Result<Raw, String> {
@@ -273,6 +294,7 @@ impl Table {
             url: None,
             key_file: None,
             path: None,
+            subvolume: None,
             fstype: None,
             keep: None,
             reserve: None,
@@ -319,6 +341,7 @@ impl From<Target> for Table {
                 device: Some(it.device),
                 key_file: it.key_file,
                 path: Some(it.path),
+                subvolume: it.subvolume,
                 fstype: it.fstype,
                 ..table.with_share(it.share)
             },
