@@ -60,6 +60,12 @@ impl Target for Nfs {
         self.mounted.ledger()
     }
 
+    fn end_of_loop(&self) -> String {
+        "`afterimage reset DIRECTORY` is run by root on the file server, or on a host that has the export \
+         mounted without root_squash"
+            .to_owned()
+    }
+
     fn room(&self) -> Option<u64> {
         self.gone.check().ok().and_then(|()| self.mounted.room())
     }
