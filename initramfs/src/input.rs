@@ -99,5 +99,7 @@ fn is_dump(path: &Path) -> Result<bool, InputError> {
     if path.is_dir() {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
+    // Before it is opened, for that would wait.
+    storage::targets::raw::check_kind(path).map_err(failed)?;
     Kdump::is_dump(path).map_err(failed)
 }

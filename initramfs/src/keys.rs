@@ -2,7 +2,7 @@
 //! installed there so that it opens nothing but SFTP, and the collector's own keys for the
 //! configuration.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use russh::keys::{Algorithm, HashAlg, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use crate::host;
+use crate::trusted;
 
 /// Where the key is, unless said otherwise.
 pub const PATH: &str = "/etc/afterimage/keys/id_ed25519";
@@ -117,7 +118,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// The line for the collector's authorized_keys: the key in the file opens SFTP that begins in
 /// `directory`, and nothing else.
 pub fn line(path: &Path, directory: &str) -> Result<String, KeysError> {
-    let text = fs::read_to_string(path).map(Zeroizing::new);
+    let text = trusted::read_to_string(path).map(Zeroizing::new);
     let text = text.map_err(|source| KeysError::Read { path: path.to_owned(), source })?;
     let key = PrivateKey::from_openssh(text.trim()).ok().filter(|key| !key.is_encrypted());
     let mut public = key.ok_or_else(|| KeysError::NoKey { path: path.to_owned() })?.public_key().clone();
@@ -135,7 +136,13 @@ fn restricted(key: &PublicKey, directory: &str) -> Result<String, KeysError> {
 }
 
 fn comment() -> String {
-    format!("afterimage@{}", host::read("/proc/sys/kernel/hostname").trim())
+    comment_of(&host::read("/proc/sys/kernel/hostname"))
+}
+
+/// sethostname(2) takes any bytes: the end of a line would begin a line of authorized_keys without
+/// restrictions.
+fn comment_of(host: &str) -> String {
+    format!("afterimage@{}", vmcore::target::name::sanitize(host))
 }
 
 /// Installs the line at `user@host` by ssh, which asks for what it needs, and gives the host's keys
@@ -173,7 +180,8 @@ fn host_keys(scanned: &str) -> Option<String> {
     let mut keys = Vec::new();
     for line in scanned.lines().filter(|line| !line.starts_with('#')) {
         let Some((_, key)) = line.trim().split_once(char::is_whitespace) else { continue };
-        let Ok(key) = PublicKey::from_openssh(key.trim()) else { continue };
+        let Ok(mut key) = PublicKey::from_openssh(key.trim()) else { continue };
+        key.set_comment(""); // the host's own text, which could end the string
         let Ok(text) = key.to_openssh() else { continue };
         keys.push(format!("    \"{text}\", # {}\n", key.fingerprint(HashAlg::Sha256)));
     }
@@ -188,6 +196,7 @@ fn host_keys(scanned: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -216,6 +225,19 @@ mod tests {
             assert!(matches!(restricted(key.public_key(), bad), Err(KeysError::Directory(_))), "{bad}");
         }
         assert!(restricted(key.public_key(), "/var/crash/%u").is_ok());
+    }
+
+    #[test]
+    fn a_host_name_cannot_add_a_line() {
+        let mut key = PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap().public_key().clone();
+        for host in ["a\nssh-ed25519 AAAA", "a\r\nssh-rsa", "\u{1b}[2J", "a\" b", "a\u{85}b", "a\0b"] {
+            key.set_comment(comment_of(host));
+            let line = restricted(&key, "/c").unwrap();
+            let (_, comment) = line.rsplit_once('@').unwrap();
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            assert!(comment.chars().all(plain) && line.lines().count() == 1, "{line:?}");
+        }
+        assert_eq!(comment_of("web-1.example"), "afterimage@web-1.example");
     }
 
     #[test]
@@ -252,7 +274,8 @@ mod tests {
     fn scanned_keys_are_a_part_of_a_configuration() {
         let key = PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap();
         let public = key.public_key().to_openssh().unwrap();
-        let scanned = format!("# h:22 SSH-2.0\n[h]:2222 {public}\nh ssh-ed25519 rubbish\nh\n\n");
+        let scanned =
+            format!("# h:22 SSH-2.0\n[h]:2222 {public} \\\", \"ssh-rsa AAAA\nh ssh-ed25519 rubbish\nh\n\n");
         let text = host_keys(&scanned).unwrap();
         let parsed: toml::Table = text.parse().unwrap();
         assert_eq!(parsed["host_key"].as_array().unwrap().len(), 1);

@@ -10,8 +10,9 @@ use afterimage::input::Input;
 use afterimage::loader::Loaded;
 use afterimage::map::text;
 use afterimage::offline::OfflineError;
+use afterimage::output::OutputError;
 use afterimage::sys::wiping::Wiping;
-use afterimage::{estimate, host, inspect, keys, loader, offline, planned, raw, status, survey};
+use afterimage::{estimate, host, inspect, keys, loader, offline, output, planned, raw, status, survey};
 use base::config::{Compress, Config, Dump, DumpLevel, Exclude, Format, LevelError};
 use clap::{Parser, Subcommand};
 use storage::targets::{captures, tried};
@@ -183,6 +184,9 @@ enum Command {
         /// Leave the capture marked as it is: the device takes no other one
         #[arg(long)]
         keep_uncollected: bool,
+        /// Copy it once more, although it was collected before
+        #[arg(long)]
+        again: bool,
         /// The device, or an image of it
         device: PathBuf,
         /// Where the capture's directory is made
@@ -250,15 +254,28 @@ type Failure = Box<dyn core::error::Error>;
 
 fn main() -> ExitCode {
     base::log::init_stderr(log::LevelFilter::Info);
-    match run(Cli::parse().command) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match run(cli.command) {
         Ok(code) => code,
         // Who reads a log or a report may stop early; half a dump is a failure.
-        Err(error) if !error.is::<OfflineError>() && is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) if !error.is::<OfflineError>() && output::was_left(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("afterimage: {}", base::log::chain(error.as_ref()));
+            output::complain(&base::log::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints help, the version, or what is wrong with the arguments.
+fn usage(error: &clap::Error) -> ExitCode {
+    if let Err(error) = error.print() {
+        output::complain(&format!("writing to standard output: {error}"));
+        return ExitCode::FAILURE;
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
@@ -268,15 +285,19 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let inits = init.map_or_else(default_inits, |init| Ok(vec![init]))?;
             build(&Sources { kernel, modules_dir, config, inits }, &output)
         }
-        Command::Load { again: true, .. } => Ok(print_loaded(&loader::again()?)),
+        Command::Load { again: true, .. } => print_loaded(&loader::again()?),
         Command::Load { refresh: true, .. } => {
-            Ok(loader::refresh()?.map_or_else(nothing_new, |loaded| print_loaded(&loaded)))
+            loader::refresh()?.map_or_else(nothing_new, |loaded| print_loaded(&loaded))
         }
         Command::Load { image, kernel_image, key_file, .. } => load(image, kernel_image, key_file.as_deref()),
         Command::Unload => {
+            let was_loaded = host::is_loaded();
             loader::unload()?;
-            println!("unloaded: a panic will not be captured");
-            Ok(ExitCode::SUCCESS)
+            done(if was_loaded {
+                "unloaded: a panic will not be captured"
+            } else {
+                "no panic kernel was loaded, so nothing was unloaded: a panic will not be captured"
+            })
         }
         Command::Switch(options) => {
             if std::env::args().nth(1).as_deref() == Some(OLD_SWITCH) {
@@ -292,12 +313,12 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             planned::files::write(&patterns, limit, io::stdout().lock())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Keys { file } => print(&format!("{}\n", keys::make(&file)?)),
+        Command::Keys { file } => done(&keys::make(&file)?),
         Command::Propagate { dir, file, port, at } => {
             let line = keys::line(&file, &dir)?;
             print(&at.map_or_else(|| Ok(format!("{line}\n")), |at| keys::install(&line, &at, port))?)
         }
-        Command::Status => Ok(status()),
+        Command::Status => status(),
         Command::Check { image, kernel_image, config, json } => {
             Ok(check(&check::Options { image, kernel_image, config }, json))
         }
@@ -307,11 +328,11 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let config = Config { dump, ..Config::default() };
             if dry_run { estimated(&files, &config) } else { dumped(&files, &config, force) }
         }
-        Command::Prepare { force, device } => {
-            println!("UUID={}", raw::prepare(&device, force)?);
-            Ok(ExitCode::SUCCESS)
+        Command::Prepare { force, device } => done(&format!("UUID={}", raw::prepare(&device, force)?)),
+        Command::Recover { keep_uncollected, again, device, dir } => {
+            if again { Ok(()) } else { raw::refuse_collected(&device) }?;
+            recovered(&device, &dir, keep_uncollected)
         }
-        Command::Recover { keep_uncollected, device, dir } => recovered(&device, &dir, keep_uncollected),
         Command::Reset { target } => reset(&target),
         Command::Dmesg { files } => kernel_log(&files),
         Command::Inspect { pages: true, map, files } => page_map(map.as_deref(), &files),
@@ -332,7 +353,7 @@ fn dumped(files: &[PathBuf], config: &Config, force: bool) -> Result<ExitCode, F
     };
     let summary = offline::dump(input, out, config, force)?.to_json();
     if out == Path::new("-") {
-        eprint!("{summary}"); // standard output is the dump
+        let _ = io::stderr().write_all(summary.as_bytes()); // standard output is the dump
         return Ok(ExitCode::SUCCESS);
     }
     print(&summary)
@@ -340,11 +361,10 @@ fn dumped(files: &[PathBuf], config: &Config, force: bool) -> Result<ExitCode, F
 
 fn recovered(device: &Path, dir: &Path, keep_uncollected: bool) -> Result<ExitCode, Failure> {
     let captures = raw::recover(device, dir, keep_uncollected)?;
-    for capture in &captures {
-        println!("{}", capture.text());
-    }
     let whole = captures.iter().all(|capture| capture.whole);
-    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) })
+    let lines: Vec<_> = captures.iter().map(|capture| base::text::line(&capture.text())).collect();
+    let code = if whole { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) };
+    Ok(verdict(&format!("{}\n", lines.join("\n")), code)?)
 }
 
 fn kernel_log(files: &[PathBuf]) -> Result<ExitCode, Failure> {
@@ -353,7 +373,7 @@ fn kernel_log(files: &[PathBuf]) -> Result<ExitCode, Failure> {
     let stats = dmesg::write(&input.kernel(), &mut out)?;
     out.flush()?;
     if stats.damaged > 0 {
-        eprintln!("afterimage: {} records of the log are damaged", stats.damaged);
+        output::complain(&format!("{} records of the log are damaged", stats.damaged));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -363,25 +383,23 @@ fn page_map(map: Option<&Path>, files: &[PathBuf]) -> Result<ExitCode, Failure> 
     map.map_or(Ok(()), |path| survey::check_map(path, files))?;
     let (pages, caption) = survey::survey(&Input::open(files)?)?;
     map.map_or(Ok(()), |path| survey::write_map(&pages, &caption, path, files))?;
-    let mut out = io::stdout().lock();
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let drawn = text::draw(&pages, out.is_terminal() && !no_color);
-    write!(out, "{}\n{drawn}", text::table(&pages))?;
+    let drawn = text::draw(&pages, io::stdout().is_terminal() && !no_color);
+    output::print_raw(format!("{}\n{drawn}", text::table(&pages)).as_bytes())?; // with colours
     Ok(ExitCode::SUCCESS)
 }
 
 fn build(sources: &Sources, output: &Path) -> Result<ExitCode, Failure> {
     let image = image::build(sources)?;
     image::publish(&image.bytes, output)?;
-    println!(
+    done(&format!(
         "{}: {} KiB ({} KiB unpacked) for kernel {}, modules: {}",
         output.display(),
         image.bytes.len() >> 10,
         image.unpacked >> 10,
         image.manifest.kernel,
         if image.manifest.modules.is_empty() { "none".to_owned() } else { image.manifest.modules.join(" ") }
-    );
-    Ok(ExitCode::SUCCESS)
+    ))
 }
 
 fn load(
@@ -391,12 +409,11 @@ fn load(
 ) -> Result<ExitCode, Failure> {
     let running = || PathBuf::from(format!("/boot/vmlinuz-{}", host::read("/proc/sys/kernel/osrelease")));
     let kernel = kernel_image.unwrap_or_else(running);
-    Ok(print_loaded(&loader::load(&image.unwrap_or_default(), &kernel, key_file)?))
+    print_loaded(&loader::load(&image.unwrap_or_default(), &kernel, key_file)?)
 }
 
-fn nothing_new() -> ExitCode {
-    println!("no file of keys has changed, and the way to each target is known: what is loaded stays");
-    ExitCode::SUCCESS
+fn nothing_new() -> Result<ExitCode, Failure> {
+    done("no file of keys has changed, and the way to each target is known: what is loaded stays")
 }
 
 fn reset(target: &Path) -> Result<ExitCode, Failure> {
@@ -410,36 +427,45 @@ fn reset(target: &Path) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says what a load has armed.
 fn print(text: &str) -> Result<ExitCode, Failure> {
-    io::stdout().lock().write_all(text.as_bytes())?;
+    output::print(text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_loaded(loaded: &Loaded) -> ExitCode {
-    let planned = if loader::why_not_planned().is_none() { ", and so will a planned switch" } else { "" };
-    let image = loaded.image_file.display();
-    println!("loaded {image} with kernel {}: a panic will be captured{planned}", loaded.kernel);
-    ExitCode::SUCCESS
+/// Says what was done; a full disk does not hide that it was.
+fn done(line: &str) -> Result<ExitCode, Failure> {
+    output::done(line)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn status() -> ExitCode {
-    print!("{}", status::text());
-    if host::is_loaded() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+/// Says what a load has armed.
+fn print_loaded(loaded: &Loaded) -> Result<ExitCode, Failure> {
+    let planned = if loader::why_not_planned().is_none() { ", and so will a planned switch" } else { "" };
+    let image = loaded.image_file.display();
+    done(&format!("loaded {image} with kernel {}: a panic will be captured{planned}", loaded.kernel))
+}
+
+fn status() -> Result<ExitCode, Failure> {
+    let code = if host::is_loaded() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    verdict(&status::text(), code).map_err(Failure::from)
+}
+
+/// Prints what an exit code stands for. Who read enough and left still gets the code.
+fn verdict(text: &str, code: ExitCode) -> Result<ExitCode, OutputError> {
+    match output::print(text) {
+        Err(error) if !output::was_left(&error) => Err(error),
+        _ => Ok(code),
+    }
 }
 
 fn check(options: &check::Options, json: bool) -> ExitCode {
     let report = check::Host::observe(options).map(|host| check::Report::of(&host));
     let printed = report.map_err(Failure::from).and_then(|report| {
         let text = if json { report.to_json() } else { report.to_text() };
-        match io::stdout().lock().write_all(text.as_bytes()) {
-            // Who read enough and left still gets the verdict.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-            _ => Ok(report.exit_code()),
-        }
+        Ok(verdict(&text, report.exit_code())?)
     });
     printed.unwrap_or_else(|error| {
-        eprintln!("afterimage: {}", base::log::chain(error.as_ref()));
+        output::complain(&base::log::chain(error.as_ref()));
         ExitCode::from(2)
     })
 }
@@ -460,15 +486,4 @@ fn default_inits() -> Result<Vec<PathBuf>, Failure> {
         let [a, b] = places.map(|path| path.join("init").display().to_string());
         format!("no init at {a} or {b}: name it with --init").into()
     })
-}
-
-fn is_broken_pipe(error: &(dyn core::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }

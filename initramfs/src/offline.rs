@@ -20,6 +20,7 @@ use vmcore::sink::{Sink, SinkError};
 use vmcore::source::Core;
 
 use crate::input::{Input, InputError, is_input};
+use crate::output::check_replaceable;
 
 /// Why there is no dump, or none that is whole.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +93,7 @@ fn dump_to_file(
     if out.exists() && !force {
         return Err(OfflineError::Exists(out.to_owned()));
     }
+    check_replaceable(out).map_err(failed("replacing", out))?;
     let core = Input::open(input)?; // what is wrong with it is told before there is an output
     let mut temporary = out.as_os_str().to_owned();
     temporary.push("-incomplete");
@@ -182,6 +184,7 @@ fn create(input: &[PathBuf], path: &Path, force: bool) -> Result<File, OfflineEr
         if !force || is_input(path, input) {
             return Err(OfflineError::Exists(path.to_owned()));
         }
+        check_replaceable(path).map_err(failed("replacing", path))?;
         fs::remove_file(path).map_err(failed("removing", path))?;
     }
     let mut options = OpenOptions::new();

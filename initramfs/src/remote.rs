@@ -1,7 +1,7 @@
 //! Targets on the network, as this host knows them: addresses, certificates, and what proves who we
 //! are. Read when the image is loaded, so that none of it lies in the image on disk.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use vmcore::target::TargetError;
 use zeroize::Zeroizing;
 
+use crate::trusted;
 use crate::volume_key;
 
 /// Where `afterimage keys` puts the key for SSH.
@@ -244,7 +245,7 @@ fn read_file(
     files: &mut Vec<SecretFile>,
 ) -> Result<Zeroizing<String>, RemoteError> {
     let mut text = Zeroizing::new(String::with_capacity(usize::try_from(MOST).unwrap_or(0)));
-    let read = File::open(path).and_then(|file| {
+    let read = trusted::open(path).and_then(|file| {
         let seen = SecretFile::new(path, &file.metadata()?);
         let read = file.take(MOST).read_to_string(&mut text)?;
         if u64::try_from(read) == Ok(MOST) {

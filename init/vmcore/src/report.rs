@@ -429,7 +429,7 @@ impl Summary {
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
         text.push('\n');
-        text
+        base::text::json(&text)
     }
 }
 

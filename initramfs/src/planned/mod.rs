@@ -27,6 +27,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::host;
 use crate::image::{self, ImageError};
 use crate::loader::{self, LoadError, Loaded, Road};
+use crate::trusted;
 
 pub use locked::LockedError;
 pub use options::Options;
@@ -209,7 +210,7 @@ fn job<'a>(
 /// The configuration in the image that is loaded.
 fn loaded_config(loaded: &Loaded) -> Result<Config, PlannedError> {
     let path = &loaded.image_file;
-    let image = fs::read(path).map_err(|source| PlannedError::Read { path: path.clone(), source })?;
+    let image = trusted::read(path).map_err(|source| PlannedError::Read { path: path.clone(), source })?;
     if format!("{:08x}", crc32fast::hash(&image)) != loaded.image_crc32 {
         return Err(PlannedError::ImageChanged(path.clone()));
     }

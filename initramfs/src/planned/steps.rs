@@ -249,7 +249,7 @@ impl Job<'_> {
 
     /// Tells a step. Nobody's closed pipe stops a switch.
     pub(super) fn say(&mut self, step: &str, text: &str) {
-        let _ = writeln!(self.out, "{step:<11} {text}");
+        let _ = writeln!(self.out, "{step:<11} {}", base::text::line(text));
     }
 }
 
