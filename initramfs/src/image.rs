@@ -66,6 +66,9 @@ pub enum ImageError {
     /// The way to targets on the network.
     #[error(transparent)]
     Network(#[from] CloneError),
+    /// What is wrong with a target on the network.
+    #[error(transparent)]
+    Remote(#[from] remote::RemoteError),
     /// Network cards.
     #[error(transparent)]
     Cards(#[from] CardError),
@@ -167,6 +170,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     let text = trusted::read_to_string(&sources.config).map_err(read(&sources.config))?;
     let config =
         Config::parse(&text).map_err(|source| ImageError::Config { path: sources.config.clone(), source })?;
+    remote::check_config(&config)?;
     let (init_path, init) = choose_init(&sources.inits, &config)?;
     let tree = ModuleTree::read(&sources.modules_dir)?;
     let mut firmware = Vec::new();

@@ -92,7 +92,7 @@ impl Ssh {
         log::info!("target {url} is there: {}", session.offers);
         let keeps_free = session.offers.statvfs;
         let shared = Arc::new(Shared::new(Pool::new(pool_bytes(), session.offers)));
-        runtime.handle().spawn(driver::drive(shared.clone(), login, session, patience));
+        runtime.handle().spawn(driver::drive(shared.clone(), login, session, patience, host.pace()));
         let of_user = url.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
         let url = format!("ssh://{of_user}{}", url.authority());
         Ok(Self { shared, runtime, url, place, keeps_free, digests: Digests::default() })

@@ -56,7 +56,7 @@ fn open_capture(
     let crash_loop = CrashLoop { crashes: 3, within: 3600 };
     let capture = Capture { host: "web", remotes: &remotes, ..Capture::new(name, time, crash_loop) };
     let config::Place::Ssh(wanted) = &config.place else { panic!("{config}") };
-    let host = Host::find(&config, &wanted.url, wanted.retry, capture, &network)?;
+    let host = Host::find(&config, &wanted.url, (wanted.retry, wanted.min_rate), capture, &network)?;
     Ssh::open(wanted, &host, capture).map(Box::new)
 }
 
@@ -374,6 +374,24 @@ fn a_long_way_is_used_to_nine_tenths() {
     target.publish(Artifact::Vmcore).unwrap();
     assert!(fs::read(sshd.data().join("web").join(NAME).join("vmcore")).unwrap() == data);
     assert_eq!((target.sent()[0].retries, &target.sent()[0].sha256), (0, &Some(hex(&data))));
+}
+
+#[test]
+fn who_takes_a_byte_now_and_then_is_given_up() {
+    let sshd = Sshd::start(RESTRICTION);
+    let shape = Shape { bytes_per_second: 16_000, delay: Duration::from_millis(5) };
+    let proxy = Proxy::shaped(sshd.port, Some(shape));
+    let mut target = open_at(proxy.port, "", &sshd.host_key, &sshd.identity, 3).unwrap();
+    let mut sink = target.create(Artifact::Vmcore).unwrap();
+    let data = bytes(24 << 20);
+    let start = Instant::now();
+    let failed = (0..)
+        .step_by(100_000)
+        .zip(data.chunks(100_000))
+        .find_map(|(at, piece)| sink.write_at(at, piece).err());
+    let said = base::log::chain(&failed.unwrap());
+    assert!(said.contains("min_rate, 65536 bytes per second"), "{said}");
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
 }
 
 #[test]
