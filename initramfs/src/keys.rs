@@ -65,7 +65,7 @@ pub enum KeysError {
     #[error("{0:?} is no directory for a line of authorized_keys: letters, digits and ./_-+@%=: only")]
     Directory(String),
     /// Not a user at a host.
-    #[error("{0:?}: write user@host")]
+    #[error("\"{}\": write USER@HOST, USER@HOST:PORT or ssh://USER@HOST:PORT", base::text::line(.0))]
     Host(String),
     /// A program of OpenSSH does not start.
     #[error("running {program}: is the package openssh-client installed?")]
@@ -148,11 +148,10 @@ fn comment_of(host: &str) -> String {
 /// Installs the line at `user@host` by ssh, which asks for what it needs, and gives the host's keys
 /// as a part of the configuration.
 pub fn install(line: &str, at: &str, port: u16) -> Result<String, KeysError> {
-    let (user, host) = at.rsplit_once('@').ok_or_else(|| KeysError::Host(at.to_owned()))?;
-    if user.is_empty() || host.is_empty() || at.starts_with('-') || host.starts_with('-') {
-        return Err(KeysError::Host(at.to_owned()));
-    }
-    let port = port.to_string();
+    let (user, host, given) = destination(at).ok_or_else(|| KeysError::Host(at.to_owned()))?;
+    let port = given.unwrap_or(port).to_string();
+    let at = format!("{user}@{host}");
+    let (at, host) = (at.as_str(), host.as_str());
     let program = "ssh";
     let mut child = Command::new(program)
         .args(["-p", &port, "--", at])
@@ -172,6 +171,34 @@ pub fn install(line: &str, at: &str, port: u16) -> Result<String, KeysError> {
         Command::new(program).args(["-T", "10", "-p", &port, "--", host]).stderr(Stdio::null()).output();
     let scan = scan.map_err(|source| KeysError::Start { program, source })?;
     host_keys(&String::from_utf8_lossy(&scan.stdout)).ok_or_else(|| KeysError::NoHostKey(host.to_owned()))
+}
+
+/// User, host and port of `user@host`, `user@host:port`, or the URL that the configuration has; an
+/// IPv6 address with a port is in brackets.
+fn destination(at: &str) -> Option<(String, String, Option<u16>)> {
+    let rest = at.strip_prefix("ssh://").map(|rest| rest.split('/').next().unwrap_or_default());
+    let (user, host) = rest.unwrap_or(at).rsplit_once('@')?;
+    let (host, port) = match host.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            (host, if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
+        }
+        None if host.matches(':').count() == 1 => {
+            host.split_once(':').map(|(host, port)| (host, Some(port)))?
+        }
+        None => (host, None),
+    };
+    let port = match port.map(str::parse) {
+        Some(Ok(port)) if port > 0 => Some(port),
+        Some(_) => return None,
+        None => None,
+    };
+    let is_word = |text: &str| {
+        !text.is_empty()
+            && !text.starts_with('-')
+            && !text.chars().any(|c| c.is_whitespace() || base::text::is_unsafe(c))
+    };
+    (is_word(user) && is_word(host)).then(|| (user.to_owned(), host.to_owned(), port))
 }
 
 /// `host_key` by what ssh-keyscan prints. It asks whoever answers: the fingerprints are there to be
@@ -238,6 +265,29 @@ mod tests {
             assert!(comment.chars().all(plain) && line.lines().count() == 1, "{line:?}");
         }
         assert_eq!(comment_of("web-1.example"), "afterimage@web-1.example");
+    }
+
+    #[test]
+    fn a_collector_is_named_as_people_and_configurations_name_it() {
+        let of = |user: &str, host: &str, port| Some((user.to_owned(), host.to_owned(), port));
+        for (at, expected) in [
+            ("dump@h", of("dump", "h", None)),
+            ("dump@h:2222", of("dump", "h", Some(2222))),
+            ("ssh://dump@h", of("dump", "h", None)),
+            ("ssh://dump@h:2222/var/crash", of("dump", "h", Some(2222))),
+            ("a@b@h", of("a@b", "h", None)),
+            ("dump@2001:db8::1", of("dump", "2001:db8::1", None)),
+            ("dump@[2001:db8::1]:22", of("dump", "2001:db8::1", Some(22))),
+            ("dump@[2001:db8::1]", of("dump", "2001:db8::1", None)),
+            ("dump@h:", None),
+            ("dump@h:0", None),
+            ("dump@h:70000", None),
+            ("dump@[::1", None),
+            ("dump@h\nx", None),
+            ("h:22", None),
+        ] {
+            assert_eq!(destination(at), expected, "{at}");
+        }
     }
 
     #[test]

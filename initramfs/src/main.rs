@@ -56,8 +56,8 @@ enum Command {
     },
     /// Load the capture image as the panic kernel
     Load {
-        /// The capture image
-        #[arg(long, value_name = "FILE", required_unless_present_any = ["again", "refresh"])]
+        /// The capture image [default: /boot/afterimage.img]
+        #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
         /// Load what is loaded once more, if the machine's CPUs or memory have changed and the
         /// kernel has not seen to that itself
@@ -409,7 +409,7 @@ fn load(
 ) -> Result<ExitCode, Failure> {
     let running = || PathBuf::from(format!("/boot/vmlinuz-{}", host::read("/proc/sys/kernel/osrelease")));
     let kernel = kernel_image.unwrap_or_else(running);
-    print_loaded(&loader::load(&image.unwrap_or_default(), &kernel, key_file)?)
+    print_loaded(&loader::load(&image.unwrap_or(check::IMAGE.into()), &kernel, key_file)?)
 }
 
 fn nothing_new() -> Result<ExitCode, Failure> {

@@ -6,7 +6,7 @@ use base::config::FinalAction;
 use base::time::utc;
 
 use crate::boot_entry::foresee::ROOT_MEMORY;
-use crate::crashkernel::mib;
+use crate::crashkernel::{advised, mib};
 use crate::fingerprint::crc32;
 use crate::host;
 use crate::image;
@@ -69,7 +69,7 @@ fn of(record: &Loaded) -> Vec<(&'static str, String)> {
                 record.by
             ),
         ),
-        ("recommended", format!("crashkernel={}M", mib(record.recommended))),
+        ("recommended", format!("crashkernel={}M", advised(mib(record.recommended)))),
         (
             "hot-plug",
             if record.updates_header {

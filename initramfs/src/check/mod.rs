@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 pub use finding::{Finding, Level};
-pub use observe::host::{CheckError, Host, Options};
+pub use observe::host::{CheckError, Host, IMAGE, Options};
 
 /// All findings, and the worst of their levels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -24,7 +24,7 @@ use crate::boot_entry::foresee::{self, Circumstances};
 use crate::boot_entry::{self, Next};
 use crate::cmdline::{self, Changes};
 use crate::cpio::{self, Entry};
-use crate::crashkernel::{Need, mib, need};
+use crate::crashkernel::{Need, mib, need, reserve};
 use crate::fingerprint::crc32;
 use crate::host;
 use crate::image;
@@ -156,8 +156,8 @@ fn arm(
     key_file: Option<&Path>,
     planned: Option<&Planned>,
 ) -> Result<Loaded, LoadError> {
-    let image = read(image_file)?;
-    let kernel = read(kernel_file)?;
+    let image = read(image_file, LoadError::NoImage)?;
+    let kernel = read(kernel_file, LoadError::NoKernel)?;
     let bz = BzImage::parse_whole(&kernel);
     let bz = bz.map_err(|source| LoadError::Kernel { path: kernel_file.to_owned(), source })?;
     let contents = image::read_contents(&image, image_file)?;
@@ -305,11 +305,7 @@ fn check_host(need: Need) -> Result<(), LoadError> {
         return Err(LoadError::too_small(have, need));
     }
     if have < need.recommended {
-        log::warn!(
-            "the crash kernel reservation is {} MiB; for this image crashkernel={}M is recommended",
-            mib(have),
-            mib(need.recommended)
-        );
+        log::warn!("the crash kernel reservation is {} MiB: {}", mib(have), reserve(mib(need.recommended)));
     }
     Ok(())
 }
@@ -343,8 +339,12 @@ fn archive(facts: &Facts) -> Zeroizing<Vec<u8>> {
     archive
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    trusted::read(path).map_err(|source: io::Error| LoadError::Read { path: path.to_owned(), source })
+/// Reads a file; `gone` is the error if there is none.
+fn read(path: &Path, gone: fn(PathBuf) -> LoadError) -> Result<Vec<u8>, LoadError> {
+    trusted::read(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => gone(path.to_owned()),
+        _ => LoadError::Read { path: path.to_owned(), source },
+    })
 }
 
 /// For a record that outlives the working directory; `-` is no path.

@@ -195,6 +195,11 @@ pub fn run(options: &Options) -> Result<(), PlannedError> {
     let mut machine = ThisMachine;
     let mut job = job(options, &config, &mut machine)?;
     job.say("check", &format!("kernel {} is loaded with {}", loaded.kernel, loaded.image_file.display()));
+    if loaded.staged && !options.stage {
+        let text =
+            "already: any kexec is a capture, with the reason of whoever staged it; this one has its own";
+        job.say("staged", text);
+    }
     if options.stage { job.stage() } else { job.switch() }
 }
 

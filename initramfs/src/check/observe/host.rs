@@ -19,7 +19,7 @@ use crate::trusted;
 use crate::watchdog::{self, Watchdog};
 
 /// Where the image lies if nobody says otherwise.
-const IMAGE: &str = "/boot/afterimage.img";
+pub const IMAGE: &str = "/boot/afterimage.img";
 /// Where the configuration lies if nobody says otherwise, and no image says what it was built from.
 const CONFIG: &str = "/etc/afterimage/config.toml";
 
@@ -240,7 +240,10 @@ fn sources(manifest: &Manifest, config: Option<&Path>) -> Vec<Source> {
 }
 
 fn read_config(path: &Path) -> Result<Config, String> {
-    let bytes = trusted::read_regular(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let bytes = trusted::read_regular(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => format!("there is no {}", path.display()),
+        _ => format!("{}: {error}", path.display()),
+    })?;
     let text = String::from_utf8_lossy(&bytes);
     Config::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
