@@ -8,6 +8,7 @@ mod last_resort;
 mod live;
 mod modules;
 mod save;
+pub(crate) mod secrets;
 mod trigger;
 
 use core::cell::OnceCell;

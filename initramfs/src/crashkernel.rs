@@ -1,5 +1,7 @@
 //! Whether the crash kernel reservation is large enough for an image.
 
+use std::path::Path;
+
 /// What the kernel takes while it boots, beside its own start memory and the image. In guests of 2
 /// GiB with virtio and ext4 it is at most 6 MiB (6.12), 10 MiB (6.1) and 19 MiB (7.2,
 /// docs/measured/memory.md); what 7.2 takes more comes out of the headroom.
@@ -30,6 +32,50 @@ pub fn need(init_size: u64, packed: u64, unpacked: u64) -> Need {
     Need { minimum, recommended: peak.saturating_add(peak / HEADROOM) }
 }
 
+/// Reservations are advised in steps of so many MiB: another target, hook or kernel is no reason for
+/// another reboot then.
+const STEP: u64 = 64;
+/// And with at least so many MiB to spare.
+const SPARE: u64 = 16;
+
+/// The reservation to ask for, MiB, where `recommended` MiB are: one number for a configuration and
+/// what is likely to become of it.
+#[must_use]
+pub fn advised(recommended: u64) -> u64 {
+    recommended.saturating_add(SPARE).next_multiple_of(STEP)
+}
+
+/// What to do for a reservation that is large enough, where `recommended` MiB are: how much, why, and
+/// in which file this distribution has it.
+#[must_use]
+pub fn reserve(recommended: u64) -> String {
+    let advised = advised(recommended);
+    format!(
+        "set crashkernel={advised}M ({recommended} MiB for this kernel and image, rounded up so that a change \
+         of the configuration needs no other) {} and reboot",
+        set_where(advised, &|path| Path::new(path).exists())
+    )
+}
+
+/// Where the kernel command line of the production kernel is set.
+fn set_where(mib: u64, has: &dyn Fn(&str) -> bool) -> String {
+    let in_path =
+        |name: &str| ["/usr/sbin", "/sbin", "/usr/bin"].iter().any(|dir| has(&format!("{dir}/{name}")));
+    match () {
+        () if in_path("grubby") => format!("with `grubby --update-kernel=ALL --args=crashkernel={mib}M`"),
+        () if has("/etc/default/grub") && in_path("update-grub") => {
+            "in GRUB_CMDLINE_LINUX of /etc/default/grub, run `update-grub`".to_owned()
+        }
+        () if has("/etc/default/grub") => {
+            "in GRUB_CMDLINE_LINUX of /etc/default/grub, run `grub2-mkconfig -o \
+                                           /boot/grub2/grub.cfg`"
+                .to_owned()
+        }
+        () if has("/etc/kernel/cmdline") => "in /etc/kernel/cmdline, run `kernel-install add-all`".to_owned(),
+        () => "in the kernel's entry of the boot loader".to_owned(),
+    }
+}
+
 /// Bytes as whole MiB, rounded up.
 #[must_use]
 pub fn mib(bytes: u64) -> u64 {
@@ -39,6 +85,19 @@ pub fn mib(bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_number_holds_for_what_becomes_of_a_configuration() {
+        assert_eq!([90, 112].map(advised), [128, 128]);
+        assert_eq!([113, 117, 118, 130].map(advised), [192; 4], "another target needs no other reboot");
+        let with = |files: &'static [&str]| set_where(192, &|path| files.contains(&path));
+        assert!(with(&["/usr/sbin/grubby", "/etc/default/grub"]).contains("--args=crashkernel=192M"));
+        assert!(with(&["/etc/default/grub", "/usr/sbin/update-grub"]).contains("`update-grub`"));
+        assert!(with(&["/etc/default/grub"]).contains("grub2-mkconfig"));
+        assert!(with(&["/etc/kernel/cmdline"]).contains("kernel-install"));
+        assert!(with(&[]).contains("boot loader"));
+        assert!(reserve(117).starts_with("set crashkernel=192M (117 MiB"));
+    }
 
     #[test]
     fn a_megabyte_of_image_counts_twice() {

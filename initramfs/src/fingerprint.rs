@@ -4,11 +4,12 @@
 //! Size and CRC32, as `load` records them of image and kernel: this finds updates and edits. It is
 //! no proof against forgery; who can forge a module of this host can write the image as well.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use base::addr::to_u64;
 use serde::{Deserialize, Serialize};
+
+use crate::trusted;
 
 /// A file and its content at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +43,7 @@ impl Fingerprint {
     /// Compares it with the file `path` as it is now.
     #[must_use]
     pub fn compare(&self, path: &Path) -> Condition {
-        match fs::read(path) {
+        match trusted::read_regular(path) {
             Ok(content) if to_u64(content.len()) == self.bytes && crc32(&content) == self.crc32 => {
                 Condition::Same
             }
@@ -61,6 +62,7 @@ pub fn crc32(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_change_of_content_is_seen_and_a_touch_is_not() {

@@ -26,6 +26,40 @@ pub fn enforces_module_signatures() -> bool {
         || read("/proc/cmdline").split_ascii_whitespace().any(|word| word.starts_with("module.sig_enforce"))
 }
 
+/// Number of CAP_SYS_BOOT (include/uapi/linux/capability.h).
+const CAP_SYS_BOOT: u32 = 22;
+
+/// Whether this process may load kernels: it has CAP_SYS_BOOT, and in the first user namespace.
+#[must_use]
+pub fn may_boot() -> bool {
+    has_cap_sys_boot(&read("/proc/self/status"), &read("/proc/self/uid_map"))
+}
+
+fn has_cap_sys_boot(status: &str, uid_map: &str) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    let all = uid_map.split_whitespace().eq(["0", "0", "4294967295"]) || uid_map.is_empty();
+    // Without /proc nothing can be said.
+    effective.is_none_or(|set| set >> CAP_SYS_BOOT & 1 == 1) && all
+}
+
+/// The kind of container that this process is in, as far as that shows.
+#[must_use]
+pub fn container() -> Option<&'static str> {
+    let there = |path: &str| Path::new(path).exists();
+    match () {
+        () if there("/.dockerenv") => Some("Docker"),
+        () if there("/run/.containerenv") => Some("Podman"),
+        () if there("/run/systemd/container") => Some("systemd-nspawn, or one that says so to systemd"),
+        () if there("/var/run/secrets/kubernetes.io") => Some("Kubernetes"),
+        () if read("/proc/1/cgroup").contains("/lxc/") => Some("LXC"),
+        () if !read("/proc/self/uid_map").split_whitespace().eq(["0", "0", "4294967295"]) => {
+            Some("a user namespace")
+        }
+        () => None,
+    }
+}
+
 /// CPUs that are online.
 #[must_use]
 pub fn cpus() -> u32 {
@@ -77,6 +111,17 @@ fn active_lockdown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn root_of_a_container_may_not_load_kernels() {
+        const HOST: &str = "         0          0 4294967295\n";
+        let with = |set: &str| format!("Name:\tx\nCapPrm:\t{set}\nCapEff:\t{set}\nCapBnd:\t{set}\n");
+        assert!(has_cap_sys_boot(&with("000001ffffffffff"), HOST));
+        assert!(!has_cap_sys_boot(&with("00000000a80425fb"), HOST), "the set that Docker gives");
+        assert!(!has_cap_sys_boot(&with("000001ffffffffff"), "0 100000 65536\n"), "rootless");
+        assert!(!has_cap_sys_boot(&with("0000000000000000"), HOST));
+        assert!(has_cap_sys_boot("", ""), "without /proc nothing can be said");
+    }
 
     #[test]
     fn lockdown_is_the_word_in_brackets() {

@@ -16,9 +16,11 @@ use crate::fingerprint::Fingerprint;
 use crate::host;
 use crate::modules::{ModuleTree, ModulesError};
 use crate::network::{self, CardError, CloneError, Firmware, FirmwareError};
+use crate::output;
 use crate::place::{self, Told};
 use crate::remote;
 use crate::strip::strip;
+use crate::trusted;
 use crate::watchdog::{self, Watchdog};
 
 /// There if this host was started by EFI firmware. Then the end of the log can go to its variables,
@@ -65,6 +67,9 @@ pub enum ImageError {
     /// The way to targets on the network.
     #[error(transparent)]
     Network(#[from] CloneError),
+    /// What is wrong with a target on the network.
+    #[error(transparent)]
+    Remote(#[from] remote::RemoteError),
     /// Network cards.
     #[error(transparent)]
     Cards(#[from] CardError),
@@ -175,9 +180,10 @@ pub struct Image {
 
 /// Builds an image. The same sources at the same paths give the same bytes.
 pub fn build(sources: &Sources) -> Result<Image, ImageError> {
-    let text = fs::read_to_string(&sources.config).map_err(read(&sources.config))?;
+    let text = trusted::read_to_string(&sources.config).map_err(read(&sources.config))?;
     let config =
         Config::parse(&text).map_err(|source| ImageError::Config { path: sources.config.clone(), source })?;
+    remote::check_config(&config)?;
     let (init_path, init) = choose_init(&sources.inits, &config)?;
     let places = places(&config)?;
     let tree = ModuleTree::read(&sources.modules_dir)?;
@@ -196,7 +202,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     entries.push(Entry::file("init", 0o755, init));
     entries.push(Entry::file(config::PATH, 0o600, text.into_bytes()));
     for (index, hook) in config.hook.iter().enumerate() {
-        let program = fs::read(&hook.path).map_err(read(Path::new(&hook.path)))?;
+        let program = trusted::read(Path::new(&hook.path)).map_err(read(Path::new(&hook.path)))?;
         if !is_static_executable(&program) {
             return Err(ImageError::Hook(hook.path.clone()));
         }
@@ -204,7 +210,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
         entries.push(Entry::file(&format!("{}/{index}", config::HOOKS_PATH), 0o755, program));
     }
     for Firmware { path, file, .. } in &firmware {
-        let bytes = fs::read(file).map_err(read(file))?;
+        let bytes = trusted::read(file).map_err(read(file))?;
         entries.push(Entry::file(&path.to_string_lossy(), 0o644, bytes));
     }
     let mut list = String::new();
@@ -261,6 +267,7 @@ fn places(config: &Config) -> Result<Vec<String>, ImageError> {
 /// Writes an image under a temporary name and renames it, so that there is never half of one.
 pub fn publish(image: &[u8], path: &Path) -> Result<(), ImageError> {
     let write = || {
+        output::check_replaceable(path)?;
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(dir)?; // mode 0600: the image may come to hold secrets
         file.write_all(image)?;
@@ -383,7 +390,7 @@ fn skeleton() -> Vec<Entry> {
 fn choose_init<'a>(inits: &'a [PathBuf], config: &Config) -> Result<(&'a Path, Vec<u8>), ImageError> {
     let mut problem = ImageError::NoInit;
     for path in inits {
-        let init = fs::read(path).map_err(read(path))?;
+        let init = trusted::read(path).map_err(read(path))?;
         match can_reach(&init, config) {
             Ok(()) => return Ok((path, init)),
             Err(error) => problem = error,

@@ -2,7 +2,7 @@
 //! installed there so that it opens nothing but SFTP, and the collector's own keys for the
 //! configuration.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use russh::keys::{Algorithm, HashAlg, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use crate::host;
+use crate::trusted;
 
 /// Where the key is, unless said otherwise.
 pub const PATH: &str = "/etc/afterimage/keys/id_ed25519";
@@ -64,7 +65,7 @@ pub enum KeysError {
     #[error("{0:?} is no directory for a line of authorized_keys: letters, digits and ./_-+@%=: only")]
     Directory(String),
     /// Not a user at a host.
-    #[error("{0:?}: write user@host")]
+    #[error("\"{}\": write USER@HOST, USER@HOST:PORT or ssh://USER@HOST:PORT", base::text::line(.0))]
     Host(String),
     /// A program of OpenSSH does not start.
     #[error("running {program}: is the package openssh-client installed?")]
@@ -117,7 +118,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// The line for the collector's authorized_keys: the key in the file opens SFTP that begins in
 /// `directory`, and nothing else.
 pub fn line(path: &Path, directory: &str) -> Result<String, KeysError> {
-    let text = fs::read_to_string(path).map(Zeroizing::new);
+    let text = trusted::read_to_string(path).map(Zeroizing::new);
     let text = text.map_err(|source| KeysError::Read { path: path.to_owned(), source })?;
     let key = PrivateKey::from_openssh(text.trim()).ok().filter(|key| !key.is_encrypted());
     let mut public = key.ok_or_else(|| KeysError::NoKey { path: path.to_owned() })?.public_key().clone();
@@ -135,17 +136,22 @@ fn restricted(key: &PublicKey, directory: &str) -> Result<String, KeysError> {
 }
 
 fn comment() -> String {
-    format!("afterimage@{}", host::read("/proc/sys/kernel/hostname").trim())
+    comment_of(&host::read("/proc/sys/kernel/hostname"))
+}
+
+/// sethostname(2) takes any bytes: the end of a line would begin a line of authorized_keys without
+/// restrictions.
+fn comment_of(host: &str) -> String {
+    format!("afterimage@{}", vmcore::target::name::sanitize(host))
 }
 
 /// Installs the line at `user@host` by ssh, which asks for what it needs, and gives the host's keys
 /// as a part of the configuration.
 pub fn install(line: &str, at: &str, port: u16) -> Result<String, KeysError> {
-    let (user, host) = at.rsplit_once('@').ok_or_else(|| KeysError::Host(at.to_owned()))?;
-    if user.is_empty() || host.is_empty() || at.starts_with('-') || host.starts_with('-') {
-        return Err(KeysError::Host(at.to_owned()));
-    }
-    let port = port.to_string();
+    let (user, host, given) = destination(at).ok_or_else(|| KeysError::Host(at.to_owned()))?;
+    let port = given.unwrap_or(port).to_string();
+    let at = format!("{user}@{host}");
+    let (at, host) = (at.as_str(), host.as_str());
     let program = "ssh";
     let mut child = Command::new(program)
         .args(["-p", &port, "--", at])
@@ -167,13 +173,42 @@ pub fn install(line: &str, at: &str, port: u16) -> Result<String, KeysError> {
     host_keys(&String::from_utf8_lossy(&scan.stdout)).ok_or_else(|| KeysError::NoHostKey(host.to_owned()))
 }
 
+/// User, host and port of `user@host`, `user@host:port`, or the URL that the configuration has; an
+/// IPv6 address with a port is in brackets.
+fn destination(at: &str) -> Option<(String, String, Option<u16>)> {
+    let rest = at.strip_prefix("ssh://").map(|rest| rest.split('/').next().unwrap_or_default());
+    let (user, host) = rest.unwrap_or(at).rsplit_once('@')?;
+    let (host, port) = match host.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            (host, if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
+        }
+        None if host.matches(':').count() == 1 => {
+            host.split_once(':').map(|(host, port)| (host, Some(port)))?
+        }
+        None => (host, None),
+    };
+    let port = match port.map(str::parse) {
+        Some(Ok(port)) if port > 0 => Some(port),
+        Some(_) => return None,
+        None => None,
+    };
+    let is_word = |text: &str| {
+        !text.is_empty()
+            && !text.starts_with('-')
+            && !text.chars().any(|c| c.is_whitespace() || base::text::is_unsafe(c))
+    };
+    (is_word(user) && is_word(host)).then(|| (user.to_owned(), host.to_owned(), port))
+}
+
 /// `host_key` by what ssh-keyscan prints. It asks whoever answers: the fingerprints are there to be
 /// compared.
 fn host_keys(scanned: &str) -> Option<String> {
     let mut keys = Vec::new();
     for line in scanned.lines().filter(|line| !line.starts_with('#')) {
         let Some((_, key)) = line.trim().split_once(char::is_whitespace) else { continue };
-        let Ok(key) = PublicKey::from_openssh(key.trim()) else { continue };
+        let Ok(mut key) = PublicKey::from_openssh(key.trim()) else { continue };
+        key.set_comment(""); // the host's own text, which could end the string
         let Ok(text) = key.to_openssh() else { continue };
         keys.push(format!("    \"{text}\", # {}\n", key.fingerprint(HashAlg::Sha256)));
     }
@@ -188,6 +223,7 @@ fn host_keys(scanned: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -216,6 +252,42 @@ mod tests {
             assert!(matches!(restricted(key.public_key(), bad), Err(KeysError::Directory(_))), "{bad}");
         }
         assert!(restricted(key.public_key(), "/var/crash/%u").is_ok());
+    }
+
+    #[test]
+    fn a_host_name_cannot_add_a_line() {
+        let mut key = PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap().public_key().clone();
+        for host in ["a\nssh-ed25519 AAAA", "a\r\nssh-rsa", "\u{1b}[2J", "a\" b", "a\u{85}b", "a\0b"] {
+            key.set_comment(comment_of(host));
+            let line = restricted(&key, "/c").unwrap();
+            let (_, comment) = line.rsplit_once('@').unwrap();
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            assert!(comment.chars().all(plain) && line.lines().count() == 1, "{line:?}");
+        }
+        assert_eq!(comment_of("web-1.example"), "afterimage@web-1.example");
+    }
+
+    #[test]
+    fn a_collector_is_named_as_people_and_configurations_name_it() {
+        let of = |user: &str, host: &str, port| Some((user.to_owned(), host.to_owned(), port));
+        for (at, expected) in [
+            ("dump@h", of("dump", "h", None)),
+            ("dump@h:2222", of("dump", "h", Some(2222))),
+            ("ssh://dump@h", of("dump", "h", None)),
+            ("ssh://dump@h:2222/var/crash", of("dump", "h", Some(2222))),
+            ("a@b@h", of("a@b", "h", None)),
+            ("dump@2001:db8::1", of("dump", "2001:db8::1", None)),
+            ("dump@[2001:db8::1]:22", of("dump", "2001:db8::1", Some(22))),
+            ("dump@[2001:db8::1]", of("dump", "2001:db8::1", None)),
+            ("dump@h:", None),
+            ("dump@h:0", None),
+            ("dump@h:70000", None),
+            ("dump@[::1", None),
+            ("dump@h\nx", None),
+            ("h:22", None),
+        ] {
+            assert_eq!(destination(at), expected, "{at}");
+        }
     }
 
     #[test]
@@ -252,7 +324,8 @@ mod tests {
     fn scanned_keys_are_a_part_of_a_configuration() {
         let key = PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap();
         let public = key.public_key().to_openssh().unwrap();
-        let scanned = format!("# h:22 SSH-2.0\n[h]:2222 {public}\nh ssh-ed25519 rubbish\nh\n\n");
+        let scanned =
+            format!("# h:22 SSH-2.0\n[h]:2222 {public} \\\", \"ssh-rsa AAAA\nh ssh-ed25519 rubbish\nh\n\n");
         let text = host_keys(&scanned).unwrap();
         let parsed: toml::Table = text.parse().unwrap();
         assert_eq!(parsed["host_key"].as_array().unwrap().len(), 1);

@@ -8,6 +8,8 @@
 //! | [`stack`], [`volume_key`], [`place`] | what a target stands on: LVM and LUKS; where the host sees it |
 //! | [`remote`] | what is known of targets on the network |
 //! | [`cmdline`], [`crashkernel`], [`host`], [`who`], [`loader`], [`status`] | arming the panic kernel |
+//! | [`output`] | what is printed, and which files may be replaced |
+//! | [`trusted`] | files that nobody else may write, and no FIFO is waited for |
 //! | [`keys`] | keys for collectors that are reached by SSH |
 //! | [`planned`] | switching kernels on purpose |
 //! | [`boot_entry`] | what the machine goes on to after a capture |
@@ -37,6 +39,7 @@ pub mod map;
 pub mod modules;
 pub mod network;
 pub mod offline;
+pub mod output;
 pub mod place;
 pub mod planned;
 pub mod raw;
@@ -47,6 +50,7 @@ pub mod stream;
 pub mod strip;
 pub mod survey;
 pub mod sys;
+pub mod trusted;
 pub mod volume_key;
 pub mod watchdog;
 pub mod who;

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::fingerprint::Fingerprint;
+use crate::trusted;
 
 /// Why the modules of a kernel could not be worked out.
 #[derive(Debug, thiserror::Error)]
@@ -155,7 +156,8 @@ impl ModuleTree {
     /// modules directory.
     pub fn load(&self, module: &Module) -> Result<(Vec<u8>, Fingerprint), ModulesError> {
         let path = self.dir.join(&module.path);
-        let bytes = fs::read(&path).map_err(|source| ModulesError::Read { path: path.clone(), source })?;
+        let bytes =
+            trusted::read(&path).map_err(|source| ModulesError::Read { path: path.clone(), source })?;
         let file = Fingerprint::of(&module.path, &bytes);
         let unpacked = match path.extension().and_then(|extension| extension.to_str()) {
             Some("ko") => Ok(bytes),

@@ -20,6 +20,7 @@ use vmcore::sink::{Sink, SinkError};
 use vmcore::source::Core;
 
 use crate::input::{Input, InputError, is_input};
+use crate::output::check_replaceable;
 
 /// Why there is no dump, or none that is whole.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +38,9 @@ pub enum OfflineError {
     #[error("{0} is a directory: name a file")]
     Directory(PathBuf),
     /// Only a stream format can go to standard output.
-    #[error("a {0} dump cannot go to standard output: use --format flattened, elf, lime or raw, or name a file")]
+    #[error(
+        "a {0} dump cannot go to standard output: use --format flattened, elf, lime or raw, or name a file"
+    )]
     Stream(Format),
     /// The output cannot be made or renamed.
     #[error("{what} {path}")]
@@ -99,6 +102,7 @@ fn dump_to_file(
     if out.exists() && !force {
         return Err(OfflineError::Exists(out.to_owned()));
     }
+    check_replaceable(out).map_err(failed("replacing", out))?;
     let core = Input::open(input)?; // what is wrong with it is told before there is an output
     let faults = core.faults().map_err(OfflineError::Count)?;
     let mut temporary = out.as_os_str().to_owned();
@@ -208,6 +212,7 @@ fn create(input: &[PathBuf], path: &Path, force: bool) -> Result<File, OfflineEr
         if !force || is_input(path, input) {
             return Err(OfflineError::Exists(path.to_owned()));
         }
+        check_replaceable(path).map_err(failed("replacing", path))?;
         fs::remove_file(path).map_err(failed("removing", path))?;
     }
     let mut options = OpenOptions::new();

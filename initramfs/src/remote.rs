@@ -1,7 +1,7 @@
 //! Targets on the network, as this host knows them: addresses, certificates, and what proves who we
 //! are. Read when the image is loaded, so that none of it lies in the image on disk.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use vmcore::target::TargetError;
 use zeroize::Zeroizing;
 
+use crate::trusted;
 use crate::volume_key;
 
 /// Where `afterimage keys` puts the key for SSH.
@@ -197,12 +198,32 @@ fn usable(target: &Target, ssh: &Ssh, path: &Path, key: &str) -> Result<(), Remo
             path.display()
         )));
     }
-    match ssh.host_key.iter().find(|line| PublicKey::from_openssh(line.trim()).is_err()) {
-        Some(line) => Err(failed(format!(
-            "host_key {line:?} is no public key: write it as in known_hosts, without the name"
-        ))),
-        None => Ok(()),
-    }
+    check_host_keys(target, ssh)
+}
+
+/// Whether each `host_key` can be one: a placeholder of the documentation is none.
+fn check_host_keys(target: &Target, ssh: &Ssh) -> Result<(), RemoteError> {
+    let Some(line) = ssh.host_key.iter().find(|line| PublicKey::from_openssh(line.trim()).is_err()) else {
+        return Ok(());
+    };
+    let host = &ssh.url.host;
+    let port = ssh.url.port.map(|port| format!(" --port {port}")).unwrap_or_default();
+    let user = ssh.url.user.as_deref().unwrap_or("USER");
+    Err(RemoteError::Ssh {
+        target: target.to_string(),
+        what: format!(
+            "host_key \"{}\" is no public key: `afterimage propagate{port} {user}@{host}` prints those of the host",
+            base::text::line(line)
+        ),
+    })
+}
+
+/// What can be known to be wrong with the targets on the network before their keys are read.
+pub fn check_config(config: &Config) -> Result<(), RemoteError> {
+    config.target.iter().try_for_each(|target| match &target.place {
+        Place::Ssh(ssh) => check_host_keys(target, ssh),
+        _ => Ok(()),
+    })
 }
 
 fn access_keys(target: &Target, path: &Path, text: &str) -> Result<AccessKeys, RemoteError> {
@@ -244,7 +265,7 @@ fn read_file(
     files: &mut Vec<SecretFile>,
 ) -> Result<Zeroizing<String>, RemoteError> {
     let mut text = Zeroizing::new(String::with_capacity(usize::try_from(MOST).unwrap_or(0)));
-    let read = File::open(path).and_then(|file| {
+    let read = trusted::open(path).and_then(|file| {
         let seen = SecretFile::new(path, &file.metadata()?);
         let read = file.take(MOST).read_to_string(&mut text)?;
         if u64::try_from(read) == Ok(MOST) {
@@ -378,6 +399,23 @@ mod tests {
                 .unwrap(),
         );
         assert!(error.unwrap_err().to_string().contains("no private key"));
+    }
+
+    #[test]
+    fn a_placeholder_is_no_host_key() {
+        let check = |key: &str| {
+            let text =
+                format!("[[target]]\ntype = \"ssh\"\nurl = \"ssh://u@h:2222/d\"\nhost_key = [\"{key}\"]\n");
+            check_config(&Config::parse(&text).unwrap()).map_err(|error| error.to_string())
+        };
+        for bad in
+            ["ssh-ed25519 AAAA…", "ssh-ed25519 AAAA...", "ssh-ed25519", "SHA256:abc", "h ssh-rsa x", ""]
+        {
+            let said = check(bad).unwrap_err();
+            assert!(said.contains("`afterimage propagate --port 2222 u@h`"), "{said}");
+        }
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUrkqYs5uOvUbVYvnL0SGqbcVPQRvFm0Mdi0tdJVCnU";
+        assert_eq!(check(key), Ok(()));
     }
 
     #[test]

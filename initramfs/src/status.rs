@@ -1,17 +1,17 @@
 //! `afterimage status`: what is armed, and what for.
 
 use std::fmt::Write;
-use std::fs;
 
 use base::config::FinalAction;
 use base::time::utc;
 
 use crate::boot_entry::foresee::ROOT_MEMORY;
-use crate::crashkernel::mib;
+use crate::crashkernel::{advised, mib};
 use crate::fingerprint::crc32;
 use crate::host;
 use crate::image;
 use crate::loader::{self, Loaded, Road};
+use crate::trusted;
 
 /// A line per fact.
 #[must_use]
@@ -38,7 +38,7 @@ pub fn text() -> String {
     }
     let mut out = String::new();
     for (name, value) in rows {
-        let _ = writeln!(out, "{name:<12} {value}");
+        let _ = writeln!(out, "{name:<12} {}", base::text::line(&value));
     }
     out
 }
@@ -69,7 +69,7 @@ fn of(record: &Loaded) -> Vec<(&'static str, String)> {
                 record.by
             ),
         ),
-        ("recommended", format!("crashkernel={}M", mib(record.recommended))),
+        ("recommended", format!("crashkernel={}M", advised(mib(record.recommended)))),
         (
             "hot-plug",
             if record.updates_header {
@@ -101,7 +101,8 @@ fn of(record: &Loaded) -> Vec<(&'static str, String)> {
 
 /// What the machine goes on to, if the image that was loaded is still there to be read.
 fn afterwards(record: &Loaded) -> Option<String> {
-    let image = fs::read(&record.image_file).ok().filter(|image| crc32(image) == record.image_crc32)?;
+    let image =
+        trusted::read_regular(&record.image_file).ok().filter(|image| crc32(image) == record.image_crc32)?;
     let finish = image::read_contents(&image, &record.image_file).ok()?.config.finish;
     let needs = if finish.may(FinalAction::SwitchRoot) {
         let (have, need) = (mib(host::reservation()), mib(ROOT_MEMORY));

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::sys::wiping;
+use crate::trusted;
 use base::addr::to_usize;
 use base::facts::stack::{LuksHeader, VolumeKey};
 use nix::sys::mman::{MlockAllFlags, mlockall};
@@ -83,7 +84,10 @@ pub fn secret(file: Option<&Path>, target: &str) -> Result<Zeroizing<Vec<u8>>, K
             input.and_then(read_all).map_err(KeyError::Input)
         }
         Some(path) if path != Path::new("-") => {
-            let read = File::open(path).and_then(read_all);
+            // The shell's <(…) is a pipe of the caller's, which ends.
+            let is_passed = path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd");
+            let open = if is_passed { |path: &Path| File::open(path) } else { trusted::open };
+            let read = open(path).and_then(read_all);
             read.map_err(|source| KeyError::Read { path: path.to_owned(), source })
         }
         _ if io::stdin().is_terminal() => ask(target).map_err(KeyError::Input),

@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
+
+use base::facts::Intent;
 
 use crate::host;
 
@@ -16,6 +19,47 @@ pub fn who() -> String {
     let login = host::read("/proc/self/loginuid");
     let sudo = std::env::var("SUDO_USER").unwrap_or_default();
     describe(&users, nix::unistd::geteuid().as_raw(), &login, &sudo)
+}
+
+/// What (unsigned)-1 is in /proc/self/sessionid: no session.
+const NO_SESSION: &str = "4294967295";
+/// What systemd-logind says of sessions.
+const SESSIONS: &str = "/run/systemd/sessions";
+
+/// What is known of who wants something, apart from the text: for a record that is to be searched.
+#[must_use]
+pub fn intent() -> Intent {
+    let env = |name: &str| std::env::var(name).unwrap_or_default();
+    let session = host::read("/proc/self/sessionid");
+    let logind = host::read(&Path::new(SESSIONS).join(&session).to_string_lossy());
+    of(
+        who(),
+        &host::read("/proc/self/loginuid"),
+        &session,
+        &env("SUDO_USER"),
+        &env("SSH_CONNECTION"),
+        &logind,
+    )
+}
+
+// Wide: each comes from another place of the host.
+fn of(who: String, login: &str, session: &str, sudo: &str, ssh: &str, logind: &str) -> Intent {
+    let given = |key: &str| {
+        let line = logind.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.filter(|value| !value.is_empty())
+    };
+    // sudo lets SSH_CONNECTION through only where it is told to.
+    let address = ssh.split_whitespace().next().or_else(|| given("REMOTE_HOST"));
+    let from = address.or_else(|| given("TTY")).unwrap_or_default();
+    let plain = |text: &str| text.chars().filter(|&c| !base::text::is_unsafe(c)).take(64).collect();
+    Intent {
+        who,
+        login_uid: Some(login).filter(|&login| login != NOBODY).and_then(|login| login.parse().ok()),
+        sudo_user: plain(sudo),
+        session: if session == NO_SESSION { String::new() } else { plain(session) },
+        from: plain(from),
+        ..Intent::default()
+    }
 }
 
 fn describe(users: &str, uid: u32, login: &str, sudo: &str) -> String {
@@ -47,6 +91,21 @@ mod tests {
     use super::*;
 
     const USERS: &str = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\nbroken\n";
+
+    #[test]
+    fn a_record_has_each_of_them() {
+        let logind = "UID=1000\nUSER=ada\nREMOTE=1\nREMOTE_HOST=192.0.2.7\nTTY=pts/0\n";
+        let intent = of("root".into(), "1000", "7", "ada", "", logind);
+        assert_eq!((intent.login_uid, &*intent.sudo_user, &*intent.session), (Some(1000), "ada", "7"));
+        assert_eq!(intent.from, "192.0.2.7");
+        let by_ssh = of("root".into(), "1000", "7", "ada", "2001:db8::1 50000 2001:db8::2 22", logind);
+        assert_eq!(by_ssh.from, "2001:db8::1");
+        assert_eq!(of("root".into(), "0", "3", "", "", "TTY=tty1\n").from, "tty1");
+        let nobody = of("root".into(), NOBODY, NO_SESSION, "", "", "");
+        assert_eq!(nobody, Intent { who: "root".into(), ..Intent::default() });
+        let hostile = of("root".into(), "x", "", "a\u{1b}[2J\n\u{202e}", &"9".repeat(500), "");
+        assert!(hostile.login_uid.is_none() && hostile.sudo_user == "a[2J" && hostile.from.len() == 64);
+    }
 
     #[test]
     fn whoever_is_behind_root_is_named() {

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use vmcore::format::flattened::{HEADER_LEN, RECORD_LEN, Record};
 use vmcore::report::Outcome;
 use vmcore::source::testing::CoreFile;
-use vmcore::source::{Kdump, PageReader, PhysicalMemory};
+use vmcore::source::{Kdump, PhysicalMemory};
 
 const PAGE: usize = 4096;
 const MEMORY: [(u64, u64); 3] = [(0x1000, 300), (0x100_0000, 500), (0x1_0000_0000, 200)];

@@ -13,7 +13,7 @@ use std::path::Path;
 use afterimage::raw::{self, LogDamage, RecoverError};
 use base::addr::Pfn;
 use base::config::{Compress, CrashLoop, DumpLevel, Format};
-use storage::format::rawdump::{HEADER_LEN, LogId, RecordHeader, latest};
+use storage::format::rawdump::{HEADER_LEN, Kind, LogId, RecordHeader, latest};
 use storage::targets::raw::{Device, Raw};
 use vmcore::budget::Budget;
 use vmcore::dump::{self, Request, Written};
@@ -266,6 +266,83 @@ fn a_wrong_bit_before_the_pages_costs_little() {
     assert_eq!(pages(block + 1..bitmap1), [40], "the notes");
     assert_eq!(pages(bitmap1..bitmap2), [40], "{left:?}");
     assert_eq!(pages(bitmap2..bitmap2 + block), [0], "{left:?}");
+}
+
+#[test]
+fn a_record_with_an_absurd_place_costs_itself_only() {
+    let bytes = image(true);
+    let superblock = latest(&bytes).unwrap();
+    let id = LogId { log: superblock.log, nonce: superblock.nonce };
+    let spoil = |change: &dyn Fn(&mut RecordHeader) -> bool| {
+        let mut bytes = bytes.clone();
+        for at in (LOG..bytes.len() - HEADER_LEN).step_by(512) {
+            let Some(mut header) = RecordHeader::parse(&bytes[at..], &id) else { continue };
+            if header.name.as_str() == "vmcore" && change(&mut header) {
+                let len = usize::try_from(header.len).unwrap();
+                let payload = bytes[at + HEADER_LEN..at + HEADER_LEN + len].to_vec();
+                let mut record = Vec::new();
+                header.emit(&id, &payload, &mut record);
+                bytes[at..at + record.len()].copy_from_slice(&record);
+                break;
+            }
+        }
+        bytes
+    };
+    let pages = |header: &RecordHeader| header.kind == Kind::Data && header.offset > 5 * 4096;
+    let mut spoiled: Vec<(String, Vec<u8>)> = Vec::new();
+    for offset in [u64::MAX, u64::MAX - 100, 1 << 63, (1 << 63) - 1, 1 << 62] {
+        let absurd = |header: &mut RecordHeader| {
+            pages(header) && {
+                header.offset = offset;
+                true
+            }
+        };
+        spoiled.push((format!("data at {offset:#x}"), spoil(&absurd)));
+        let absurd = |header: &mut RecordHeader| {
+            header.kind == Kind::Truncate && header.index == 0 && {
+                header.offset = offset;
+                true
+            }
+        };
+        spoiled.push((format!("cut at {offset:#x}"), spoil(&absurd)));
+    }
+    let absurd = |header: &mut RecordHeader| {
+        pages(header) && {
+            header.sequence = u64::MAX;
+            true
+        }
+    };
+    spoiled.push(("sequence".to_owned(), spoil(&absurd)));
+    let absurd = |header: &mut RecordHeader| {
+        pages(header) && {
+            header.attempt = u32::MAX;
+            true
+        }
+    };
+    spoiled.push(("attempt".to_owned(), spoil(&absurd)));
+    let absurd = |header: &mut RecordHeader| {
+        pages(header) && {
+            header.index = u64::MAX;
+            true
+        }
+    };
+    spoiled.push(("index".to_owned(), spoil(&absurd)));
+    for (what, image) in spoiled {
+        assert!(image != bytes, "{what} changed nothing");
+        let left = check(&image, &what);
+        assert!(
+            what.starts_with("cut") || left < 40 || what == "index",
+            "{what}: a page is lost without a word"
+        );
+        let out = tempfile::tempdir().unwrap();
+        fs::write(out.path().join("image"), &image).unwrap();
+        let recovered = raw::recover(&out.path().join("image"), &out.path().join("out"), false).unwrap();
+        assert!(
+            recovered.iter().any(|one| one.path.ends_with("dmesg.txt") && one.whole),
+            "{what}: {recovered:?}"
+        );
+        assert!(recovered.iter().any(|one| !one.whole), "{what}: nothing is said of it");
+    }
 }
 
 /// A device that is gone for good after `left` bytes, or whose one write after so many is lost.

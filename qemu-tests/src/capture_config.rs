@@ -147,6 +147,6 @@ mod tests {
         assert_eq!((parsed.target[0].share().keep, parsed.target[0].wait), (Some(3), 2));
         let base::config::Place::Raw(raw) = &parsed.target[1].place else { panic!("{:?}", parsed.target[1]) };
         assert_eq!(raw.overwrite, ["uncollected"]);
-        assert_eq!((parsed.capture.deadline, &*parsed.capture.cmdline_append), (60, "a b c"));
+        assert_eq!((parsed.capture.deadline, &*parsed.capture.cmdline_append), (Some(60), "a b c"));
     }
 }

@@ -8,6 +8,7 @@
 //! - [`attempt`]: what PID 1 asks of one attempt at the capture.
 //! - [`beat`]: what the capture tells PID 1 about its progress.
 //! - [`log`]: messages, and errors with all their causes on one line.
+//! - [`text`]: text that others have a hand in, made safe for terminals, lines and JSON.
 //! - [`fields`], [`lock`], [`read_at`], [`time`]: helpers that parsers and reports share.
 //!
 //! ## Words
@@ -29,4 +30,5 @@ pub mod fields;
 pub mod lock;
 pub mod log;
 pub mod read_at;
+pub mod text;
 pub mod time;

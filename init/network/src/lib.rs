@@ -27,6 +27,7 @@ mod http;
 pub mod links;
 pub mod netlink;
 mod nfs;
+mod pace;
 mod retry;
 mod runtime;
 mod ssh;
@@ -39,13 +40,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use base::beat;
-use base::config::{self, Link, Place, Url};
+use base::config::{self, Link, Place, Size, Url};
 use base::facts::Remote;
 use vmcore::target::{Capture, Target, TargetError};
 
 use dial::Peer;
 use links::BroughtUp;
 use netlink::Netlink;
+use pace::Pace;
 
 /// The network of a capture, brought up when the first target wants it.
 #[derive(Debug, Default)]
@@ -92,12 +94,20 @@ pub fn open(
     capture: Capture<'_>,
     network: &Network,
 ) -> Result<Box<dyn Target>, TargetError> {
-    let host = |url, retry| Host::find(config, url, retry, capture, network);
+    let host = |url, patience| Host::find(config, url, patience, capture, network);
     match &config.place {
-        Place::Nfs(nfs) => Ok(Box::new(nfs::Nfs::open(nfs, &host(&nfs.url, nfs.retry)?, capture)?)),
-        Place::Ssh(ssh) => Ok(Box::new(ssh::Ssh::open(ssh, &host(&ssh.url, ssh.retry)?, capture)?)),
-        Place::Https(web) => Ok(Box::new(http::Http::web(web, &host(&web.url, web.retry)?, capture)?)),
-        Place::S3(store) => Ok(Box::new(http::Http::s3(store, &host(&store.url, store.retry)?, capture)?)),
+        Place::Nfs(nfs) => {
+            Ok(Box::new(nfs::Nfs::open(nfs, &host(&nfs.url, (nfs.retry, nfs.min_rate))?, capture)?))
+        }
+        Place::Ssh(ssh) => {
+            Ok(Box::new(ssh::Ssh::open(ssh, &host(&ssh.url, (ssh.retry, ssh.min_rate))?, capture)?))
+        }
+        Place::Https(web) => {
+            Ok(Box::new(http::Http::web(web, &host(&web.url, (web.retry, web.min_rate))?, capture)?))
+        }
+        Place::S3(store) => {
+            Ok(Box::new(http::Http::s3(store, &host(&store.url, (store.retry, store.min_rate))?, capture)?))
+        }
         Place::Filesystem(_) | Place::Raw(_) => Err(TargetError::not_built(config.kind())),
     }
 }
@@ -123,6 +133,8 @@ struct Host<'a> {
     wait: Duration,
     /// How long a failure may last before the target is given up.
     retry: Duration,
+    /// Bytes per second that it must take on average; 0: any.
+    min_rate: u64,
 }
 
 impl<'a> Host<'a> {
@@ -130,7 +142,7 @@ impl<'a> Host<'a> {
     fn find(
         config: &config::Target,
         url: &'a Url,
-        retry: u64,
+        (retry, min_rate): (u64, Size),
         capture: Capture<'a>,
         network: &Network,
     ) -> Result<Self, TargetError> {
@@ -139,7 +151,13 @@ impl<'a> Host<'a> {
         let recorded = remote.map(|remote| remote.addresses.as_slice()).unwrap_or_default();
         let wait = Duration::from_secs(config.wait.max(1));
         let retry = Duration::from_secs(retry.max(1));
-        Ok(Self { url, peer: Peer::of(url, recorded, &up.dns), remote, wait, retry })
+        let min_rate = min_rate.0;
+        Ok(Self { url, peer: Peer::of(url, recorded, &up.dns), remote, wait, retry, min_rate })
+    }
+
+    /// The least pace that is taken, from now on. An outage that is forgiven must not fill a window.
+    fn pace(&self) -> Pace {
+        Pace::new(self.min_rate, self.retry.saturating_mul(2))
     }
 
     /// What failed, with the URL before it.

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::pid1::ladder::End;
 use crate::pid1::watchdog::Watchdog;
 use crate::pid1::witness::Witness;
-use base::config::Capture;
+use base::config::Config;
 use vmcore::report::Outcome;
 
 /// How long a killed child may take to die. One that is still there hangs in a driver.
@@ -43,10 +43,11 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    pub(super) fn new(capture: &Capture) -> Self {
-        let deadline = Some(Duration::from_secs(capture.deadline)).filter(|deadline| !deadline.is_zero());
+    /// Of a capture of a kernel with `memory` bytes.
+    pub(super) fn new(config: &Config, memory: u64) -> Self {
+        let deadline = config.deadline(memory).map(Duration::from_secs);
         let end = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
-        Self { name: "capture", stall: Duration::from_secs(capture.stall_timeout), end }
+        Self { name: "capture", stall: Duration::from_secs(config.capture.stall_timeout), end }
     }
 
     fn is_late(&self) -> bool {
@@ -171,6 +172,7 @@ fn give_up(pid: Pid, limits: &Limits, watchdog: &mut Watchdog, seen: &Witness) -
 mod tests {
     use super::*;
     use base::beat::Step;
+    use base::config::Capture;
     use std::sync::Mutex;
 
     /// `reap` takes any child of the process, so these tests run one at a time.
@@ -182,7 +184,8 @@ mod tests {
         let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
         let beats = child.stdout.take().unwrap();
         let start = Instant::now();
-        let limits = Limits::new(&Capture { stall_timeout, deadline, ..Capture::default() });
+        let capture = Capture { stall_timeout, deadline: Some(deadline), ..Capture::default() };
+        let limits = Limits::new(&Config { capture, ..Config::default() }, 0);
         let mut seen = Witness::default();
         let end = wait(&child, beats, &limits, &mut Watchdog::new(0), &mut seen);
         (end, seen, start.elapsed())

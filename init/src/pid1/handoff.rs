@@ -16,6 +16,7 @@ use crate::pid1::ladder::End;
 use crate::pid1::watchdog::Watchdog;
 use crate::pid1::witness::Witness;
 use crate::run::handoff::{ARGUMENT, NEW_ROOT};
+use crate::run::secrets;
 use base::config::{Config, FinalAction};
 use vmcore::report::Outcome;
 
@@ -48,10 +49,23 @@ pub(super) fn conclude(
             log::error!("{action}: the hand-off {end}: restarting instead");
             if matches!(end, End::Stuck(_) | End::Late { stuck: true }) {
                 watchdog.last_ping();
+                let _ = secrets::wipe(); // a file in memory: nothing there can hang
                 finish::forced(FinalAction::Reboot)
             }
             FinalAction::Reboot
         }
+    };
+    // All that needs the keys has read them.
+    let action = match (secrets::wipe(), action) {
+        (Err(error), FinalAction::Kexec | FinalAction::SwitchRoot) => {
+            log::error!("{action}: the keys in memory cannot be wiped: {error}: restarting instead");
+            FinalAction::Reboot
+        }
+        (Err(error), _) => {
+            log::warn!("the keys in memory are not wiped: {error}");
+            action
+        }
+        (Ok(()), _) => action,
     };
     match action {
         FinalAction::Halt => watchdog.release(),

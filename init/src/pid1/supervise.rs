@@ -9,6 +9,7 @@ use crate::pid1::ladder::{End, Ladder};
 use crate::pid1::watchdog::Watchdog;
 use crate::pid1::witness::Witness;
 use crate::pid1::{finish, handoff, mounts};
+use crate::run::secrets;
 use base::attempt::Attempt;
 use base::config::{self, FinalAction};
 use vmcore::report::Outcome;
@@ -27,7 +28,9 @@ pub(crate) fn supervise() -> ! {
     mount_errors.iter().chain(&complaints).for_each(|text| log::warn!("{text}"));
     let mut watchdog = Watchdog::new(config.capture.watchdog);
     let mut ladder = Ladder::new(config.target.len());
-    let limits = Limits::new(&config.capture);
+    // Its length is that of all memory.
+    let memory = std::fs::metadata("/proc/vmcore").map_or(0, |meta| meta.len());
+    let limits = Limits::new(&config, memory);
     let (complete, seen) = loop {
         let mut seen = Witness::default();
         let end = attempt(ladder.attempt(), &limits, &mut watchdog, &mut seen);
@@ -46,6 +49,7 @@ pub(crate) fn supervise() -> ! {
         } else {
             watchdog.last_ping();
         }
+        let _ = secrets::wipe(); // a file in memory: nothing there can hang
         finish::forced(action)
     }
     handoff::conclude(action, seen.target, &config, watchdog)

@@ -196,13 +196,18 @@ fn load(boot: &Boot, facts: &Facts, at: &Path) -> Result<(), HandoffError> {
 
 /// A file below `at`, which links do not lead out of, and its length.
 fn open(at: &Path, path: &str) -> Result<(File, u64), HandoffError> {
-    let opened = inside(at, path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let opened = inside(at, path).and_then(|file| {
+        let meta = file.metadata()?;
+        if meta.is_file() { Ok((meta.len(), file)) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    });
     opened.map(|(len, file)| (file, len)).map_err(|error| HandoffError::File(path.into(), error))
 }
 
 /// Opens `path` as if `root` were the root.
 fn inside(root: &Path, path: &str) -> io::Result<File> {
-    let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
     Ok(File::from(openat2(File::open(root)?, path, how)?))
 }
 

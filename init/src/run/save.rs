@@ -123,8 +123,8 @@ fn save_dump_or_notes(
     let ledger = target.ledger();
     let looping = ledger.looping;
     if looping {
-        let (target, crashes) = (target.location(), ledger.crashes.len());
-        summary.degrade(Degradation::CrashLoop { target, crashes });
+        let (crashes, until) = (ledger.crashes.len(), target.end_of_loop());
+        summary.degrade(Degradation::CrashLoop { target: target.location(), crashes, until });
     }
     if looping || job.rung == Rung::LogOnly {
         save_notes(job, target, summary);

@@ -144,6 +144,8 @@ pub enum Degradation {
         target: String,
         /// How many it remembers.
         crashes: usize,
+        /// What ends the loop.
+        until: String,
     },
     /// Older captures could not be removed.
     Retire {
@@ -441,7 +443,7 @@ impl Summary {
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
         text.push('\n');
-        text
+        base::text::json(&text)
     }
 }
 
@@ -487,10 +489,10 @@ impl fmt::Display for Degradation {
             Self::NoRoom { needed, room, instead } => {
                 write!(f, "the dump takes about {needed} bytes and there are {room}: {instead} instead")
             }
-            Self::CrashLoop { target, crashes } => write!(
+            Self::CrashLoop { target, crashes, until } => write!(
                 f,
                 "CRASH LOOP: {target} remembers {crashes} crashes, too many in too short a time: only the \
-                 log and the notes are saved until an operator runs `afterimage reset` on it"
+                 log and the notes are saved until {until}"
             ),
             Self::Retire { cause } => write!(f, "older captures not removed: {cause}"),
             Self::Hook { path, cause } => write!(f, "hook {path} {cause}"),

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 pub use finding::{Finding, Level};
-pub use observe::host::{CheckError, Host, Options};
+pub use observe::host::{CheckError, Host, IMAGE, Options};
 
 /// All findings, and the worst of their levels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,13 +39,13 @@ impl Report {
         let width = self.findings.iter().map(|finding| finding.id.len()).max().unwrap_or(0);
         let mut out = String::new();
         for Finding { id, level, found, remedy } in &self.findings {
-            let _ = writeln!(out, "{:<7}  {id:<width$}  {}", level.name(), printable(found));
+            let _ = writeln!(out, "{:<7}  {id:<width$}  {}", level.name(), base::text::line(found));
             if let Some(remedy) = remedy {
                 let _ = writeln!(
                     out,
                     "{:>indent$}  {}",
                     "→",
-                    printable(remedy),
+                    base::text::line(remedy),
                     indent = width.saturating_add(10)
                 );
             }
@@ -68,7 +68,7 @@ impl Report {
         // Strings and lists of structures, which JSON can always hold.
         let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
         text.push('\n');
-        text
+        base::text::json(&text)
     }
 
     /// 0: would be saved, 1: would not be.
@@ -76,12 +76,6 @@ impl Report {
     pub fn exit_code(&self) -> ExitCode {
         if self.verdict == Level::Failure { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
-}
-
-/// Labels of file systems and names of watchdogs come from devices: no control character of theirs
-/// goes to a terminal.
-fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 #[cfg(test)]

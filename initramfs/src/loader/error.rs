@@ -10,7 +10,7 @@ use placement::place::PlaceError;
 use placement::production::MachineError;
 
 use crate::cmdline::TooLong;
-use crate::crashkernel::{Need, mib};
+use crate::crashkernel::{Need, mib, reserve};
 use crate::host;
 use crate::image::ImageError;
 use crate::loader::Road;
@@ -30,6 +30,19 @@ pub enum LoadError {
         /// Cause.
         source: io::Error,
     },
+    /// There is no image.
+    #[error(
+        "there is no image {0}: `afterimage build --kernel $(uname -r) -o {0}` makes one of \
+         /etc/afterimage/config.toml; --image names another"
+    )]
+    NoImage(PathBuf),
+    /// The kernel file is gone.
+    #[error(
+        "there is no kernel {0}: a package update removes the files of old kernels; name one with \
+         --kernel-image, or start the newest one and build the image for it (`afterimage build --kernel $(uname \
+         -r)`)"
+    )]
+    NoKernel(PathBuf),
     /// The kernel file is something else, or damaged.
     #[error("{path} cannot be started")]
     Kernel {
@@ -61,10 +74,7 @@ pub enum LoadError {
     )]
     Stripped,
     /// No memory reserved.
-    #[error(
-        "no memory is reserved for a crash kernel: add crashkernel={recommended}M to the kernel command line \
-         and reboot"
-    )]
+    #[error("no memory is reserved for a crash kernel: {}", reserve(*.recommended))]
     NoReservation {
         /// What this image wants, MiB.
         recommended: u64,
@@ -72,7 +82,7 @@ pub enum LoadError {
     /// Too little memory reserved.
     #[error(
         "the crash kernel reservation is {have} MiB, this image needs at least {minimum} MiB: \
-         boot with crashkernel={recommended}M"
+         {}", reserve(*.recommended)
     )]
     TooSmall {
         /// Reserved, MiB.
@@ -94,6 +104,16 @@ pub enum LoadError {
     /// Not root.
     #[error("loading a kernel needs CAP_SYS_BOOT: run as root")]
     NotRoot,
+    /// Root without the capability.
+    #[error(
+        "loading a kernel needs CAP_SYS_BOOT, which this process does not have although it is root{}",
+        .0.as_ref().map(|what| format!(
+            ": it runs in a container ({what}); load on the host itself, whose kernel it is"
+        )).unwrap_or_else(|| {
+            ": something has taken it away, such as CapabilityBoundingSet= of a unit of systemd".to_owned()
+        })
+    )]
+    NoCapability(Option<&'static str>),
     /// Lockdown, and a kernel that nobody signed.
     #[error(
         "the kernel is in lockdown mode {mode} (Secure Boot) and takes only kernels signed with a key that \
@@ -180,6 +200,10 @@ impl LoadError {
                 _ if sysctl("kexec_load_limit_reboot") == "0" => {
                     Self::Limit("kernel.kexec_load_limit_reboot")
                 }
+                _ if !host::may_boot() => match nix::unistd::geteuid().is_root() {
+                    true => Self::NoCapability(host::container()),
+                    false => Self::NotRoot,
+                },
                 _ if nix::unistd::geteuid().is_root() => Self::Refused(road),
                 _ => Self::NotRoot,
             },
@@ -216,7 +240,7 @@ mod tests {
 
     #[test]
     fn each_errno_has_its_remedy() {
-        assert!(explained(Errno::EADDRNOTAVAIL).contains("boot with crashkernel=100M"));
+        assert!(explained(Errno::EADDRNOTAVAIL).contains("set crashkernel=128M (100 MiB"));
         assert!(explained(Errno::EBUSY).contains("try again"));
         assert!(explained(Errno::ENOSYS).contains("has no kexec_file_load"));
         assert!(explained(Errno::EKEYREJECTED).contains("signed kernel"));

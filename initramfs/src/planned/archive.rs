@@ -47,9 +47,8 @@ impl Archive {
 
     /// Adds a value as JSON.
     pub(super) fn add_json(&mut self, name: &str, value: &impl Serialize) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(value)?;
-        text.push(b'\n');
-        self.add(name, &text)
+        let text = base::text::json(&serde_json::to_string_pretty(value)?);
+        self.add(name, format!("{text}\n").as_bytes())
     }
 
     /// Adds the files of another tar below `directory`, as far as it goes. Says whether it is

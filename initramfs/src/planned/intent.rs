@@ -47,7 +47,7 @@ pub(super) fn record(path: &Path, event: Event, intent: &Intent, cause: Option<&
         intent,
         cause,
     };
-    let mut text = serde_json::to_string(&line)?;
+    let mut text = base::text::json(&serde_json::to_string(&line)?);
     text.push('\n');
     let dir = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;

@@ -15,8 +15,9 @@ mod process;
 mod quiet;
 mod steps;
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base::config::{Config, Via};
@@ -26,6 +27,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::host;
 use crate::image::{self, ImageError};
 use crate::loader::{self, LoadError, Loaded, Road};
+use crate::trusted;
 
 pub use locked::LockedError;
 pub use options::Options;
@@ -35,8 +37,9 @@ use machine::ThisMachine;
 use quiet::Places;
 use steps::Job;
 
-/// Held while a switch is under way.
-const LOCK: &str = "/run/afterimage/capture.lock";
+/// Held while a switch is under way. Its directory is root's alone: who can open the file can hold
+/// it, and so keep everybody from switching.
+const LOCK: &str = "/run/afterimage/private/switch.lock";
 
 /// Why there is no switch.
 #[derive(Debug, thiserror::Error)]
@@ -192,6 +195,11 @@ pub fn run(options: &Options) -> Result<(), PlannedError> {
     let mut machine = ThisMachine;
     let mut job = job(options, &config, &mut machine)?;
     job.say("check", &format!("kernel {} is loaded with {}", loaded.kernel, loaded.image_file.display()));
+    if loaded.staged && !options.stage {
+        let text =
+            "already: any kexec is a capture, with the reason of whoever staged it; this one has its own";
+        job.say("staged", text);
+    }
     if options.stage { job.stage() } else { job.switch() }
 }
 
@@ -207,7 +215,7 @@ fn job<'a>(
 /// The configuration in the image that is loaded.
 fn loaded_config(loaded: &Loaded) -> Result<Config, PlannedError> {
     let path = &loaded.image_file;
-    let image = fs::read(path).map_err(|source| PlannedError::Read { path: path.clone(), source })?;
+    let image = trusted::read(path).map_err(|source| PlannedError::Read { path: path.clone(), source })?;
     if format!("{:08x}", crc32fast::hash(&image)) != loaded.image_crc32 {
         return Err(PlannedError::ImageChanged(path.clone()));
     }
@@ -216,14 +224,32 @@ fn loaded_config(loaded: &Loaded) -> Result<Config, PlannedError> {
 
 /// Held until dropped; the kernel lets go of it however we end.
 fn lock(path: &Path) -> Result<Flock<File>, PlannedError> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let file = fs::create_dir_all(dir)
-        .and_then(|()| File::options().write(true).create(true).truncate(false).open(path))
-        .map_err(PlannedError::Lock)?;
+    let file = private_directory(path.parent().unwrap_or(Path::new("/"))).and_then(|()| {
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)
+    });
+    let file = file.map_err(PlannedError::Lock)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         nix::errno::Errno::EWOULDBLOCK => PlannedError::UnderWay,
         errno => PlannedError::Lock(errno.into()),
     })
+}
+
+/// Makes a directory that only this user enters; one that is there already becomes such.
+fn private_directory(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(dir.parent().unwrap_or(dir))?;
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
+        made => return made,
+    }
+    let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
+    let opened = File::options().read(true).custom_flags(flags).open(dir)?;
+    if opened.metadata()?.uid() != nix::unistd::geteuid().as_raw() {
+        let text = format!("{} belongs to another user: remove it", dir.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    opened.set_permissions(fs::Permissions::from_mode(0o700))
 }
 
 fn now() -> u64 {
@@ -283,11 +309,24 @@ mod tests {
     #[test]
     fn a_second_switch_is_refused_while_one_is_under_way() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("afterimage/capture.lock");
+        let path = dir.path().join("afterimage/private/switch.lock");
         let first = lock(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let private = path.parent().unwrap();
+        assert_eq!((mode(private), mode(&path)), (0o700, 0o600), "nobody else can hold it");
+        fs::set_permissions(private, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(matches!(lock(&path), Err(PlannedError::UnderWay)));
         drop(first);
         lock(&path).unwrap();
+        assert_eq!(mode(private), 0o700);
+        // What others can have left there is neither waited for nor followed.
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(lock(&path), Err(PlannedError::Lock(_))));
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &path).unwrap();
+        assert!(matches!(lock(&path), Err(PlannedError::Lock(_))));
+        assert!(!dir.path().join("elsewhere").exists());
         fs::write(dir.path().join("file"), "").unwrap();
         assert!(matches!(lock(&dir.path().join("file/lock")), Err(PlannedError::Lock(_))));
     }

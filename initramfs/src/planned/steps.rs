@@ -13,8 +13,10 @@ use super::locked::{self, Locked};
 use super::machine::Machine;
 use super::quiet::{self, Places, Quiet};
 use super::{Options, PlannedError, collect, now};
+use crate::check::observe::memory::Memory;
+use crate::crashkernel::mib;
 use crate::loader::Staged;
-use crate::who::who;
+use crate::who;
 
 /// How often pages of live.tar may move before the switch is given up.
 const TRIES: u32 = 3;
@@ -75,7 +77,7 @@ impl Job<'_> {
     /// Takes the page back.
     pub(super) fn unstage(&mut self) -> Result<(), PlannedError> {
         self.machine.unstage()?;
-        let intent = Intent { who: who(), at: now(), ..Intent::default() };
+        let intent = Intent { at: now(), ..who::intent() };
         if let Err(error) = intent::record(self.intents(), Event::Unstaged, &intent, None) {
             log::warn!("{}: {error}", self.intents().display());
         }
@@ -189,12 +191,12 @@ impl Job<'_> {
 
     fn intent(&self) -> Intent {
         Intent {
-            who: who(),
             why: self.options.why().to_owned(),
             ticket: self.options.ticket.as_deref().unwrap_or_default().trim().to_owned(),
             at: now(),
             synced: self.options.sync(self.config),
             via_panic: self.options.via(self.config) == Via::Panic,
+            ..who::intent()
         }
     }
 
@@ -232,7 +234,39 @@ impl Job<'_> {
         planned.stop.iter().for_each(|unit| self.say("stop", unit));
         planned.freeze.iter().for_each(|cgroup| self.say("freeze", cgroup));
         self.say("sync", if intent.synced { "yes" } else { "no" });
+        self.preview_capture();
         self.say("jump", &format!("by {}; nothing of this was done", self.options.via(self.config)));
+    }
+
+    /// Where the memory goes, how much it is at most, and for how long the machine serves nobody.
+    fn preview_capture(&mut self) {
+        for (number, target) in (1..).zip(&self.config.target) {
+            self.say("target", &format!("{number}: {target}"));
+        }
+        let read = crate::host::read;
+        let Some(memory) = Memory::parse(&read("/proc/meminfo"), &read("/proc/iomem")) else {
+            return self.say("dump", "its size is not known: /proc/meminfo cannot be read");
+        };
+        let bytes = memory.bound(self.config.dump.exclude);
+        let text = format!(
+            "at most {} MiB of {} MiB of memory, before compression; level {}",
+            mib(bytes),
+            mib(memory.ram),
+            self.config.dump.exclude
+        );
+        self.say("dump", &text);
+        let seconds = |per_second: u64| bytes.checked_div(per_second).unwrap_or(0);
+        let limit = match self.config.deadline(memory.ram) {
+            Some(seconds) => format!("given up after {seconds} s in any case (capture.deadline)"),
+            None => "without a limit (capture.deadline = 0)".to_owned(),
+        };
+        let text = format!(
+            "no service from the jump until the machine has started again: both kernels' starts, and the dump, \
+             at most {} s at 100 MB/s or {} s at 1 GB/s; {limit}",
+            seconds(100_000_000),
+            seconds(1_000_000_000)
+        );
+        self.say("downtime", &text);
     }
 
     fn say_staged(&mut self, staged: Option<Staged>) {
@@ -249,7 +283,7 @@ impl Job<'_> {
 
     /// Tells a step. Nobody's closed pipe stops a switch.
     pub(super) fn say(&mut self, step: &str, text: &str) {
-        let _ = writeln!(self.out, "{step:<11} {text}");
+        let _ = writeln!(self.out, "{step:<11} {}", base::text::line(text));
     }
 }
 
@@ -355,10 +389,14 @@ mod tests {
     fn a_dry_run_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let dry = Options { dry_run: true, ..options(Via::Kexec) };
-        let (asked, message, result) = switched(&dry, "stop = [\"nginx.service\"]", dir.path());
+        let (asked, message, result) = switched(
+            &dry,
+            "stop = [\"nginx.service\"]\n[[target]]\ntype = \"raw\"\ndevice = \"/dev/sda3\"",
+            dir.path(),
+        );
         result.unwrap();
         assert!(asked.is_empty() && !dir.path().join("intents.jsonl").exists());
-        for step in ["intent", "collector", "stop", "sync", "jump"] {
+        for step in ["intent", "collector", "stop", "sync", "target", "dump", "downtime", "jump"] {
             assert!(message.lines().any(|line| line.starts_with(step)), "{step}: {message}");
         }
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use storage::format::rawdump::{Contents, State};
 use storage::targets::raw::{Device, RawError};
 
-pub use recover::{RecoverError, recover};
+pub use recover::{RecoverError, recover, refuse_collected};
 pub use repair::Repair;
 pub use report::{LogDamage, Recovered};
 

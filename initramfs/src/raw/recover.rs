@@ -6,20 +6,22 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fmt::Write;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
+use base::time::utc;
 use storage::format::rawdump::{Kind, Name, State, Superblock};
 use storage::targets::directory::Directory;
-use storage::targets::raw::{Device, Found, RawError, Scan, superblock};
+use storage::targets::raw::{Device, Found, RawError, Scan, check_kind, superblock};
 use vmcore::target::TargetError;
 
 use super::cover::Cover;
 use super::repair::repair;
 use super::report::{LogDamage, Recovered};
+use crate::host;
 
 const VMCORE: &str = "vmcore";
 
@@ -32,6 +34,19 @@ pub enum RecoverError {
     /// No capture on it.
     #[error("{0} holds no capture")]
     Nothing(PathBuf),
+    /// It was copied off before.
+    #[error(
+        "the capture {capture} on {device} was collected before, {how}: to copy it once more, \
+         `afterimage recover --again`"
+    )]
+    Collected {
+        /// Which device.
+        device: PathBuf,
+        /// Name of the capture.
+        capture: String,
+        /// When and where.
+        how: String,
+    },
     /// A capture of which no record is left or can be read.
     #[error(
         "no record of the capture on {device} can be read: {missing} are missing, {read_errors} blocks are \
@@ -92,12 +107,13 @@ struct Output {
 /// costs its own bytes. The last of what it gives is the capture itself, if not all is well with
 /// it.
 pub fn recover(node: &Path, dir: &Path, keep_uncollected: bool) -> Result<Vec<Recovered>, RecoverError> {
+    check_kind(node).map_err(failed("opening", node))?;
     let file = File::open(node).map_err(failed("opening", node))?;
     let len = (&file).seek(SeekFrom::End(0)).map_err(failed("measuring", node))?;
     let superblock = superblock(&file, &node.display().to_string())?;
     let (mut recovered, mut damage) = copy_files(&file, len, &superblock, node, dir)?;
     if !keep_uncollected && superblock.state != State::Collected {
-        damage.unmarked = mark(node, &superblock, damage.read_errors).err();
+        damage.unmarked = mark(node, &superblock, damage.read_errors, dir).err();
     }
     if damage != LogDamage::default() {
         recovered.push(Recovered::of_log(node, damage));
@@ -107,20 +123,32 @@ pub fn recover(node: &Path, dir: &Path, keep_uncollected: bool) -> Result<Vec<Re
 
 /// Marks the capture collected, if nothing of it can still be had and the device is ours; else
 /// gives the reason.
-fn mark(node: &Path, superblock: &Superblock, read_errors: u64) -> Result<(), String> {
+fn mark(node: &Path, superblock: &Superblock, read_errors: u64, dir: &Path) -> Result<(), String> {
     if read_errors > 0 {
         return Err("another attempt may read more".to_owned());
     }
-    let mark = |mut device: Device| device.mark_collected(superblock.generation);
-    Device::open(node).and_then(mark).map_err(|error| {
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            let _ = write!(text, ": {error}");
-            cause = error.source();
-        }
-        text
-    })
+    let now = UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    let how = format!(
+        "{} to {} on host {}",
+        utc(now).as_deref().unwrap_or("at a time unknown"),
+        std::path::absolute(dir).unwrap_or(dir.to_owned()).display(),
+        host::read("/proc/sys/kernel/hostname")
+    );
+    let mark = |mut device: Device| device.mark_collected(superblock.generation, &how);
+    Device::open(node).and_then(mark).map_err(|error| base::log::chain(&error))
+}
+
+/// Refuses a capture that was collected before: another copy of it may fill a disk. The error says
+/// when that was, and where the copy is.
+pub fn refuse_collected(node: &Path) -> Result<(), RecoverError> {
+    check_kind(node).map_err(failed("opening", node))?;
+    let file = File::open(node).map_err(failed("opening", node))?;
+    let found = superblock(&file, &node.display().to_string())?;
+    if found.state != State::Collected {
+        return Ok(());
+    }
+    let how = if found.collected.is_empty() { "by an older version".to_owned() } else { found.collected };
+    Err(RecoverError::Collected { device: node.to_owned(), capture: found.capture, how })
 }
 
 /// Copies the files, durably, and compares the records that are there with those that were to be.
@@ -140,6 +168,11 @@ fn copy_files(
     let (mut records, mut next_sequence) = (0_u64, 0_u64);
     for found in scan.by_ref() {
         let attempt = found.header.attempt;
+        // The superblock of the last attempt may be the one that was lost. Any later one is damage,
+        // and would make a directory.
+        if attempt > superblock.attempt.saturating_add(1) {
+            continue;
+        }
         let at = match directories.entry(attempt) {
             Entry::Occupied(made) => made.into_mut(),
             Entry::Vacant(place) => place.insert(make_directory(dir, &superblock.capture)?),
@@ -190,6 +223,15 @@ fn make_directory(dir: &Path, capture: &str) -> Result<PathBuf, RecoverError> {
     Ok(dir.join(made.path()))
 }
 
+/// Whether no file can have a byte there: the record is damaged or was made up, and the others are
+/// as good as ever. A full disk is something else.
+fn is_no_place(error: &io::Error) -> bool {
+    match error.raw_os_error() {
+        Some(errno) => matches!(errno, nix::libc::EFBIG | nix::libc::EINVAL | nix::libc::EOVERFLOW),
+        None => error.kind() == io::ErrorKind::InvalidInput, // std's own: no off_t
+    }
+}
+
 impl Output {
     fn create(dir: &Path, name: Name) -> Result<Self, RecoverError> {
         let path = dir.join(format!("{name}-incomplete"));
@@ -227,24 +269,35 @@ impl Output {
         self.next_index = header.index.saturating_add(1);
         let output = |what| failed(what, &self.path);
         match (header.kind, &found.payload) {
-            (Kind::Data, Some(payload)) => {
-                self.file.write_all_at(payload, start).map_err(output("writing"))?;
-                self.cover.add(start, end);
-                self.written.add(start, end);
-                self.holes.remove(start, end);
-            }
+            (Kind::Data, Some(payload)) => match self.file.write_all_at(payload, start) {
+                Ok(()) => {
+                    self.cover.add(start, end);
+                    self.written.add(start, end);
+                    self.holes.remove(start, end);
+                }
+                Err(error) if is_no_place(&error) => {
+                    self.lost_records = self.lost_records.saturating_add(1);
+                    return Ok(()); // not where a later record could stand
+                }
+                Err(error) => return Err(output("writing")(error)),
+            },
             (Kind::Data, None) => {
                 self.lost_records = self.lost_records.saturating_add(1);
                 self.lost.push((start, end));
                 self.cover.remove(start, end);
                 self.holes.add(start, end);
             }
-            (Kind::Truncate, _) => {
-                self.file.set_len(start).map_err(output("cutting"))?;
-                self.cover.remove(start, u64::MAX);
-                self.written.remove(start, u64::MAX);
-                self.holes.remove(start, u64::MAX);
-            }
+            (Kind::Truncate, _) => match self.file.set_len(start) {
+                Ok(()) => {
+                    self.cover.remove(start, u64::MAX);
+                    self.written.remove(start, u64::MAX);
+                    self.holes.remove(start, u64::MAX);
+                }
+                Err(error) if is_no_place(&error) => {
+                    self.lost_records = self.lost_records.saturating_add(1);
+                }
+                Err(error) => return Err(output("cutting")(error)),
+            },
             (Kind::Publish, _) => self.published = true,
         }
         if header.kind == Kind::Data {
@@ -304,13 +357,15 @@ mod tests {
         assert!(files.iter().all(|one| one.whole));
         let expected = LogDamage { unsealed: true, read_errors: 1, ..LogDamage::default() };
         assert_eq!(damage, expected);
-        let reason = mark(&node, &superblock, damage.read_errors).unwrap_err();
+        let reason = mark(&node, &superblock, damage.read_errors, Path::new("/out")).unwrap_err();
         assert_eq!(storage::targets::raw::superblock(&file, "image").unwrap().state, State::Writing);
         let text = Recovered::of_log(&node, LogDamage { unmarked: Some(reason), ..damage }).text();
         let told =
             "never came to its end, has 1 blocks that cannot be read, is not marked collected: another";
         assert!(text.contains(told), "{text}");
-        mark(&node, &superblock, 0).unwrap();
+        mark(&node, &superblock, 0, Path::new("/out")).unwrap();
+        let said = refuse_collected(&node).unwrap_err().to_string();
+        assert!(said.contains(" to /out on host ") && said.contains("--again"), "{said}");
         assert_eq!(storage::targets::raw::superblock(&file, "image").unwrap().state, State::Collected);
     }
 

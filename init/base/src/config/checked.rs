@@ -3,6 +3,7 @@
 
 use serde::de::{Deserialize, Deserializer, Error};
 
+use super::duration::{Milliseconds, Seconds};
 use super::planned::MAX_LIVE;
 use super::{Exclude, FinalAction, Size};
 
@@ -40,7 +41,29 @@ pub(super) fn keep<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D:
 }
 
 pub(super) fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    checked(from, |seconds| at_least_a_second(seconds).map(Some))
+    checked(from, |Seconds(seconds)| at_least_a_second(seconds).map(Some))
+}
+
+/// A duration that may be 0.
+pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    Seconds::deserialize(from).map(|Seconds(seconds)| seconds)
+}
+
+pub(super) fn given_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    duration(from).map(Some)
+}
+
+/// A duration that the kernel takes as 32 bits.
+pub(super) fn short_duration<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    checked(from, |Seconds(seconds)| in_32_bits(seconds))
+}
+
+pub(super) fn milliseconds<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    checked(from, |Milliseconds(ms)| in_32_bits(ms))
+}
+
+fn in_32_bits(number: u64) -> Result<u32, String> {
+    u32::try_from(number).map_err(|_| format!("{number}: a duration of at most {} is taken here", u32::MAX))
 }
 
 /// S3 takes no parts below 5 MiB but the last; above 64 MiB they would not fit in the memory of a
@@ -95,7 +118,7 @@ pub(super) fn cpus<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> 
 }
 
 pub(super) fn stall_timeout<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
-    checked(from, at_least_a_second)
+    checked(from, |Seconds(seconds)| at_least_a_second(seconds))
 }
 
 pub(super) fn one_line<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

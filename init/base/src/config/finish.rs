@@ -22,6 +22,7 @@ pub struct Finish {
     pub min_cpus: u32,
     /// Seconds that the hardware watchdog gives the next kernel after a kexec; 0: it is switched
     /// off before.
+    #[serde(deserialize_with = "checked::short_duration")]
     pub guard: u32,
     /// After a panic.
     pub panic: AfterTrigger,

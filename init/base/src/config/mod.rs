@@ -11,6 +11,7 @@ mod checked;
 mod compress;
 mod device;
 mod dump;
+mod duration;
 mod finish;
 mod hook;
 mod level;
@@ -106,10 +107,13 @@ pub struct Capture {
     /// (beside its `wait`), saving the log, closing.
     #[serde(deserialize_with = "checked::stall_timeout")]
     pub step_timeout: u64,
-    /// Seconds after which the capture is given up in any case; 0 is no limit.
-    pub deadline: u64,
+    /// Seconds after which the capture is given up in any case; 0 is no limit. Not given: by the
+    /// size of memory, see [`Config::deadline`].
+    #[serde(deserialize_with = "checked::given_duration", skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<u64>,
     /// Seconds after which the hardware watchdog resets a machine in which not even PID 1 runs; 0:
     /// it is left alone.
+    #[serde(deserialize_with = "checked::short_duration")]
     pub watchdog: u32,
     /// After how many crashes only the log and the notes are saved.
     pub crash_loop: CrashLoop,
@@ -132,6 +136,7 @@ pub struct CrashLoop {
     /// Crashes that are dumped; one more within the time is a loop. 0: all are.
     pub crashes: u32,
     /// Seconds in which they happen.
+    #[serde(deserialize_with = "checked::duration")]
     pub within: u64,
 }
 
@@ -235,7 +240,7 @@ impl Default for Capture {
             cpus: 1,
             stall_timeout: 300,
             step_timeout: 120,
-            deadline: 0,
+            deadline: None,
             watchdog: 60,
             crash_loop: CrashLoop { crashes: 10, within: 3600 },
             loader: Loader::default(),
@@ -259,6 +264,27 @@ impl Config {
             collector.check().map_err(|reason| ConfigError::Collector { number, reason })?;
         }
         Ok(config)
+    }
+
+    /// Seconds that a capture may take of a machine with `memory` bytes; `None` without a limit.
+    ///
+    /// Not configured, it is two hours and what is read at 16 MiB/s, of all memory; with a target on
+    /// the network at 1 MiB/s, but not beyond a day for that. Whoever answers slowly enough would
+    /// otherwise keep the machine down for days.
+    #[must_use]
+    pub fn deadline(&self, memory: u64) -> Option<u64> {
+        const LEAST: u64 = 2 * 3600;
+        const DAY: u64 = 24 * 3600;
+        let derived = || {
+            let mib = memory >> 20;
+            let slow = if self.needs_network() { mib.min(DAY - LEAST) } else { 0 };
+            LEAST.saturating_add(slow.max(mib / 16))
+        };
+        match self.capture.deadline {
+            Some(0) => None,
+            Some(seconds) => Some(seconds),
+            None => Some(derived()),
+        }
     }
 
     /// Whether a target is reached over the network.

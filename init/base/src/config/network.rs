@@ -47,7 +47,7 @@ pub struct Link {
     /// Name servers.
     pub dns: Vec<IpAddr>,
     /// Seconds to wait for the card, its carrier and its addresses, in all. 0: the usual 60.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(deserialize_with = "super::checked::duration", skip_serializing_if = "is_zero")]
     pub wait: u64,
 }
 
@@ -82,7 +82,7 @@ pub struct Bond {
     /// How they work together.
     pub mode: BondMode,
     /// Milliseconds between looks at the members' carriers.
-    #[serde(default = "default_miimon")]
+    #[serde(default = "default_miimon", deserialize_with = "super::checked::milliseconds")]
     pub miimon: u32,
     /// active-backup: `name` of the member that is preferred.
     #[serde(default, skip_serializing_if = "Option::is_none")]

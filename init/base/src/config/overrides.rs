@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::value::{Error, StrDeserializer};
 
 use super::checked::{absolute_path, at_least_a_second};
+use super::duration::Seconds;
 use super::{Compress, Config, DeviceId, DumpLevel, Exclude, Filesystem, Nfs, PATH, Place, Raw};
 
 /// Reads the configuration in the image and takes over the overrides of the running kernel's
@@ -53,8 +54,8 @@ impl Config {
             "compress" => self.dump.compress = parse::<Compress>(value)?,
             "action" => self.finish.always(word(value)?),
             "log" => self.capture.log = word(value)?,
-            "stall_timeout" => self.capture.stall_timeout = at_least_a_second(parse(value)?)?,
-            "deadline" => self.capture.deadline = parse(value)?,
+            "stall_timeout" => self.capture.stall_timeout = at_least_a_second(seconds(value)?)?,
+            "deadline" => self.capture.deadline = Some(seconds(value)?),
             "device" => self.set_device(parse::<DeviceId>(value)?)?,
             "path" => self.set_path(absolute_path(value.to_owned())?)?,
             _ => return Err("unknown key".to_owned()),
@@ -81,6 +82,10 @@ impl Config {
     fn first_target(&mut self) -> Result<&mut super::Target, String> {
         self.target.first_mut().ok_or_else(|| "there is no target to change".to_owned())
     }
+}
+
+fn seconds(value: &str) -> Result<u64, String> {
+    Seconds::parse(value).map(|Seconds(seconds)| seconds)
 }
 
 fn parse<T: FromStr<Err: ToString>>(value: &str) -> Result<T, String> {
@@ -123,7 +128,8 @@ mod tests {
             refused,
             [
                 "afterimage.stall_timeout=0: must be at least 1 second",
-                "afterimage.deadline=soon: invalid digit found in string",
+                "afterimage.deadline=soon: \"soon\" is not a duration: write seconds, or a text such as \
+                 \"90s\", \"5m\", \"1h30m\" or \"2d\"",
                 "afterimage.path=/x: there is no target to change",
             ]
         );

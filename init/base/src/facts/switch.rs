@@ -23,6 +23,18 @@ pub struct Planned {
 pub struct Intent {
     /// Who: the login name, and the one that sudo or su was called by.
     pub who: String,
+    /// User id that has logged in (audit(7)), which su and sudo do not change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub login_uid: Option<u32>,
+    /// User who called sudo, as sudo says; empty if nobody did.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sudo_user: String,
+    /// Number of the login session (audit(7)); empty if there is none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub session: String,
+    /// Address or terminal that the session came from; empty if that is not known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub from: String,
     /// Why; empty if nobody said.
     pub why: String,
     /// Ticket or case number; empty if there is none.

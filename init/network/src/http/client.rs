@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::dial::{DialError, Peer};
+use crate::pace::{Pace, TooSlow};
 use base::addr::to_u64;
 use base::lock::lock;
 
@@ -35,6 +36,8 @@ const ANSWER_BYTES: usize = 64 << 10;
 const BUFFER: usize = 128 << 10;
 /// A request in which a byte moves now and then ends all the same: 16 MiB at 20 KB/s take less.
 const LONGEST: Duration = Duration::from_mins(15);
+/// Bytes of a request from which on its pace counts.
+const LARGE: u64 = 1 << 20;
 /// How often it is looked whether anything moves.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -48,6 +51,8 @@ pub(super) struct Client {
     /// The host did not answer for as long as there was patience. The next one who asks tries once:
     /// a target that is dead is waited for once, not once for each artifact.
     pub(super) is_dead: AtomicBool,
+    /// How fast it takes what is large.
+    pace: Mutex<Pace>,
 }
 
 /// What came back.
@@ -89,6 +94,14 @@ pub(super) enum SendError {
         /// For how long.
         limit: Duration,
     },
+    /// The host takes less than it must.
+    #[error("{host} is too slow")]
+    BelowFloor {
+        /// Which host.
+        host: String,
+        /// How slow.
+        source: TooSlow,
+    },
     /// The host is too slow to come to an end.
     #[error("{host} did not finish a request in {} seconds", LONGEST.as_secs())]
     Slow {
@@ -101,6 +114,7 @@ impl SendError {
     /// Whether it is the same the next time: the host is somebody else, or does not know us.
     pub(super) fn is_final(&self) -> bool {
         match self {
+            Self::BelowFloor { .. } => true,
             Self::Tls { source, .. } => matches!(
                 tls(source),
                 Some(
@@ -150,8 +164,9 @@ fn is_refusal(alert: AlertDescription) -> bool {
 
 impl Client {
     /// Of a host; without `trust` in the clear.
-    pub(super) fn new(peer: Peer, trust: Option<Trust>, silence: Duration) -> Self {
-        Self { peer, trust, silence, idle: Mutex::new(Vec::new()), is_dead: AtomicBool::new(false) }
+    pub(super) fn new(peer: Peer, trust: Option<Trust>, silence: Duration, pace: Pace) -> Self {
+        let (idle, is_dead) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+        Self { peer, trust, silence, idle, is_dead, pace: Mutex::new(pace) }
     }
 
     /// What was wrong with the clock.
@@ -179,11 +194,13 @@ impl Client {
             Body::Stream { hungry, .. } => Some(Arc::clone(hungry)),
             Body::Whole(_) => None,
         };
+        // What is small takes its time at the server, not on the way.
+        let is_large = request.body().size_hint().exact().is_none_or(|bytes| bytes >= LARGE);
         let exchange = async {
             let response = connection.sender.send_request(request).await?;
             read(response).await
         };
-        let (answer, is_whole) = self.watch(exchange, &moved, hungry.as_deref()).await?;
+        let (answer, is_whole) = self.watch(exchange, &moved, hungry.as_deref(), is_large).await?;
         // After a refusal the rest of the body may be on its way still: that connection is dropped.
         if answer.status.is_success() && is_whole {
             self.keep(connection);
@@ -198,6 +215,7 @@ impl Client {
         exchange: impl Future<Output = Result<T, hyper::Error>>,
         moved: &AtomicU64,
         hungry: Option<&AtomicBool>,
+        is_large: bool,
     ) -> Result<T, SendError> {
         let host = || self.peer.host.clone();
         let (start, mut since, mut seen) = (Instant::now(), Instant::now(), moved.load(Ordering::Relaxed));
@@ -207,7 +225,12 @@ impl Client {
                 return done.map_err(|source| SendError::Broken { host: host(), source });
             }
             let now = moved.load(Ordering::Relaxed);
-            if now != seen || hungry.is_some_and(|hungry| hungry.load(Ordering::Relaxed)) {
+            let is_hungry = hungry.is_some_and(|hungry| hungry.load(Ordering::Relaxed));
+            if is_large {
+                let look = lock(&self.pace).look(now.saturating_sub(seen), !is_hungry);
+                look.map_err(|source| SendError::BelowFloor { host: host(), source })?;
+            }
+            if now != seen || is_hungry {
                 (seen, since) = (now, Instant::now());
             }
             if since.elapsed() >= self.silence {

@@ -61,7 +61,8 @@ impl Entry {
 impl Index<'_> {
     /// As text.
     pub(super) fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).unwrap_or_default() // text and numbers do not fail
+        let text = serde_json::to_string_pretty(self).unwrap_or_default(); // text and numbers do not fail
+        base::text::json(&text).into_bytes()
     }
 }
 

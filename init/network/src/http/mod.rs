@@ -199,7 +199,7 @@ fn trust(url: &Url, known_by: &KnownBy, remote: &Remote) -> Result<Option<Trust>
 fn client(host: &Host<'_>, known_by: &KnownBy) -> Result<Arc<Client>, TargetError> {
     let unknown = Remote::default();
     let trust = trust(host.url, known_by, host.remote.unwrap_or(&unknown))?;
-    Ok(Arc::new(Client::new(host.peer.clone(), trust, SILENCE.min(host.retry))))
+    Ok(Arc::new(Client::new(host.peer.clone(), trust, SILENCE.min(host.retry), host.pace())))
 }
 
 /// The directory of a capture below the URL.

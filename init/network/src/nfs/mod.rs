@@ -5,13 +5,17 @@ mod mount;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 
 use crate::Host;
 use crate::digest::Digests;
+use crate::pace::Pace;
+use base::addr::to_u64;
 use base::config;
+use base::lock::lock;
 use storage::mount::Mounted;
 use storage::targets::mounted::{self, MountedTarget};
 use vmcore::sink::{Sink, SinkError};
@@ -23,6 +27,7 @@ pub(super) struct Nfs {
     mounted: MountedTarget,
     digests: Digests,
     gone: Gone,
+    pace: Arc<Mutex<Pace>>,
 }
 
 /// Whether the server has not answered for as long as it is waited for. The kernel waits anew in
@@ -44,7 +49,8 @@ impl Nfs {
         let path = format!("{}/{}", wanted.path.trim_end_matches('/'), capture.host);
         let paths = [path.as_str(), wanted.path.as_str(), "/"];
         let mounted = MountedTarget::open(Mounted::adopt(at, name), &paths, wanted.share, capture)?;
-        Ok(Self { mounted, digests: Digests::default(), gone: Gone::default() })
+        let pace = Arc::new(Mutex::new(host.pace()));
+        Ok(Self { mounted, digests: Digests::default(), gone: Gone::default(), pace })
     }
 }
 
@@ -65,6 +71,12 @@ impl Target for Nfs {
         self.mounted.ledger()
     }
 
+    fn end_of_loop(&self) -> String {
+        "`afterimage reset DIRECTORY` is run by root on the file server, or on a host that has the export \
+         mounted without root_squash"
+            .to_owned()
+    }
+
     fn room(&self) -> Option<u64> {
         self.gone.check().ok().and_then(|()| self.mounted.room())
     }
@@ -75,12 +87,12 @@ impl Target for Nfs {
 
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
         let sink = self.gone.unless("creating", artifact, || self.mounted.create_file(artifact))?;
-        let sink = Waiting { sink: Some(sink), gone: self.gone.clone() };
+        let sink = Waiting { sink: Some(sink), gone: self.gone.clone(), pace: Arc::clone(&self.pace) };
         Ok(self.digests.follow(artifact, Box::new(sink)))
     }
 
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
-        let Self { mounted, digests, gone } = self;
+        let Self { mounted, digests, gone, .. } = self;
         gone.unless("publishing", artifact, || mounted.publish(artifact))?;
         let mut file = None;
         digests.complete(artifact, |offset, buffer| {
@@ -152,6 +164,7 @@ struct Waiting<S: Sink + Send + 'static> {
     /// `None` when it is dropped.
     sink: Option<S>,
     gone: Gone,
+    pace: Arc<Mutex<Pace>>,
 }
 
 impl<S: Sink + Send + 'static> Drop for Waiting<S> {
@@ -171,31 +184,37 @@ impl<S: Sink + Send + 'static> Drop for Waiting<S> {
 impl<S: Sink + Send + 'static> Waiting<S> {
     fn unless(
         &mut self,
-        failed: impl FnOnce(io::Error) -> SinkError,
+        bytes: usize,
+        failed: impl Fn(io::Error) -> SinkError,
         doing: impl FnOnce(&mut dyn Sink) -> Result<(), SinkError>,
     ) -> Result<(), SinkError> {
         let there = self.gone.check().and(self.sink.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into()));
-        doing(there.map_err(failed)?).inspect_err(|error| self.gone.watch(Some(error)))
+        let start = Instant::now();
+        let done = doing(there.map_err(&failed)?);
+        // Bytes are in the cache first; who is slow makes a later write wait, or the sync.
+        let took = lock(&self.pace).took(to_u64(bytes), start.elapsed());
+        let done = done.and_then(|()| took.map_err(|slow| failed(slow.into())));
+        done.inspect_err(|error| self.gone.watch(Some(error)))
     }
 }
 
 impl<S: Sink + Send + 'static> Sink for Waiting<S> {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
         let failed = |source| SinkError::Write { offset, len: bytes.len(), source };
-        self.unless(failed, |sink| sink.write_at(offset, bytes))
+        self.unless(bytes.len(), failed, |sink| sink.write_at(offset, bytes))
     }
 
     fn sync(&mut self) -> Result<(), SinkError> {
-        self.unless(SinkError::Sync, |sink| sink.sync())
+        self.unless(0, SinkError::Sync, |sink| sink.sync())
     }
 
     fn reserve(&mut self, len: u64) -> Result<(), SinkError> {
         let failed = |source| SinkError::Write { offset: 0, len: base::addr::to_usize(len), source };
-        self.unless(failed, |sink| sink.reserve(len))
+        self.unless(0, failed, |sink| sink.reserve(len))
     }
 
     fn truncate(&mut self, len: u64) -> Result<(), SinkError> {
-        self.unless(|source| SinkError::Truncate { len, source }, |sink| sink.truncate(len))
+        self.unless(0, |source| SinkError::Truncate { len, source }, |sink| sink.truncate(len))
     }
 }
 
@@ -204,6 +223,7 @@ mod tests {
     use super::*;
     use nix::errno::Errno;
     use std::sync::atomic::AtomicU32;
+    use std::time::Duration;
 
     /// A server that fails each write, and counts them.
     struct Failing(Errno, Arc<AtomicU32>);
@@ -219,12 +239,43 @@ mod tests {
         }
     }
 
+    /// A server that takes its time.
+    struct Slow;
+
+    impl Sink for Slow {
+        fn write_at(&mut self, _: u64, _: &[u8]) -> Result<(), SinkError> {
+            thread::sleep(Duration::from_millis(5));
+            Ok(())
+        }
+
+        fn sync(&mut self) -> Result<(), SinkError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_server_that_takes_a_byte_now_and_then_is_gone_and_a_slow_one_is_not() {
+        for (floor, is_given_up) in [(1 << 20, true), (100, false)] {
+            let pace = Arc::new(Mutex::new(Pace::new(floor, Duration::from_millis(50))));
+            let mut file = Waiting { sink: Some(Slow), gone: Gone::default(), pace };
+            let written = (0..40).map(|at| file.write_at(at, b"page")).find_map(Result::err);
+            let said = written.map(|error| base::log::chain(&error)).unwrap_or_default();
+            assert_eq!(said.contains("min_rate"), is_given_up, "{said}");
+            assert_eq!(file.sync().is_err(), is_given_up, "it is not waited for once more");
+        }
+    }
+
     #[test]
     fn a_server_that_is_gone_is_waited_for_once_and_one_whose_disk_fails_is_not_gone() {
         for (errno, waits) in [(Errno::ETIMEDOUT, 1), (Errno::EIO, 2)] {
             let gone = Gone::default();
             let asked = Arc::new(AtomicU32::new(0));
-            let file = || Waiting { sink: Some(Failing(errno, Arc::clone(&asked))), gone: gone.clone() };
+            let pace = Arc::new(Mutex::new(Pace::new(0, Duration::ZERO)));
+            let file = || Waiting {
+                sink: Some(Failing(errno, Arc::clone(&asked))),
+                gone: gone.clone(),
+                pace: Arc::clone(&pace),
+            };
             let (mut dump, mut result) = (file(), file());
             assert!(dump.write_at(0, b"page").is_err() && result.write_at(0, b"{}").is_err());
             assert_eq!(asked.load(Ordering::Relaxed), waits, "{errno}");

@@ -13,6 +13,7 @@ use super::login::Login;
 use super::pool::Out;
 use super::session::{SILENCE, Session, receive};
 use super::shared::Shared;
+use crate::pace::Pace;
 use crate::retry::Retry;
 use base::beat;
 
@@ -22,13 +23,19 @@ const TICK: Duration = Duration::from_secs(1);
 const GOOD_BYE: Duration = Duration::from_secs(1);
 
 /// Serves until the target is closed, or there was no progress for `patience`.
-pub(super) async fn drive(shared: Arc<Shared>, login: Login, session: Session, patience: Duration) {
+pub(super) async fn drive(
+    shared: Arc<Shared>,
+    login: Login,
+    session: Session,
+    patience: Duration,
+    mut pace: Pace,
+) {
     let _end = End(&shared);
     let mut retry = Retry::new(patience);
     let mut session = Some(session);
     loop {
         let error = match session.take() {
-            Some(session) => match serve(&shared, session, patience, &mut retry).await {
+            Some(session) => match serve(&shared, session, patience, &mut retry, &mut pace).await {
                 Ok(()) => return,
                 Err(error) => error,
             },
@@ -69,6 +76,7 @@ async fn serve(
     session: Session,
     patience: Duration,
     retry: &mut Retry,
+    pace: &mut Pace,
 ) -> Result<(), SshError> {
     let Session { mut reader, mut writer, link, .. } = session;
     let write = async {
@@ -86,6 +94,7 @@ async fn serve(
         }
     };
     let before = shared.lock().progress;
+    let mut counted = shared.lock().settled;
     let was_idle = shared.lock().is_idle();
     let read = async {
         loop {
@@ -97,10 +106,12 @@ async fn serve(
     let watch = async {
         loop {
             sleep(TICK).await;
-            let (silent, syncing) = {
+            let (silent, syncing, settled, waited_for) = {
                 let pool = shared.lock();
-                (pool.silent_for(), pool.is_syncing())
+                (pool.silent_for(), pool.is_syncing(), pool.settled, pool.is_waited_for())
             };
+            let bytes = settled.saturating_sub(core::mem::replace(&mut counted, settled));
+            pace.look(bytes, waited_for).map_err(SshError::Slow)?;
             // A disk that many hosts write to at once takes its time.
             let limit = if syncing { patience } else { SILENCE.min(patience) };
             if silent.is_some() {

@@ -6,6 +6,7 @@ use russh::keys::ssh_key;
 use russh_sftp::protocol::{Status, StatusCode};
 
 use crate::dial::DialError;
+use crate::pace::TooSlow;
 
 /// Characters of a server's message that are shown.
 const MESSAGE: usize = 120;
@@ -35,6 +36,8 @@ pub(super) enum SshError {
     Protocol(String),
     #[error("{what} {path}: {}", text(.status))]
     Refused { what: &'static str, path: String, status: Status },
+    #[error("it is too slow")]
+    Slow(#[source] TooSlow),
     #[error("no progress for {seconds} s, however often it was tried")]
     GaveUp { seconds: u64, source: Box<SshError> },
     #[error("the target is closed")]
@@ -53,6 +56,7 @@ impl SshError {
                 | Self::LogIn { .. }
                 | Self::Refused { .. }
                 | Self::GaveUp { .. }
+                | Self::Slow(_)
                 | Self::Closed
         )
     }
@@ -60,7 +64,7 @@ impl SshError {
     /// The kind of I/O error that it is.
     pub(super) fn kind(&self) -> io::ErrorKind {
         match self {
-            Self::Silent { .. } | Self::GaveUp { .. } => io::ErrorKind::TimedOut,
+            Self::Silent { .. } | Self::GaveUp { .. } | Self::Slow(_) => io::ErrorKind::TimedOut,
             Self::HostKey { .. } | Self::LogIn { .. } => io::ErrorKind::PermissionDenied,
             Self::Lost(source) => source.kind(),
             _ => io::ErrorKind::Other,

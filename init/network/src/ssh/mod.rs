@@ -48,7 +48,7 @@ use vmcore::target::{Artifact, Capture, Ledger, Sent, Target, TargetError};
 use back::ReadBack;
 use error::{SshError, io_error};
 use login::Login;
-use place::Place;
+use place::{Place, Sealer};
 use pool::Pool;
 use session::{Session, is_ok, status_of};
 use shared::Shared;
@@ -85,13 +85,14 @@ impl Ssh {
         let login = Login::new(url, host.peer.clone(), &wanted.host_key, identity, HANDSHAKE.min(patience))
             .map_err(host.failed("reading its keys"))?;
         let runtime = Runtime::start().map_err(host.failed("starting a thread"))?;
+        let sealer = Sealer::new(identity.map_or("", |identity| identity.expose()));
         let (session, place) = runtime
-            .block_on(reach(&login, &url.path, host.wait, capture))
+            .block_on(reach(&login, &url.path, host.wait, capture, &sealer))
             .map_err(host.failed("reaching it by SFTP"))?;
         log::info!("target {url} is there: {}", session.offers);
         let keeps_free = session.offers.statvfs;
         let shared = Arc::new(Shared::new(Pool::new(pool_bytes(), session.offers)));
-        runtime.handle().spawn(driver::drive(shared.clone(), login, session, patience));
+        runtime.handle().spawn(driver::drive(shared.clone(), login, session, patience, host.pace()));
         let of_user = url.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
         let url = format!("ssh://{of_user}{}", url.authority());
         Ok(Self { shared, runtime, url, place, keeps_free, digests: Digests::default() })
@@ -178,6 +179,12 @@ impl Target for Ssh {
         &self.place.ledger
     }
 
+    fn end_of_loop(&self) -> String {
+        "fewer than `crash_loop.crashes` of this host's captures there are younger than `crash_loop.within`: \
+         wait for that, or move the host's directory away on the collector"
+            .to_owned()
+    }
+
     fn room(&self) -> Option<u64> {
         let free = self.keeps_free.then(|| self.free())?;
         let free = free.inspect_err(|error| log::warn!("its room is not known: {}", base::log::chain(error)));
@@ -227,12 +234,13 @@ async fn reach(
     path: &str,
     wait: Duration,
     capture: Capture<'_>,
+    sealer: &Sealer,
 ) -> Result<(Session, Place), SshError> {
     let mut retry = Retry::new(wait);
     loop {
         let attempt = async {
             let mut session = login.connect().await?;
-            let place = Place::make(&mut session, path, capture).await?;
+            let place = Place::make(&mut session, path, capture, sealer).await?;
             Ok((session, place))
         };
         let error: SshError = match beating(attempt).await {

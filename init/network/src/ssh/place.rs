@@ -1,19 +1,52 @@
 //! Where the capture goes on the server, and what the directories of earlier ones tell: the
 //! collector keeps no ledger.
+//!
+//! Hosts may share an account, and then each can make directories in those of the others. A
+//! directory counts as a crash of this host only if it has the seal of it, which nobody can make
+//! without this host's private key.
 
 use std::collections::BTreeSet;
 
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
 use super::error::SshError;
 use super::session::Session;
-use base::config::CrashLoop;
+use crate::retry::random;
 use vmcore::target::{Capture, Ledger};
 
 /// Captures with the same name at most: attempts at one crash.
 const MAX_TRIES: u32 = 100;
+/// Names with a random number behind them that are tried then.
+const RANDOM_TRIES: u32 = 20;
 /// Names that are read of a host's directory.
 const MAX_NAMES: usize = 100_000;
 /// Crashes that are counted: more than any limit that makes sense.
 const MAX_CRASHES: usize = 64;
+/// Names whose seal is asked for, one request each. Others may have made more of them; then crashes
+/// are missed, which saves a dump too many.
+const MAX_CANDIDATES: usize = 512;
+/// Bytes of a seal.
+const SEAL: usize = 16;
+
+/// Makes seals.
+pub(super) struct Sealer(Zeroizing<[u8; 32]>);
+
+impl Sealer {
+    /// Of the host with this private key.
+    pub(super) fn new(identity: &str) -> Self {
+        Self(Zeroizing::new(Sha256::digest(identity).into()))
+    }
+
+    /// The name of the directory that seals the one called `name`, inside it. What is hashed has one
+    /// length, so that nothing can be appended to it.
+    fn seal(&self, name: &str) -> String {
+        let name: [u8; 32] = Sha256::digest(name).into();
+        let hash = Sha256::new().chain_update(*self.0).chain_update(name).finalize();
+        let hex: String = hash.iter().take(SEAL).map(|byte| format!("{byte:02x}")).collect();
+        format!(".afterimage-{hex}")
+    }
+}
 
 /// The directory of the capture.
 #[derive(Debug)]
@@ -29,6 +62,7 @@ impl Place {
         session: &mut Session,
         path: &str,
         capture: Capture<'_>,
+        sealer: &Sealer,
     ) -> Result<Self, SshError> {
         let parent =
             if path.is_empty() { capture.host.to_owned() } else { format!("{path}/{}", capture.host) };
@@ -41,17 +75,28 @@ impl Place {
             log::warn!("earlier captures are not counted: {}", base::log::chain(&error));
             past = Past::default();
         }
-        for turn in 1..=MAX_TRIES {
-            let number = if turn == 1 { String::new() } else { format!("-{turn}") };
-            let path = format!("{parent}/{}{number}", capture.name);
+        let crashes = past.confirm(session, &parent, sealer).await?;
+        let numbered = (2..=MAX_TRIES).map(|turn| format!("{}-{turn}", capture.name));
+        // Who guesses our names may have made all of them.
+        let random = (0..RANDOM_TRIES).map(|_| format!("{}-{:016x}", capture.name, random()));
+        for name in core::iter::once(capture.name.to_owned()).chain(numbered).chain(random) {
+            let path = format!("{parent}/{name}");
             if session.make_directory(&path).await? {
-                return Ok(Self {
-                    path,
-                    ledger: past.ledger(capture.name, capture.time, capture.crash_loop),
-                });
+                let seal = format!("{path}/{}", sealer.seal(&name));
+                if let Err(error) = session.make_directory(&seal).await {
+                    if !error.is_final() {
+                        return Err(error);
+                    }
+                    log::warn!("later captures will not count this one: {}", base::log::chain(&error));
+                }
+                let ledger = past.ledger(crashes, capture);
+                return Ok(Self { path, ledger });
             }
         }
-        Err(SshError::Protocol(format!("{parent} has {MAX_TRIES} captures called {}", capture.name)))
+        Err(SshError::Protocol(format!(
+            "{parent} has {MAX_TRIES} captures called {}: move them away on the collector",
+            capture.name
+        )))
     }
 }
 
@@ -74,8 +119,8 @@ async fn make_path(session: &mut Session, path: &str) -> Result<(), SshError> {
 #[derive(Debug, Default)]
 struct Past {
     names: u64,
-    /// When it crashed, near the crash that is captured now.
-    crashes: BTreeSet<u64>,
+    /// Names of captures near the crash that is captured now, with when it crashed.
+    candidates: Vec<(u64, String)>,
 }
 
 impl Past {
@@ -88,16 +133,39 @@ impl Past {
         if let Some(time) = crash_time(name)
             && time.abs_diff(capture.time) <= capture.crash_loop.within
             && time != capture.time
-            && self.crashes.len() < MAX_CRASHES
+            && capture.crash_loop.crashes > 0
+            && self.candidates.len() < MAX_CANDIDATES
         {
-            self.crashes.insert(time);
+            self.candidates.push((time, name.to_owned()));
         }
     }
 
-    fn ledger(self, name: &str, time: u64, limit: CrashLoop) -> Ledger {
-        let crashes = self.crashes.into_iter().collect();
+    /// When this host crashed: what has its seal.
+    async fn confirm(
+        &self,
+        session: &mut Session,
+        parent: &str,
+        sealer: &Sealer,
+    ) -> Result<BTreeSet<u64>, SshError> {
+        let mut crashes = BTreeSet::new();
+        for (time, name) in &self.candidates {
+            if crashes.len() >= MAX_CRASHES || crashes.contains(time) {
+                continue;
+            }
+            match session.exists(&format!("{parent}/{name}/{}", sealer.seal(name))).await {
+                Ok(true) => drop(crashes.insert(*time)),
+                Ok(false) => (),
+                Err(error) if error.is_final() => log::debug!("{name}: {}", base::log::chain(&error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(crashes)
+    }
+
+    fn ledger(&self, crashes: BTreeSet<u64>, capture: Capture<'_>) -> Ledger {
+        let crashes = crashes.into_iter().collect();
         let mut ledger = Ledger { sequence: self.names, crashes, ..Ledger::default() };
-        ledger.count(name, time, limit);
+        ledger.count(capture.name, capture.time, capture.crash_loop);
         ledger
     }
 }
@@ -113,6 +181,7 @@ fn crash_time(name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base::config::CrashLoop;
     use vmcore::target::name;
 
     fn ledger(names: &[String], time: u64) -> Ledger {
@@ -121,7 +190,8 @@ mod tests {
         let capture = Capture::new(&name, time, limit);
         let mut past = Past::default();
         [".", ".."].into_iter().chain(names.iter().map(String::as_str)).for_each(|it| past.see(it, capture));
-        past.ledger(&name, time, limit)
+        let crashes = past.candidates.iter().map(|(time, _)| *time).take(MAX_CRASHES).collect();
+        past.ledger(crashes, capture)
     }
 
     #[test]
@@ -142,6 +212,16 @@ mod tests {
         let others = ledger(&others.map(str::to_owned), now);
         assert_eq!((others.looping, others.sequence, others.crashes.len()), (false, 8, 1));
         assert_eq!(ledger(&[], now).sequence, 1);
+    }
+
+    #[test]
+    fn a_seal_is_of_one_host_and_one_name() {
+        let (ours, theirs) = (Sealer::new("key"), Sealer::new("another key"));
+        let seal = ours.seal("a");
+        assert_eq!(seal, Sealer::new("key").seal("a"));
+        assert!(
+            seal.len() == ".afterimage-".len() + 32 && seal != theirs.seal("a") && seal != ours.seal("b")
+        );
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(super) struct Pool {
     /// answer. Other answers are no progress: what was acknowledged and is not durable is sent
     /// again.
     pub(super) progress: u64,
+    /// Bytes that need not be kept any longer.
+    pub(super) settled: u64,
     /// Nothing more will be written.
     pub(super) closing: bool,
     /// Why nothing goes any more.
@@ -143,6 +145,7 @@ impl Pool {
             first_unsent: 0,
             asked: HashMap::new(),
             progress: 0,
+            settled: 0,
             next_id: 0,
             calls: VecDeque::new(),
             probes: VecDeque::new(),
@@ -264,6 +267,7 @@ impl Pool {
     pub(super) fn remove(&mut self, number: u64) {
         let Some(chunk) = self.chunks.remove(&number) else { return };
         self.progress = self.progress.saturating_add(1);
+        self.settled = self.settled.saturating_add(to_u64(chunk.data.len()));
         self.used = self.used.saturating_sub(chunk.cost());
         let Some(entry) = self.files.get_mut(chunk.file) else { return };
         entry.chunks = entry.chunks.saturating_sub(1);

@@ -29,6 +29,22 @@ fn open_at(
     identity: &str,
     retry: u64,
 ) -> Result<Box<Ssh>, TargetError> {
+    open_capture(port, path, host_key, identity, (retry, NAME, 1_763_900_000))
+}
+
+/// Opens the target for the capture called `name`, of a crash at `time`.
+fn open_named(port: u16, name: &str, time: u64, sshd: &Sshd) -> Box<Ssh> {
+    let opened = open_capture(port, "", &sshd.host_key, &sshd.identity, (20, name, time));
+    opened.unwrap_or_else(|error| panic!("{}", base::log::chain(&error)))
+}
+
+fn open_capture(
+    port: u16,
+    path: &str,
+    host_key: &str,
+    identity: &str,
+    (retry, name, time): (u64, &str, u64),
+) -> Result<Box<Ssh>, TargetError> {
     let url = format!("ssh://root@127.0.0.1:{port}{path}");
     let text = format!(
         "[[target]]\ntype = \"ssh\"\nurl = \"{url}\"\nwait = 3\nretry = {retry}\nhost_key = \
@@ -38,9 +54,9 @@ fn open_at(
     let remotes = [Remote { url, identity: Secret::new(identity.to_owned()), ..Remote::default() }];
     let network = Network::host();
     let crash_loop = CrashLoop { crashes: 3, within: 3600 };
-    let capture = Capture { host: "web", remotes: &remotes, ..Capture::new(NAME, 1_763_900_000, crash_loop) };
+    let capture = Capture { host: "web", remotes: &remotes, ..Capture::new(name, time, crash_loop) };
     let config::Place::Ssh(wanted) = &config.place else { panic!("{config}") };
-    let host = Host::find(&config, &wanted.url, wanted.retry, capture, &network)?;
+    let host = Host::find(&config, &wanted.url, (wanted.retry, wanted.min_rate), capture, &network)?;
     Ssh::open(wanted, &host, capture).map(Box::new)
 }
 
@@ -78,7 +94,14 @@ fn write_dump(sink: &mut dyn Sink, data: &[u8], mut each: impl FnMut(usize)) -> 
     sink.sync()
 }
 
+/// What is in a directory, but for the seal of the host.
 fn names(dir: &Path) -> Vec<String> {
+    let mut names = names_with_hidden(dir);
+    names.retain(|name| !name.starts_with(".afterimage-"));
+    names
+}
+
+fn names_with_hidden(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -172,13 +195,35 @@ fn nothing_is_overwritten_and_missing_directories_are_made() {
 }
 
 #[test]
-fn a_crash_loop_is_seen_in_the_names() {
+fn a_crash_loop_is_seen_in_the_names_that_this_host_has_sealed() {
     let sshd = Sshd::start(RESTRICTION);
-    for second in ["01", "02", "03"] {
-        fs::create_dir_all(sshd.data().join(format!("web/2025-11-23T12-10-{second}Z-web-0123abcd"))).unwrap();
+    let capture = |second: u64| {
+        let name = format!("2025-11-23T12-13-{second:02}Z-web-0123abcd");
+        let target = open_named(sshd.port, &name, 1_763_899_980 + second, &sshd);
+        let ledger = target.ledger().clone();
+        let advice = target.end_of_loop();
+        target.close().unwrap();
+        (ledger, advice)
+    };
+    // Whoever shares the account makes directories, some with the seals of others of ours, and one
+    // whose seal is a file.
+    for second in 30..40 {
+        fs::create_dir_all(sshd.data().join(format!("web/2025-11-23T12-13-{second}Z-web-0123abcd"))).unwrap();
     }
-    let target = open(&sshd, "");
-    assert_eq!((target.ledger().sequence, target.ledger().looping), (4, true));
+    let (first, _) = capture(1);
+    assert_eq!((first.sequence, first.crashes.len(), first.looping), (11, 1, false));
+    let sealed = sshd.data().join("web/2025-11-23T12-13-01Z-web-0123abcd");
+    let seal = names_with_hidden(&sealed).into_iter().find(|name| name.starts_with(".afterimage-")).unwrap();
+    for second in 41..50 {
+        let at = sshd.data().join(format!("web/2025-11-23T12-13-{second}Z-web-0123abcd"));
+        fs::create_dir_all(at.join(&seal)).unwrap();
+    }
+    for second in 2..=3 {
+        assert!(!capture(second).0.looping, "{second}");
+    }
+    let (fourth, advice) = capture(4);
+    assert!(fourth.looping && fourth.crashes.len() == 4, "{fourth:?}");
+    assert!(!advice.contains("afterimage reset") && advice.contains("on the collector"), "{advice}");
 }
 
 #[test]
@@ -329,6 +374,24 @@ fn a_long_way_is_used_to_nine_tenths() {
     target.publish(Artifact::Vmcore).unwrap();
     assert!(fs::read(sshd.data().join("web").join(NAME).join("vmcore")).unwrap() == data);
     assert_eq!((target.sent()[0].retries, &target.sent()[0].sha256), (0, &Some(hex(&data))));
+}
+
+#[test]
+fn who_takes_a_byte_now_and_then_is_given_up() {
+    let sshd = Sshd::start(RESTRICTION);
+    let shape = Shape { bytes_per_second: 16_000, delay: Duration::from_millis(5) };
+    let proxy = Proxy::shaped(sshd.port, Some(shape));
+    let mut target = open_at(proxy.port, "", &sshd.host_key, &sshd.identity, 3).unwrap();
+    let mut sink = target.create(Artifact::Vmcore).unwrap();
+    let data = bytes(24 << 20);
+    let start = Instant::now();
+    let failed = (0..)
+        .step_by(100_000)
+        .zip(data.chunks(100_000))
+        .find_map(|(at, piece)| sink.write_at(at, piece).err());
+    let said = base::log::chain(&failed.unwrap());
+    assert!(said.contains("min_rate, 65536 bytes per second"), "{said}");
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot, setsid};
 
 use super::{HandoffError, NEW_ROOT, WAIT, inside};
+use crate::run::secrets;
 use base::facts::Facts;
 use storage::mount::{Mounted, Wanted};
 
@@ -39,6 +40,9 @@ pub(crate) enum RootError {
     /// The console.
     #[error("opening the console {0}")]
     Console(PathBuf, #[source] io::Error),
+    /// The keys would be there for whoever sits at the console.
+    #[error("wiping the keys in memory")]
+    Secrets(#[source] io::Error),
     /// Making it the root of this process.
     #[error("changing to the root file system")]
     Change(#[source] Errno),
@@ -84,6 +88,7 @@ fn become_shell(facts: &Facts) -> Result<io::Error, HandoffError> {
     let tty = tty.map_err(|error| RootError::Console(console.clone(), error))?;
     let copy = || tty.try_clone().map_or_else(|_| Stdio::null(), Stdio::from);
     let (stdin, stdout, stderr) = (copy(), copy(), copy());
+    secrets::wipe().map_err(RootError::Secrets)?; // before its name leads elsewhere
     chdir(mounted.at()).and_then(|()| chroot(".")).map_err(RootError::Change)?;
     mounted.keep();
     log::info!("final action: shell, on {}; the machine restarts when it ends", console.display());

@@ -13,16 +13,20 @@ use nix::unistd::fsync;
 
 use crate::targets::captures;
 use crate::targets::file::FileSink;
+use crate::targets::ours::{self, OpenDirectory};
 use vmcore::target::{Artifact, Ledger, TargetError};
 
-/// Directories with the same name that are tried with `-2`, `-3` … behind it.
-const MAX_TRIES: u32 = 1000;
+/// Directories with the same name that are tried with `-2`, `-3` … behind it: attempts at a capture.
+const NUMBERED_TRIES: u32 = 100;
+/// Names that are tried after them with random numbers behind them: who knows when a host crashes,
+/// and its name, may have made all that can be guessed.
+const RANDOM_TRIES: u32 = 20;
 
 /// The directory that holds one capture's files.
 #[derive(Debug)]
 pub struct Directory {
     /// The directory of all captures, and its place below the root.
-    parent: OwnedFd,
+    parent: OpenDirectory,
     fd: OwnedFd,
     path: PathBuf,
 }
@@ -34,7 +38,7 @@ impl Directory {
         Self::create_in(open_parent(root, path)?, path, name)
     }
 
-    /// The same for a capture on a target: `count` takes it into the books before there is anything
+    /// The same for a capture on a target: `count` takes it into the books before there is a file
     /// of it, and the directory is marked as one that may go when there are too many.
     pub fn create_counted(
         root: &Path,
@@ -42,29 +46,34 @@ impl Directory {
         name: &str,
         count: impl FnOnce(&mut Ledger),
     ) -> Result<(Self, Ledger), TargetError> {
-        let parent = open_parent(root, path)?;
-        let mut ledger = captures::read_ledger(&parent, &proc_path(&parent));
+        // First of all the directory: it tells who we are there, and so whose ledger is believed.
+        let made = Self::create_in(open_parent(root, path)?, path, name)?;
+        let mut ledger = captures::read_ledger(&made.parent);
         count(&mut ledger);
-        if let Err(error) = captures::write_ledger(&parent, &ledger) {
+        if let Err(error) = captures::write_ledger(&made.parent, &ledger) {
             // A full disk, most likely: the log may still fit.
-            log::warn!("{path}: the ledger is not written: {error}");
+            log::warn!(
+                "{path}: the ledger is not written, so `keep` and `crash_loop` do not see this capture: {error}"
+            );
         }
-        let made = Self::create_in(parent, path, name)?;
-        if let Err(error) = captures::mark(&made.fd, ledger.sequence) {
+        let fd = made.fd.try_clone().map_err(failed(&made.path))?;
+        if let Err(error) = OpenDirectory::new(fd).and_then(|place| captures::mark(&place, ledger.sequence)) {
             log::warn!("{}: not marked as ours: {error}", made.path.display());
         }
         Ok((made, ledger))
     }
 
     fn create_in(parent: OwnedFd, path: &str, name: &str) -> Result<Self, TargetError> {
-        for turn in 1..=MAX_TRIES {
-            let name = if turn == 1 { name.to_owned() } else { format!("{name}-{turn}") };
+        let numbered = (2..=NUMBERED_TRIES).map(|turn| format!("{name}-{turn}"));
+        let random = (0..RANDOM_TRIES).map(|_| ours::random_name(name));
+        for name in core::iter::once(name.to_owned()).chain(numbered).chain(random) {
             let full = Path::new(path).join(&name);
             match mkdirat(&parent, name.as_str(), Mode::S_IRWXU) {
                 Ok(()) => {
                     let fd = openat(&parent, name.as_str(), dir_flags() | OFlag::O_NOFOLLOW, Mode::empty())
                         .and_then(|fd| fsync(&parent).map(|()| fd));
                     let fd = fd.map_err(|errno| failed(&full)(errno.into()))?;
+                    let parent = OpenDirectory::of_maker(parent, &fd).map_err(failed(&full))?;
                     return Ok(Self { parent, fd, path: full });
                 }
                 Err(Errno::EEXIST) => (),
@@ -83,13 +92,13 @@ impl Directory {
     /// The directory's path without links, as this process sees it.
     #[must_use]
     pub fn real(&self) -> Option<PathBuf> {
-        fs::read_link(proc_path(&self.fd)).ok()
+        fs::read_link(format!("/proc/self/fd/{}", self.fd.as_raw_fd())).ok()
     }
 
     /// Removes captures beyond the `keep` newest complete ones. This one is number `sequence`, and
     /// safe.
     pub fn retire(&self, keep: u32, sequence: u64) -> Result<(), TargetError> {
-        let retired = captures::retire(&self.parent, &proc_path(&self.parent), keep, sequence);
+        let retired = captures::retire(&self.parent, keep, sequence);
         retired.map_err(failed(self.path.parent().unwrap_or(&self.path)))
     }
 
@@ -111,7 +120,7 @@ impl Directory {
 
     /// Opens the file of a published artifact, to be read.
     pub fn open_file(&self, artifact: Artifact) -> nix::Result<File> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         openat(&self.fd, artifact.name(), flags, Mode::empty()).map(File::from)
     }
 
@@ -123,11 +132,6 @@ impl Directory {
             .and_then(|()| fsync(&self.fd))
             .map_err(|errno| TargetError::file("publishing", artifact.name(), errno.into()))
     }
-}
-
-/// A way to list a directory that is open, whatever has become of its name.
-fn proc_path(fd: &OwnedFd) -> PathBuf {
-    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
 fn dir_flags() -> OFlag {

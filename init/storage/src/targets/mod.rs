@@ -5,6 +5,7 @@ pub mod captures;
 pub mod directory;
 pub mod file;
 pub mod mounted;
+pub mod ours;
 pub mod raw;
 pub mod tried;
 

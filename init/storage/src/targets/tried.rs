@@ -3,15 +3,13 @@
 //! kexec has started takes it away, and so does `afterimage reset`. Raw targets have no place for
 //! it.
 
-use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::unistd::fsync;
+use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
-use crate::targets::captures::{read, write_new};
 use crate::targets::directory::open_parent;
+use crate::targets::ours::OpenDirectory;
 use vmcore::target::TargetError;
 
 /// Name of the file; it holds the boot id of the kernel that was captured.
@@ -43,18 +41,19 @@ pub enum MarkError {
     },
 }
 
-/// Makes the mark, durably, in the directory `path` of the file system mounted at `root`. One that
-/// is there stays.
+/// Makes the mark, durably, in the directory `path` of the file system mounted at `root`. One of
+/// ours that is there stays; what others have put there under this name makes way.
 pub fn set(root: &Path, path: &str, boot_id: &str) -> Result<(), MarkError> {
-    let directory = open_parent(root, path)?;
-    match write_new(&directory, NAME, &format!("{boot_id}\n")) {
-        Ok(()) => fsync(&directory)
-            .map_err(|errno| MarkError::Write { path: path.to_owned(), source: errno.into() }),
+    let write = |source| MarkError::Write { path: path.to_owned(), source };
+    let place = OpenDirectory::new(open_parent(root, path)?).map_err(write)?;
+    place.make_way(NAME).map_err(write)?;
+    match place.write_new(NAME, &format!("{boot_id}\n")) {
+        Ok(()) => fsync(&place.fd).map_err(|errno| write(errno.into())),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let boot_id = read(&directory, NAME).unwrap_or_else(|error| format!("unknown ({error})"));
+            let boot_id = place.read(NAME).unwrap_or_else(|error| format!("unknown ({error})"));
             Err(MarkError::There { path: path.to_owned(), boot_id: boot_id.trim().to_owned() })
         }
-        Err(source) => Err(MarkError::Write { path: path.to_owned(), source }),
+        Err(source) => Err(write(source)),
     }
 }
 
@@ -74,9 +73,15 @@ pub enum Mark {
 }
 
 /// Takes the mark out of a directory of captures, durably, if the running system, which has this
-/// command line, is what was tried.
+/// command line, is what was tried. A mark that others have put there is an error, and never waited
+/// for.
 pub fn clear(directory: &Path, cmdline: &str) -> io::Result<Mark> {
-    let boot_id = match fs::read_to_string(directory.join(NAME)) {
+    let place = match OpenDirectory::open_at(directory) {
+        Ok(place) => place,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Mark::None),
+        Err(error) => return Err(error),
+    };
+    let boot_id = match place.read(NAME) {
         Ok(boot_id) => boot_id.trim().to_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Mark::None),
         Err(error) => return Err(error),
@@ -92,16 +97,20 @@ pub fn clear(directory: &Path, cmdline: &str) -> io::Result<Mark> {
 /// Takes a mark out of a directory of captures, durably, if there is one: an operator has seen to
 /// it.
 pub fn remove(directory: &Path) -> io::Result<()> {
-    match fs::remove_file(directory.join(NAME)) {
-        Ok(()) => Ok(fsync(OwnedFd::from(File::open(directory)?))?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+    let place = OpenDirectory::open_at(directory)?;
+    match unlinkat(&place.fd, NAME, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) => Ok(fsync(&place.fd)?),
+        Err(nix::errno::Errno::ENOENT) => Ok(()),
+        // A directory is none of ours.
+        Err(nix::errno::Errno::EISDIR) => place.make_way(NAME),
+        Err(errno) => Err(errno.into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn one_try_until_the_booted_system_says_that_it_came_up() {
@@ -128,7 +137,5 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("crash"), "a file").unwrap();
         assert!(matches!(set(root.path(), "/crash", "b"), Err(MarkError::Directory(_))));
-        fs::create_dir_all(root.path().join("c").join(NAME)).unwrap();
-        assert!(matches!(set(root.path(), "/c", "b"), Err(MarkError::There { .. })));
     }
 }

@@ -106,6 +106,12 @@ pub trait Target {
     /// opened.
     fn ledger(&self) -> &Ledger;
 
+    /// What ends a crash loop that its [`Target::ledger`] tells of, after "until": who is told has to
+    /// be able to do it there.
+    fn end_of_loop(&self) -> String {
+        "an operator runs `afterimage reset` on it".to_owned()
+    }
+
     /// Bytes that artifacts may still take; `None` if that is not known.
     fn room(&self) -> Option<u64>;
 

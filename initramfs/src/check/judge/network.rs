@@ -31,7 +31,9 @@ pub(super) fn obstacles(target: &Target, reach: &Reach) -> Vec<Obstacle> {
         obstacles.push(Obstacle {
             id: "-keys",
             found: error.clone(),
-            remedy: "see to the file, and load the image again".to_owned(),
+            remedy:
+                "do what it says; then build the image again if the configuration has changed, and load it"
+                    .to_owned(),
             is_fatal: true,
         });
     }

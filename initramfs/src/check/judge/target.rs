@@ -18,7 +18,9 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
         return vec![Finding::failure(
             "targets",
             format!("not known: {error}"),
-            "name the configuration with --config",
+            "write the configuration, three lines such as `[[target]]`, `type = \"filesystem\"`, `device = \
+             \"UUID=…\"` (`lsblk -f` shows the UUIDs; docs/guide/targets-disk.md), or name another file with \
+             --config",
         )];
     }
     if host.storage.is_empty() {

@@ -1,7 +1,6 @@
 //! What `afterimage check` looks at, read in one place. Nothing here judges; what cannot be read is
 //! kept as a text that says so.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use base::addr::to_u64;
@@ -16,10 +15,11 @@ use crate::host;
 use crate::image::{self, Contents, Manifest};
 use crate::loader::{self, Loaded};
 use crate::modules::ModuleTree;
+use crate::trusted;
 use crate::watchdog::{self, Watchdog};
 
 /// Where the image lies if nobody says otherwise.
-const IMAGE: &str = "/boot/afterimage.img";
+pub const IMAGE: &str = "/boot/afterimage.img";
 /// Where the configuration lies if nobody says otherwise, and no image says what it was built from.
 const CONFIG: &str = "/etc/afterimage/config.toml";
 
@@ -218,7 +218,7 @@ fn default_kernel(release: &str) -> PathBuf {
 }
 
 fn read_image(path: &Path, config: Option<&Path>) -> Result<Image, String> {
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let bytes = trusted::read_regular(path).map_err(|error| error.to_string())?;
     let contents = image::read_contents(&bytes, path).map_err(|error| base::log::chain(&error))?;
     let sources = sources(&contents.manifest, config);
     Ok(Image { bytes: to_u64(bytes.len()), crc32: crc32(&bytes), contents, sources })
@@ -240,12 +240,16 @@ fn sources(manifest: &Manifest, config: Option<&Path>) -> Vec<Source> {
 }
 
 fn read_config(path: &Path) -> Result<Config, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let bytes = trusted::read_regular(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => format!("there is no {}", path.display()),
+        _ => format!("{}: {error}", path.display()),
+    })?;
+    let text = String::from_utf8_lossy(&bytes);
     Config::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn read_kernel(path: &Path) -> Result<BzImage, String> {
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let bytes = trusted::read_regular(path).map_err(|error| error.to_string())?;
     BzImage::parse_whole(&bytes).map_err(|error| error.to_string())
 }
 
@@ -345,6 +349,7 @@ pub(in crate::check) mod testing {
 mod tests {
     use super::*;
     use crate::fingerprint::Fingerprint;
+    use std::fs;
 
     #[test]
     fn sources_are_compared_where_they_lie_now() {

@@ -12,6 +12,7 @@ use base::fields::Fields;
 use nix::sys::statvfs::statvfs;
 use storage::block;
 use storage::format::superblock::PROBE_LEN;
+use storage::targets::ours::OpenDirectory;
 use storage::targets::{captures, raw};
 
 use super::modules::{Unknown, closure};
@@ -161,8 +162,7 @@ pub(super) fn modules_of(
 
 /// Returns the warning about a crash loop that the ledger of a directory of captures remembers.
 fn crash_loop(captures: &Path) -> Option<String> {
-    let directory = File::open(captures).ok()?;
-    let ledger = captures::read_ledger(&directory.into(), captures);
+    let ledger = captures::read_ledger(&OpenDirectory::open_at(captures).ok()?);
     ledger.looping.then(|| {
         let (at, crashes) = (captures.display(), ledger.crashes.len());
         format!(

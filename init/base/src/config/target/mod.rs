@@ -79,6 +79,8 @@ pub struct Ssh {
     pub url: Url,
     /// Seconds without progress after which the target is given up, however often it was tried again.
     pub retry: u64,
+    /// Bytes per second that it must take on average, over twice `retry`; 0: any.
+    pub min_rate: Size,
     /// Public keys of the host, one of which it must have: `ssh-ed25519 AAAA…`. Never empty.
     pub host_key: Vec<String>,
     /// File of the private key, made by `afterimage keys`; the loader's own place if not given.
@@ -93,6 +95,8 @@ pub struct Nfs {
     pub url: Url,
     /// Seconds without progress after which the target is given up.
     pub retry: u64,
+    /// Bytes per second that it must take on average, over twice `retry`; 0: any.
+    pub min_rate: Size,
     /// Directory below the exported path, absolute; made if missing.
     pub path: String,
     /// Version of the protocol.
@@ -110,6 +114,8 @@ pub struct Https {
     pub url: Url,
     /// Seconds without progress after which the target is given up.
     pub retry: u64,
+    /// Bytes per second that it must take on average, over twice `retry`; 0: any.
+    pub min_rate: Size,
     /// By what the host is known; not empty.
     pub known_by: KnownBy,
     /// File of a bearer token. Read when the image is loaded.
@@ -127,6 +133,8 @@ pub struct S3 {
     pub url: Url,
     /// Seconds without progress after which the target is given up.
     pub retry: u64,
+    /// Bytes per second that it must take on average, over twice `retry`; 0: any.
+    pub min_rate: Size,
     /// By what the host is known: not empty with `https`, empty with `http`.
     pub known_by: KnownBy,
     /// Region in signatures.

@@ -23,7 +23,7 @@ pub(super) struct Table {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) url: Option<Url>,
     /// Seconds to wait for the device to appear, or for a host to answer.
-    #[serde(default = "default_wait")]
+    #[serde(default = "default_wait", deserialize_with = "checked::duration")]
     pub(super) wait: u64,
     /// What is saved where the whole plan does not fit.
     #[serde(default)]
@@ -57,6 +57,9 @@ pub(super) struct Table {
     /// it was tried again.
     #[serde(default, deserialize_with = "checked::seconds", skip_serializing_if = "Option::is_none")]
     pub(super) retry: Option<u64>,
+    /// ssh, nfs, https, s3: bytes per second that the host must take on average; 0: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) min_rate: Option<Size>,
     /// ssh: public keys of the host, one of which it must have: `ssh-ed25519 AAAA…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) host_key: Option<Vec<String>>,
@@ -113,6 +116,8 @@ pub(super) enum UploadWord {
 
 const WAIT: u64 = 30;
 const RETRY: u64 = 120;
+/// A tenth of what a line of 5 Mbit/s takes.
+const MIN_RATE: Size = Size(64 << 10);
 const FILESYSTEM_PATH: &str = "/var/crash";
 const NFS_PATH: &str = "/";
 const REGION: &str = "us-east-1";
@@ -184,7 +189,13 @@ impl Table {
         // A host must be told from others that take its place: it gets all that was in memory.
         let host_key = self.host_key.take().filter(|keys| !keys.is_empty());
         let host_key = host_key.ok_or("host_key is missing: without it nobody knows who takes the dump")?;
-        Ok(Ssh { url, retry: self.retry(), host_key, identity: self.identity.take() })
+        Ok(Ssh {
+            url,
+            retry: self.retry(),
+            min_rate: self.min_rate(),
+            host_key,
+            identity: self.identity.take(),
+        })
     }
 
     fn nfs(&mut self) -> Result<Nfs, String> {
@@ -195,6 +206,7 @@ impl Table {
         Ok(Nfs {
             url,
             retry: self.retry(),
+            min_rate: self.min_rate(),
             path: self.path.take().unwrap_or_else(|| NFS_PATH.to_owned()),
             version: self.version.take().unwrap_or_default(),
             security: self.security.take().unwrap_or_default(),
@@ -219,7 +231,16 @@ impl Table {
             Some(UploadWord::Stream) => Upload::Stream,
             Some(UploadWord::Parts) | None => Upload::Parts(self.parts()),
         };
-        Ok(Https { url, retry: self.retry(), known_by, token_file: self.token_file.take(), client, upload })
+        let min_rate = self.min_rate();
+        Ok(Https {
+            url,
+            retry: self.retry(),
+            min_rate,
+            known_by,
+            token_file: self.token_file.take(),
+            client,
+            upload,
+        })
     }
 
     fn s3(&mut self) -> Result<S3, String> {
@@ -235,7 +256,8 @@ impl Table {
             return Err(format!("{url}: write the bucket, too"));
         }
         let region = self.region.take().unwrap_or_else(|| REGION.to_owned());
-        Ok(S3 { url, retry: self.retry(), known_by, region, credentials, parts: self.parts() })
+        let min_rate = self.min_rate();
+        Ok(S3 { url, retry: self.retry(), min_rate, known_by, region, credentials, parts: self.parts() })
     }
 
     fn device(&mut self) -> Result<DeviceId, String> {
@@ -248,6 +270,10 @@ impl Table {
 
     fn retry(&mut self) -> u64 {
         self.retry.take().unwrap_or(RETRY)
+    }
+
+    fn min_rate(&mut self) -> Size {
+        self.min_rate.take().unwrap_or(MIN_RATE)
     }
 
     fn known_by(&mut self) -> KnownBy {
@@ -300,6 +326,7 @@ impl Table {
             reserve: None,
             overwrite: None,
             retry: None,
+            min_rate: None,
             host_key: None,
             identity: None,
             version: None,
@@ -354,17 +381,17 @@ impl From<Target> for Table {
             Place::Ssh(it) => Self {
                 host_key: some(it.host_key),
                 identity: it.identity,
-                ..table.with_host(it.url, it.retry)
+                ..table.with_host(it.url, it.retry, it.min_rate)
             },
             Place::Nfs(it) => Self {
                 path: Some(it.path),
                 version: Some(it.version),
                 security: Some(it.security),
-                ..table.with_host(it.url, it.retry).with_share(it.share)
+                ..table.with_host(it.url, it.retry, it.min_rate).with_share(it.share)
             },
             Place::Https(it) => {
                 let (client_cert, client_key) = it.client.map(|client| (client.cert, client.key)).unzip();
-                let table = table.with_host(it.url, it.retry).with_known_by(it.known_by);
+                let table = table.with_host(it.url, it.retry, it.min_rate).with_known_by(it.known_by);
                 let table = Self { token_file: it.token_file, client_cert, client_key, ..table };
                 match it.upload {
                     Upload::Parts(parts) => table.with_parts(parts),
@@ -374,7 +401,10 @@ impl From<Target> for Table {
             Place::S3(it) => Self {
                 region: Some(it.region),
                 credentials: Some(it.credentials),
-                ..table.with_host(it.url, it.retry).with_known_by(it.known_by).with_parts(it.parts)
+                ..table
+                    .with_host(it.url, it.retry, it.min_rate)
+                    .with_known_by(it.known_by)
+                    .with_parts(it.parts)
             },
         }
     }
@@ -385,8 +415,8 @@ impl Table {
         Self { keep: share.keep, reserve: Some(share.reserve).filter(|size| size.0 > 0), ..self }
     }
 
-    fn with_host(self, url: Url, retry: u64) -> Self {
-        Self { url: Some(url), retry: Some(retry), ..self }
+    fn with_host(self, url: Url, retry: u64, min_rate: Size) -> Self {
+        Self { url: Some(url), retry: Some(retry), min_rate: Some(min_rate), ..self }
     }
 
     fn with_known_by(self, by: KnownBy) -> Self {

@@ -100,6 +100,11 @@ impl Pool {
         self.chunks.is_empty() && self.calls.is_empty() && self.asked.is_empty()
     }
 
+    /// Whether somebody waits for the server: not for who makes the dump.
+    pub(in crate::ssh) fn is_waited_for(&self) -> bool {
+        self.waiting > 0 || !self.calls.is_empty() || self.files.iter().any(|entry| entry.wanted)
+    }
+
     fn ask(&mut self, what: Asked) -> u32 {
         if self.asked.is_empty() {
             self.answered = Instant::now();

@@ -62,6 +62,10 @@ pub struct Superblock {
     pub end: u64,
     /// Number of records; 0 until the capture is sealed.
     pub records: u64,
+    /// When and to where the capture was collected, for people; empty if it was not, or by a version
+    /// that did not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub collected: String,
 }
 
 /// What a superblock is to say does not fit into it.
@@ -183,6 +187,7 @@ pub(super) mod tests {
             capture: "2025-11-23T12-13-20Z-web-1-0123abcd".into(),
             end: 1 << 40,
             records: 77,
+            collected: String::new(),
         }
     }
 

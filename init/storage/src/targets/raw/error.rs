@@ -32,7 +32,10 @@ pub enum RawError {
         uuid: String,
     },
     /// Data of nobody that we know.
-    #[error("{0} holds something that is neither zeros nor ours: `afterimage prepare` makes it a raw target")]
+    #[error(
+        "{0} holds something that is neither zeros nor afterimage's: look what it is (`blkid -p {0}`); \
+         `afterimage prepare --force {0}` gives it up and makes the device a raw target"
+    )]
     Unknown(String),
     /// A capture that nobody has copied off.
     #[error(
@@ -106,9 +109,12 @@ impl From<RawError> for vmcore::target::TargetError {
 }
 
 pub(super) fn named(uuid: &str) -> String {
-    if uuid.is_empty() { String::new() } else { format!(" (UUID={uuid})") }
+    if uuid.is_empty() { String::new() } else { format!(" (UUID={})", base::text::line(uuid)) }
 }
 
 fn remedy(uuid: &str) -> String {
-    if uuid.is_empty() { String::new() } else { format!(", or allow overwrite = [\"UUID={uuid}\"]") }
+    // It is the disk's: what could end the string in the configuration, or goes to a terminal as an
+    // escape sequence, is never put into a line to be copied.
+    let is_plain = !uuid.is_empty() && uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if is_plain { format!(", or allow overwrite = [\"UUID={uuid}\"]") } else { String::new() }
 }

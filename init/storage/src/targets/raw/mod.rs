@@ -13,7 +13,7 @@ use core::fmt;
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -46,6 +46,8 @@ const RANDOM: &str = "/dev/urandom";
 /// Where the last signature ends that a device given up by its UUID can have: the superblock of
 /// btrfs, after 64 KiB.
 const LAST_SIGNATURE: u64 = 72 << 10;
+/// Characters of what a superblock says of how its capture was collected.
+const LONGEST_HOW: usize = 300;
 /// The word in `overwrite` for a capture that was not collected.
 const UNCOLLECTED: &str = "uncollected";
 
@@ -68,6 +70,7 @@ impl Device {
     /// to, or a part of another device is refused by the kernel with EBUSY.
     pub fn open(node: &Path) -> Result<Self, RawError> {
         let io = |what| failed(what, node.display().to_string());
+        check_kind(node).map_err(io("opening"))?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_EXCL);
         let file = options.open(node).map_err(io("opening, for us alone,"))?;
@@ -157,15 +160,16 @@ impl Device {
     }
 
     /// Marks as collected the capture of the superblock `generation`, if that is still the one that
-    /// holds.
-    pub fn mark_collected(&mut self, generation: u64) -> Result<(), RawError> {
+    /// holds. `how` says when and to where, for who tries to collect it again.
+    pub fn mark_collected(&mut self, generation: u64, how: &str) -> Result<(), RawError> {
         let superblock = self.ours()?;
         if superblock.generation != generation {
             let found = superblock.generation;
             return Err(RawError::Changed { device: self.name.clone(), expected: generation, found });
         }
         let generation = generation.saturating_add(1);
-        self.write_superblock(&Superblock { generation, state: State::Collected, ..superblock })
+        let collected = how.chars().take(LONGEST_HOW).collect();
+        self.write_superblock(&Superblock { generation, state: State::Collected, collected, ..superblock })
     }
 
     /// Forgets the crashes that the device remembers: a loop of crashes is over.
@@ -255,12 +259,24 @@ impl Device {
 /// Why a new capture would not be written to the device at `node`, if it would not. Only looks.
 pub fn refusal(node: &Path, overwrite: &[String]) -> Result<(), RawError> {
     let name = node.display().to_string();
+    check_kind(node).map_err(failed("opening", name.clone()))?;
     let file = File::open(node).map_err(failed("opening", name.clone()))?;
     let sink = FileSink::new(file.try_clone().map_err(failed("opening", name.clone()))?);
     let device = Device::new(name, file, Box::new(sink))?;
     let crash_loop = config::CrashLoop { crashes: 0, within: 0 };
     let new = Capture::new("", 0, crash_loop);
     device.may_be_written(&device.contents()?, overwrite, &new)
+}
+
+/// Whether `node` can be a device or the image of one. Opening a pipe would wait for ever.
+pub fn check_kind(node: &Path) -> io::Result<()> {
+    let kind = std::fs::metadata(node)?.file_type();
+    if kind.is_block_device() || kind.is_file() {
+        return Ok(());
+    }
+    let text = "it is neither a block device nor a regular file: name one of these, which can be read at \
+                any place";
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
 /// The superblock of the device or image that `file` is.
@@ -333,6 +349,7 @@ impl Raw {
             capture: capture.name.to_owned(),
             end: 0,
             records: 0,
+            collected: String::new(),
             uuid: before.uuid.clone(),
         };
         let (mut base, mut sequence) = (LOG_START, 0);
@@ -441,6 +458,7 @@ fn empty() -> Result<Superblock, RawError> {
         capture: String::new(),
         end: 0,
         records: 0,
+        collected: String::new(),
     })
 }
 

@@ -130,7 +130,11 @@ impl Iterator for Scan<'_> {
         while self.at < self.limit && (self.sealed || self.at.saturating_sub(self.last) < QUIET) {
             let (at, id) = (self.at, self.id);
             let header = RecordHeader::parse(self.view(at, to_u64(HEADER_LEN)), &id);
-            let Some(header) = header.filter(|header| header.sequence >= self.next_sequence) else {
+            // No more records than fit can stand before one: a number beyond them is damage, and
+            // believed it would hide all that come behind.
+            let most = at.checked_div(RECORD_ALIGN).unwrap_or(0);
+            let numbers = self.next_sequence..=most;
+            let Some(header) = header.filter(|header| numbers.contains(&header.sequence)) else {
                 self.at = at.saturating_add(RECORD_ALIGN);
                 continue;
             };

@@ -277,7 +277,7 @@ fn foreign_data_beside_our_superblock_is_not_written_to() {
         let generation = log_of(&image).0.generation;
         let before = head_of(&image);
         let mut device = Device::open(image.path()).unwrap();
-        let errors = [device.mark_collected(generation), device.reset_ledger()];
+        let errors = [device.mark_collected(generation, "now"), device.reset_ledger()];
         assert_eq!(head_of(&image), before);
         errors.map(|error| match error.unwrap_err() {
             RawError::NotOurs { what, .. } => what,
@@ -293,9 +293,9 @@ fn foreign_data_beside_our_superblock_is_not_written_to() {
     assert!(matches!(device.reset_ledger(), Err(RawError::NoSuperblock(_))));
     drop(start(&image, "one", &[]).unwrap());
     let generation = log_of(&image).0.generation;
-    let error = device.mark_collected(generation - 1).unwrap_err();
+    let error = device.mark_collected(generation - 1, "now").unwrap_err();
     assert!(matches!(error, RawError::Changed { found, .. } if found == generation), "{error}");
-    device.mark_collected(generation).unwrap();
+    device.mark_collected(generation, "now").unwrap();
     assert_eq!(log_of(&image).0.state, State::Collected);
 }
 

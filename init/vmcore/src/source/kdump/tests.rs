@@ -401,10 +401,12 @@ fn no_cut_of_a_part_passes_for_whole() {
         assert!(told, "cut {number} passes");
     }
     for missing in 0..3 {
-        let some: Vec<_> = parts.iter().enumerate().filter(|&(n, _)| n != missing).map(|(_, p)| p.clone()).collect();
+        let some: Vec<_> =
+            parts.iter().enumerate().filter(|&(n, _)| n != missing).map(|(_, p)| p.clone()).collect();
         let dump = good(&some);
         let kept = (0..3000).filter(|&pfn| is_kept(pfn)).count();
-        let lost = kept - (0..3000).filter(|&pfn| dump.desc(Pfn(pfn)).is_ok_and(|desc| desc.is_some())).count();
+        let lost =
+            kept - (0..3000).filter(|&pfn| dump.desc(Pfn(pfn)).is_ok_and(|desc| desc.is_some())).count();
         assert_eq!(dump.lost_pages().unwrap(), to_u64(lost));
         assert!(faults(&dump).unwrap().iter().any(|fault| fault.contains("is missing")));
     }

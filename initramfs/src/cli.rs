@@ -1,0 +1,237 @@
+//! The commands of `afterimage` and their options.
+
+use std::path::PathBuf;
+
+use afterimage::{keys, planned};
+use base::config::{Compress, DumpLevel, Exclude, Format, LevelError};
+use clap::{Parser, Subcommand};
+
+use crate::OLD_SWITCH;
+
+/// Saves the memory of the Linux kernel that ran before.
+#[derive(Debug, Parser)]
+#[command(name = "afterimage", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build the capture image for a kernel
+    Build {
+        /// Kernel release that the image is for, as `uname -r` prints it
+        #[arg(long, value_name = "VERSION")]
+        kernel: String,
+        /// Modules of that kernel [default: /lib/modules/VERSION]
+        #[arg(long, value_name = "DIR")]
+        modules_dir: Option<PathBuf>,
+        /// Configuration file
+        #[arg(long, value_name = "FILE", default_value = "/etc/afterimage/config.toml")]
+        config: PathBuf,
+        /// The static init [default: beside this program, or in ../lib/afterimage: `init-storage`
+        /// if that is there and all targets are disks, else `init`]
+        #[arg(long, value_name = "FILE")]
+        init: Option<PathBuf>,
+        /// The image to write
+        #[arg(short, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Load the capture image as the panic kernel
+    Load {
+        /// The capture image [default: /boot/afterimage.img]
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+        /// Load what is loaded once more, if the machine's CPUs or memory have changed and the
+        /// kernel has not seen to that itself
+        #[arg(long, conflicts_with_all = ["image", "kernel_image", "key_file"])]
+        again: bool,
+        /// Load what is loaded once more, if a file of keys has changed since, or the way to a
+        /// target on the network was not known
+        #[arg(long, conflicts_with_all = ["image", "kernel_image", "key_file", "again"])]
+        refresh: bool,
+        /// The kernel to run it with [default: /boot/vmlinuz-VERSION of the running kernel]
+        #[arg(long, value_name = "FILE")]
+        kernel_image: Option<PathBuf>,
+        /// Key file or pass phrase (- is standard input) of the LUKS devices under targets
+        /// [default: target.key_file]
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+    },
+    /// Unload the panic kernel
+    Unload,
+    /// Switch to the capture kernel on purpose: it saves all memory of this one. Like a reboot,
+    /// this ends every program
+    ///
+    /// Needs a loaded panic kernel (`afterimage load`). Records who wants it and why, runs the live
+    /// collectors, stops and freezes what [planned] names, loads the record and jumps. What fails
+    /// before the jump is undone, and the host runs on.
+    #[command(alias = OLD_SWITCH)]
+    Switch(planned::Options),
+    /// Write a tar of files to standard output
+    #[command(hide = true)]
+    CollectFiles {
+        /// Bytes of files at most
+        #[arg(long)]
+        limit: u64,
+        /// Patterns
+        patterns: Vec<String>,
+    },
+    /// Make the key with which this host logs in at collectors by SSH, and print its public half. A
+    /// key that is there stays
+    Keys {
+        /// The private key
+        #[arg(long, value_name = "PATH", default_value = keys::PATH)]
+        file: PathBuf,
+    },
+    /// Print the line that lets the key in at a collector, for SFTP only; or install it there
+    ///
+    /// With USER@HOST it is appended to that account's authorized_keys by ssh, unless it is there,
+    /// and the host's public keys are printed for the configuration.
+    Propagate {
+        /// Directory of the collector in which SFTP begins: it must be there, and be the account's
+        #[arg(long, value_name = "DIR", default_value = "/var/crash")]
+        dir: String,
+        /// The private key
+        #[arg(long, value_name = "PATH", default_value = keys::PATH)]
+        file: PathBuf,
+        /// Port of the collector
+        #[arg(long, default_value_t = 22)]
+        port: u16,
+        /// The account at the collector
+        #[arg(value_name = "USER@HOST")]
+        at: Option<String>,
+    },
+    /// Say whether a panic would be captured; exit code 0 if so
+    Status,
+    /// Look at this host and say whether a crash now would be saved, what is wrong, and what to do
+    ///
+    /// Exit code 0: it would be saved, perhaps with warnings; 1: it would not; 2: the check could
+    /// not be made.
+    Check {
+        /// The capture image [default: the one that is loaded, or /boot/afterimage.img]
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+        /// The capture kernel [default: the one that is loaded, or /boot/vmlinuz-VERSION of the
+        /// running kernel]
+        #[arg(long, value_name = "FILE")]
+        kernel_image: Option<PathBuf>,
+        /// Configuration file [default: the one that the image was built from]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON: a verdict (ok, warning or failure) and findings, each with id, level, found
+        /// and remedy
+        #[arg(long)]
+        json: bool,
+    },
+    /// Dump a vmcore that is a file, or a dump again: filter, compress, convert it
+    #[command(override_usage = "afterimage dump [OPTIONS] VMCORE... OUT\n       afterimage dump --dry-run \
+                          [OPTIONS] VMCORE...")]
+    Dump {
+        #[command(flatten)]
+        pages: Pages,
+        /// Read broken memory (PG_hwpoison) and offline pages after all: of a copy, where reading
+        /// them does no harm
+        #[arg(long)]
+        read_poisoned_and_offline_pages: bool,
+        /// zstd:LEVEL, zlib, none, or auto: the zstd level that ends soonest, measured while it
+        /// runs
+        #[arg(long, default_value_t)]
+        compress: Compress,
+        /// kdump, flattened, elf, lime or raw
+        #[arg(long, default_value_t)]
+        format: Format,
+        /// Overwrite OUT
+        #[arg(long)]
+        force: bool,
+        /// Write nothing; say how many pages there are of each class, and how large dumps would be
+        #[arg(long, conflicts_with = "force")]
+        dry_run: bool,
+        /// The vmcore or dump (of a split dump all files), then the dump to write; - is standard
+        /// output
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Make a device a raw target, empty, and print its UUID. What it held is lost
+    Prepare {
+        /// Give up a file system, other data, or a capture that was not collected; a device in use
+        /// is refused all the same
+        #[arg(long)]
+        force: bool,
+        /// The partition, disk or volume
+        device: PathBuf,
+    },
+    /// Copy a capture off a raw device, or what there is of a dump that was cut; exit code 3 if a part of it is lost
+    ///
+    /// A capture is verified, copied into a directory of its own and marked collected. Of a dump that was cut, such
+    /// as a stream that a server has not got to its end, a plain dump is made that says INCOMPLETE.
+    #[command(
+        override_usage = "afterimage recover [--keep-uncollected] [--again] DEVICE DIR\n       afterimage recover PART... \
+                          OUT"
+    )]
+    Recover {
+        /// Leave the capture on the device marked as it is: the device takes no other one
+        #[arg(long)]
+        keep_uncollected: bool,
+        /// Copy it once more, although it was collected before
+        #[arg(long)]
+        again: bool,
+        /// The device, or an image of it, and where the capture's directory is made; or the parts of a dump in their
+        /// order, and the file to write
+        #[arg(required = true, num_args = 2.., value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Forget the crashes that a target remembers, and that a kexec failed, once their cause is
+    /// seen to: the next crash is dumped again, and a kexec tried again
+    Reset {
+        /// The directory of the captures (`path` of the target), or the raw device
+        target: PathBuf,
+    },
+    /// Print the kernel log in a vmcore or dump
+    Dmesg {
+        /// The vmcore or dump; of a split dump all files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Say what a vmcore or dump holds
+    Inspect {
+        /// Say of all pages what they are and which of them a dump holds, as a table and a map; in
+        /// colours if standard output is a terminal and `NO_COLOR` is not set
+        #[arg(long)]
+        pages: bool,
+        /// Draw the map into a file, too: .svg, or .png, which has no text but at the bottom a bar
+        /// of all pages by class. Plain colours are pages that are there, pale hatched ones were
+        /// left out of the dump
+        #[arg(long, requires = "pages", value_name = "FILE")]
+        map: Option<PathBuf>,
+        /// The vmcore or dump; of a split dump all files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// Which pages are left out.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+pub(crate) struct Pages {
+    /// Dump level, 0 to 31: the sum of 1 (zero pages), 2 (page cache), 4 (all page cache), 8
+    /// (memory of processes), 16 (free pages) [default: 1]
+    #[arg(long)]
+    level: Option<DumpLevel>,
+    /// Page classes by name: zero, cache, private-cache, user, free, unused-vmemmap
+    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
+    exclude: Option<Vec<String>>,
+    /// kernel (level 31), forensic (level 1) or full (level 0)
+    #[arg(long, value_parser = Exclude::preset, value_name = "NAME")]
+    preset: Option<Exclude>,
+}
+
+impl Pages {
+    pub(crate) fn exclude(&self) -> Result<Exclude, LevelError> {
+        match (&self.level, &self.exclude) {
+            (Some(level), _) => Ok((*level).into()),
+            (_, Some(names)) => Exclude::classes(names),
+            _ => Ok(self.preset.unwrap_or_default()),
+        }
+    }
+}
