@@ -3,7 +3,7 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`watchdog`], [`network`], [`image`] | what goes into an image, and its bytes |
+//! | [`cpio`], [`modules`], [`signatures`], [`strip`], [`drivers`], [`watchdog`], [`network`], [`image`] | what goes into an image, and its bytes |
 //! | [`fingerprint`], [`check`] | whether a crash now would be saved |
 //! | [`stack`], [`volume_key`] | what a target stands on: LVM and LUKS |
 //! | [`remote`] | what is known of targets on the network |
@@ -40,6 +40,7 @@ pub mod offline;
 pub mod planned;
 pub mod raw;
 pub mod remote;
+pub mod signatures;
 pub mod stack;
 pub mod status;
 pub mod strip;

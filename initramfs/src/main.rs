@@ -389,8 +389,18 @@ fn load(
     kernel_image: Option<PathBuf>,
     key_file: Option<&Path>,
 ) -> Result<ExitCode, Failure> {
-    let running = || PathBuf::from(format!("/boot/vmlinuz-{}", host::read("/proc/sys/kernel/osrelease")));
-    let kernel = kernel_image.unwrap_or_else(running);
+    let kernel = match kernel_image {
+        Some(named) => named,
+        None => {
+            let release = host::read("/proc/sys/kernel/osrelease");
+            let found = host::kernel_file(&release);
+            if !found.is_file() {
+                let places = host::kernel_places(&release);
+                return Err(format!("no kernel {release} at {places}: name it with --kernel-image").into());
+            }
+            found
+        }
+    };
     Ok(print_loaded(&loader::load(&image.unwrap_or_default(), &kernel, key_file)?))
 }
 

@@ -11,7 +11,7 @@ mod roads;
 mod stacks;
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use base::addr::to_u64;
@@ -31,6 +31,7 @@ use crate::host;
 use crate::image;
 use crate::network;
 use crate::remote::{self, SecretFile};
+use crate::signatures::{ModuleFacts, Policy};
 use crate::watchdog;
 use crate::who;
 
@@ -161,7 +162,7 @@ fn arm(
     let bz = BzImage::parse_whole(&kernel);
     let bz = bz.map_err(|source| LoadError::Kernel { path: kernel_file.to_owned(), source })?;
     let contents = image::read_contents(&image, image_file)?;
-    check_image(&contents.manifest, &bz, kernel_file)?;
+    check_image(&contents, &bz, kernel_file)?;
     let need = need(bz.init_size, to_u64(image.len()), contents.unpacked);
     check_host(need)?;
 
@@ -208,15 +209,29 @@ fn arm(
 }
 
 /// Whether the image is for this kernel, and the kernel takes its modules.
-fn check_image(manifest: &image::Manifest, bz: &BzImage, kernel_file: &Path) -> Result<(), LoadError> {
+fn check_image(contents: &image::Contents, bz: &BzImage, kernel_file: &Path) -> Result<(), LoadError> {
+    let manifest = &contents.manifest;
     if manifest.kernel != bz.release {
         let (image, kernel) = (manifest.kernel.clone(), bz.release.clone());
         return Err(LoadError::OtherKernel { image, kernel, path: kernel_file.to_owned() });
     }
-    if manifest.stripped && !manifest.modules.is_empty() && host::enforces_module_signatures() {
-        return Err(LoadError::Stripped);
+    let policy = Policy::read(&manifest.kernel, &manifest.modules_dir);
+    accepts(&contents.modules, &bz.release, &policy.reasons())
+}
+
+/// Whether a kernel of this release takes these modules, on a host that wants signatures for
+/// `reasons`. Whether the kernel trusts the key of a signature shows only there.
+fn accepts(modules: &[ModuleFacts], release: &str, reasons: &[String]) -> Result<(), LoadError> {
+    if let Some(module) = modules.iter().find(|module| !module.is_for(release)) {
+        let (module, vermagic) = (module.name.clone(), module.vermagic.trim().to_owned());
+        return Err(LoadError::OtherModule { module, vermagic, kernel: release.to_owned() });
     }
-    Ok(())
+    let unsigned: Vec<&str> =
+        modules.iter().filter(|module| !module.signed).map(|module| module.name.as_str()).collect();
+    match (unsigned.is_empty(), reasons) {
+        (true, _) | (_, []) => Ok(()),
+        (false, reasons) => Err(LoadError::Unsigned { modules: unsigned.join(" "), why: reasons.join("; ") }),
+    }
 }
 
 /// Says what will go wrong on this host after a panic, as far as that can be foreseen.
@@ -239,6 +254,7 @@ fn capture_cmdline(config: &Config) -> Result<String, LoadError> {
     let changes = Changes {
         cpus: capture.cpus,
         boot_apic_id: cmdline::boot_apic_id(&host::read("/proc/cpuinfo")),
+        low_memory: host::has_low_reservation(&host::read("/proc/iomem")),
         remove: &capture.cmdline_remove,
         append: &append,
     };
@@ -324,14 +340,28 @@ fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
     }
 }
 
-/// The facts as an archive that the kernel unpacks behind the image.
+/// The facts as an archive that the kernel unpacks behind the image, and what its random numbers
+/// begin with.
 fn archive(facts: &Facts) -> Zeroizing<Vec<u8>> {
-    let mut entry = Entry::file(config::FACTS_PATH, 0o600, facts.to_toml().into_bytes());
-    let archive = Zeroizing::new(cpio::write(std::slice::from_ref(&entry)));
-    if let cpio::Kind::File(bytes) = &mut entry.kind {
-        bytes.zeroize();
+    let mut entries = vec![Entry::file(config::FACTS_PATH, 0o600, facts.to_toml().into_bytes())];
+    match seed() {
+        Ok(seed) => entries.push(Entry::file(config::SEED_PATH, 0o600, seed)),
+        Err(error) => log::warn!("/dev/urandom: {error}; the capture waits for random numbers of its own"),
+    }
+    let archive = Zeroizing::new(cpio::write(&entries));
+    for entry in &mut entries {
+        if let cpio::Kind::File(bytes) = &mut entry.kind {
+            bytes.zeroize();
+        }
     }
     archive
+}
+
+/// Random bytes of this host, new for each load.
+fn seed() -> io::Result<Vec<u8>> {
+    let mut seed = vec![0; config::SEED_LEN];
+    fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    Ok(seed)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
@@ -368,11 +398,31 @@ mod tests {
     }
 
     #[test]
+    fn modules_that_the_capture_kernel_would_not_take_are_refused() {
+        let module = |name: &str, signed, vermagic: &str| ModuleFacts {
+            name: name.into(),
+            signed,
+            vermagic: vermagic.into(),
+        };
+        let ours = |signed| [module("ext4", true, "6.1.0 SMP "), module("nvme", signed, "6.1.0 SMP ")];
+        let fips = ["the host is in FIPS mode".to_owned()];
+        accepts(&ours(false), "6.1.0", &[]).unwrap();
+        accepts(&ours(true), "6.1.0", &fips).unwrap();
+        accepts(&[], "6.1.0", &fips).unwrap();
+        let error = accepts(&ours(false), "6.1.0", &fips).unwrap_err().to_string();
+        assert!(error.contains("FIPS") && error.contains(": nvme") && !error.contains("ext4"), "{error}");
+        let error = accepts(&ours(true), "6.1.1", &[]).unwrap_err().to_string();
+        assert!(error.contains("ext4") && error.contains("6.1.0 SMP") && error.contains("6.1.1"), "{error}");
+    }
+
+    #[test]
     fn facts_are_a_file_of_the_image() {
         let facts = Facts { host: "h".into(), ..Facts::default() };
         let archive = archive(&facts);
         let files = cpio::read_files(&archive).unwrap();
         assert_eq!(files[0].0, "etc/afterimage/facts.toml");
+        assert_eq!((files[1].0.as_str(), files[1].1.len()), ("etc/afterimage/seed", 64));
+        assert_ne!(files[1].1, [0; 64]);
         assert_eq!(Facts::parse(core::str::from_utf8(files[0].1).unwrap()).unwrap(), facts);
     }
 }

@@ -53,7 +53,7 @@ fn under_lockdown_nothing_unsigned_is_loaded() -> Result<()> {
 #[test]
 #[ignore = "full: modules without signatures under lockdown"]
 fn under_lockdown_modules_without_signatures_are_refused() -> Result<()> {
-    under_lockdown("always", "enforces module signatures")
+    under_lockdown("always", "wants signed modules")
 }
 
 fn under_lockdown(strip: &str, words: &str) -> Result<()> {

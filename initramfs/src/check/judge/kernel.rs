@@ -2,6 +2,7 @@
 //! crash reaches it.
 
 use crate::check::finding::Finding;
+use crate::check::judge::cmdline;
 use crate::check::observe::host::Host;
 use crate::crashkernel::{self, mib};
 use crate::watchdog::Watchdog;
@@ -10,7 +11,14 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
     let mut findings = vec![loaded(host)];
     findings.extend(loaded_image(host));
     findings.extend(loaded_kernel(host));
-    findings.extend([reservation(host), kexec(host), on_oops(host), on_panic(host), watchdog(host)]);
+    findings.extend([
+        reservation(host),
+        kexec(host),
+        cmdline::finding(host),
+        on_oops(host),
+        on_panic(host),
+        watchdog(host),
+    ]);
     findings
 }
 

@@ -1,5 +1,6 @@
 //! Makes findings of what was seen on the host.
 
+mod cmdline;
 mod finish;
 mod image;
 mod kernel;

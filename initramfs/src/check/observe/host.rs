@@ -16,6 +16,7 @@ use crate::host;
 use crate::image::{self, Contents, Manifest};
 use crate::loader::{self, Loaded};
 use crate::modules::ModuleTree;
+use crate::signatures::Policy;
 use crate::watchdog::{self, Watchdog};
 
 /// Where the image lies if nobody says otherwise.
@@ -67,8 +68,8 @@ pub struct Host {
     pub panic_on_oops: String,
     /// Lockdown mode, `none` without.
     pub lockdown: String,
-    /// Whether modules need a valid signature.
-    pub enforces_signatures: bool,
+    /// Why the capture kernel wants modules with signatures; empty if it does not.
+    pub signature_reasons: Vec<String>,
     /// Watchdogs.
     pub watchdogs: Vec<Watchdog>,
     /// How much memory there is, and what of it is in use.
@@ -179,7 +180,7 @@ impl Host {
             panic: host::read("/proc/sys/kernel/panic"),
             panic_on_oops: host::read("/proc/sys/kernel/panic_on_oops"),
             lockdown: host::lockdown(),
-            enforces_signatures: host::enforces_module_signatures(),
+            signature_reasons: Policy::read(&release, &dir).reasons(),
             watchdogs: watchdog::list(),
             kernel: read_kernel(&kernel_file),
             release,
@@ -214,7 +215,7 @@ impl Host {
 
 /// As `afterimage load` has it.
 fn default_kernel(release: &str) -> PathBuf {
-    format!("/boot/vmlinuz-{release}").into()
+    host::kernel_file(release)
 }
 
 fn read_image(path: &Path, config: Option<&Path>) -> Result<Image, String> {
@@ -256,6 +257,7 @@ pub(in crate::check) mod testing {
     use super::*;
     use crate::check::observe::storage::{Device, Room};
     use crate::fingerprint::Fingerprint;
+    use crate::signatures::ModuleFacts;
 
     pub(in crate::check) const CONFIG: &str =
         "[[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=dump\"\nreserve = \"1G\"\n";
@@ -273,11 +275,13 @@ pub(in crate::check) mod testing {
             module_files: vec![file("kernel/virtio_blk.ko"), file("kernel/iTCO_wdt.ko")],
             hook_files: Vec::new(),
         };
+        let module = |name: &String| ModuleFacts { name: name.clone(), ..ModuleFacts::default() };
+        let modules = manifest.modules.iter().map(module).collect();
         let source = |part, path: &str| Source { part, path: path.into(), condition: Condition::Same };
         Image {
             bytes: 2 << 20,
             crc32: "00c0ffee".into(),
-            contents: Contents { config: config.clone(), manifest, unpacked: 4 << 20 },
+            contents: Contents { config: config.clone(), manifest, unpacked: 4 << 20, modules },
             sources: vec![
                 source(Part::Config, "/etc/afterimage/config.toml"),
                 source(Part::Init, "/usr/lib/afterimage/init"),
@@ -304,7 +308,7 @@ pub(in crate::check) mod testing {
             panic: "10".into(),
             panic_on_oops: "1".into(),
             lockdown: "none".into(),
-            enforces_signatures: false,
+            signature_reasons: Vec::new(),
             watchdogs: vec![Watchdog {
                 name: "watchdog0".into(),
                 identity: "iTCO_wdt".into(),
