@@ -18,17 +18,10 @@ pub fn lockdown() -> String {
     active_lockdown(&read("/sys/kernel/security/lockdown"))
 }
 
-/// What the kernel says of kexec: `crash_loaded`, `crash_size`, `loaded`, … in /sys/kernel/kexec
-/// (6.19), or under its name of before, which is to go after 2028; empty if it says nothing.
+/// What the kernel says of kexec, see [`kexec::machine::of_kexec`].
 #[must_use]
 pub fn kexec(name: &str) -> String {
-    kexec_in(Path::new("/sys/kernel"), name)
-}
-
-fn kexec_in(kernel: &Path, name: &str) -> String {
-    let paths = [kernel.join("kexec").join(name), kernel.join(format!("kexec_{name}"))];
-    let text = paths.iter().find_map(|path| fs::read_to_string(path).ok());
-    text.unwrap_or_default().trim_end().to_owned()
+    kexec::machine::of_kexec(name)
 }
 
 /// CPUs that are online.
@@ -138,23 +131,6 @@ mod tests {
     fn lockdown_is_the_word_in_brackets() {
         assert_eq!(active_lockdown("none [integrity] confidentiality"), "integrity");
         assert_eq!(active_lockdown(""), "none");
-    }
-
-    #[test]
-    fn the_names_of_6_19_come_before_the_old_ones() {
-        let dir = tempfile::tempdir().unwrap();
-        let put = |name: &str, text: &str| {
-            let path = dir.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
-        assert_eq!(kexec_in(dir.path(), "crash_size"), "");
-        put("kexec_crash_size", "1\n");
-        assert_eq!(kexec_in(dir.path(), "crash_size"), "1");
-        put("kexec/crash_size", "2\n");
-        assert_eq!(kexec_in(dir.path(), "crash_size"), "2");
-        put("kexec_crash_loaded", "1\n");
-        assert_eq!(kexec_in(dir.path(), "crash_loaded"), "1");
     }
 
     #[test]

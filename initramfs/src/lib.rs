@@ -4,7 +4,7 @@
 //! | module | idea |
 //! |---|---|
 //! | [`cpio`], [`modules`], [`signatures`], [`strip`], [`drivers`], [`watchdog`], [`network`], [`image`] | what goes into an image, and its bytes |
-//! | [`fingerprint`], [`check`] | whether a crash now would be saved |
+//! | [`fingerprint`], [`rivals`], [`check`] | whether a crash now would be saved |
 //! | [`stack`], [`volume_key`] | what a target stands on: LVM and LUKS |
 //! | [`remote`] | what is known of targets on the network |
 //! | [`cmdline`], [`crashkernel`], [`host`], [`who`], [`loader`], [`status`] | arming the panic kernel |
@@ -40,6 +40,7 @@ pub mod offline;
 pub mod planned;
 pub mod raw;
 pub mod remote;
+pub mod rivals;
 pub mod signatures;
 pub mod stack;
 pub mod status;

@@ -434,12 +434,20 @@ fn print_loaded(loaded: &Loaded) -> ExitCode {
 }
 
 fn status() -> ExitCode {
-    print!("{}", status::text());
-    if host::is_loaded() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let status = status::Status::look();
+    print!("{}", status.text);
+    if status.saved { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn check(options: &check::Options, json: bool) -> ExitCode {
-    let report = check::Host::observe(options).map(|host| check::Report::of(&host));
+    let report = check::Host::observe(options).map(|host| {
+        let report = check::Report::of(&host);
+        // A check of another image says nothing of what is loaded.
+        if options.is_of_what_is_loaded() {
+            check::keep(&report, host.recorded.as_ref());
+        }
+        report
+    });
     let printed = report.map_err(Failure::from).and_then(|report| {
         let text = if json { report.to_json() } else { report.to_text() };
         match io::stdout().lock().write_all(text.as_bytes()) {

@@ -355,6 +355,9 @@ pub struct Summary {
     pub not_read: Vec<Run>,
     /// Of those, pages that are not listed: there are too many runs.
     pub not_read_unlisted: u64,
+    /// Pages of users that the capture kernel took for itself (`crashkernel=N,cma`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub user_pages_lost: Vec<Run>,
     /// Bytes of memory in the core.
     pub memory_bytes: u64,
     /// Bytes of the dump.

@@ -169,6 +169,9 @@ pub enum LoadError {
     /// Nothing of ours is loaded.
     #[error("{0}: afterimage load first")]
     NotArmed(&'static str),
+    /// Somebody else's is.
+    #[error("what is loaded is not what afterimage loaded: {0}; run afterimage load again")]
+    NotOurs(String),
     /// The road that a planned switch needs was not taken.
     #[error(
         "the image was loaded with kexec_file_load, which has no entry for a planned switch; \

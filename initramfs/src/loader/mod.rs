@@ -6,17 +6,20 @@
 //! lockdown there is only the kernel's ([`Road::FileLoad`]).
 
 mod error;
+mod kcore;
+mod proof;
 mod record;
 mod roads;
 mod stacks;
 
 use std::fs;
 use std::io::{self, Read as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use base::addr::to_u64;
 use base::config::{self, Config, Link};
-use base::facts::{Facts, Planned, Remote, Stack, handover, parse_iomem};
+use base::facts::{Facts, MemoryRange, Planned, Remote, Stack, handover, parse_iomem};
 use kexec::sys::load;
 use kexec::{BzImage, PAGE, machine};
 use zeroize::{Zeroize, Zeroizing};
@@ -25,7 +28,7 @@ use crate::boot_entry::foresee::{self, Circumstances};
 use crate::boot_entry::{self, Next};
 use crate::cmdline::{self, Changes};
 use crate::cpio::{self, Entry};
-use crate::crashkernel::{Need, mib, need};
+use crate::crashkernel::{Need, cma_bytes, mib, need};
 use crate::fingerprint::crc32;
 use crate::host;
 use crate::image;
@@ -36,6 +39,7 @@ use crate::watchdog;
 use crate::who;
 
 pub use error::LoadError;
+pub use proof::{Print, Proof};
 pub use record::{Loaded, Road, recorded};
 
 use roads::Arms;
@@ -94,7 +98,7 @@ pub fn rearm(planned: Option<&Planned>) -> Result<Loaded, LoadError> {
 /// Loads the handover page with a record as what reboot(2) starts by `LINUX_REBOOT_CMD_KEXEC`: the
 /// armed image, at its entry.
 pub fn stage(planned: &Planned) -> Result<Staged, LoadError> {
-    let loaded = armed()?;
+    let loaded = certain()?;
     let (Some(entry), Some(at)) = (loaded.entry, loaded.handover) else { return Err(LoadError::NoEntry) };
     let page = handover::encode(planned)?;
     let segment = load::Segment { bytes: &page, at, size: PAGE };
@@ -110,7 +114,8 @@ pub fn stage(planned: &Planned) -> Result<Staged, LoadError> {
 pub fn unstage() -> Result<(), LoadError> {
     load::load(0, &[], load::Start::Reboot)
         .map_err(|error| LoadError::explain(Road::Own, error, Path::new(""), Need::NONE))?;
-    if let Some(loaded) = recorded() {
+    // One that was changed gets no new seal.
+    if let Some(loaded) = recorded().filter(|loaded| !loaded.is_changed) {
         remember(&Loaded { staged: false, ..loaded });
     }
     Ok(())
@@ -127,12 +132,31 @@ pub fn unload() -> Result<(), LoadError> {
     Ok(())
 }
 
-/// What we have loaded, if that is what is loaded.
+/// What we have loaded, if nothing speaks against its being what is loaded.
 fn armed() -> Result<Loaded, LoadError> {
     if !host::is_loaded() {
         return Err(LoadError::NotArmed("no capture image is loaded"));
     }
-    recorded().ok_or(LoadError::NotArmed("what is loaded was not loaded by afterimage"))
+    let loaded = recorded().ok_or(LoadError::NotArmed("what is loaded was not loaded by afterimage"))?;
+    match Proof::of(&loaded) {
+        Proof::Other(why) => Err(LoadError::NotOurs(why)),
+        Proof::Same | Proof::Unproved(_) => Ok(loaded),
+    }
+}
+
+/// What is loaded, for a jump into it. Where it cannot be proved that this is what was recorded, it is
+/// loaded once more: then it is.
+fn certain() -> Result<Loaded, LoadError> {
+    let loaded = armed()?;
+    match Proof::of(&loaded) {
+        Proof::Unproved(why) => {
+            log::warn!(
+                "it cannot be proved that what is loaded is what was recorded ({why}): loading it again"
+            );
+            rearm(None)
+        }
+        _ => Ok(loaded),
+    }
 }
 
 /// Why a planned switch by kexec is not possible here and now; `None` if it is.
@@ -311,7 +335,7 @@ fn check_host(need: Need) -> Result<(), LoadError> {
     if have < need.minimum {
         return Err(LoadError::too_small(have, need));
     }
-    if have < need.recommended {
+    if have.saturating_add(cma_bytes(&host::kexec("crash_cma_ranges"))) < need.recommended {
         log::warn!(
             "the crash kernel reservation is {} MiB; for this image crashkernel={}M is recommended",
             mib(have),
@@ -322,6 +346,11 @@ fn check_host(need: Need) -> Result<(), LoadError> {
 }
 
 fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
+    let range = |range: &Range<u64>| MemoryRange {
+        start: range.start,
+        last: range.end.saturating_sub(1),
+        kind: "Crash kernel (CMA)".to_owned(),
+    };
     let cpuinfo = host::read("/proc/cpuinfo");
     Facts {
         host: host::read("/proc/sys/kernel/hostname"),
@@ -335,6 +364,7 @@ fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
         cpus: host::cpus(),
         boot_apic_id: cmdline::boot_apic_id(&cpuinfo),
         memory_map: parse_iomem(&host::read("/proc/iomem")),
+        cma: placement::production::cma(&host::kexec("crash_cma_ranges")).iter().map(range).collect(),
         firmware_map: machine::firmware_map(),
         ..Facts::default()
     }

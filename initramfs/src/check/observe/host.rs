@@ -9,13 +9,15 @@ use base::config::Config;
 use kexec::BzImage;
 
 use super::memory::Memory;
+use super::panics::Panics;
 use super::storage::{self, Storage};
 use crate::boot_entry::Next;
 use crate::fingerprint::{Condition, crc32};
 use crate::host;
 use crate::image::{self, Contents, Manifest};
-use crate::loader::{self, Loaded};
+use crate::loader::{self, Loaded, Proof};
 use crate::modules::ModuleTree;
+use crate::rivals::{self, Rival};
 use crate::signatures::Policy;
 use crate::watchdog::{self, Watchdog};
 
@@ -47,6 +49,14 @@ pub struct Options {
     pub config: Option<PathBuf>,
 }
 
+impl Options {
+    /// Whether the check is about what is loaded, not about files that somebody names.
+    #[must_use]
+    pub fn is_of_what_is_loaded(&self) -> bool {
+        self.image.is_none() && self.kernel_image.is_none() && self.config.is_none()
+    }
+}
+
 /// A host, as far as saving a crash depends on it.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -60,6 +70,14 @@ pub struct Host {
     pub is_loaded: bool,
     /// What we loaded in this boot.
     pub recorded: Option<Loaded>,
+    /// Whether what is loaded is that.
+    pub proof: Option<Proof>,
+    /// Services of other crash tools that are enabled.
+    pub rivals: Vec<Rival>,
+    /// Which faults become panics, and what happens then.
+    pub panics: Panics,
+    /// The reservation of `cma` kind, a range per line; empty without, or if the kernel does not tell.
+    pub cma: String,
     /// sysctl kernel.kexec_load_disabled.
     pub kexec_load_disabled: String,
     /// sysctl kernel.panic.
@@ -183,6 +201,10 @@ impl Host {
             signature_reasons: Policy::read(&release, &dir).reasons(),
             watchdogs: watchdog::list(),
             kernel: read_kernel(&kernel_file),
+            proof: recorded.as_ref().map(Proof::of),
+            rivals: rivals::list(),
+            panics: Panics::read(),
+            cma: host::kexec("crash_cma_ranges"),
             release,
             is_loaded,
             recorded,
@@ -304,6 +326,18 @@ pub(in crate::check) mod testing {
                 image_crc32: "00c0ffee".into(),
                 ..Loaded::default()
             }),
+            proof: Some(Proof::Same),
+            rivals: Vec::new(),
+            panics: Panics {
+                unknown_nmi: "1".into(),
+                unrecovered_nmi: "0".into(),
+                softlockup: "1".into(),
+                hardlockup: "1".into(),
+                hung_task: "1".into(),
+                nmi_sender: Some("the BMC"),
+                ..Panics::default()
+            },
+            cma: String::new(),
             kexec_load_disabled: "0".into(),
             panic: "10".into(),
             panic_on_oops: "1".into(),
@@ -315,6 +349,7 @@ pub(in crate::check) mod testing {
                 modules: vec!["iTCO_wdt".into()],
                 is_hardware: true,
                 is_active: true,
+                timeout: Some(60),
             }],
             memory: Memory { ram: 8 << 30, free: 4 << 30, cache: 2 << 30, anonymous: 1 << 30 },
             image_file: IMAGE.into(),
