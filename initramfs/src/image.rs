@@ -170,20 +170,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     let mut firmware = Vec::new();
     let modules = tree.closure(&wanted_modules(&config, &tree, &sources.config, &mut firmware)?)?;
 
-    let reasons = Policy::read(&sources.kernel, &sources.modules_dir).reasons();
-    let stripping = match config.image.strip {
-        Strip::Always => true,
-        Strip::Never => false,
-        Strip::Auto => reasons.is_empty(),
-    };
-    match (stripping, reasons.as_slice()) {
-        (_, []) => (),
-        (false, reasons) => log::info!("modules keep their signatures: {}", reasons.join("; ")),
-        (true, reasons) => log::warn!(
-            "image.strip is \"always\", and the capture kernel may refuse modules without signatures: {}",
-            reasons.join("; ")
-        ),
-    }
+    let stripping = is_stripping(config.image.strip, &Policy::read(&sources.kernel, &sources.modules_dir));
     let config_file = Fingerprint::of(&absolute(&sources.config)?, text.as_bytes());
     let init_file = Fingerprint::of(&absolute(init_path)?, &init);
     let (mut module_files, mut hook_files) = (Vec::new(), Vec::new());
@@ -232,6 +219,25 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     let archive = cpio::write(&entries);
     let bytes = compress::compress(&archive, config.image.compress).map_err(ImageError::Compress)?;
     Ok(Image { bytes, unpacked: base::addr::to_u64(archive.len()), manifest })
+}
+
+/// Whether modules lose their signatures, and says why not where that is not plain.
+fn is_stripping(strip: Strip, policy: &Policy) -> bool {
+    let reasons = policy.reasons();
+    let stripping = match strip {
+        Strip::Always => true,
+        Strip::Never => false,
+        Strip::Auto => reasons.is_empty(),
+    };
+    match (stripping, reasons.as_slice()) {
+        (_, []) => (),
+        (false, reasons) => log::info!("modules keep their signatures: {}", reasons.join("; ")),
+        (true, reasons) => log::warn!(
+            "image.strip is \"always\", and the capture kernel may refuse modules without signatures: {}",
+            reasons.join("; ")
+        ),
+    }
+    stripping
 }
 
 /// Writes an image under a temporary name and renames it, so that there is never half of one.

@@ -15,7 +15,7 @@ use serde_json::Value;
 const STRICT: &str = "fips=1 unknown_nmi_panic panic_on_warn=1 softlockup_panic=1 hung_task_panic=1 \
                       nmi_watchdog=panic,1 panic_on_taint=0x1000 split_lock_detect=fatal init_on_free=1 \
                       ima_policy=tcb lsm=lockdown,yama,integrity,apparmor audit=1 slub_debug=FZ \
-                      module_blacklist=ext4_of_nobody printk.devkmsg=off sysctl.kernel.panic_on_oops=1 \
+                      module_blacklist=ext4_of_nobody sysctl.kernel.panic_on_oops=1 \
                       sysctl.kernel.panic_on_io_nmi=1 sysctl.kernel.panic_on_unrecovered_nmi=1 \
                       hugepages=8 dhash_entries=1048576 memhp_default_state=online";
 

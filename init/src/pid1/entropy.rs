@@ -18,7 +18,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use crate::sys::random;
 
 /// How long the kernel may gather random bits of its own.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(10);
 /// The nodes that libraries read, where devtmpfs has not made them.
 const NODES: [(&str, u64); 2] = [("/dev/random", 8), ("/dev/urandom", 9)];
 /// Memory devices (Documentation/admin-guide/devices.txt).

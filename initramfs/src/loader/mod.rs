@@ -26,6 +26,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::boot_entry::foresee::{self, Circumstances};
 use crate::boot_entry::{self, Next};
+use crate::cmdline::table::Reason;
 use crate::cmdline::{self, Changes};
 use crate::cpio::{self, Entry};
 use crate::crashkernel::{Need, cma_bytes, mib, need};
@@ -282,7 +283,20 @@ fn capture_cmdline(config: &Config) -> Result<String, LoadError> {
         remove: &capture.cmdline_remove,
         append: &append,
     };
-    Ok(cmdline::build(&host::read("/proc/cmdline"), changes)?)
+    let host = host::read("/proc/cmdline");
+    let unknown: Vec<String> = cmdline::left_out(&host)
+        .into_iter()
+        .filter(|(word, reason)| *reason == Reason::Unknown && !append.contains(word.as_str()))
+        .map(|(word, _)| word)
+        .collect();
+    if !unknown.is_empty() {
+        log::info!(
+            "not known to be wanted by the capture kernel, and left out: {}; capture.cmdline_append puts back \
+             what must be there",
+            unknown.join(" ")
+        );
+    }
+    Ok(cmdline::build(&host, changes)?)
 }
 
 /// Writes down what is loaded now. A switch that was staged before goes if it would enter what is

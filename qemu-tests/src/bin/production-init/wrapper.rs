@@ -1,5 +1,6 @@
 //! Runs in the capture kernel before the real `/init`: copies `/proc/vmcore`, byte for byte, to the
-//! second disk, takes random numbers away (`wrap.random=none`), and starts the [`jobs`] that make life hard for the capture.
+//! second disk, takes random numbers away (`wrap.random=none`), and starts the [`jobs`] that make life
+//! hard for the capture.
 
 use crate::cmdline::CommandLine;
 use crate::early;
