@@ -23,18 +23,18 @@ use base::addr::{Pfn, PfnRange};
 use base::attempt::{Attempt, Rung};
 use base::beat::{self, Beat, Step};
 use base::config::{self, Config, CrashLoop, When};
-use base::facts::{Facts, Planned};
+use base::facts::{Facts, MemoryRange, Planned};
 use base::time::{Lap, seconds};
 use vmcore::dump::Request;
 use vmcore::filter::PageFilter;
 use vmcore::format::kdump::Utsname;
 use vmcore::format::vmcoreinfo::VmcoreInfo;
 use vmcore::kernel::Kernel;
-use vmcore::report::{Degradation, Outcome, Summary};
+use vmcore::report::{Degradation, Outcome, Run, Summary};
 use vmcore::session::{describe, open_core, page_filter, record_origin, request, settle};
 
 use crate::targets::{BUILT_WITH, Ways};
-use kexec::sys::devmem;
+use kexec::{PAGE, sys::devmem};
 use vmcore::source::{Access, Core, Vmcore};
 use vmcore::target::{self, name};
 
@@ -58,6 +58,7 @@ pub(crate) fn child() -> Outcome {
         summary.degrade(Degradation::Config { cause });
     }
     let facts = load_facts(&mut summary);
+    summary.user_pages_lost = facts.cma.iter().filter_map(pages).map(Run::from).collect();
     let planned = trigger::discover(&facts, devmem::read, &mut summary);
     beat::tell(&Beat::Trigger(summary.trigger.unwrap_or_default()));
     capture(&config, &facts, planned.as_ref(), &attempt, summary)
@@ -215,6 +216,12 @@ fn step(config: &Config, step: Step, more: u64) {
     let has_limit = !matches!(step, Step::Dump | Step::Vmcore);
     let limit = if has_limit { config.capture.step_timeout.saturating_add(more) } else { 0 };
     beat::tell(&Beat::Step { step, limit });
+}
+
+/// The pages of a range of memory.
+fn pages(range: &MemoryRange) -> Option<PfnRange> {
+    let end = range.last.checked_add(1)?;
+    PfnRange::new(Pfn(range.start / PAGE), Pfn(end / PAGE))
 }
 
 /// Pages at which earlier attempts came to their end, in order.

@@ -161,10 +161,12 @@ pub(crate) enum Command {
         /// The partition, disk or volume
         device: PathBuf,
     },
-    /// Copy a capture off a raw device, or what there is of a dump that was cut; exit code 3 if a part of it is lost
+    /// Copy a capture off a raw device, or what there is of a dump that was cut; exit code 3 if a
+    /// part of it is lost
     ///
-    /// A capture is verified, copied into a directory of its own and marked collected. Of a dump that was cut, such
-    /// as a stream that a server has not got to its end, a plain dump is made that says INCOMPLETE.
+    /// A capture is verified, copied into a directory of its own and marked collected. Of a dump
+    /// that was cut, such as a stream that a server has not got to its end, a plain dump is made
+    /// that says INCOMPLETE.
     #[command(
         override_usage = "afterimage recover [--keep-uncollected] [--again] DEVICE DIR\n       afterimage recover PART... \
                           OUT"
@@ -176,8 +178,8 @@ pub(crate) enum Command {
         /// Copy it once more, although it was collected before
         #[arg(long)]
         again: bool,
-        /// The device, or an image of it, and where the capture's directory is made; or the parts of a dump in their
-        /// order, and the file to write
+        /// The device, or an image of it, and where the capture's directory is made; or the parts
+        /// of a dump in their order, and the file to write
         #[arg(required = true, num_args = 2.., value_name = "FILE")]
         files: Vec<PathBuf>,
     },

@@ -1,87 +1,31 @@
-//! The capture kernel's command line: the host's, less what must go, plus what must come.
+//! The capture kernel's command line: of the host's what is known to be wanted, plus what must come.
+
+pub mod table;
+
+use table::{Reason, normal, reason_to_leave_out};
 
 /// Longest command line of x86 (COMMAND_LINE_SIZE), with its NUL.
 pub const MAX_LEN: usize = 2048;
 /// What the kernel itself adds (`elfcorehdr=0x…`).
 const RESERVED: usize = 32;
 
-/// Parameters of the host that would hurt in a capture kernel: reservations of memory that is not
-/// there, the host's boot and root, limits that were meant for the whole machine, and switches that
-/// make it die early.
-const REMOVE: &[&str] = &[
-    "BOOT_IMAGE",
-    "afterimage.handoff",
-    "crashkernel",
-    "cma",
-    "hugepages",
-    "hugepagesz",
-    "default_hugepagesz",
-    "hugetlb_cma",
-    "hugetlb_free_vmemmap",
-    "init",
-    "initrd",
-    "rdinit",
-    "ip",
-    "isolcpus",
-    "kernelcore",
-    "log_buf_len",
-    "loglevel",
-    "maxcpus",
-    "mem",
-    "memmap",
-    "movablecore",
-    "netroot",
-    "nfsroot",
-    "nohz_full",
-    "nosmp",
-    "nr_cpus",
-    "oops",
-    "panic",
-    "panic_on_warn",
-    "possible_cpus",
-    "quiet",
-    "rcu_nocbs",
-    "resume",
-    "resume_offset",
-    "ro",
-    "root",
-    "rootflags",
-    "rootfstype",
-    "rw",
-    "single",
-    "slub_debug",
-    "splash",
-    "swiotlb",
-    "sysrq_always_enabled",
-    "trace_buf_size",
-    "slab_debug",
-    "softlockup_panic",
-    "hardlockup_panic",
-    "hung_task_panic",
-    "nmi_watchdog",
-    "retain_initrd",
-    "kmemleak",
-    "page_owner",
-    "debug_pagealloc",
-    "page_poison",
-    "disable_cpu_apicid",
-    "elfcorehdr",
-    "reset_devices",
-];
-/// Prefixes of such parameters: the host's service manager and initramfs.
-const REMOVE_PREFIX: &[&str] = &["sysctl.", "rd.", "systemd.", "ignition.", "ima_", "dm-mod."];
+/// Left out where no memory below 4 GiB is reserved; see [`Changes::low_memory`].
+const NO_ACCOUNTING: &str = "cgroup_disable=memory";
 
 /// What every capture kernel gets, each with its reason.
 const APPEND: &[&str] = &[
-    "reset_devices",                          // drivers reset hardware that the crash left running
-    "irqpoll",                                // an interrupt line may have been lost
-    "panic=10",                               // a capture kernel that dies must not stay dead
-    "oops=panic",                             // and an oops there is a death
-    "panic_on_warn=0",                        // but a warning is not
-    "nokaslr",                                // room in a small region; nothing to hide from
-    "novmcoredd",                             // device dumps are made of memory that is needed
+    "reset_devices",      // drivers reset hardware that the crash left running
+    "irqpoll",            // an interrupt line may have been lost
+    "panic=10",           // a capture kernel that dies must not stay dead
+    "oops=panic",         // and an oops there is a death
+    "panic_on_warn=0",    // but a warning is not
+    "nokaslr",            // room in a small region; nothing to hide from
+    "novmcoredd",         // device dumps are made of memory that is needed
+    "softlockup_panic=0", // nor is a slow step, whatever the kernel's defaults are
+    "hung_task_panic=0",
+    "nmi_watchdog=0",
     "numa=off",                               // one node is enough
-    "cgroup_disable=memory",                  // accounting costs memory per page
+    NO_ACCOUNTING,                            // accounting costs memory per page
     "transparent_hugepage=never",             // so do huge pages
     "acpi_no_memhotplug",                     // the old kernel's memory must not be plugged in
     "mce=off", // a machine check of parked CPUs would panic us; the price: one in old memory resets the machine
@@ -110,6 +54,9 @@ pub struct Changes<'a> {
     /// APIC id of the boot CPU: with several CPUs it must stay off, since starting it resets the
     /// machine.
     pub boot_apic_id: Option<u32>,
+    /// Whether memory between 1 MiB and 4 GiB is reserved. Without, kernels with
+    /// `cgroup_disable=memory` die while they set up their zones.
+    pub low_memory: bool,
     /// More parameters to take out, by name.
     pub remove: &'a [String],
     /// More parameters to put in.
@@ -120,8 +67,10 @@ pub struct Changes<'a> {
 pub fn build(host: &str, changes: Changes<'_>) -> Result<String, TooLong> {
     // What stands behind "--" is for the host's init, and would swallow what we append.
     let host = split(host).into_iter().take_while(|word| word != "--");
-    let mut words: Vec<String> = host.filter(|word| !is_removed(word, changes.remove)).collect();
-    let ours = APPEND.iter().filter(|word| !is_named(word, changes.remove));
+    let stays = |word: &String| reason_to_leave_out(word).is_none() && !is_named(word, changes.remove);
+    let mut words: Vec<String> = host.filter(stays).collect();
+    let fits = |word: &&&str| changes.low_memory || **word != NO_ACCOUNTING;
+    let ours = APPEND.iter().filter(fits).filter(|word| !is_named(word, changes.remove));
     words.extend(ours.map(|&word| word.to_owned()));
     words.push(format!("nr_cpus={}", changes.cpus));
     if let (2.., Some(id)) = (changes.cpus, changes.boot_apic_id) {
@@ -133,11 +82,14 @@ pub fn build(host: &str, changes: Changes<'_>) -> Result<String, TooLong> {
     if len >= MAX_LEN { Err(TooLong { len }) } else { Ok(line) }
 }
 
-fn is_removed(word: &str, more: &[String]) -> bool {
-    let key = normal(key_of(word));
-    REMOVE.iter().any(|name| normal(name) == key)
-        || REMOVE_PREFIX.iter().any(|prefix| key.starts_with(&normal(prefix)))
-        || is_named(word, more)
+/// The host's parameters that do not go on to the capture kernel, each with the reason, in the order
+/// of reasons.
+#[must_use]
+pub fn left_out(host: &str) -> Vec<(String, Reason)> {
+    let host = split(host).into_iter().take_while(|word| word != "--");
+    let mut out: Vec<_> = host.filter_map(|word| Some((reason_to_leave_out(&word)?, word))).collect();
+    out.sort_by_key(|(reason, _)| *reason);
+    out.into_iter().map(|(reason, word)| (word, reason)).collect()
 }
 
 fn is_named(word: &str, names: &[String]) -> bool {
@@ -147,11 +99,6 @@ fn is_named(word: &str, names: &[String]) -> bool {
 
 fn key_of(word: &str) -> &str {
     word.split('=').next().unwrap_or(word)
-}
-
-/// The kernel takes `-` and `_` in names as the same.
-fn normal(name: &str) -> String {
-    name.replace('-', "_")
 }
 
 /// Words of a command line; a space between double quotes does not part them (lib/cmdline.c,
@@ -188,17 +135,19 @@ mod tests {
 
     const HOST: &str = "BOOT_IMAGE=/vmlinuz root=UUID=1 ro quiet console=ttyS0,115200 crashkernel=256M,high \
                         crashkernel=72M,low hugepagesz=1G hugepages=4 rd.luks.uuid=x systemd.unit=y \
-                        dyndbg=\"file a.c +p\" slub-debug=FZ nvme.poll_queues=2";
+                        foo.dyndbg=\"file a.c +p\" slub-debug=FZ nvme.poll_queues=2";
 
     fn changes<'a>(remove: &'a [String], append: &'a str) -> Changes<'a> {
-        Changes { cpus: 1, boot_apic_id: Some(0), remove, append }
+        Changes { cpus: 1, boot_apic_id: Some(0), low_memory: true, remove, append }
     }
 
     #[test]
     fn hurtful_parameters_go_and_others_stay() {
         let line = build(HOST, changes(&[], "")).unwrap();
         assert!(
-            line.starts_with("console=ttyS0,115200 dyndbg=\"file a.c +p\" nvme.poll_queues=2 reset_devices "),
+            line.starts_with(
+                "console=ttyS0,115200 foo.dyndbg=\"file a.c +p\" nvme.poll_queues=2 reset_devices "
+            ),
             "{line}"
         );
         assert!(line.ends_with(" nr_cpus=1"), "{line}");
@@ -224,14 +173,33 @@ mod tests {
     }
 
     #[test]
+    fn accounting_stays_on_where_no_low_memory_is_reserved() {
+        let line = |low_memory| build("", Changes { low_memory, ..changes(&[], "") }).unwrap();
+        assert!(line(true).contains(" cgroup_disable=memory "));
+        assert!(!line(false).contains("cgroup_disable"));
+    }
+
+    #[test]
+    fn what_is_left_out_is_listed_with_the_reason() {
+        let words = left_out("unknown_nmi_panic console=ttyS0 crashkernel=1G xyzzy -- panic_on_warn");
+        let words: Vec<_> = words.iter().map(|(word, reason)| (word.as_str(), *reason)).collect();
+        let expected = [
+            ("crashkernel=1G", Reason::Memory),
+            ("unknown_nmi_panic", Reason::Strict),
+            ("xyzzy", Reason::Unknown),
+        ];
+        assert_eq!(words, expected);
+    }
+
+    #[test]
     fn several_cpus_leave_the_boot_cpu_out() {
-        let line = build("", Changes { cpus: 2, boot_apic_id: Some(8), remove: &[], append: "" }).unwrap();
+        let line = build("", Changes { cpus: 2, boot_apic_id: Some(8), ..changes(&[], "") }).unwrap();
         assert!(line.ends_with("nr_cpus=2 disable_cpu_apicid=8"), "{line}");
     }
 
     #[test]
     fn a_line_that_the_kernel_would_cut_is_refused() {
-        let error = build(&"x".repeat(3000), changes(&[], "")).unwrap_err();
+        let error = build(&format!("console={}", "x".repeat(3000)), changes(&[], "")).unwrap_err();
         assert!(error.to_string().contains("cmdline_append"), "{error}");
     }
 

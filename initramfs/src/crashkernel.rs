@@ -76,6 +76,15 @@ fn set_where(mib: u64, has: &dyn Fn(&str) -> bool) -> String {
     }
 }
 
+/// Bytes of a reservation of `cma` kind (6.17), by the text of crash_cma_ranges. It is memory for the
+/// capture kernel once that runs; the image has to fit in the other one.
+#[must_use]
+pub fn cma_bytes(ranges: &str) -> u64 {
+    let bytes =
+        placement::production::cma(ranges).into_iter().map(|range| range.end.saturating_sub(range.start));
+    bytes.fold(0, u64::saturating_add)
+}
+
 /// Bytes as whole MiB, rounded up.
 #[must_use]
 pub fn mib(bytes: u64) -> u64 {
@@ -105,5 +114,11 @@ mod tests {
         assert_eq!(base, Need { minimum: 60 << 20, recommended: 90 << 20 });
         assert_eq!(need(60 << 20, 1 << 20, 1 << 20).minimum - base.minimum, 2 << 20);
         assert_eq!(mib(1), 1);
+    }
+
+    #[test]
+    fn memory_of_users_counts_by_its_ranges() {
+        assert_eq!(cma_bytes("100000000-107ffffff\n120000000-121ffffff\n"), 160 << 20);
+        assert_eq!(cma_bytes(""), 0);
     }
 }

@@ -1,8 +1,9 @@
 //! What the running host says about itself, where loading and building depend on it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use base::facts::parse_iomem;
 use vmcore::source::{Access, Core, Vmcore};
 
 /// Reads a small file of /proc or /sys; empty if it is not there.
@@ -17,13 +18,10 @@ pub fn lockdown() -> String {
     active_lockdown(&read("/sys/kernel/security/lockdown"))
 }
 
-/// Whether the capture kernel, started like this one, would refuse modules without a valid
-/// signature.
+/// What the kernel says of kexec, see [`kexec::machine::of_kexec`].
 #[must_use]
-pub fn enforces_module_signatures() -> bool {
-    lockdown() != "none"
-        || read("/sys/module/module/parameters/sig_enforce") == "Y"
-        || read("/proc/cmdline").split_ascii_whitespace().any(|word| word.starts_with("module.sig_enforce"))
+pub fn kexec(name: &str) -> String {
+    kexec::machine::of_kexec(name)
 }
 
 /// Number of CAP_SYS_BOOT (include/uapi/linux/capability.h).
@@ -71,7 +69,58 @@ pub fn cpus() -> u32 {
 /// Bytes of the crash kernel reservation.
 #[must_use]
 pub fn reservation() -> u64 {
-    read("/sys/kernel/kexec_crash_size").parse().unwrap_or(0)
+    kexec("crash_size").parse().unwrap_or(0)
+}
+
+/// Whether /proc/iomem shows a reservation between 1 MiB and 4 GiB, for the devices of the capture
+/// kernel that reach no further.
+#[must_use]
+pub fn has_low_reservation(iomem: &str) -> bool {
+    let lines = iomem.lines().map(str::trim_start).filter(|line| line.ends_with("Crash kernel"));
+    let mut ranges = lines.flat_map(parse_iomem);
+    ranges.any(|range| range.last > range.start && range.start < 4 << 30)
+}
+
+/// Where distributions put the kernel of a release, the usual place first.
+const KERNELS: &[&str] = &[
+    "/boot/vmlinuz-{}",
+    "/lib/modules/{}/vmlinuz",
+    "/usr/lib/modules/{}/vmlinuz",
+    "/boot/{}/vmlinuz",
+    "/boot/kernel-{}",
+    "/boot/bzImage-{}",
+    "/boot/vmlinuz-linux-{}",
+    "/boot/{machine}/{}/linux",
+    "/boot/efi/{machine}/{}/linux",
+    "/efi/{machine}/{}/linux",
+];
+
+/// The kernel file of a release, where distributions put it; the first of these places if it is in
+/// none. Under ostree it is looked for in its deployments' folders of /boot.
+#[must_use]
+pub fn kernel_file(release: &str) -> PathBuf {
+    kernel_file_in(Path::new("/"), release)
+}
+
+/// The places of [`kernel_file`], for a message.
+#[must_use]
+pub fn kernel_places(release: &str) -> String {
+    let place = |place: &&str| place.replace("{machine}", "MACHINE-ID").replace("{}", release);
+    KERNELS.iter().map(place).chain(["/boot/ostree/*".to_owned()]).collect::<Vec<_>>().join(", ")
+}
+
+fn kernel_file_in(root: &Path, release: &str) -> PathBuf {
+    let machine = fs::read_to_string(root.join("etc/machine-id")).unwrap_or_default();
+    let place = |place: &&str| {
+        let place = place.replace("{machine}", machine.trim()).replace("{}", release);
+        root.join(place.trim_start_matches('/'))
+    };
+    let deployments = fs::read_dir(root.join("boot/ostree")).into_iter().flatten().flatten();
+    let mut deployments: Vec<PathBuf> =
+        deployments.map(|entry| entry.path().join(format!("vmlinuz-{release}"))).collect();
+    deployments.sort();
+    let places: Vec<PathBuf> = KERNELS.iter().map(place).chain(deployments).collect();
+    places.iter().find(|path| path.is_file()).or(places.first()).cloned().unwrap_or_default()
 }
 
 /// Bytes of memory (MemTotal).
@@ -98,7 +147,7 @@ pub fn vmcoreinfo() -> String {
 /// Whether a panic kernel is loaded.
 #[must_use]
 pub fn is_loaded() -> bool {
-    read("/sys/kernel/kexec_crash_loaded") == "1"
+    kexec("crash_loaded") == "1"
 }
 
 /// The mode between brackets in `[none] integrity confidentiality`; a kernel without lockdown has
@@ -127,5 +176,39 @@ mod tests {
     fn lockdown_is_the_word_in_brackets() {
         assert_eq!(active_lockdown("none [integrity] confidentiality"), "integrity");
         assert_eq!(active_lockdown(""), "none");
+    }
+
+    #[test]
+    fn low_memory_is_a_reservation_that_begins_below_4_gib() {
+        let low = "00100000-7fffffff : System RAM\n  10000000-1fffffff : Crash kernel\n";
+        let high = "100000000-17fffffff : System RAM\n  130000000-13fffffff : Crash kernel\n";
+        assert!(has_low_reservation(low) && has_low_reservation(&format!("{low}{high}")));
+        assert!(!has_low_reservation(high));
+        assert!(!has_low_reservation("00000000-00000000 : Crash kernel\n"), "that is what others see");
+    }
+
+    #[test]
+    fn kernels_are_found_where_distributions_put_them() {
+        for place in [
+            "boot/vmlinuz-6.1",
+            "lib/modules/6.1/vmlinuz",
+            "usr/lib/modules/6.1/vmlinuz",
+            "boot/6.1/vmlinuz",
+            "boot/kernel-6.1",
+            "boot/efi/4711/6.1/linux",
+            "efi/4711/6.1/linux",
+            "boot/4711/6.1/linux",
+            "boot/ostree/debian-abc/vmlinuz-6.1",
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(place);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::create_dir_all(dir.path().join("etc")).unwrap();
+            fs::write(dir.path().join("etc/machine-id"), "4711\n").unwrap();
+            assert_eq!(kernel_file_in(dir.path(), "6.1"), dir.path().join("boot/vmlinuz-6.1"));
+            fs::write(&path, "").unwrap();
+            assert_eq!(kernel_file_in(dir.path(), "6.1"), path, "{place}");
+        }
+        assert!(kernel_places("6.1").contains("/usr/lib/modules/6.1/vmlinuz"));
     }
 }

@@ -13,12 +13,12 @@ use crate::compress;
 use crate::cpio::{self, Entry, Kind, NotAnArchive};
 use crate::drivers::{self, DriversError};
 use crate::fingerprint::Fingerprint;
-use crate::host;
 use crate::modules::{ModuleTree, ModulesError};
 use crate::network::{self, CardError, CloneError, Firmware, FirmwareError};
 use crate::output;
 use crate::place::{self, Told};
 use crate::remote;
+use crate::signatures::{ModuleFacts, Policy};
 use crate::strip::strip;
 use crate::trusted;
 use crate::watchdog::{self, Watchdog};
@@ -190,11 +190,7 @@ pub fn build(sources: &Sources) -> Result<Image, ImageError> {
     let mut firmware = Vec::new();
     let modules = tree.closure(&wanted_modules(&config, &tree, &sources.config, &mut firmware)?)?;
 
-    let stripping = match config.image.strip {
-        Strip::Always => true,
-        Strip::Never => false,
-        Strip::Auto => !host::enforces_module_signatures(),
-    };
+    let stripping = is_stripping(config.image.strip, &Policy::read(&sources.kernel, &sources.modules_dir));
     let config_file = Fingerprint::of(&absolute(&sources.config)?, text.as_bytes());
     let init_file = Fingerprint::of(&absolute(init_path)?, &init);
     let (mut module_files, mut hook_files) = (Vec::new(), Vec::new());
@@ -264,6 +260,25 @@ fn places(config: &Config) -> Result<Vec<String>, ImageError> {
     Ok(lines)
 }
 
+/// Whether modules lose their signatures, and says why not where that is not plain.
+fn is_stripping(strip: Strip, policy: &Policy) -> bool {
+    let reasons = policy.reasons();
+    let stripping = match strip {
+        Strip::Always => true,
+        Strip::Never => false,
+        Strip::Auto => reasons.is_empty(),
+    };
+    match (stripping, reasons.as_slice()) {
+        (_, []) => (),
+        (false, reasons) => log::info!("modules keep their signatures: {}", reasons.join("; ")),
+        (true, reasons) => log::warn!(
+            "image.strip is \"always\", and the capture kernel may refuse modules without signatures: {}",
+            reasons.join("; ")
+        ),
+    }
+    stripping
+}
+
 /// Writes an image under a temporary name and renames it, so that there is never half of one.
 pub fn publish(image: &[u8], path: &Path) -> Result<(), ImageError> {
     let write = || {
@@ -287,6 +302,8 @@ pub struct Contents {
     pub manifest: Manifest,
     /// Bytes when unpacked.
     pub unpacked: u64,
+    /// What the modules in it say of themselves.
+    pub modules: Vec<ModuleFacts>,
 }
 
 /// Reads an image's configuration and manifest.
@@ -304,7 +321,12 @@ pub fn read_contents(image: &[u8], path: &Path) -> Result<Contents, ImageError> 
         .map_err(|source| ImageError::Config { path: path.to_owned(), source })?;
     let manifest =
         toml::from_str(&text(config::MANIFEST_PATH)?).map_err(|_| ImageError::Manifest(path.to_owned()))?;
-    Ok(Contents { config, manifest, unpacked: base::addr::to_u64(archive.len()) })
+    let modules = files.iter().filter_map(|(name, bytes)| {
+        let name = name.strip_prefix("lib/modules/")?.strip_suffix(".ko")?;
+        Some(ModuleFacts::of(name, bytes))
+    });
+    let modules = modules.collect();
+    Ok(Contents { config, manifest, unpacked: base::addr::to_u64(archive.len()), modules })
 }
 
 /// Roots of the module closure: the watchdogs, the way to each target's device and to those that
@@ -382,6 +404,7 @@ fn skeleton() -> Vec<Entry> {
     };
     let directory = |path: &str| Entry { path: path.to_owned(), mode: 0o755, kind: Kind::Directory };
     let mut entries = vec![device("dev/console", 5, 1), device("dev/null", 1, 3)];
+    entries.extend([device("dev/random", 1, 8), device("dev/urandom", 1, 9)]);
     entries.extend(["proc", "sys", "target", "hooks"].map(directory));
     entries
 }

@@ -90,8 +90,8 @@ enum Files {
 }
 
 impl Input {
-    /// Opens a file as what its first bytes say it is. Several files are the parts of a split dump, or those of one
-    /// that was flattened and sent in parts.
+    /// Opens a file as what its first bytes say it is. Several files are the parts of a split dump,
+    /// or those of one that was flattened and sent in parts.
     pub fn open(paths: &[PathBuf]) -> Result<Self, InputError> {
         let heads: Result<Vec<Vec<u8>>, InputError> = paths.iter().map(|path| head(path)).collect();
         let heads = heads?;
@@ -193,8 +193,8 @@ impl Input {
         self.core().machine().unwrap_or("unknown")
     }
 
-    /// Why it is not whole, a sentence for each reason; none if all that it promises is there. Reads the descriptors
-    /// of all pages of a dump.
+    /// Why it is not whole, a sentence for each reason; none if all that it promises is there.
+    /// Reads the descriptors of all pages of a dump.
     pub fn faults(&self) -> io::Result<Vec<String>> {
         faults(self.core())
     }

@@ -3,8 +3,8 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`cpio`], [`modules`], [`strip`], [`drivers`], [`watchdog`], [`network`], [`image`] | what goes into an image, and its bytes |
-//! | [`fingerprint`], [`check`] | whether a crash now would be saved |
+//! | [`cpio`], [`modules`], [`signatures`], [`strip`], [`drivers`], [`watchdog`], [`network`], [`image`] | what goes into an image, and its bytes |
+//! | [`fingerprint`], [`rivals`], [`check`] | whether a crash now would be saved |
 //! | [`stack`], [`volume_key`], [`place`] | what a target stands on: LVM and LUKS; where the host sees it |
 //! | [`remote`] | what is known of targets on the network |
 //! | [`cmdline`], [`crashkernel`], [`host`], [`who`], [`loader`], [`status`] | arming the panic kernel |
@@ -44,6 +44,8 @@ pub mod place;
 pub mod planned;
 pub mod raw;
 pub mod remote;
+pub mod rivals;
+pub mod signatures;
 pub mod stack;
 pub mod status;
 pub mod stream;

@@ -229,8 +229,18 @@ fn load(
     kernel_image: Option<PathBuf>,
     key_file: Option<&Path>,
 ) -> Result<ExitCode, Failure> {
-    let running = || PathBuf::from(format!("/boot/vmlinuz-{}", host::read("/proc/sys/kernel/osrelease")));
-    let kernel = kernel_image.unwrap_or_else(running);
+    let kernel = match kernel_image {
+        Some(named) => named,
+        None => {
+            let release = host::read("/proc/sys/kernel/osrelease");
+            let found = host::kernel_file(&release);
+            if !found.is_file() {
+                let places = host::kernel_places(&release);
+                return Err(format!("no kernel {release} at {places}: name it with --kernel-image").into());
+            }
+            found
+        }
+    };
     print_loaded(&loader::load(&image.unwrap_or(check::IMAGE.into()), &kernel, key_file)?)
 }
 
@@ -268,8 +278,9 @@ fn print_loaded(loaded: &Loaded) -> Result<ExitCode, Failure> {
 }
 
 fn status() -> Result<ExitCode, Failure> {
-    let code = if host::is_loaded() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    verdict(&status::text(), code).map_err(Failure::from)
+    let status = status::Status::look();
+    let code = if status.saved { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    verdict(&status.text, code).map_err(Failure::from)
 }
 
 /// Prints what an exit code stands for. Who read enough and left still gets the code.
@@ -281,7 +292,14 @@ fn verdict(text: &str, code: ExitCode) -> Result<ExitCode, OutputError> {
 }
 
 fn check(options: &check::Options, json: bool) -> ExitCode {
-    let report = check::Host::observe(options).map(|host| check::Report::of(&host));
+    let report = check::Host::observe(options).map(|host| {
+        let report = check::Report::of(&host);
+        // A check of another image says nothing of what is loaded.
+        if options.is_of_what_is_loaded() {
+            check::keep(&report, host.recorded.as_ref());
+        }
+        report
+    });
     let printed = report.map_err(Failure::from).and_then(|report| {
         let text = if json { report.to_json() } else { report.to_text() };
         Ok(verdict(&text, report.exit_code())?)

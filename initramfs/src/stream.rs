@@ -1,5 +1,5 @@
-//! `afterimage recover` of a dump that was cut: a stream that ended early, its parts, a file of a full disk. What there
-//! is of it becomes one plain dump that says what is missing.
+//! `afterimage recover` of a dump that was cut: a stream that ended early, its parts, a file of a
+//! full disk. What there is of it becomes one plain dump that says what is missing.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -57,7 +57,8 @@ pub struct Recovered {
     pub faults: Vec<String>,
 }
 
-/// Copies what there is of the dump in `parts`, in their order, to `out`, which must not be there yet.
+/// Copies what there is of the dump in `parts`, in their order, to `out`, which must not be there
+/// yet.
 pub fn recover(parts: &[PathBuf], out: &Path) -> Result<Recovered, StreamError> {
     let input = Input::open(parts)?;
     let first = || parts.first().cloned().unwrap_or_default();

@@ -2,14 +2,12 @@
 //!
 //! Each megabyte of an image counts twice while the kernel unpacks it, and BTF costs memory again
 //! when a module is loaded. A stripped module has no valid signature, so nothing is stripped where
-//! signatures are enforced.
+//! anything speaks for signatures ([`crate::signatures`]).
 
 use object::build::elf::Builder;
 
-/// `struct module_signature` and the marker that end a signed module
-/// (include/linux/module_signature.h).
-const MARKER: &[u8] = b"~Module signature appended~\n";
-const SIGNATURE_INFO_LEN: usize = 12;
+use crate::signatures;
+
 /// Largest alignment that a module's sections have: a page.
 const MAX_ALIGN: u64 = 4096;
 
@@ -25,14 +23,7 @@ pub fn strip(module: &[u8]) -> Vec<u8> {
 }
 
 fn without_signature(module: &[u8]) -> &[u8] {
-    let parse = || {
-        let rest = module.strip_suffix(MARKER)?;
-        let info = rest.get(rest.len().checked_sub(SIGNATURE_INFO_LEN)?..)?;
-        let signature_len = u32::from_be_bytes(*info.last_chunk::<4>()?); // sig_len
-        let tail = usize::try_from(signature_len).ok()?.checked_add(SIGNATURE_INFO_LEN)?;
-        rest.get(..rest.len().checked_sub(tail)?)
-    };
-    parse().unwrap_or(module)
+    signatures::split(module).map_or(module, |(code, _)| code)
 }
 
 fn without_sections(module: &[u8]) -> Result<Vec<u8>, String> {
@@ -61,21 +52,6 @@ fn without_sections(module: &[u8]) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_signature_is_cut_off() {
-        let mut signed = b"module bytes".to_vec();
-        signed.extend([0xaa; 30]);
-        signed.extend([0, 0, 2, 0, 0, 0, 0, 0]);
-        signed.extend(30_u32.to_be_bytes());
-        signed.extend(MARKER);
-        assert_eq!(without_signature(&signed), b"module bytes");
-        assert_eq!(without_signature(b"plain"), b"plain");
-        let mut lying = vec![0; 4];
-        lying.extend([0xff; 12]);
-        lying.extend(MARKER);
-        assert_eq!(without_signature(&lying), lying);
-    }
 
     #[test]
     fn what_is_no_elf_stays() {

@@ -24,6 +24,8 @@ pub struct Watchdog {
     pub is_hardware: bool,
     /// Whether it runs now.
     pub is_active: bool,
+    /// Seconds after which it resets the machine, if it says so.
+    pub timeout: Option<u32>,
 }
 
 /// The watchdogs of this host, by name.
@@ -53,6 +55,7 @@ fn look(dir: &Path) -> Watchdog {
         modules,
         is_hardware: device.is_some(),
         is_active: read("state") == "active",
+        timeout: read("timeout").parse().ok(),
     }
 }
 
@@ -81,6 +84,7 @@ mod tests {
         symlink(&device, path("class/watchdog0/device")).unwrap();
         fs::write(path("class/watchdog0/identity"), "iTCO_wdt\n").unwrap();
         fs::write(path("class/watchdog0/state"), "active\n").unwrap();
+        fs::write(path("class/watchdog0/timeout"), "30\n").unwrap();
         fs::write(path("class/watchdog1/identity"), "Software Watchdog\n").unwrap();
         let [hardware, soft] = [
             ("watchdog0", "iTCO_wdt", vec!["lpc_ich", "iTCO_wdt"], true),
@@ -92,6 +96,7 @@ mod tests {
             modules: modules.into_iter().map(str::to_owned).collect(),
             is_hardware: both,
             is_active: both,
+            timeout: both.then_some(30),
         });
         assert_eq!(list_in(&path("class")), [hardware, soft]);
         assert_eq!(list_in(&path("none")), []);

@@ -32,8 +32,8 @@ fn core() -> CoreFile {
     CoreFile::new().memory(0x1000, 20, 1).memory(0x10_0000, 20, 2).note("CORE", 1, &[0; 336])
 }
 
-/// Dumps `bytes` and gives result.json. Exit code 3 says that something is missing, of the dump and of what is made of
-/// it.
+/// Dumps `bytes` and gives result.json. Exit code 3 says that something is missing, of the dump and
+/// of what is made of it.
 fn dumped(bytes: &[u8]) -> serde_json::Value {
     let dir = tempfile::tempdir().unwrap();
     let (input, out) = (dir.path().join("vmcore"), dir.path().join("dump"));

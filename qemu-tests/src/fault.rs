@@ -75,6 +75,8 @@ pub enum Action {
     /// The peer runs a script: `Action::Peer(peer.control(), Server::Ssh.stop())`. What follows
     /// waits for its end.
     Peer(Control, String),
+    /// All CPUs get an NMI, as from a cloud's console or a BMC.
+    Nmi,
 }
 
 impl Fault {

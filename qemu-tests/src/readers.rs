@@ -198,8 +198,8 @@ pub fn makedumpfile_dump(core: &Path, out: &Path, level: u8) -> Result<()> {
     Ok(())
 }
 
-/// The kernel log that makedumpfile finds in a dump. It leaves a backslash in the text as it is, and we escape it: those
-/// that begin none of its own escapes ("\\x1b") are replaced by ours.
+/// The kernel log that makedumpfile finds in a dump. It leaves a backslash in the text as it is,
+/// and we escape it: those that begin none of its own escapes ("\\x1b") are replaced by ours.
 pub fn makedumpfile_dmesg(dump: &Path) -> Result<Vec<u8>> {
     let work = tempfile::tempdir()?;
     let out = work.path().join("dmesg");

@@ -1,6 +1,7 @@
 //! How the production system comes to its end.
 
 use crate::console::Line;
+use crate::fault::Action;
 use crate::vm::Vm;
 use anyhow::Result;
 use std::time::Duration;
@@ -11,6 +12,8 @@ pub enum Trigger {
     /// It panics.
     #[default]
     Panic,
+    /// It waits, and an NMI from outside panics it: `unknown_nmi_panic` has to be on its command line.
+    Nmi,
     /// It runs `afterimage switch` with these arguments, which does not return.
     Planned(Vec<String>),
     /// It stages a switch, and asks the kernel for a kexec itself, as `systemctl kexec` does.
@@ -44,6 +47,7 @@ impl Trigger {
     pub(crate) fn word(&self, panic_cpu: u32) -> String {
         match self {
             Self::Panic => format!("prod.panic=cpu{panic_cpu}"),
+            Self::Nmi => "prod.nmi".to_owned(),
             Self::Planned(arguments) => format!("prod.capture={}", in_a_word(arguments)),
             Self::Staged => "prod.staged".to_owned(),
             Self::Refusals(cases) => format!("prod.refuse={}", in_a_word(cases)),
@@ -55,6 +59,11 @@ impl Trigger {
         match self {
             Self::Panic => {
                 vm.console.expect("production: panicking", timeout)?;
+                vm.console.expect("Kernel panic", timeout)
+            }
+            Self::Nmi => {
+                vm.console.expect("production: waiting for an NMI", timeout)?;
+                vm.act(&Action::Nmi)?;
                 vm.console.expect("Kernel panic", timeout)
             }
             Self::Planned(_) | Self::Staged => vm.console.expect("production: switching", timeout),

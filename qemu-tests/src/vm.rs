@@ -264,7 +264,7 @@ impl Vm {
                 return self.set_link(*card, true);
             }
             Action::Peer(control, script) => return control.run(script).map(drop),
-            Action::Stall(_) | Action::Unplug(_) | Action::Damage(_) => {}
+            Action::Stall(_) | Action::Unplug(_) | Action::Damage(_) | Action::Nmi => {}
         }
         let qmp = self.qmp.as_mut().context("there is no connection to QEMU")?;
         let limits = |name: &str| {
@@ -273,6 +273,7 @@ impl Vm {
         };
         match action {
             Action::Stall(name) => qmp.execute("qom-set", &limits(name)),
+            Action::Nmi => qmp.execute("inject-nmi", &json!({})),
             Action::Unplug(name) => qmp.execute("device_del", &json!({ "id": format!("disk-{name}") })),
             Action::Damage(offset) => {
                 let sockets = tempfile::tempdir().context("making a directory for a socket")?;

@@ -12,8 +12,8 @@ pub fn is_unsafe(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// The text on one line, with what a terminal would act upon as `\u{…}`, `\n` and so on. A backslash
-/// before such an escape is not told from one of ours; where that matters, use JSON.
+/// The text on one line, with what a terminal would act upon as `\u{…}`, `\n` and so on. A
+/// backslash before such an escape is not told from one of ours; where that matters, use JSON.
 #[must_use]
 pub fn line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -96,6 +96,21 @@ pub fn text(path: &str) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
+/// What the kernel says of kexec: `crash_loaded`, `crash_size`, `loaded`, `crash_elfcorehdr_size`,
+/// `crash_cma_ranges`. They are in /sys/kernel/kexec since 6.19 ("kexec: move sysfs entries to
+/// /sys/kernel/kexec"); the names of before go after 2028. Empty if it says nothing.
+#[must_use]
+pub fn of_kexec(name: &str) -> String {
+    of_kexec_in(Path::new("/sys/kernel"), name)
+}
+
+fn of_kexec_in(kernel: &Path, name: &str) -> String {
+    // The size of the core header never had the word before its name.
+    let paths = [kernel.join("kexec").join(name), kernel.join(format!("kexec_{name}")), kernel.join(name)];
+    let text = paths.iter().find_map(|path| fs::read_to_string(path).ok());
+    text.unwrap_or_default().trim_end().to_owned()
+}
+
 /// Reads a hexadecimal number, with or without `0x`.
 #[must_use]
 pub fn hex(text: &str) -> Option<u64> {
@@ -110,5 +125,27 @@ mod tests {
     fn without_efi_there_is_nothing_to_hand_on() {
         assert_eq!(efi(&[0; 4096], 0), None);
         assert_eq!(efi(&[], 0), None);
+    }
+
+    #[test]
+    fn the_names_of_6_19_come_before_the_old_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let says = |name| of_kexec_in(dir.path(), name);
+        assert_eq!(says("crash_size"), "");
+        put("kexec_crash_size", "1\n");
+        put("crash_elfcorehdr_size", "3\n");
+        assert_eq!([says("crash_size"), says("crash_elfcorehdr_size")], ["1", "3"]);
+        put("kexec/crash_size", "2\n");
+        put("kexec/crash_elfcorehdr_size", "4\n");
+        put("kexec/crash_cma_ranges", "5\n");
+        let names = ["crash_size", "crash_elfcorehdr_size", "crash_cma_ranges"];
+        assert_eq!(names.map(says), ["2", "4", "5"]);
+        put("kexec_crash_loaded", "1\n");
+        assert_eq!(says("crash_loaded"), "1");
     }
 }

@@ -6,18 +6,21 @@
 //! not the machine. One that oopses costs the capture (`oops=panic`), but the machine comes back:
 //! what an oops leaves locked nobody knows.
 //!
-//! - `supervise`: the main loop; `mounts`: what it needs mounted.
+//! - `supervise`: the main loop; `mounts`: what it needs mounted; `sysctls`: what must not end it;
+//!   `entropy`: what nobody must wait for.
 //! - `child`: one child, started, waited for under limits of time, given up if it comes no further.
 //! - `witness`: what a child has said, and whether its step takes too long.
 //! - `ladder`: what the next attempt does without.
 //! - `watchdog`, `handoff`, `finish`: the hardware watchdog, and the final action.
 
 mod child;
+mod entropy;
 mod finish;
 mod handoff;
 mod ladder;
 mod mounts;
 mod supervise;
+mod sysctls;
 mod watchdog;
 mod witness;
 

@@ -8,7 +8,7 @@ use crate::pid1::child::{self, Limits};
 use crate::pid1::ladder::{End, Ladder};
 use crate::pid1::watchdog::Watchdog;
 use crate::pid1::witness::Witness;
-use crate::pid1::{finish, handoff, mounts};
+use crate::pid1::{entropy, finish, handoff, mounts, sysctls};
 use crate::run::secrets;
 use base::attempt::Attempt;
 use base::config::{self, FinalAction};
@@ -22,11 +22,14 @@ pub(crate) fn supervise() -> ! {
         finish::finish(FinalAction::Reboot)
     }));
     let mount_errors = mounts::mount_all();
+    let settings = sysctls::make();
     let (config, complaints) = config::load();
     base::log::init_kmsg(config.capture.log.into());
     log::info!("version {}, final action will be {}", env!("CARGO_PKG_VERSION"), config.finish);
     mount_errors.iter().chain(&complaints).for_each(|text| log::warn!("{text}"));
+    settings.iter().for_each(|text| log::info!("{text}"));
     let mut watchdog = Watchdog::new(config.capture.watchdog);
+    entropy::prepare();
     let mut ladder = Ladder::new(config.target.len());
     // Its length is that of all memory.
     let memory = std::fs::metadata("/proc/vmcore").map_or(0, |meta| meta.len());

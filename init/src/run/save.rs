@@ -271,8 +271,7 @@ fn save_dump(job: &Job<'_>, request: &Request, target: &mut dyn Target, summary:
         Err(error) => {
             let cause = format!("{}: {}", target.location(), base::log::chain(error.as_ref()));
             summary.degrade(Degradation::Dump { cause });
-            // Of a stream that ends early nothing is published.
-            if written.pages.in_dump() > 0 && !target.is_stream() {
+            if written.pages.in_dump() > 0 && target.leave(Artifact::Vmcore) {
                 summary.outcome = Outcome::Incomplete;
             }
         }

@@ -39,8 +39,9 @@ pub fn record_anomalies(core: &dyn Core, summary: &mut Summary) {
     }
 }
 
-/// The VMCOREINFO to believe, of those that there are, and where it comes from if not from where it belongs. Of
-/// another machine than x86_64 only the core's own counts: what must be in it is not known.
+/// The VMCOREINFO to believe, of those that there are, and where it comes from if not from where it
+/// belongs. Of another machine than x86_64 only the core's own counts: what must be in it is not
+/// known.
 #[must_use]
 pub fn settle(core: &dyn Core, facts: &Facts) -> (VmcoreInfo, Option<Origin>) {
     if foreign_machine(core).is_some() {

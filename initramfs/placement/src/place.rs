@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The capture kernel is told of the region up to the core header as memory, and of the rest as
-//! reserved.
+//! reserved. Other reservations are memory to it as well, and so is what users have till the panic
+//! (`crashkernel=N,cma`).
 
 use std::ops::Range;
 
@@ -111,7 +112,7 @@ pub fn place<'a>(
     let initrd = initrd_at..initrd_at.saturating_add(to_u64(image.initrd.len()));
     let cmdline = format!("{} elfcorehdr={header_at:#x}", image.cmdline);
     let mut ram = vec![region.start..header_at];
-    ram.extend(others.iter().cloned());
+    ram.extend(others.iter().chain(&production.cma).cloned());
     let map = e820::restricted(&production.iomem, &ram, &[header_at..page_up(region.end)]);
     let kernel_at =
         region.start.max(LOWEST).checked_next_multiple_of(image.kernel.alignment).unwrap_or(u64::MAX);
@@ -167,6 +168,7 @@ mod tests {
         Production {
             iomem: parse_iomem("00001000-0009fbff : System RAM\n00100000-3ffdffff : System RAM\n"),
             regions: vec![region],
+            cma: Vec::new(),
             core: core_header::Layout { vmcoreinfo: 0x1000..0x2000, ..Default::default() },
             header_size: 0,
         }
@@ -210,6 +212,21 @@ mod tests {
                 (map.u64(0x2d0 + 20), map.u64(0x2d0 + 28)),
                 (Some(region.start), Some(header - region.start))
             );
+        });
+    }
+
+    #[test]
+    fn memory_of_users_is_memory_of_the_capture_kernel() {
+        let cma = 0x1_0000_0000..0x1_0800_0000;
+        let production = Production { cma: vec![cma.clone()], ..production(0x3000_0000..0x3a00_0000) };
+        placed(&production, |placed| {
+            let params = placed.segments.iter().find(|segment| segment.name == "boot parameters").unwrap();
+            let map = Fields(&params.bytes);
+            let entries = (0..usize::from(map.u8(0x1e8).unwrap())).map(|entry| {
+                let at = 0x2d0 + 20 * entry;
+                (map.u64(at).unwrap(), map.u64(at + 8).unwrap(), map.u32(at + 16).unwrap())
+            });
+            assert!(entries.collect::<Vec<_>>().contains(&(cma.start, cma.end - cma.start, 1)));
         });
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use base::facts::{MemoryRange, parse_iomem};
-use kexec::machine::{hex, text};
+use kexec::machine::{hex, of_kexec, text};
 use kexec::{page_down, page_up};
 use vmcore::source::{Access, Core, Vmcore};
 
@@ -27,6 +27,9 @@ pub struct Production {
     pub iomem: Vec<MemoryRange>,
     /// The reservations, the one for the image first.
     pub regions: Vec<Range<u64>>,
+    /// Memory that users have till the panic, and the capture kernel from then on
+    /// (`crashkernel=N,cma`, 6.17); no image goes there.
+    pub cma: Vec<Range<u64>>,
     /// What the core header says.
     pub core: core_header::Layout,
     /// Bytes that the kernel wants for a core header that it writes itself; 0 if it does not.
@@ -55,31 +58,34 @@ pub enum MachineError {
 impl Production {
     /// Describes the running kernel.
     pub fn read() -> Result<Self, MachineError> {
-        let main = text("/sys/kernel/kexec_crash_size").parse().unwrap_or(0);
-        let mut production = Self::of(&text("/proc/iomem"), main);
+        let main = of_kexec("crash_size").parse().unwrap_or(0);
+        let mut production = Self::of(&text("/proc/iomem"), main, &of_kexec("crash_cma_ranges"));
         if production.regions.is_empty() {
             return Err(MachineError::NoRegion);
         }
         let core = &mut production.core;
         (core.page_offset, core.text) = mappings(core.memory.first())?;
         (core.cpu_notes, core.vmcoreinfo) = (cpu_notes()?, vmcoreinfo()?);
-        production.header_size = text("/sys/kernel/crash_elfcorehdr_size").parse().unwrap_or(0);
+        production.header_size = of_kexec("crash_elfcorehdr_size").parse().unwrap_or(0);
         Ok(production)
     }
 
-    /// What the text of /proc/iomem tells; `main` is the size of the reservation for images.
+    /// What the text of /proc/iomem tells; `main` is the size of the reservation for images, `ranges`
+    /// the text of crash_cma_ranges.
     #[must_use]
-    pub fn of(iomem: &str, main: u64) -> Self {
-        let regions = regions(iomem, main);
+    pub fn of(iomem: &str, main: u64, ranges: &str) -> Self {
+        let (regions, cma) = (regions(iomem, main), cma(ranges));
         let iomem = parse_iomem(iomem);
-        let core = core_header::Layout { memory: memory(&iomem, &regions), ..Default::default() };
-        Self { iomem, regions, core, header_size: 0 }
+        let not_saved = [regions.as_slice(), &cma].concat();
+        let core = core_header::Layout { memory: memory(&iomem, &not_saved), ..Default::default() };
+        Self { iomem, regions, cma, core, header_size: 0 }
     }
 }
 
 /// The reservations in /proc/iomem; the one of `main` bytes (kexec_crash_size: where images go)
 /// first, or else the largest.
-fn regions(iomem: &str, main: u64) -> Vec<Range<u64>> {
+#[must_use]
+pub fn regions(iomem: &str, main: u64) -> Vec<Range<u64>> {
     let lines = iomem.lines().filter(|line| line.trim_start().ends_with(CRASH_KERNEL));
     let ranges =
         lines.map(|line| parse_iomem(line.trim_start())).filter_map(|found| found.into_iter().next());
@@ -93,6 +99,17 @@ fn regions(iomem: &str, main: u64) -> Vec<Range<u64>> {
     // first lies above.
     regions.sort_by_key(|range| (len(range) != main, core::cmp::Reverse((len(range), range.start))));
     regions
+}
+
+/// The ranges of crash_cma_ranges: `start-last`, hexadecimal, one per line; whole pages.
+#[must_use]
+pub fn cma(ranges: &str) -> Vec<Range<u64>> {
+    let range = |line: &str| {
+        let (start, last) = line.trim().split_once('-')?;
+        let end = hex(last)?.checked_add(1)?;
+        Some(page_up(hex(start)?)..page_down(end))
+    };
+    ranges.lines().filter_map(range).filter(|range| !range.is_empty()).collect()
 }
 
 /// What is to be saved: memory from 1 MiB on, less the reservations; whole pages.
@@ -176,6 +193,23 @@ mod tests {
         let equal = IOMEM.replace("3dffffff", "43ffffff");
         assert_eq!(regions(&equal, 0x1000_0000)[0], 0x1_3000_0000..0x1_4000_0000);
         assert!(regions("00000000-00000000 : Crash kernel\n", 0).is_empty());
+    }
+
+    #[test]
+    fn memory_of_users_that_the_capture_takes_is_not_saved_and_no_place_for_images() {
+        let ranges = "10000000-11ffffff\n120000000-127ffffff\n";
+        let production = Production::of(IOMEM, 0x0a00_0000, ranges);
+        assert_eq!(production.cma, [0x1000_0000..0x1200_0000, 0x1_2000_0000..0x1_2800_0000]);
+        assert_eq!(production.regions, Production::of(IOMEM, 0x0a00_0000, "").regions);
+        let memory = [
+            0x10_0000..0x1000_0000,
+            0x1200_0000..0x3400_0000,
+            0x3e00_0000..0x3ffe_0000,
+            0x1_0000_0000..0x1_2000_0000,
+            0x1_2800_0000..0x1_3000_0000,
+        ];
+        assert_eq!(production.core.memory, memory);
+        assert!(cma("").is_empty() && cma("x-y\n5-4\n").is_empty());
     }
 
     #[test]

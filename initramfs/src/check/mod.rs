@@ -6,14 +6,18 @@
 mod finding;
 mod judge;
 pub mod observe;
+mod verdict;
 
 use std::fmt::Write;
 use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::loader::Loaded;
+
 pub use finding::{Finding, Level};
 pub use observe::host::{CheckError, Host, IMAGE, Options};
+pub use verdict::Verdict;
 
 /// All findings, and the worst of their levels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -75,6 +79,14 @@ impl Report {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         if self.verdict == Level::Failure { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+}
+
+/// Keeps the verdict of a report for `status`.
+pub fn keep(report: &Report, loaded: Option<&Loaded>) {
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    if let Err(error) = Verdict::of(report, loaded, now).save() {
+        log::warn!("{}: {error}", verdict::PATH);
     }
 }
 

@@ -69,6 +69,7 @@ fn watchdogs_that_are_hardware_go_along() {
         modules: vec![module.into(), "renamed".into()],
         is_hardware,
         is_active: false,
+        timeout: None,
     };
     let wanted = watchdog_modules(&[watchdog("virtio_blk", false), watchdog("virtio", true)], &tree);
     assert_eq!(wanted, ["virtio"]);

@@ -67,12 +67,30 @@ pub enum LoadError {
         /// The kernel file.
         path: PathBuf,
     },
-    /// Modules that the capture kernel will refuse.
+    /// Modules that the capture kernel will refuse, or panic at.
     #[error(
-        "this host enforces module signatures, and the modules in the image have none: \
-         build the image again on this host, or with image.strip = \"never\""
+        "the capture kernel wants signed modules ({why}), and these in the image have no signature: \
+         {modules}; build the image again on this host, or with image.strip = \"never\""
     )]
-    Stripped,
+    Unsigned {
+        /// Names of the modules.
+        modules: String,
+        /// Why it wants them signed.
+        why: String,
+    },
+    /// A module of another kernel.
+    #[error(
+        "module {module} in the image was built for \"{vermagic}\", and kernel {kernel} would refuse it: \
+         run depmod, and build the image again with --kernel {kernel}"
+    )]
+    OtherModule {
+        /// Its name.
+        module: String,
+        /// What it was built for.
+        vermagic: String,
+        /// Release of the kernel file.
+        kernel: String,
+    },
     /// No memory reserved.
     #[error("no memory is reserved for a crash kernel: {}", reserve(*.recommended))]
     NoReservation {
@@ -171,6 +189,9 @@ pub enum LoadError {
     /// Nothing of ours is loaded.
     #[error("{0}: afterimage load first")]
     NotArmed(&'static str),
+    /// Somebody else's is.
+    #[error("what is loaded is not what afterimage loaded: {0}; run afterimage load again")]
+    NotOurs(String),
     /// The road that a planned switch needs was not taken.
     #[error(
         "the image was loaded with kexec_file_load, which has no entry for a planned switch; \

@@ -6,35 +6,42 @@
 //! lockdown there is only the kernel's ([`Road::FileLoad`]).
 
 mod error;
+mod kcore;
+mod proof;
 mod record;
 mod roads;
 mod stacks;
 
-use std::io;
+use std::fs;
+use std::io::{self, Read as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use base::addr::to_u64;
 use base::config::{self, Config, FinalAction, Link};
-use base::facts::{Facts, Planned, Remote, Stack, handover, parse_iomem};
+use base::facts::{Facts, MemoryRange, Planned, Remote, Stack, handover, parse_iomem};
 use kexec::sys::load;
 use kexec::{BzImage, PAGE, machine};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::boot_entry::foresee::{self, Circumstances};
 use crate::boot_entry::{self, Next};
+use crate::cmdline::table::Reason;
 use crate::cmdline::{self, Changes};
 use crate::cpio::{self, Entry};
-use crate::crashkernel::{Need, mib, need, reserve};
+use crate::crashkernel::{Need, cma_bytes, mib, need, reserve};
 use crate::fingerprint::crc32;
 use crate::host;
 use crate::image;
 use crate::network;
 use crate::remote::{self, SecretFile};
+use crate::signatures::{ModuleFacts, Policy};
 use crate::trusted;
 use crate::watchdog;
 use crate::who;
 
 pub use error::LoadError;
+pub use proof::{Print, Proof};
 pub use record::{Loaded, Road, recorded};
 
 use roads::Arms;
@@ -93,7 +100,7 @@ pub fn rearm(planned: Option<&Planned>) -> Result<Loaded, LoadError> {
 /// Loads the handover page with a record as what reboot(2) starts by `LINUX_REBOOT_CMD_KEXEC`: the
 /// armed image, at its entry.
 pub fn stage(planned: &Planned) -> Result<Staged, LoadError> {
-    let loaded = armed()?;
+    let loaded = certain()?;
     let (Some(entry), Some(at)) = (loaded.entry, loaded.handover) else { return Err(LoadError::NoEntry) };
     let page = handover::encode(planned)?;
     let segment = load::Segment { bytes: &page, at, size: PAGE };
@@ -109,7 +116,8 @@ pub fn stage(planned: &Planned) -> Result<Staged, LoadError> {
 pub fn unstage() -> Result<(), LoadError> {
     load::load(0, &[], load::Start::Reboot)
         .map_err(|error| LoadError::explain(Road::Own, error, Path::new(""), Need::NONE))?;
-    if let Some(loaded) = recorded() {
+    // One that was changed gets no new seal.
+    if let Some(loaded) = recorded().filter(|loaded| !loaded.is_changed) {
         remember(&Loaded { staged: false, ..loaded });
     }
     Ok(())
@@ -126,12 +134,31 @@ pub fn unload() -> Result<(), LoadError> {
     Ok(())
 }
 
-/// What we have loaded, if that is what is loaded.
+/// What we have loaded, if nothing speaks against its being what is loaded.
 fn armed() -> Result<Loaded, LoadError> {
     if !host::is_loaded() {
         return Err(LoadError::NotArmed("no capture image is loaded"));
     }
-    recorded().ok_or(LoadError::NotArmed("what is loaded was not loaded by afterimage"))
+    let loaded = recorded().ok_or(LoadError::NotArmed("what is loaded was not loaded by afterimage"))?;
+    match Proof::of(&loaded) {
+        Proof::Other(why) => Err(LoadError::NotOurs(why)),
+        Proof::Same | Proof::Unproved(_) => Ok(loaded),
+    }
+}
+
+/// What is loaded, for a jump into it. Where it cannot be proved that this is what was recorded, it is
+/// loaded once more: then it is.
+fn certain() -> Result<Loaded, LoadError> {
+    let loaded = armed()?;
+    match Proof::of(&loaded) {
+        Proof::Unproved(why) => {
+            log::warn!(
+                "it cannot be proved that what is loaded is what was recorded ({why}): loading it again"
+            );
+            rearm(None)
+        }
+        _ => Ok(loaded),
+    }
 }
 
 /// Why a planned switch by kexec is not possible here and now; `None` if it is.
@@ -161,7 +188,7 @@ fn arm(
     let bz = BzImage::parse_whole(&kernel);
     let bz = bz.map_err(|source| LoadError::Kernel { path: kernel_file.to_owned(), source })?;
     let contents = image::read_contents(&image, image_file)?;
-    check_image(&contents.manifest, &bz, kernel_file)?;
+    check_image(&contents, &bz, kernel_file)?;
     let need = need(bz.init_size, to_u64(image.len()), contents.unpacked);
     check_host(need)?;
 
@@ -219,15 +246,29 @@ fn arm(
 }
 
 /// Whether the image is for this kernel, and the kernel takes its modules.
-fn check_image(manifest: &image::Manifest, bz: &BzImage, kernel_file: &Path) -> Result<(), LoadError> {
+fn check_image(contents: &image::Contents, bz: &BzImage, kernel_file: &Path) -> Result<(), LoadError> {
+    let manifest = &contents.manifest;
     if manifest.kernel != bz.release {
         let (image, kernel) = (manifest.kernel.clone(), bz.release.clone());
         return Err(LoadError::OtherKernel { image, kernel, path: kernel_file.to_owned() });
     }
-    if manifest.stripped && !manifest.modules.is_empty() && host::enforces_module_signatures() {
-        return Err(LoadError::Stripped);
+    let policy = Policy::read(&manifest.kernel, &manifest.modules_dir);
+    accepts(&contents.modules, &bz.release, &policy.reasons())
+}
+
+/// Whether a kernel of this release takes these modules, on a host that wants signatures for
+/// `reasons`. Whether the kernel trusts the key of a signature shows only there.
+fn accepts(modules: &[ModuleFacts], release: &str, reasons: &[String]) -> Result<(), LoadError> {
+    if let Some(module) = modules.iter().find(|module| !module.is_for(release)) {
+        let (module, vermagic) = (module.name.clone(), module.vermagic.trim().to_owned());
+        return Err(LoadError::OtherModule { module, vermagic, kernel: release.to_owned() });
     }
-    Ok(())
+    let unsigned: Vec<&str> =
+        modules.iter().filter(|module| !module.signed).map(|module| module.name.as_str()).collect();
+    match (unsigned.is_empty(), reasons) {
+        (true, _) | (_, []) => Ok(()),
+        (false, reasons) => Err(LoadError::Unsigned { modules: unsigned.join(" "), why: reasons.join("; ") }),
+    }
 }
 
 /// Says what will go wrong on this host after a panic, as far as that can be foreseen.
@@ -251,10 +292,24 @@ fn capture_cmdline(config: &Config, has_keys: bool) -> Result<String, LoadError>
     let changes = Changes {
         cpus: capture.cpus,
         boot_apic_id: cmdline::boot_apic_id(&host::read("/proc/cpuinfo")),
+        low_memory: host::has_low_reservation(&host::read("/proc/iomem")),
         remove: &capture.cmdline_remove,
         append: &append,
     };
-    Ok(cmdline::build(&host::read("/proc/cmdline"), changes)?)
+    let host = host::read("/proc/cmdline");
+    let unknown: Vec<String> = cmdline::left_out(&host)
+        .into_iter()
+        .filter(|(word, reason)| *reason == Reason::Unknown && !append.contains(word.as_str()))
+        .map(|(word, _)| word)
+        .collect();
+    if !unknown.is_empty() {
+        log::info!(
+            "not known to be wanted by the capture kernel, and left out: {}; capture.cmdline_append puts back \
+             what must be there",
+            unknown.join(" ")
+        );
+    }
+    Ok(cmdline::build(&host, changes)?)
 }
 
 /// What has the capture kernel clear the memory of processes that had keys, where anybody comes after
@@ -314,13 +369,18 @@ fn check_host(need: Need) -> Result<(), LoadError> {
     if have < need.minimum {
         return Err(LoadError::too_small(have, need));
     }
-    if have < need.recommended {
+    if have.saturating_add(cma_bytes(&host::kexec("crash_cma_ranges"))) < need.recommended {
         log::warn!("the crash kernel reservation is {} MiB: {}", mib(have), reserve(mib(need.recommended)));
     }
     Ok(())
 }
 
 fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
+    let range = |range: &Range<u64>| MemoryRange {
+        start: range.start,
+        last: range.end.saturating_sub(1),
+        kind: "Crash kernel (CMA)".to_owned(),
+    };
     let cpuinfo = host::read("/proc/cpuinfo");
     Facts {
         host: host::read("/proc/sys/kernel/hostname"),
@@ -334,19 +394,34 @@ fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
         cpus: host::cpus(),
         boot_apic_id: cmdline::boot_apic_id(&cpuinfo),
         memory_map: parse_iomem(&host::read("/proc/iomem")),
+        cma: placement::production::cma(&host::kexec("crash_cma_ranges")).iter().map(range).collect(),
         firmware_map: machine::firmware_map(),
         ..Facts::default()
     }
 }
 
-/// The facts as an archive that the kernel unpacks behind the image.
+/// The facts as an archive that the kernel unpacks behind the image, and what its random numbers
+/// begin with.
 fn archive(facts: &Facts) -> Zeroizing<Vec<u8>> {
-    let mut entry = Entry::file(config::FACTS_PATH, 0o600, facts.to_toml().into_bytes());
-    let archive = Zeroizing::new(cpio::write(std::slice::from_ref(&entry)));
-    if let cpio::Kind::File(bytes) = &mut entry.kind {
-        bytes.zeroize();
+    let mut entries = vec![Entry::file(config::FACTS_PATH, 0o600, facts.to_toml().into_bytes())];
+    match seed() {
+        Ok(seed) => entries.push(Entry::file(config::SEED_PATH, 0o600, seed)),
+        Err(error) => log::warn!("/dev/urandom: {error}; the capture waits for random numbers of its own"),
+    }
+    let archive = Zeroizing::new(cpio::write(&entries));
+    for entry in &mut entries {
+        if let cpio::Kind::File(bytes) = &mut entry.kind {
+            bytes.zeroize();
+        }
     }
     archive
+}
+
+/// Random bytes of this host, new for each load.
+fn seed() -> io::Result<Vec<u8>> {
+    let mut seed = vec![0; config::SEED_LEN];
+    fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    Ok(seed)
 }
 
 /// Reads a file; `gone` is the error if there is none.
@@ -371,37 +446,4 @@ fn now() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    #[test]
-    fn files_that_are_missing_or_wrong_are_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let (image, kernel) = (dir.path().join("image"), dir.path().join("vmlinuz"));
-        let error = || base::log::chain(&load(&image, &kernel, None).unwrap_err());
-        assert!(error().contains("image"));
-        fs::write(&image, b"x").unwrap();
-        assert!(error().contains("vmlinuz"));
-        fs::write(&kernel, b"x").unwrap();
-        assert!(error().contains("vmlinuz cannot be started: not an x86 bzImage"), "{}", error());
-    }
-
-    #[test]
-    fn memory_that_had_keys_is_cleared_where_somebody_comes_after() {
-        let config = |finish: &str| Config::parse(&format!("[finish]\n{finish}\n")).unwrap();
-        assert_eq!(clearing(&config("action = \"kexec\""), true), "init_on_free=1");
-        assert_eq!(clearing(&config("failure = \"shell\""), true), "init_on_free=1");
-        assert_eq!(clearing(&config("action = \"kexec\""), false), "");
-        assert_eq!(clearing(&config("action = \"poweroff\""), true), "");
-    }
-
-    #[test]
-    fn facts_are_a_file_of_the_image() {
-        let facts = Facts { host: "h".into(), ..Facts::default() };
-        let archive = archive(&facts);
-        let files = cpio::read_files(&archive).unwrap();
-        assert_eq!(files[0].0, "etc/afterimage/facts.toml");
-        assert_eq!(Facts::parse(core::str::from_utf8(files[0].1).unwrap()).unwrap(), facts);
-    }
-}
+mod tests;

@@ -1,11 +1,16 @@
 //! What was loaded, for `status` and for what builds on it; gone with the next boot, like the panic
 //! kernel itself.
 
+use std::fs::Permissions;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
+use super::proof::Print;
+use crate::fingerprint::crc32;
 use crate::host;
 use crate::remote::{Expiry, SecretFile};
 
@@ -79,6 +84,15 @@ pub struct Loaded {
     /// Whether the kernel keeps the core header up to date when CPUs and memory come and go.
     #[serde(default)]
     pub updates_header: bool,
+    /// What was in memory right after the load.
+    #[serde(default)]
+    pub print: Print,
+    /// CRC32 of the record without this line, hex: nobody has changed it since.
+    #[serde(default)]
+    pub seal: String,
+    /// Whether somebody has.
+    #[serde(skip)]
+    pub is_changed: bool,
 }
 
 impl Road {
@@ -94,20 +108,75 @@ impl Road {
 
 impl Loaded {
     pub(super) fn save(&self) -> io::Result<()> {
-        let dir = Path::new(PATH).parent().unwrap_or(Path::new("/"));
+        self.save_to(Path::new(PATH))
+    }
+
+    fn save_to(&self, path: &Path) -> io::Result<()> {
+        let dir = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(dir)?;
-        fs::write(PATH, toml::to_string(self).unwrap_or_default())
+        let sealed = Self { seal: self.seal(), ..self.clone() };
+        // Everybody may read it, as before; and there is never half of it.
+        let mut file =
+            tempfile::Builder::new().permissions(Permissions::from_mode(0o644)).tempfile_in(dir)?;
+        file.write_all(toml::to_string(&sealed).unwrap_or_default().as_bytes())?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    fn read_from(path: &Path) -> Option<Self> {
+        let loaded: Self = toml::from_str(&fs::read_to_string(path).ok()?).ok()?;
+        let is_changed = !loaded.seal.is_empty() && loaded.seal != loaded.seal();
+        // One that has lost its seal is no older one.
+        let is_changed = is_changed || (loaded.seal.is_empty() && loaded.print.reservation != 0);
+        Some(Self { is_changed, ..loaded })
+    }
+
+    fn seal(&self) -> String {
+        let unsealed = Self { seal: String::new(), ..self.clone() };
+        crc32(toml::to_string(&unsealed).unwrap_or_default().as_bytes())
     }
 }
 
 /// What `load` recorded in this boot.
 #[must_use]
 pub fn recorded() -> Option<Loaded> {
-    let loaded: Loaded = toml::from_str(&fs::read_to_string(PATH).ok()?).ok()?;
+    let loaded = Loaded::read_from(Path::new(PATH))?;
     (loaded.boot_id == host::read("/proc/sys/kernel/random/boot_id")).then_some(loaded)
 }
 
 /// A stale record is recognised by its boot id, or by nothing being loaded.
 pub(super) fn forget() {
     let _ = fs::remove_file(PATH);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_was_changed_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("afterimage/loaded.toml");
+        let print = Print { reservation: 1 << 20, ..Print::default() };
+        let loaded = Loaded { entry: Some(0x5000), kernel: "6.1".into(), print, ..Loaded::default() };
+        loaded.save_to(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        let read = Loaded::read_from(&path).unwrap();
+        assert!(!read.is_changed && read.entry == Some(0x5000) && read.seal.len() == 8, "{read:?}");
+        read.save_to(&path).unwrap();
+        assert_eq!(Loaded::read_from(&path).unwrap(), read, "saved once more it is the same");
+        let text = fs::read_to_string(&path).unwrap();
+        for (from, to) in [
+            ("entry = 20480", "entry = 20481"),
+            ("kernel = \"6.1\"", "kernel = \"6.2\""),
+            ("seal = ", "other = "),
+        ] {
+            let changed = text.replace(from, to);
+            assert_ne!(changed, text, "{from}: {text}");
+            fs::write(&path, changed).unwrap();
+            assert!(Loaded::read_from(&path).unwrap().is_changed, "{to}");
+        }
+        fs::write(&path, "boot_id = 7").unwrap();
+        assert!(Loaded::read_from(&path).is_none());
+    }
 }

@@ -18,7 +18,9 @@ use zeroize::Zeroizing;
 
 use crate::cpio;
 use crate::crashkernel::Need;
+use crate::fingerprint::crc32;
 use crate::host;
+use crate::loader::proof::{Piece, Print};
 use crate::loader::{LoadError, Loaded, Road, archive};
 
 /// What is to be loaded.
@@ -85,6 +87,7 @@ impl Arms<'_> {
         loaded.road = Road::Own;
         (loaded.entry, loaded.handover) = (Some(placed.entry), Some(placed.handover));
         loaded.updates_header = placed.updates_header;
+        loaded.print = Print::take(Some(placed.entry), pieces(&placed));
         Ok(())
     }
 
@@ -112,8 +115,23 @@ impl Arms<'_> {
         loaded.road = Road::FileLoad;
         // The kernel makes the core header itself then, and keeps it up to date if it can at all.
         loaded.updates_header = host::read("/sys/devices/system/cpu/crash_hotplug") == "1";
+        loaded.print = Print::take(None, Vec::new());
         Ok(())
     }
+}
+
+/// What stays in the reservation as it was placed: not the handover page, and not a core header that
+/// the kernel writes anew.
+fn pieces(placed: &Placed<'_>) -> Vec<Piece> {
+    let stays = placed.segments.iter().filter(|segment| {
+        !segment.bytes.is_empty() && !(placed.updates_header && segment.bytes.starts_with(b"\x7fELF"))
+    });
+    let piece = |segment: &kexec::Segment<'_>| Piece {
+        at: segment.at,
+        len: to_u64(segment.bytes.len()),
+        crc32: crc32(&segment.bytes),
+    };
+    stays.map(piece).collect()
 }
 
 /// The image with the facts behind it, as a file that is on no disk.

@@ -26,7 +26,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::host;
 use crate::image::{self, ImageError};
-use crate::loader::{self, LoadError, Loaded, Road};
+use crate::loader::{self, LoadError, Loaded, Proof, Road};
 use crate::trusted;
 
 pub use locked::LockedError;
@@ -50,6 +50,9 @@ pub enum PlannedError {
     /// Another program's panic kernel.
     #[error("the panic kernel was not loaded by afterimage in this boot: run `afterimage load` first")]
     NotOurs,
+    /// Another loader's, or a record that was changed.
+    #[error("what is loaded is not what afterimage loaded: {0}; run `afterimage load` again")]
+    Replaced(String),
     /// Not root.
     #[error("switching kernels needs root")]
     NotRoot,
@@ -137,15 +140,18 @@ pub enum PlannedError {
 struct Seen {
     armed: bool,
     recorded: Option<Loaded>,
+    /// Whether what is loaded is what was recorded.
+    proof: Option<Proof>,
     root: bool,
     sysrq: bool,
 }
 
 impl Seen {
     fn look() -> Self {
-        let recorded = loader::recorded();
+        let (armed, recorded) = (host::is_loaded(), loader::recorded());
         Self {
-            armed: host::is_loaded(),
+            armed,
+            proof: recorded.as_ref().filter(|_| armed).map(Proof::of),
             recorded,
             root: nix::unistd::geteuid().is_root(),
             sysrq: Path::new("/proc/sysrq-trigger").exists(),
@@ -158,6 +164,9 @@ impl Seen {
             return Err(PlannedError::NotArmed);
         }
         let recorded = self.recorded.as_ref().ok_or(PlannedError::NotOurs)?;
+        if let Some(Proof::Other(why)) = &self.proof {
+            return Err(PlannedError::Replaced(why.clone()));
+        }
         if self.root { Ok(recorded) } else { Err(PlannedError::NotRoot) }
     }
 
@@ -261,7 +270,7 @@ mod tests {
     use super::*;
 
     fn seen() -> Seen {
-        Seen { armed: true, recorded: Some(by(Road::Own)), root: true, sysrq: true }
+        Seen { armed: true, recorded: Some(by(Road::Own)), proof: Some(Proof::Same), root: true, sysrq: true }
     }
 
     fn by(road: Road) -> Loaded {
@@ -289,6 +298,19 @@ mod tests {
             (Seen { armed: false, ..seen() }, &plain, "", "no panic kernel is loaded"),
             (Seen { recorded: None, ..seen() }, &plain, "", "not loaded by afterimage"),
             (Seen { root: false, ..seen() }, &plain, "", "needs root"),
+            (
+                Seen { proof: Some(Proof::Other("another image".into())), ..seen() },
+                &plain,
+                "",
+                "another image",
+            ),
+            (
+                Seen { proof: Some(Proof::Other("another image".into())), ..seen() },
+                &by_panic,
+                "",
+                "load` again",
+            ),
+            (Seen { proof: Some(Proof::Unproved("no kcore".into())), ..seen() }, &plain, "", "none"),
             (Seen { recorded: Some(by(Road::FileLoad)), ..seen() }, &plain, "", "only --via panic"),
             (Seen { sysrq: false, ..seen() }, &by_panic, "", "/proc/sysrq-trigger"),
             (Seen { sysrq: false, ..seen() }, &plain, "via = \"panic\"", "/proc/sysrq-trigger"),

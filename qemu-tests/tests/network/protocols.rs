@@ -36,6 +36,9 @@ fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<(
     scenario.config.targets = vec![target];
     scenario.raw_copy = true;
     scenario.memory_mib = 512; // all of it is copied
+    // Nothing but the host's seed gives the capture random numbers.
+    scenario.shape.cpu = "rdrand=off,rdseed=off".into();
+    scenario.append.push_str(" random.trust_cpu=off");
     let outcome = scenario.run()?;
     let dump = collected(peer, at)?;
     ensure_complete(&dump)?;
@@ -75,6 +78,27 @@ fn each_kind_of_server_gets_what_a_local_target_gets() -> Result<()> {
     let token = https("token").key("token_file", "/keys/token");
     round_trip(&mut peer, "https", token, "/srv/www/token")?;
     round_trip(&mut peer, "s3", s3(), "/srv/s3/dumps")?;
+    peer.discard()
+}
+
+/// No seed and no node of a device either: the kernel makes its own, by the jitter of its clocks.
+#[test]
+#[ignore = "full: neither a seed nor /dev/random"]
+fn without_a_seed_the_kernel_makes_random_numbers() -> Result<()> {
+    let mut peer = Peer::start("seedless", &PeerShape::default())?;
+    peer.serve(&[Server::Ssh, Server::Nginx, Server::S3])?;
+    for (name, target, at) in collector::each(&peer)?.into_iter().filter(|(name, ..)| !name.contains("nfs")) {
+        let mut scenario = scenario(&format!("net-seedless-{name}"), &peer)?;
+        scenario.config.targets = vec![target];
+        scenario.shape.cpu = "rdrand=off,rdseed=off".into();
+        scenario.append.push_str(" random.trust_cpu=off");
+        scenario.wrap = vec!["wrap.random=none".into()];
+        let outcome = scenario.run()?;
+        outcome.ensure_said("wrapper: random numbers are taken away")?;
+        ensure_complete(&collected(&mut peer, at)?)?;
+        clear(&peer)?;
+        outcome.discard()?;
+    }
     peer.discard()
 }
 

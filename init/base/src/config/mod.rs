@@ -45,6 +45,11 @@ pub use url::{Scheme, Url, UrlError};
 pub const PATH: &str = "/etc/afterimage/config.toml";
 /// Where the facts about the production kernel lie; appended to the image when it is loaded.
 pub const FACTS_PATH: &str = "/etc/afterimage/facts.toml";
+/// Where random bytes of the host lie, by which the capture's random numbers begin; appended to the
+/// image when it is loaded.
+pub const SEED_PATH: &str = "/etc/afterimage/seed";
+/// How many there are: twice what the kernel's generator holds.
+pub const SEED_LEN: usize = 64;
 /// Where the ordered module list lies in the image: a path per line.
 pub const MODULES_PATH: &str = "/etc/afterimage/modules";
 /// Directory of the hooks in the image, each under its index in the configuration.

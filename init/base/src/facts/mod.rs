@@ -53,6 +53,10 @@ pub struct Facts {
     pub planned: Option<Planned>,
     /// `/proc/iomem`'s top level: the machine's physical memory map.
     pub memory_map: Vec<MemoryRange>,
+    /// Memory of users that the capture kernel takes for itself (`crashkernel=N,cma`, 6.17); it is in
+    /// no dump.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cma: Vec<MemoryRange>,
     /// `/sys/firmware/memmap`: the memory map as the firmware gave it, for the kernel that comes
     /// after the capture.
     pub firmware_map: Vec<MemoryRange>,

@@ -77,7 +77,7 @@ fn check_placed(placed: &Placed<'_>, production: &Production) {
 fn check_iomem(iomem: &str) {
     let file = kernel_file();
     let kernel = kernel();
-    let production = Production::of(iomem, 0x0c00_0000);
+    let production = Production::of(iomem, 0x0c00_0000, "");
     let image = Image { file: &file, kernel: &kernel, initrd: &[7; 9000], cmdline: "quiet", serial: 0 };
     let Ok(placed) = place(image, &Machine::default(), &production) else { return };
     check_placed(&placed, &production);
@@ -92,7 +92,7 @@ fn check_kernel(bytes: &[u8]) {
     let Ok(kernel) = BzImage::parse(bytes, len) else { return };
     assert!(!kernel.release.is_empty() && kernel.alignment.is_power_of_two());
     assert!(kernel.kernel_end <= len && kernel.init_size >= len - kernel.kernel_at);
-    let production = Production::of(IOMEM, 0);
+    let production = Production::of(IOMEM, 0, "");
     let image = Image { file: bytes, kernel: &kernel, initrd: &[7; 9000], cmdline: "quiet", serial: 0 };
     if let Ok(placed) = place(image, &Machine::default(), &production) {
         check_placed(&placed, &production);

@@ -12,7 +12,11 @@ use super::object::{Part, Sum, part_name};
 pub(super) struct Index<'a> {
     /// Its name, once it is put together.
     pub(super) name: &'a str,
+    /// Whether all of it is there; only an index of what was cut has this, and has no sum.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub(super) incomplete: bool,
     pub(super) bytes: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) sha256: String,
     /// In order.
     pub(super) objects: Vec<Entry>,
@@ -23,6 +27,7 @@ pub(super) struct Index<'a> {
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) bytes: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) sha256: String,
     /// How many parts it was sent in.
     pub(super) parts: usize,
@@ -42,16 +47,21 @@ pub(super) struct File {
 impl Entry {
     /// Of an object and its parts.
     pub(super) fn new(name: &str, sum: &Sum, parts: &[Part], keeps_parts: bool) -> Self {
-        let files = (1_u32..).zip(parts).filter(|_| keeps_parts);
-        let files = files.map(|(number, part)| File {
-            name: part_name(name, number),
+        Self { sha256: hex(sum), ..Self::of_cut(name, parts, keeps_parts) }
+    }
+
+    /// Of an object that is not whole, so that there is no sum of it.
+    pub(super) fn of_cut(name: &str, parts: &[Part], keeps_parts: bool) -> Self {
+        let files = parts.iter().filter(|_| keeps_parts);
+        let files = files.map(|part| File {
+            name: part_name(name, part.number),
             bytes: part.bytes,
             sha256: hex(&part.sum),
         });
         Self {
             name: name.to_owned(),
             bytes: parts.iter().fold(0, |sum, part| sum.saturating_add(part.bytes)),
-            sha256: hex(sum),
+            sha256: String::new(),
             parts: parts.len(),
             files: files.collect(),
         }
@@ -85,13 +95,14 @@ mod tests {
 
     #[test]
     fn an_index_names_what_was_sent_in_order() {
-        let part = |bytes, byte| Part { bytes, sum: [byte; 32], tag: Box::default() };
-        let parts = [part(5, 0xab), part(3, 0x01)];
+        let part = |number, bytes, byte| Part { number, bytes, sum: [byte; 32], tag: Box::default() };
+        let parts = [part(1, 5, 0xab), part(2, 3, 0x01)];
         let entry = |number, keeps_parts| {
             Entry::new(&object_name("vmcore.flat", number), &[7; 32], &parts, keeps_parts)
         };
         let objects = vec![entry(1, true), entry(2, false)];
-        let index = Index { name: "vmcore.flat", bytes: 16, sha256: hex(&[9; 32]), objects };
+        let index =
+            Index { name: "vmcore.flat", incomplete: false, bytes: 16, sha256: hex(&[9; 32]), objects };
         let json: serde_json::Value = serde_json::from_slice(&index.to_json()).unwrap();
         let expected = serde_json::json!({
             "name": "vmcore.flat",

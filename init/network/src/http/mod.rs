@@ -324,6 +324,12 @@ impl Target for Http {
         Ok(())
     }
 
+    fn leave(&mut self, artifact: Artifact) -> bool {
+        let at = self.open.iter().position(|(other, _)| *other == artifact);
+        let flow = at.map(|at| self.open.swap_remove(at).1);
+        flow.and_then(|flow| lock(&flow).take()).is_some_and(|mut flow| flow.leave())
+    }
+
     fn close(self: Box<Self>) -> Result<(), TargetError> {
         Ok(()) // what is not published is given up when it is dropped
     }

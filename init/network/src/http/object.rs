@@ -16,6 +16,8 @@ pub(super) struct Begun {
 /// A part that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Part {
+    /// From 1 on.
+    pub(super) number: u32,
     pub(super) bytes: u64,
     pub(super) sum: Sum,
     /// What S3 calls it.

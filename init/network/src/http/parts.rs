@@ -102,6 +102,63 @@ impl Upload {
         Ok((self.filling.at, self.filling.sum()))
     }
 
+    /// Makes objects of what has arrived of an artifact that will not be whole, and an index beside
+    /// them whose name says so. Whether anything is there then.
+    pub(super) fn leave(&mut self) -> bool {
+        if self.is_finished {
+            return false;
+        }
+        let last = self.filling.rest();
+        if self.failed.is_none() && !last.is_empty() {
+            let _ = self.hand_on(last); // kept, and what arrived before it counts
+        }
+        let failed = self.failed.take(); // what fails from here on is another thing
+        let runtime = Arc::clone(&self.runtime);
+        while let Ok(Some(done)) = wait(&runtime, tokio::time::timeout(GOODBYE, self.under_way.join_next())) {
+            let _ = self.arrive(done);
+        }
+        self.under_way.abort_all();
+        self.failed = failed.or(self.failed.take());
+        if let Some(object) = self.object.take() {
+            let parts: Vec<Part> = core::mem::take(&mut self.arrived).into_iter().flatten().collect();
+            self.ended.push(Ended { object, parts, sum: Sum::default() });
+        }
+        let there = core::mem::take(&mut self.ended);
+        let (there, empty): (Vec<_>, Vec<_>) = there.into_iter().partition(|ended| !ended.parts.is_empty());
+        self.ended = empty; // to be given up when this is dropped
+        let completed = wait(&runtime, tokio::time::timeout(GOODBYE, self.complete_cut(&there)));
+        match completed {
+            Ok(Ok(())) => !there.is_empty(),
+            other => {
+                if let Ok(Err(error)) = other {
+                    log::warn!("{}: what arrived of it: {}", self.name, base::log::chain(&error));
+                }
+                self.ended.extend(there);
+                false
+            }
+        }
+    }
+
+    async fn complete_cut(&self, there: &[Ended]) -> Result<(), UploadError> {
+        if there.is_empty() {
+            return Ok(());
+        }
+        let bytes =
+            there.iter().flat_map(|ended| &ended.parts).map(|part| part.bytes).fold(0, u64::saturating_add);
+        // Its name first: what is not whole must not look whole at any time.
+        let keeps_parts = self.store.keeps_parts();
+        let entry = |ended: &Ended| Entry::of_cut(&ended.object.name, &ended.parts, keeps_parts);
+        let objects = there.iter().map(entry).collect();
+        let index = Index { name: &self.name, incomplete: true, bytes, sha256: String::new(), objects };
+        let name = format!("{}-incomplete.json", self.name);
+        self.store.put(&name, Bytes::from(index.to_json()), &self.retries).await?;
+        for Ended { object, parts, .. } in there.iter().rev() {
+            self.store.complete(object, parts, &self.retries).await?;
+        }
+        log::warn!("{}: {bytes} bytes of it arrived; {name} says that it is not whole", self.name);
+        Ok(())
+    }
+
     /// Waits for the parts of the object that is being sent.
     fn end_object(&mut self) -> Result<(), SinkProblem> {
         while !self.under_way.is_empty() {
@@ -167,7 +224,13 @@ impl Upload {
         }
         let entry = |ended: Ended| Entry::new(&ended.object.name, &ended.sum, &ended.parts, lists_parts);
         let objects = core::mem::take(&mut self.ended).into_iter().map(entry).collect();
-        let index = Index { name: &self.name, bytes: self.filling.at, sha256: self.filling.sum(), objects };
+        let index = Index {
+            name: &self.name,
+            incomplete: false,
+            bytes: self.filling.at,
+            sha256: self.filling.sum(),
+            objects,
+        };
         let name = format!("{}.json", self.name);
         let put = wait(&self.runtime, self.store.put(&name, Bytes::from(index.to_json()), &self.retries));
         self.keep(put)

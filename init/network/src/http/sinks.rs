@@ -44,6 +44,14 @@ impl Flow {
         }
     }
 
+    /// Leaves what has arrived, under a name that says that it is not whole. Whether there is anything.
+    pub(super) fn leave(&mut self) -> bool {
+        match self {
+            Self::Parts(upload) => upload.leave(),
+            Self::Stream(_) => false, // the server has taken it for nothing
+        }
+    }
+
     pub(super) fn retries(&self) -> u64 {
         match self {
             Self::Parts(upload) => upload.retries(),
@@ -61,14 +69,16 @@ pub(super) fn record(all: &Mutex<Vec<Sent>>, sent: Sent) {
 
 /// Takes bytes from the first to the last, each once.
 pub(super) struct InOrder {
-    /// None once it is published, or failed.
+    /// None once it is published.
     flow: Arc<Mutex<Option<Flow>>>,
     at: u64,
+    /// Some bytes may have been taken of a write that failed: what could follow would not be the artifact.
+    is_broken: bool,
 }
 
 impl InOrder {
     pub(super) fn new(flow: Arc<Mutex<Option<Flow>>>) -> Self {
-        Self { flow, at: 0 }
+        Self { flow, at: 0, is_broken: false }
     }
 
     fn with(&self, act: impl FnOnce(&mut Flow) -> Result<(), SinkProblem>) -> io::Result<()> {
@@ -79,13 +89,14 @@ impl InOrder {
 
 impl Sink for InOrder {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
-        let at = self.at;
-        let written = self.with(|flow| {
-            if offset == at { flow.filled().write(bytes) } else { Err(SinkProblem::Order { at, offset }) }
+        let (at, is_broken) = (self.at, self.is_broken);
+        let written = self.with(|flow| match offset == at {
+            _ if is_broken => Err(SinkProblem::Closed),
+            true => flow.filled().write(bytes),
+            false => Err(SinkProblem::Order { at, offset }),
         });
         if let Err(source) = written {
-            // Some of the bytes may have been taken: what could follow would not be the artifact.
-            drop(lock(&self.flow).take());
+            self.is_broken = true;
             return Err(SinkError::Write { offset, len: bytes.len(), source });
         }
         self.at = at.saturating_add(to_u64(bytes.len()));

@@ -52,7 +52,7 @@ impl Store {
             }
             Self::S3(s3) => s3.part(object, number, bytes, &sum, retries).await?,
         };
-        Ok(Part { bytes: len, sum, tag })
+        Ok(Part { number, bytes: len, sum, tag })
     }
 
     /// Makes one object of its parts.

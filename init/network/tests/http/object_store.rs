@@ -158,6 +158,30 @@ fn an_upload_that_is_given_up_leaves_nothing() {
 }
 
 #[test]
+fn an_upload_that_cannot_end_is_completed_with_what_is_there() {
+    let server = s3(None);
+    let dump = sample(13 * MIB);
+    let mut target = open(&s3_config(server.port, ""), keys()).unwrap();
+    let mut sink = target.create(Artifact::Vmcore).unwrap();
+    sink.write_at(0, &dump).unwrap();
+    // Something else than what comes next: the dump ends here.
+    assert!(sink.write_at(7, b"x").is_err() && sink.write_at(13 << 20, b"x").is_err());
+    drop(sink);
+    assert!(target.leave(Artifact::Vmcore));
+    assert!(!target.leave(Artifact::Vmcore), "it is left once");
+    assert!(fs::read(bucket(&server).join("vmcore.flat")).unwrap() == dump);
+    let index = fs::read(bucket(&server).join("vmcore.flat-incomplete.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    assert_eq!((&index["incomplete"], &index["bytes"]), (&true.into(), &(13 << 20).into()));
+    assert!(index["sha256"].is_null(), "{index}");
+    // Of which nothing arrived nothing is left.
+    drop(target.create(Artifact::Live).unwrap());
+    assert!(!target.leave(Artifact::Live));
+    target.close().unwrap();
+    assert_eq!(names(&bucket(&server)), ["vmcore.flat", "vmcore.flat-incomplete.json"]);
+}
+
+#[test]
 fn a_server_that_accepts_and_never_reads_is_given_up() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -1,6 +1,6 @@
-//! Formats that hold memory as it is, for a sink that takes bytes from front to back only, such as a pipe: the headers
-//! come first and promise all pages that the dump is to have, and pages of zeros are written. A page that could not be
-//! read is zeros, too, and is counted.
+//! Formats that hold memory as it is, for a sink that takes bytes from front to back only, such as
+//! a pipe: the headers come first and promise all pages that the dump is to have, and pages of
+//! zeros are written. A page that could not be read is zeros, too, and is counted.
 
 use std::collections::VecDeque;
 

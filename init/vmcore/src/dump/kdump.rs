@@ -37,7 +37,8 @@ pub(super) struct KdumpWriter<'a> {
     header: Header,
     /// Made of a dump that ends early: then this one says so, too.
     of_incomplete: bool,
-    /// Made of a file, whose pages are all there or lost for good; broken memory is part of what a machine had.
+    /// Made of a file, whose pages are all there or lost for good; broken memory is part of what a
+    /// machine had.
     is_file: bool,
     /// Where the block lies that all zero pages share.
     zero: PageDesc,
@@ -126,7 +127,8 @@ impl<'a> KdumpWriter<'a> {
         Ok(())
     }
 
-    /// Adds the descriptors of a batch to those that wait, and gives where its data ends and what its pages are.
+    /// Adds the descriptors of a batch to those that wait, and gives where its data ends and what
+    /// its pages are.
     fn describe(&mut self, batch: &Batch) -> (u64, PageCounts) {
         let (mut at, mut pages) = (self.end, PageCounts::default());
         for body in &batch.bodies {
@@ -154,8 +156,9 @@ impl<'a> KdumpWriter<'a> {
         (at, pages)
     }
 
-    /// Sends the descriptors of a batch, then its data. If the data does not go out, the descriptors are taken
-    /// back, as far as that can be: nothing may lead to data that is not there.
+    /// Sends the descriptors of a batch, then its data. If the data does not go out, the
+    /// descriptors are taken back, as far as that can be: nothing may lead to data that is not
+    /// there.
     fn stream_batch(&mut self, batch: &Batch) -> Result<(), DumpError> {
         let descs = self.write_descs();
         let sent =

@@ -1,6 +1,7 @@
-//! The ELF notes of a dump: those of the core (registers of each CPU, device dumps), copied piece by piece, since
-//! device dumps make them tens of MiB long, and VMCOREINFO. Where the core's VMCOREINFO is missing or is not the
-//! one that was believed, the one that was believed is written instead: without it no reader opens the dump.
+//! The ELF notes of a dump: those of the core (registers of each CPU, device dumps), copied piece
+//! by piece, since device dumps make them tens of MiB long, and VMCOREINFO. Where the core's
+//! VMCOREINFO is missing or is not the one that was believed, the one that was believed is written
+//! instead: without it no reader opens the dump.
 
 use crate::dump::DumpError;
 use crate::format::elf;
@@ -33,7 +34,8 @@ impl<'a> Notes<'a> {
         copied.saturating_add(self.own.as_ref().map_or(0, |own| to_u64(own.len())))
     }
 
-    /// Where the text of VMCOREINFO lies and how long it is, if the notes begin at `start`; zeros if there is none.
+    /// Where the text of VMCOREINFO lies and how long it is, if the notes begin at `start`; zeros
+    /// if there is none.
     pub(super) fn vmcoreinfo(&self, start: u64) -> (u64, u64) {
         if let Some(own) = &self.own {
             let ahead = to_u64(note::VMCOREINFO_HEAD);
@@ -50,8 +52,9 @@ impl<'a> Notes<'a> {
         place
     }
 
-    /// Hands the notes to `write`, one after the other from offset `to` on. A piece that cannot be read becomes
-    /// zeros, which readers take as the end of the notes; so VMCOREINFO of our own comes first.
+    /// Hands the notes to `write`, one after the other from offset `to` on. A piece that cannot be
+    /// read becomes zeros, which readers take as the end of the notes; so VMCOREINFO of our own
+    /// comes first.
     pub(super) fn copy(
         &self,
         to: u64,

@@ -9,8 +9,9 @@
 //! ```
 //! All numbers are big-endian `int64_t`; makedumpfile's IMPLEMENTATION file describes them.
 //!
-//! The headers of a dump are written last, and without them the rest of a stream that was cut is of no use. So
-//! ours has a copy of them in the zeros of its first 4096 bytes, where other readers do not look:
+//! The headers of a dump are written last, and without them the rest of a stream that was cut is of
+//! no use. So ours has a copy of them in the zeros of its first 4096 bytes, where other readers do
+//! not look:
 //!
 //! ```text
 //! at 1024        "afterimage-head1"
@@ -75,8 +76,8 @@ pub fn emit_header_with(block0: &[u8], sub_header: &[u8]) -> [u8; HEADER_LEN] {
     out
 }
 
-/// The copy of a dump's headers in the header of a stream: the dump's first block, and its sub header. `None`
-/// where there is none, or a damaged one.
+/// The copy of a dump's headers in the header of a stream: the dump's first block, and its sub
+/// header. `None` where there is none, or a damaged one.
 #[must_use]
 pub fn early_headers(header: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let copy = header.get(EARLY_BLOCK..EARLY_CRC)?;

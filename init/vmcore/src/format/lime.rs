@@ -26,8 +26,8 @@ pub fn has_signature(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC.to_le_bytes())
 }
 
-/// The first and the last address of the memory behind a header; `None` for bytes that are none, or of another
-/// version.
+/// The first and the last address of the memory behind a header; `None` for bytes that are none, or
+/// of another version.
 #[must_use]
 pub fn parse(bytes: &[u8]) -> Option<(u64, u64)> {
     let fields = Fields(bytes.get(..HEADER_LEN)?);

@@ -15,10 +15,11 @@ use base::read_at::{ReadAt, read_up_to};
 
 /// Most pieces of one file.
 const MAX_PIECES: usize = 1 << 24;
-/// Records in a row that must make sense for damage, or a part that is missing, to be over. Random bytes look
-/// like one of them in one of 2^49 places.
+/// Records in a row that must make sense for damage, or a part that is missing, to be over. Random
+/// bytes look like one of them in one of 2^49 places.
 const CHAIN: usize = 3;
-/// Largest offset and bytes of a record that are believed behind damage: writers make pieces of MiBs.
+/// Largest offset and bytes of a record that are believed behind damage: writers make pieces of
+/// MiBs.
 const MAX_OFFSET: u64 = 1 << 48;
 const MAX_RECORD: u64 = 1 << 30;
 /// Bytes that are searched for a record at a time.
@@ -87,8 +88,8 @@ pub(super) struct Flattened {
     pieces: Vec<Piece>,
     /// Whether the end record was there, behind pieces that all are whole.
     complete: bool,
-    /// The dump's headers as they were when the stream began, for one that ends before they come: the block
-    /// with the header, and the sub header that follows it.
+    /// The dump's headers as they were when the stream began, for one that ends before they come:
+    /// the block with the header, and the sub header that follows it.
     early: Option<(Vec<u8>, Vec<u8>)>,
     /// The last byte of the dump, plus one, that a piece in front of the first damage has.
     unbroken: u64,
@@ -131,8 +132,8 @@ impl Records<'_> {
         }
     }
 
-    /// Takes the piece of `len` bytes at `here`, as far as it is there, and gives how far that is. `None` for
-    /// one that no writer makes.
+    /// Takes the piece of `len` bytes at `here`, as far as it is there, and gives how far that is.
+    /// `None` for one that no writer makes.
     fn piece(&mut self, start: u64, len: u64, here: u64) -> Result<Option<u64>, FlattenedOpenError> {
         if self.pieces.len() >= MAX_PIECES {
             return Err(FlattenedOpenError::Pieces);
@@ -148,8 +149,8 @@ impl Records<'_> {
         Ok(Some(have))
     }
 
-    /// Of the `len` bytes of a piece at `here`, those that surely belong to it. Where the file ends within them
-    /// and no record follows them, the next file is not the next part.
+    /// Of the `len` bytes of a piece at `here`, those that surely belong to it. Where the file ends
+    /// within them and no record follows them, the next file is not the next part.
     fn known(&self, here: u64, len: u64) -> Result<u64, FlattenedOpenError> {
         let end = here.saturating_add(len);
         let next = self.file.files.partition_point(|(start, _)| *start <= here);
@@ -186,7 +187,8 @@ impl Records<'_> {
         }
     }
 
-    /// Whether [`CHAIN`] records follow each other from `at` on, or fewer up to the end of the stream.
+    /// Whether [`CHAIN`] records follow each other from `at` on, or fewer up to the end of the
+    /// stream.
     fn is_chain(&self, mut at: u64) -> Result<bool, FlattenedOpenError> {
         for step in 0..CHAIN {
             match Record::parse(&read_up_to(self.file, at, flattened::RECORD_LEN)?) {
@@ -210,9 +212,9 @@ fn is_likely(record: Record) -> bool {
 }
 
 impl Flattened {
-    /// Opens a flattened file, or the parts of one in their order, and lists its pieces. One that breaks off
-    /// counts as far as it goes. Behind damage, and behind a part that is missing, it counts again from the
-    /// next place on where records follow each other.
+    /// Opens a flattened file, or the parts of one in their order, and lists its pieces. One that
+    /// breaks off counts as far as it goes. Behind damage, and behind a part that is missing, it
+    /// counts again from the next place on where records follow each other.
     pub(super) fn open(files: Vec<File>) -> Result<Self, FlattenedOpenError> {
         let file = Joined::new(files)?;
         let head = read_up_to(&file, 0, flattened::HEADER_LEN)?;
@@ -246,9 +248,10 @@ impl Flattened {
         self.complete
     }
 
-    /// Takes what is not there from `start` to `end` for zeros, if the stream in front of its first damage came
-    /// so far that the writer has passed it over. Our writer goes from front to back and leaves out zeros; of
-    /// another one's bitmaps nobody knows that, so only descriptors are trusted: zeros there mean a lost page.
+    /// Takes what is not there from `start` to `end` for zeros, if the stream in front of its first
+    /// damage came so far that the writer has passed it over. Our writer goes from front to back
+    /// and leaves out zeros; of another one's bitmaps nobody knows that, so only descriptors are
+    /// trusted: zeros there mean a lost page.
     pub(super) fn trust_holes(&mut self, start: u64, end: u64) {
         if self.unbroken > end && (self.is_ours || start > 0) {
             self.zeros = if self.is_ours { 0 } else { start }..end;

@@ -1,5 +1,5 @@
-//! Memory in files that have nothing but memory: LiME, and raw, where the offset is the address. As segments, like
-//! those of an ELF core.
+//! Memory in files that have nothing but memory: LiME, and raw, where the offset is the address. As
+//! segments, like those of an ELF core.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +22,8 @@ fn load(paddr: u64, offset: u64, len: u64) -> Segment {
     Segment { kind: SegmentKind::Load, offset, paddr, vaddr, filesz: len, memsz: len }
 }
 
-/// The ranges of a LiME file. One whose header makes no sense ends the list, as nothing says where the next one is.
+/// The ranges of a LiME file. One whose header makes no sense ends the list, as nothing says where
+/// the next one is.
 pub(super) fn lime(file: &File, len: u64, anomalies: &mut Vec<Anomaly>) -> io::Result<Vec<Segment>> {
     let (mut segments, mut at) = (Vec::new(), 0_u64);
     while at < len && segments.len() < MAX_RANGES {
@@ -39,8 +40,8 @@ pub(super) fn lime(file: &File, len: u64, anomalies: &mut Vec<Anomaly>) -> io::R
     Ok(segments)
 }
 
-/// The parts of a raw file that are no holes, widened to pages. A file that was copied has no holes, and is all
-/// memory.
+/// The parts of a raw file that are no holes, widened to pages. A file that was copied has no
+/// holes, and is all memory.
 pub(super) fn raw(file: &File, len: u64) -> Vec<Segment> {
     const PAGE: u64 = 4096;
     let find = |from: u64, whence| {

@@ -1,5 +1,6 @@
-//! Segments of a core whose physical address is damaged. One flipped bit makes 4 MiB of memory need bitmaps of 16 GiB,
-//! and no target has room for the dump; without that segment all the rest is saved.
+//! Segments of a core whose physical address is damaged. One flipped bit makes 4 MiB of memory need
+//! bitmaps of 16 GiB, and no target has room for the dump; without that segment all the rest is
+//! saved.
 
 use std::collections::BTreeMap;
 
@@ -35,8 +36,8 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// The limits of the kernel that `info` describes, on a machine with memory below `map_end`, in a file of
-    /// `file_len` bytes.
+    /// The limits of the kernel that `info` describes, on a machine with memory below `map_end`, in
+    /// a file of `file_len` bytes.
     pub(super) fn new(info: &VmcoreInfo, map_end: Option<PhysAddr>, file_len: u64) -> Self {
         // 46 bits with four levels of page tables, 52 with five (MAX_PHYSMEM_BITS,
         // arch/x86/include/asm/sparsemem.h).
@@ -45,17 +46,17 @@ impl Limits {
         Self { end, phys_base: info.number("phys_base").map(i64::cast_unsigned), map_end, file_len }
     }
 
-    /// Whether an address that nothing speaks for or against may be right: the bitmaps that it takes are no larger
-    /// than the file, or small.
+    /// Whether an address that nothing speaks for or against may be right: the bitmaps that it
+    /// takes are no larger than the file, or small.
     fn is_worth(&self, end: u64) -> bool {
         end / BITMAP_SHARE <= self.file_len.max(SMALL)
     }
 }
 
-/// Takes segments out of `segments` that cannot be where they claim to be, and tells them. One goes if it lies beyond
-/// what the CPU addresses, or if nothing speaks for its address and it is far from all others: neither the kernel's
-/// mapping of its image, nor the distance between virtual and physical address that the other segments have, nor the
-/// recorded memory map.
+/// Takes segments out of `segments` that cannot be where they claim to be, and tells them. One goes
+/// if it lies beyond what the CPU addresses, or if nothing speaks for its address and it is far
+/// from all others: neither the kernel's mapping of its image, nor the distance between virtual and
+/// physical address that the other segments have, nor the recorded memory map.
 pub(super) fn remove(segments: &mut Vec<Segment>, limits: Limits, anomalies: &mut Vec<Anomaly>) {
     let is_load = |segment: &Segment| segment.kind == SegmentKind::Load && segment.filesz > 0;
     let distance = commonest_distance(segments);
@@ -87,7 +88,8 @@ pub(super) fn remove(segments: &mut Vec<Segment>, limits: Limits, anomalies: &mu
     });
 }
 
-/// The distance between virtual and physical address that most segments of the direct map have; of two, the larger.
+/// The distance between virtual and physical address that most segments of the direct map have; of
+/// two, the larger.
 fn commonest_distance(segments: &[Segment]) -> Option<u64> {
     let mut votes: BTreeMap<u64, (usize, u64)> = BTreeMap::new();
     let direct = |segment: &&Segment| (KERNEL_HALF..KERNEL_IMAGE).contains(&segment.vaddr.0);

@@ -65,8 +65,8 @@ pub enum Form {
 }
 
 impl Form {
-    /// The form that the first bytes of a file show; `None` for raw memory, which shows nothing, and for all
-    /// else.
+    /// The form that the first bytes of a file show; `None` for raw memory, which shows nothing,
+    /// and for all else.
     #[must_use]
     pub fn of(head: &[u8]) -> Option<Self> {
         let is_elf = head.starts_with(b"\x7fELF");
@@ -109,8 +109,8 @@ impl Vmcore {
         Self::open_form(path, access, Form::Elf)
     }
 
-    /// Opens the memory of this machine, as [`Vmcore::open`] does. `memory_end` is the first address after the
-    /// memory map that was recorded when the machine was well.
+    /// Opens the memory of this machine, as [`Vmcore::open`] does. `memory_end` is the first
+    /// address after the memory map that was recorded when the machine was well.
     pub fn open_memory(
         path: &Path,
         access: Access,

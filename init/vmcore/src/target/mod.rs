@@ -148,6 +148,13 @@ pub trait Target {
     /// Gives a finished artifact, whose sink has been synced and dropped, its final name, durably.
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError>;
 
+    /// Keeps what there is of an artifact that will not be whole, under a name that says so. Whether there is
+    /// anything of it: a file keeps its temporary name, and of a stream only a target knows.
+    fn leave(&mut self, artifact: Artifact) -> bool {
+        let _ = artifact;
+        !self.is_stream()
+    }
+
     /// Makes room for captures to come: this one is safe. Only what is beyond what was asked to be
     /// kept, and only what is ours.
     fn retire(&mut self) -> Result<(), TargetError> {

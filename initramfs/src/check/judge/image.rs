@@ -129,16 +129,20 @@ fn kernel(host: &Host, image: &Image) -> Finding {
 }
 
 fn signatures(host: &Host, image: &Image) -> Finding {
-    let manifest = &image.contents.manifest;
-    let modules = if manifest.stripped { "stripped" } else { "as they are in the kernel's package" };
-    let rule = if host.enforces_signatures { "enforced" } else { "not enforced" };
-    let found = format!("module signatures are {rule}, the modules in the image are {modules}");
-    if host.enforces_signatures && manifest.stripped && !manifest.modules.is_empty() {
-        let remedy =
-            "the capture kernel would refuse them: set image.strip = \"never\" and build the image again";
-        return Finding::failure("image-signatures", found, remedy);
+    let id = "image-signatures";
+    let modules = &image.contents.modules;
+    let unsigned: Vec<String> =
+        modules.iter().filter(|module| !module.signed).map(|module| module.name.clone()).collect();
+    let rule = match host.signature_reasons.as_slice() {
+        [] => "nothing on this host asks for signed modules".to_owned(),
+        reasons => format!("the capture kernel wants signed modules: {}", reasons.join("; ")),
+    };
+    let found = format!("{rule}; {} of {} in the image have no signature", unsigned.len(), modules.len());
+    if host.signature_reasons.is_empty() || unsigned.is_empty() {
+        return Finding::ok(id, found);
     }
-    Finding::ok("image-signatures", found)
+    let remedy = format!("set image.strip = \"never\"; {}", rebuild(host));
+    Finding::failure(id, format!("{found}: {}", some_of(&unsigned)), remedy)
 }
 
 #[cfg(test)]
@@ -232,18 +236,21 @@ mod tests {
     }
 
     #[test]
-    fn stripped_modules_are_refused_only_where_signatures_are_enforced() {
-        let enforced = |host: &mut Host| host.enforces_signatures = true;
-        assert_eq!(spoiled("image-signatures", enforced).level, Level::Failure);
+    fn modules_without_signatures_are_refused_only_where_those_are_wanted() {
+        let fips = |host: &mut Host| host.signature_reasons = vec!["the host is in FIPS mode".into()];
+        let refused = spoiled("image-signatures", fips);
+        assert_eq!(refused.level, Level::Failure);
+        assert!(refused.found.contains("FIPS") && refused.found.contains("virtio_blk"), "{refused:?}");
         for harmless in [
-            |host: &mut Host| image(host).contents.manifest.stripped = false,
-            |host: &mut Host| image(host).contents.manifest.modules.clear(),
+            |host: &mut Host| image(host).contents.modules.iter_mut().for_each(|module| module.signed = true),
+            |host: &mut Host| image(host).contents.modules.clear(),
         ] {
             let finding = spoiled("image-signatures", |host| {
-                enforced(host);
+                fips(host);
                 harmless(host);
             });
             assert_eq!(finding.level, Level::Ok, "{finding:?}");
         }
+        assert_eq!(spoiled("image-signatures", |_| ()).level, Level::Ok);
     }
 }

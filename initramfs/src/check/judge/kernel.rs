@@ -2,15 +2,27 @@
 //! crash reaches it.
 
 use crate::check::finding::Finding;
+use crate::check::judge::{cmdline, panics::CMA_WAIT};
 use crate::check::observe::host::Host;
-use crate::crashkernel::{self, mib};
+use crate::crashkernel::{self, cma_bytes, mib};
+use crate::loader::Proof;
+use crate::rivals::Rival;
 use crate::watchdog::Watchdog;
 
 pub(super) fn findings(host: &Host) -> Vec<Finding> {
     let mut findings = vec![loaded(host)];
     findings.extend(loaded_image(host));
     findings.extend(loaded_kernel(host));
-    findings.extend([reservation(host), kexec(host), on_oops(host), on_panic(host), watchdog(host)]);
+    findings.extend(staged(host));
+    findings.extend(rivals(host));
+    findings.extend([
+        reservation(host),
+        kexec(host),
+        cmdline::finding(host),
+        on_oops(host),
+        on_panic(host),
+        watchdog(host),
+    ]);
     findings
 }
 
@@ -23,9 +35,44 @@ fn loaded(host: &Host) -> Finding {
             host.load_command(),
         ),
         Some(record) => {
-            Finding::ok("loaded", format!("kernel {} with {}", record.kernel, record.image_file.display()))
+            let found = format!("kernel {} with {}", record.kernel, record.image_file.display());
+            match &host.proof {
+                Some(Proof::Other(why)) => Finding::failure("loaded", why.clone(), host.load_command()),
+                Some(Proof::Unproved(why)) => {
+                    let found = format!("{found}; that this is what the kernel has cannot be proved: {why}");
+                    Finding::warning(
+                        "loaded",
+                        found,
+                        "if another program may have loaded something: load again",
+                    )
+                }
+                _ => Finding::ok("loaded", format!("{found}; the reservation holds it as it was loaded")),
+            }
         }
     }
+}
+
+/// Services that load something else, at the next boot at the latest.
+fn rivals(host: &Host) -> Vec<Finding> {
+    let finding = |rival: &Rival| {
+        let found = format!(
+            "{} is enabled ({}), and loads a panic kernel of its own",
+            rival.name,
+            rival.by.display()
+        );
+        Finding::warning("other-loader", found, rival.remedy())
+    };
+    host.rivals.iter().map(finding).collect()
+}
+
+/// A switch that is staged enters the place that was recorded, whatever is there now.
+fn staged(host: &Host) -> Option<Finding> {
+    let staged = host.recorded.as_ref().is_some_and(|record| record.staged);
+    let replaced = matches!(host.proof, Some(Proof::Other(_)));
+    (staged && replaced).then(|| {
+        let found = "a switch is staged, and what it would enter is not there any more: a kexec would reset the machine";
+        Finding::failure("staged", found, "afterimage switch --unstage")
+    })
 }
 
 fn loaded_image(host: &Host) -> Option<Finding> {
@@ -83,12 +130,26 @@ fn reservation(host: &Host) -> Finding {
         ),
         Some(need) => {
             let (minimum, recommended) = (mib(need.minimum), mib(need.recommended));
+            let cma = cma_bytes(&host.cma);
+            let and_cma = match (cma, host.cmdline.contains(",cma")) {
+                (0, true) => {
+                    ", none of it of the cma kind, or the kernel does not tell where that is".to_owned()
+                }
+                (0, false) => String::new(),
+                (cma, _) => format!(
+                    " and {} MiB that users have till a panic: their pages there are lost then, and the kernel waits \
+                     {CMA_WAIT} s for devices that write to it",
+                    mib(cma)
+                ),
+            };
             let found = format!(
-                "{have} MiB ({asked}), at least {minimum} MiB are needed, {recommended} MiB are recommended"
+                "{have} MiB{and_cma} ({asked}), at least {minimum} MiB are needed, {recommended} MiB are recommended"
             );
             match host.reservation {
                 have if have < need.minimum => Finding::failure(id, found, boot(recommended)),
-                have if have < need.recommended => Finding::warning(id, found, boot(recommended)),
+                have if have.saturating_add(cma) < need.recommended => {
+                    Finding::warning(id, found, boot(recommended))
+                }
                 _ => Finding::ok(id, found),
             }
         }
@@ -240,6 +301,37 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_else_loaded_is_a_failure_and_doubt_a_warning() {
+        let other =
+            |host: &mut Host| host.proof = Some(Proof::Other("another image was loaded since".into()));
+        let replaced = spoiled("loaded", other);
+        assert_eq!((replaced.level, &*replaced.found), (Level::Failure, "another image was loaded since"));
+        assert!(replaced.remedy.unwrap().starts_with("afterimage load --image"));
+        let doubt = spoiled("loaded", |host| host.proof = Some(Proof::Unproved("no kcore".into())));
+        assert!(
+            doubt.level == Level::Warning && doubt.found.contains("cannot be proved: no kcore"),
+            "{doubt:?}"
+        );
+        let staged = spoiled("staged", |host| {
+            other(host);
+            host.recorded.as_mut().unwrap().staged = true;
+        });
+        assert!(staged.level == Level::Failure && staged.remedy.unwrap().contains("--unstage"));
+        let mut host = healthy();
+        host.recorded.as_mut().unwrap().staged = true;
+        assert!(findings(&host).iter().all(|finding| finding.id != "staged"));
+    }
+
+    #[test]
+    fn an_enabled_service_of_another_tool_is_named() {
+        let rival =
+            Rival { name: "kdump-tools.service".into(), by: "/etc/x.wants/kdump-tools.service".into() };
+        let found = spoiled("other-loader", |host| host.rivals = vec![rival]);
+        assert!(found.level == Level::Warning && found.found.contains("kdump-tools.service"), "{found:?}");
+        assert!(found.remedy.unwrap().contains("systemctl disable --now kdump-tools.service"));
+    }
+
+    #[test]
     fn a_newer_image_or_kernel_on_disk_is_seen() {
         let image = spoiled("loaded-image", |host| host.image.as_mut().unwrap().crc32 = "12345678".into());
         assert_eq!(image.level, Level::Warning);
@@ -268,6 +360,15 @@ mod tests {
             })
         };
         assert_eq!([unknown(0).level, unknown(1 << 30).level], [Level::Failure, Level::Warning]);
+        let with_cma = |bytes: u64| {
+            spoiled("reservation", |host| {
+                host.reservation = bytes;
+                host.cma = "100000000-101ffffff".into(); // 32 MiB
+            })
+        };
+        assert_eq!(with_cma(66 << 20).level, Level::Ok, "together they are enough");
+        assert_eq!(with_cma((66 << 20) - 1).level, Level::Failure, "the image has to fit in the first");
+        assert!(with_cma(66 << 20).found.contains("and 32 MiB that users have till a panic"));
     }
 
     #[test]

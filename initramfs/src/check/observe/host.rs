@@ -8,13 +8,16 @@ use base::config::Config;
 use kexec::BzImage;
 
 use super::memory::Memory;
+use super::panics::Panics;
 use super::storage::{self, Storage};
 use crate::boot_entry::Next;
 use crate::fingerprint::{Condition, crc32};
 use crate::host;
 use crate::image::{self, Contents, Manifest};
-use crate::loader::{self, Loaded};
+use crate::loader::{self, Loaded, Proof};
 use crate::modules::ModuleTree;
+use crate::rivals::{self, Rival};
+use crate::signatures::Policy;
 use crate::trusted;
 use crate::watchdog::{self, Watchdog};
 
@@ -46,6 +49,14 @@ pub struct Options {
     pub config: Option<PathBuf>,
 }
 
+impl Options {
+    /// Whether the check is about what is loaded, not about files that somebody names.
+    #[must_use]
+    pub fn is_of_what_is_loaded(&self) -> bool {
+        self.image.is_none() && self.kernel_image.is_none() && self.config.is_none()
+    }
+}
+
 /// A host, as far as saving a crash depends on it.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -59,6 +70,14 @@ pub struct Host {
     pub is_loaded: bool,
     /// What we loaded in this boot.
     pub recorded: Option<Loaded>,
+    /// Whether what is loaded is that.
+    pub proof: Option<Proof>,
+    /// Services of other crash tools that are enabled.
+    pub rivals: Vec<Rival>,
+    /// Which faults become panics, and what happens then.
+    pub panics: Panics,
+    /// The reservation of `cma` kind, a range per line; empty without, or if the kernel does not tell.
+    pub cma: String,
     /// sysctl kernel.kexec_load_disabled.
     pub kexec_load_disabled: String,
     /// sysctl kernel.panic.
@@ -67,8 +86,8 @@ pub struct Host {
     pub panic_on_oops: String,
     /// Lockdown mode, `none` without.
     pub lockdown: String,
-    /// Whether modules need a valid signature.
-    pub enforces_signatures: bool,
+    /// Why the capture kernel wants modules with signatures; empty if it does not.
+    pub signature_reasons: Vec<String>,
     /// Watchdogs.
     pub watchdogs: Vec<Watchdog>,
     /// How much memory there is, and what of it is in use.
@@ -179,9 +198,13 @@ impl Host {
             panic: host::read("/proc/sys/kernel/panic"),
             panic_on_oops: host::read("/proc/sys/kernel/panic_on_oops"),
             lockdown: host::lockdown(),
-            enforces_signatures: host::enforces_module_signatures(),
+            signature_reasons: Policy::read(&release, &dir).reasons(),
             watchdogs: watchdog::list(),
             kernel: read_kernel(&kernel_file),
+            proof: recorded.as_ref().map(Proof::of),
+            rivals: rivals::list(),
+            panics: Panics::read(),
+            cma: host::kexec("crash_cma_ranges"),
             release,
             is_loaded,
             recorded,
@@ -214,7 +237,7 @@ impl Host {
 
 /// As `afterimage load` has it.
 fn default_kernel(release: &str) -> PathBuf {
-    format!("/boot/vmlinuz-{release}").into()
+    host::kernel_file(release)
 }
 
 fn read_image(path: &Path, config: Option<&Path>) -> Result<Image, String> {
@@ -260,6 +283,7 @@ pub(in crate::check) mod testing {
     use super::*;
     use crate::check::observe::storage::{Device, Room};
     use crate::fingerprint::Fingerprint;
+    use crate::signatures::ModuleFacts;
 
     pub(in crate::check) const CONFIG: &str =
         "[[target]]\ntype = \"filesystem\"\ndevice = \"LABEL=dump\"\nreserve = \"1G\"\n";
@@ -277,11 +301,13 @@ pub(in crate::check) mod testing {
             module_files: vec![file("kernel/virtio_blk.ko"), file("kernel/iTCO_wdt.ko")],
             hook_files: Vec::new(),
         };
+        let module = |name: &String| ModuleFacts { name: name.clone(), ..ModuleFacts::default() };
+        let modules = manifest.modules.iter().map(module).collect();
         let source = |part, path: &str| Source { part, path: path.into(), condition: Condition::Same };
         Image {
             bytes: 2 << 20,
             crc32: "00c0ffee".into(),
-            contents: Contents { config: config.clone(), manifest, unpacked: 4 << 20 },
+            contents: Contents { config: config.clone(), manifest, unpacked: 4 << 20, modules },
             sources: vec![
                 source(Part::Config, "/etc/afterimage/config.toml"),
                 source(Part::Init, "/usr/lib/afterimage/init"),
@@ -304,17 +330,30 @@ pub(in crate::check) mod testing {
                 image_crc32: "00c0ffee".into(),
                 ..Loaded::default()
             }),
+            proof: Some(Proof::Same),
+            rivals: Vec::new(),
+            panics: Panics {
+                unknown_nmi: "1".into(),
+                unrecovered_nmi: "0".into(),
+                softlockup: "1".into(),
+                hardlockup: "1".into(),
+                hung_task: "1".into(),
+                nmi_sender: Some("the BMC"),
+                ..Panics::default()
+            },
+            cma: String::new(),
             kexec_load_disabled: "0".into(),
             panic: "10".into(),
             panic_on_oops: "1".into(),
             lockdown: "none".into(),
-            enforces_signatures: false,
+            signature_reasons: Vec::new(),
             watchdogs: vec![Watchdog {
                 name: "watchdog0".into(),
                 identity: "iTCO_wdt".into(),
                 modules: vec!["iTCO_wdt".into()],
                 is_hardware: true,
                 is_active: true,
+                timeout: Some(60),
             }],
             memory: Memory { ram: 8 << 30, free: 4 << 30, cache: 2 << 30, anonymous: 1 << 30 },
             image_file: IMAGE.into(),

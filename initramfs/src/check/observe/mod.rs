@@ -4,4 +4,5 @@ pub mod host;
 pub mod memory;
 pub mod modules;
 pub mod network;
+pub mod panics;
 pub mod storage;

@@ -120,7 +120,6 @@ fn production() -> Result<()> {
         return refusals::run(line.list("prod.refuse"));
     }
     steps::afterimage("load")?;
-    steps::afterimage("status")?;
     for step in line.list("prod.run") {
         steps::afterimage(step)?;
     }
@@ -136,6 +135,10 @@ fn production() -> Result<()> {
     }
     if let Ok(device) = line.get("prod.workload") {
         workload::run(device)?;
+    }
+    if line.has("prod.nmi") {
+        say("production: waiting for an NMI");
+        sleep(Duration::MAX);
     }
     if line.has("prod.staged") {
         return steps::staged();

@@ -2,23 +2,27 @@
 //! that goes on.
 //!
 //! Each case ends in a line `production: refused CASE: WORDS`. Cases that are no refusal prepare
-//! the next: `load`, `unload`, `shrink`, `free`.
+//! the next: `load`, `unload`, `status`, `shrink`, `free`; `other-loader`, which loads something else
+//! behind our back, and `emptied` and `edited`, which unload it so and change the record.
 
 use crate::early::DISK;
 use crate::say::say;
 use crate::steps;
 use crate::user_memory::set;
 use anyhow::{Context, Result, bail, ensure};
+use kexec::sys::load;
 use qemu_tests::trigger::Trigger;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// Bytes that a reservation shrinks to: no kernel fits.
 const SMALL: &str = "33554432";
-const RESERVATION: &str = "/sys/kernel/kexec_crash_size";
+const RESERVATIONS: [&str; 2] = ["/sys/kernel/kexec/crash_size", "/sys/kernel/kexec_crash_size"];
+const RECORD: &str = "/run/afterimage/loaded.toml";
 
 /// Runs the cases.
 pub(crate) fn run<'a>(cases: impl Iterator<Item = &'a str>) -> Result<()> {
@@ -26,8 +30,11 @@ pub(crate) fn run<'a>(cases: impl Iterator<Item = &'a str>) -> Result<()> {
     for case in cases {
         match case {
             "load" | "unload" | "status" => steps::afterimage(case)?,
-            "shrink" => set(RESERVATION, SMALL)?,
-            "free" => set(RESERVATION, "0")?,
+            "shrink" => set(reservation(), SMALL)?,
+            "free" => set(reservation(), "0")?,
+            "other-loader" => other_loader()?,
+            "emptied" => load::unload_panic_kernel().context("unloading")?,
+            "edited" => edited()?,
             _ => refuse(case).with_context(|| format!("the refusal {case}"))?,
         }
     }
@@ -40,34 +47,70 @@ fn refuse(case: &str) -> Result<()> {
     let (image, kernel) = (boot.join("afterimage.img"), boot.join("vmlinuz"));
     let output = match case {
         "switch" | "switch-unarmed" => switch(&why())?,
+        "switch-other" | "switch-edited" | "switch-emptied" => switch(&why())?,
+        "panic-other" => switch(&[why(), vec!["--via".into(), "panic".into()]].concat())?,
+        "stage-other" => switch(&["--stage".to_owned()])?,
+        "status-other" | "status-emptied" | "status-edited" => ours(&["status"])?,
+        "check-other" | "check-edited" => ours(&["check"])?,
+        "again-other" => ours(&["load", "--again"])?,
         "no-reason" => switch(&[])?,
         "second-switch" => second_switch()?,
         "kernel-truncated" => {
             let copy = copied(&kernel)?;
             File::options().write(true).open(&copy)?.set_len(size(&copy)?.wrapping_div(2))?;
-            load(&image, &copy)?
+            load_ours(&image, &copy)?
         }
-        "kernel-flipped" => load(&image, &flipped(&kernel)?)?,
+        "kernel-flipped" => load_ours(&image, &flipped(&kernel)?)?,
         "image-truncated" => {
             let copy = copied(&image)?;
             File::options().write(true).open(&copy)?.set_len(size(&copy)?.wrapping_div(2))?;
-            load(&copy, &kernel)?
+            load_ours(&copy, &kernel)?
         }
-        "image-flipped" => load(&flipped(&image)?, &kernel)?,
-        "too-small" | "no-reservation" | "no-signature" => load(&image, &kernel)?,
+        "image-flipped" => load_ours(&flipped(&image)?, &kernel)?,
+        "too-small" | "no-reservation" | "no-signature" | "unsigned" => load_ours(&image, &kernel)?,
         _ => bail!("there is no such case"),
     };
-    let message = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " | ");
+    // Reports are on standard output, and end with the verdict.
+    let all = [output.stdout.as_slice(), &output.stderr].concat();
+    let message = String::from_utf8_lossy(&all).trim().replace('\n', " | ");
     ensure!(!output.status.success(), "it was not refused: {message}");
     ensure!(output.status.code().is_some(), "{}: {message}", output.status);
     say(format!("production: refused {case}: {message}"));
     Ok(())
 }
 
-fn load(image: &Path, kernel: &Path) -> Result<Output> {
+fn load_ours(image: &Path, kernel: &Path) -> Result<Output> {
     let mut command = Command::new("/afterimage");
     command.arg("load").arg("--image").arg(image).arg("--kernel-image").arg(kernel);
     command.output().context("starting /afterimage load")
+}
+
+fn reservation() -> &'static str {
+    let [new, old] = RESERVATIONS;
+    if Path::new(new).exists() { new } else { old }
+}
+
+/// What `kexec -p` and the like do.
+fn other_loader() -> Result<()> {
+    let boot = Path::new(DISK).join("boot");
+    let open = |name: &str| File::open(boot.join(name)).with_context(|| format!("opening {name}"));
+    let (kernel, initrd) = (open("vmlinuz")?, open("afterimage.img")?);
+    load::load_panic_kernel(kernel.as_fd(), initrd.as_fd(), c"console=ttyS0 reset_devices")
+        .context("kexec -p")
+}
+
+/// Changes the place that is entered, in the record.
+fn edited() -> Result<()> {
+    let text = fs::read_to_string(RECORD).context("reading the record")?;
+    let line = text.lines().find(|line| line.starts_with("entry = ")).context("the record has no entry")?;
+    fs::write(RECORD, text.replacen(line, "entry = 16777216", 1)).context("writing the record")
+}
+
+fn ours(arguments: &[&str]) -> Result<Output> {
+    Command::new("/afterimage")
+        .args(arguments)
+        .output()
+        .with_context(|| format!("starting /afterimage {arguments:?}"))
 }
 
 fn why() -> Vec<String> {

@@ -47,8 +47,8 @@ pub(crate) fn staged() -> Result<()> {
         Ok(())
     };
     let is_staged = |expected: &str| -> Result<()> {
-        let loaded = fs::read_to_string("/sys/kernel/kexec_loaded").context("reading kexec_loaded")?;
-        ensure!(loaded.trim() == expected, "kexec_loaded is {loaded}");
+        let loaded = kexec::machine::of_kexec("loaded");
+        ensure!(loaded == expected, "kexec_loaded is {loaded}");
         Ok(())
     };
     run(&["switch", "--stage"])?;

@@ -1,14 +1,16 @@
 //! Runs in the capture kernel before the real `/init`: copies `/proc/vmcore`, byte for byte, to the
-//! second disk, and starts the [`jobs`] that make life hard for the capture.
+//! second disk, takes random numbers away (`wrap.random=none`), and starts the [`jobs`] that make life
+//! hard for the capture.
 
 use crate::cmdline::CommandLine;
 use crate::early;
 use crate::jobs;
 use crate::say::say;
 use anyhow::{Context, Result};
+use base::config::SEED_PATH;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::mount::{MntFlags, umount2};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -29,7 +31,15 @@ pub(crate) fn run() -> Result<()> {
         early::wait_for(Path::new(DISK))?;
         say(format!("wrapper: copied {} bytes of /proc/vmcore to {DISK}", copy()?));
     }
-    for word in line.words("wrap.").filter(|word| !word.starts_with("wrap.copy=")) {
+    if line.get("wrap.random").is_ok() {
+        // What a machine has that nobody gave a seed, and no devtmpfs.
+        for path in [SEED_PATH, "/dev/random", "/dev/urandom"] {
+            fs::remove_file(path).with_context(|| format!("removing {path}"))?;
+        }
+        say("wrapper: random numbers are taken away");
+    }
+    let ours = ["wrap.copy=", "wrap.random="];
+    for word in line.words("wrap.").filter(|word| !ours.iter().any(|own| word.starts_with(own))) {
         jobs::start(word)?;
     }
     // The real init finds the kernel as it would without us, except that the modules of a copy are

@@ -1,5 +1,5 @@
-//! The end of a log, and its line that says why the kernel died, kept while the log passes by: what is looked at may
-//! print gigabytes.
+//! The end of a log, and its line that says why the kernel died, kept while the log passes by: what
+//! is looked at may print gigabytes.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -27,7 +27,8 @@ const CAUSES: [&str; 6] = [
 pub struct Death {
     /// The line of the log that says most, without its time stamp.
     pub message: String,
-    /// The task that ran, by what the kernel prints behind that line (`dump_stack_print_info()`, lib/dump_stack.c).
+    /// The task that ran, by what the kernel prints behind that line (`dump_stack_print_info()`,
+    /// lib/dump_stack.c).
     pub pid: Option<u32>,
     /// The name of that task.
     pub command: Option<String>,

@@ -1,11 +1,12 @@
-//! A second way to the struct pages, for a damaged table of memory sections: the kernel's page tables still map them
-//! (CONFIG_SPARSEMEM_VMEMMAP), and the free lists of each zone lead to struct pages of free blocks, wherever the
-//! kernel has put them.
+//! A second way to the struct pages, for a damaged table of memory sections: the kernel's page
+//! tables still map them (CONFIG_SPARSEMEM_VMEMMAP), and the free lists of each zone lead to struct
+//! pages of free blocks, wherever the kernel has put them.
 
 use crate::kernel::{Kernel, KernelError};
 use base::addr::{Pfn, PfnRange, VirtAddr};
 
-/// The kernel puts the array of struct pages at a multiple of this (`PUD_SIZE`, arch/x86/mm/kaslr.c).
+/// The kernel puts the array of struct pages at a multiple of this (`PUD_SIZE`,
+/// arch/x86/mm/kaslr.c).
 const ALIGN: u64 = 1 << 30;
 /// Places that are tried: as many as the struct pages of 256 TiB take.
 const MAX_PLACES: u64 = 4096;
@@ -27,8 +28,8 @@ struct Block {
     order: u64,
 }
 
-/// The address that the struct page of page 0 has, or would have; `None` if it is not certain. `touched` are first
-/// pages of memory in each section.
+/// The address that the struct page of page 0 has, or would have; `None` if it is not certain.
+/// `touched` are first pages of memory in each section.
 pub(super) fn find(
     kernel: &Kernel<'_>,
     memory: &[PfnRange],
@@ -199,7 +200,8 @@ mod tests {
 
     #[test]
     fn what_is_not_certain_is_not_used() {
-        // Too few blocks; blocks outside of memory; blocks that are not where their order puts them.
+        // Too few blocks; blocks outside of memory; blocks that are not where their order puts
+        // them.
         for blocks in [
             &BLOCKS[..1],
             &[(PAGES, 0), (PAGES + 2, 1), (PAGES + 4, 2), (PAGES + 8, 3)],
