@@ -31,6 +31,9 @@ const MAX_SECTION_SIZE: u64 = 256;
 /// (`vmemmap_populate_hugepages()`, arch/x86/mm/init_64.c).
 const HUGE: u64 = 2 << 20;
 
+/// Sections whose struct pages must be mapped where `vmemmap` is thought to be.
+const SAMPLES: usize = 256;
+
 /// Why a section's struct pages cannot be used; all its pages are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -219,9 +222,12 @@ impl Memmap {
         }
         let first_page = |&index: &usize| {
             let pages = self.pages_of(self.sections.get(index)?.0)?;
-            memory.iter().find_map(|range| range.intersect(pages)).map(|pages| pages.start())
+            let next = memory.partition_point(|range| range.end() <= pages.start());
+            memory.get(next).and_then(|range| range.intersect(pages)).map(|pages| pages.start())
         };
-        let touched: Vec<Pfn> = unknown.iter().filter_map(first_page).collect();
+        // A few of them, spread over all: a hostile core has a million.
+        let step = unknown.len() / SAMPLES + 1;
+        let touched: Vec<Pfn> = unknown.iter().step_by(step).filter_map(first_page).collect();
         let page_struct = self.page_struct;
         let found = || vmemmap::find(kernel, memory, &touched, page_struct);
         let Some(origin) = self.vmemmap.or(recorded).or_else(found) else { return };
