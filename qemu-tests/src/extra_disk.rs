@@ -150,7 +150,7 @@ impl ExtraDisk {
             // A journal that cannot be replayed is a finding, not a failure of the harness.
             let checked = copy.replay().and_then(|()| command("e2fsck").arg("-fn").arg(&copy.path).run());
             left.complaint = checked.err().map(|error| format!("{error:#}"));
-            if copy.read_back(DUMPS, into).is_ok() {
+            if copy.read_back(DUMPS, into).is_ok() && into.join("crash").is_dir() {
                 left.dumps = Dump::all_in(&into.join("crash"))?;
             }
             fs::remove_file(&copy.path).context("removing the copy of a disk")?;

@@ -387,6 +387,55 @@ mod tests {
         }
     }
 
+    /// A GPT disk of 64 sectors without its first header, as an overwritten start leaves it.
+    #[test]
+    fn the_second_copy_of_a_partition_table_is_read_where_the_first_is_damaged() {
+        let mut entries = vec![0_u8; 128 * 4];
+        entries[..32].fill(7);
+        let mut header = vec![0_u8; 512];
+        header[..8].copy_from_slice(b"EFI PART");
+        for (at, value) in [(12, 92_u32), (72, 40), (80, 4), (84, 128), (88, crc32fast::hash(&entries))] {
+            header[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        let crc = crc32fast::hash(&header[..92]);
+        header[16..20].copy_from_slice(&crc.to_le_bytes());
+        let mut mbr = vec![0_u8; 512];
+        (mbr[450], mbr[458], mbr[510], mbr[511]) = (0xee, 63, 0x55, 0xaa);
+        let file = tempfile::tempfile().unwrap();
+        for (sector, bytes) in [(0, &mbr), (40, &entries), (63, &header)] {
+            file.write_all_at(bytes, sector * 512).unwrap();
+        }
+        let uuids =
+            |file: &File| read_table(file, 512).unwrap().into_iter().map(|it| it.uuid).collect::<Vec<_>>();
+        assert_eq!(uuids(&file), ["07070707-0707-0707-0707-070707070707"]);
+        file.write_all_at(&[0], 450).unwrap();
+        assert_eq!(uuids(&file), Vec::<String>::new(), "an old copy behind another table names nothing");
+    }
+
+    #[test]
+    fn a_btrfs_has_one_device_for_each_member() {
+        let device = |node: &str, uuid: &str, id: &str| Device {
+            node: node.into(),
+            filesystem: Some(FileSystem {
+                kind: base::config::FsType::Btrfs,
+                label: String::new(),
+                uuid: uuid.into(),
+            }),
+            needs: Needs { member: Some(features::Member { id: id.into(), count: 2 }), ..Needs::default() },
+            ..Device::default()
+        };
+        let devices = [
+            device("/dev/no-such-a", "u", "m-1"),
+            device("/dev/no-such-b", "other", "m-2"),
+            device("/dev/no-such-c", "u", "m-2"),
+            device("/dev/no-such-d", "u", "m-1"),
+            device("/dev/no-such-e", "u", "m-2"),
+        ];
+        let found = members_among(&devices[3], Recorded::default(), &devices);
+        let nodes: Vec<_> = found.iter().map(|device| device.node.to_str().unwrap()).collect();
+        assert_eq!(nodes, ["/dev/no-such-d", "/dev/no-such-c"], "a copy beside its original breaks a btrfs");
+    }
+
     #[test]
     fn a_missing_device_lists_what_is_there() {
         let wanted = "UUID=no-such".parse().unwrap();
