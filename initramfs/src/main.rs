@@ -66,7 +66,8 @@ enum Command {
         /// target on the network was not known
         #[arg(long, conflicts_with_all = ["image", "kernel_image", "key_file", "again"])]
         refresh: bool,
-        /// The kernel to run it with [default: /boot/vmlinuz-VERSION of the running kernel]
+        /// The kernel to run it with [default: that of the running release, where
+        /// distributions put it]
         #[arg(long, value_name = "FILE")]
         kernel_image: Option<PathBuf>,
         /// Key file or pass phrase (- is standard input) of the LUKS devices under targets
@@ -389,19 +390,19 @@ fn load(
     kernel_image: Option<PathBuf>,
     key_file: Option<&Path>,
 ) -> Result<ExitCode, Failure> {
-    let kernel = match kernel_image {
-        Some(named) => named,
-        None => {
-            let release = host::read("/proc/sys/kernel/osrelease");
-            let found = host::kernel_file(&release);
-            if !found.is_file() {
-                let places = host::kernel_places(&release);
-                return Err(format!("no kernel {release} at {places}: name it with --kernel-image").into());
-            }
-            found
-        }
-    };
+    let kernel = kernel_image.map_or_else(running_kernel, Ok)?;
     Ok(print_loaded(&loader::load(&image.unwrap_or_default(), &kernel, key_file)?))
+}
+
+/// The file of the running kernel.
+fn running_kernel() -> Result<PathBuf, Failure> {
+    let release = host::read("/proc/sys/kernel/osrelease");
+    let found = host::kernel_file(&release);
+    if found.is_file() {
+        return Ok(found);
+    }
+    let places = host::kernel_places(&release);
+    Err(format!("no kernel {release} at {places}: name it with --kernel-image").into())
 }
 
 fn nothing_new() -> ExitCode {

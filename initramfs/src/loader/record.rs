@@ -129,7 +129,7 @@ impl Loaded {
         // One that has lost its seal is no older one, if there is a print with a seal.
         let is_changed = (!loaded.seal.is_empty() && loaded.seal != loaded.seal())
             || (print.reservation != 0 && print.seal != loaded.seal);
-        Some(Self { is_changed, print, ..loaded })
+        Some(Self { print, is_changed, ..loaded })
     }
 
     fn seal(&self) -> String {

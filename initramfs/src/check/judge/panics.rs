@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn an_nmi_matters_where_somebody_sends_it() {
         let off = |host: &mut Host| {
-            (host.panics.unknown_nmi, host.panics.unrecovered_nmi) = ("0".into(), "0".into())
+            (host.panics.unknown_nmi, host.panics.unrecovered_nmi) = ("0".into(), "0".into());
         };
         warns("nmi", "the BMC can send", |host| {
             off(host);
