@@ -50,7 +50,8 @@ pub(crate) enum Command {
         /// target on the network was not known
         #[arg(long, conflicts_with_all = ["image", "kernel_image", "key_file", "again"])]
         refresh: bool,
-        /// The kernel to run it with [default: /boot/vmlinuz-VERSION of the running kernel]
+        /// The kernel to run it with [default: that of the running release, where distributions
+        /// put it]
         #[arg(long, value_name = "FILE")]
         kernel_image: Option<PathBuf>,
         /// Key file or pass phrase (- is standard input) of the LUKS devices under targets

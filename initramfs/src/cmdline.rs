@@ -54,7 +54,7 @@ pub struct Changes<'a> {
     /// APIC id of the boot CPU: with several CPUs it must stay off, since starting it resets the
     /// machine.
     pub boot_apic_id: Option<u32>,
-    /// Whether memory between 1 MiB and 4 GiB is reserved. Without, kernels with
+    /// Whether memory between 1 MiB and 4 GiB is reserved. Without, some kernels with
     /// `cgroup_disable=memory` die while they set up their zones.
     pub low_memory: bool,
     /// More parameters to take out, by name.

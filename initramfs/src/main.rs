@@ -229,19 +229,19 @@ fn load(
     kernel_image: Option<PathBuf>,
     key_file: Option<&Path>,
 ) -> Result<ExitCode, Failure> {
-    let kernel = match kernel_image {
-        Some(named) => named,
-        None => {
-            let release = host::read("/proc/sys/kernel/osrelease");
-            let found = host::kernel_file(&release);
-            if !found.is_file() {
-                let places = host::kernel_places(&release);
-                return Err(format!("no kernel {release} at {places}: name it with --kernel-image").into());
-            }
-            found
-        }
-    };
+    let kernel = kernel_image.map_or_else(running_kernel, Ok)?;
     print_loaded(&loader::load(&image.unwrap_or(check::IMAGE.into()), &kernel, key_file)?)
+}
+
+/// The file of the running kernel.
+fn running_kernel() -> Result<PathBuf, Failure> {
+    let release = host::read("/proc/sys/kernel/osrelease");
+    let found = host::kernel_file(&release);
+    if found.is_file() {
+        return Ok(found);
+    }
+    let places = host::kernel_places(&release);
+    Err(format!("no kernel {release} at {places}: name it with --kernel-image").into())
 }
 
 fn nothing_new() -> Result<ExitCode, Failure> {

@@ -63,11 +63,11 @@ impl Policy {
     pub fn reasons(&self) -> Vec<String> {
         let words = || self.cmdline.split_ascii_whitespace();
         let value = |name: &str| {
-            let values = words().filter_map(|word| {
+            let mut values = words().filter_map(|word| {
                 let (key, value) = word.split_once('=').unwrap_or((word, "1"));
                 (key.replace('-', "_") == name).then_some(value)
             });
-            values.last().filter(|value| !matches!(*value, "0" | "n" | "N" | "off"))
+            values.next_back().filter(|value| !matches!(*value, "0" | "n" | "N" | "off"))
         };
         let mut reasons = Vec::new();
         if !matches!(self.lockdown.as_str(), "none" | "") {
@@ -168,6 +168,8 @@ fn vermagic(module: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut Policy);
+
     fn reasons(change: impl FnOnce(&mut Policy)) -> String {
         let mut policy = Policy {
             lockdown: "none".into(),
@@ -185,7 +187,6 @@ mod tests {
         assert_eq!(reasons(|policy| policy.cmdline = "quiet fips=0 module.sig_enforce=0 xfips=1".into()), "");
         let config = "# CONFIG_MODULE_SIG_FORCE is not set\nCONFIG_MODULE_SIG=y\n";
         assert_eq!(reasons(|policy| policy.config = config.into()), "");
-        type Change = fn(&mut Policy);
         let cases: [(Change, &str); 14] = [
             (|policy| policy.fips = "1".into(), "FIPS"),
             (|policy| policy.cmdline = "quiet fips=1".into(), "FIPS"),
@@ -197,7 +198,7 @@ mod tests {
             (|policy| policy.config = "CONFIG_MODULE_SIG_FORCE=y\n".into(), "signed modules only"),
             (
                 |policy| {
-                    policy.ima = "measure func=X\nappraise func=MODULE_CHECK appraise_type=imasig\n".into()
+                    policy.ima = "measure func=X\nappraise func=MODULE_CHECK appraise_type=imasig\n".into();
                 },
                 "IMA",
             ),

@@ -27,7 +27,9 @@ pub(crate) fn supervise() -> ! {
     base::log::init_kmsg(config.capture.log.into());
     log::info!("version {}, final action will be {}", env!("CARGO_PKG_VERSION"), config.finish);
     mount_errors.iter().chain(&complaints).for_each(|text| log::warn!("{text}"));
-    settings.iter().for_each(|text| log::info!("{text}"));
+    for text in settings {
+        log::info!("{text}");
+    }
     let mut watchdog = Watchdog::new(config.capture.watchdog);
     entropy::prepare();
     let mut ladder = Ladder::new(config.target.len());

@@ -20,7 +20,6 @@ const SETTINGS: &[(&str, &str)] = &[
     ("/sys/module/workqueue/parameters/panic_on_stall_time", "0"),
     ("/proc/sys/kernel/panic_on_warn", "0"),
     ("/proc/sys/kernel/warn_limit", "0"),
-    ("/proc/sys/kernel/oops_limit", "0"),
     // A child that takes too much memory costs an attempt, not the machine.
     ("/proc/sys/vm/panic_on_oom", "0"),
     // Broken memory of the old kernel is left out, page by page.

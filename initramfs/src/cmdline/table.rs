@@ -350,9 +350,8 @@ pub fn reason_to_leave_out(word: &str) -> Option<Reason> {
 
 /// Whether an early console is a serial line, or whatever the firmware's tables name.
 fn is_serial(value: &str) -> bool {
-    ["", "ttyS", "serial", "uart", "pciserial", "mmio", "vga"]
-        .iter()
-        .any(|kind| if kind.is_empty() { value.is_empty() } else { value.starts_with(kind) })
+    let kinds = ["ttyS", "serial", "uart", "pciserial", "mmio", "vga"];
+    value.is_empty() || kinds.iter().any(|kind| value.starts_with(kind))
 }
 
 fn is_vital_initcall(value: &str) -> bool {

@@ -70,7 +70,8 @@ pub enum LoadError {
     /// Modules that the capture kernel will refuse, or panic at.
     #[error(
         "the capture kernel wants signed modules ({why}), and these in the image have no signature: \
-         {modules}; build the image again on this host, or with image.strip = \"never\""
+         {modules}; build the image again on this host, or with image.strip = \"never\", and sign modules \
+         that have no signature in their package either"
     )]
     Unsigned {
         /// Names of the modules.

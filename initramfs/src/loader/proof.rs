@@ -33,8 +33,15 @@ const MOST_SEGMENTS: u64 = 16;
 /// What was found right after a load.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Print {
+    /// Seal of the record that it belongs to.
+    #[serde(default)]
+    pub seal: String,
     /// Bytes of the reservation; 0 in a record that has none of this.
     pub reservation: u64,
+    /// Virtual address of the kernel's pointer to the description; it is found once, since all of
+    /// /proc/kallsyms takes long to read.
+    #[serde(default)]
+    pub symbol: Option<u64>,
     /// The kernel's description of the image; `None` where it is not shown.
     #[serde(default)]
     pub description: Option<Description>,
@@ -93,7 +100,8 @@ impl Print {
 
     fn complete(mut self, kcore: &Kcore, entry: Option<u64>, placed: Vec<Piece>) -> Self {
         let regions = reservations();
-        let seen = seen(kcore, kcore::symbol(SYMBOL), &regions);
+        self.symbol = kcore::symbol(SYMBOL);
+        let seen = seen(kcore, self.symbol, &regions);
         let (description, segments) = match seen {
             Ok((found, segments)) if entry.is_none_or(|entry| entry == found.entry) => {
                 (Some(found), segments)
@@ -138,19 +146,22 @@ impl Proof {
             return Self::Other(why);
         }
         if print.reservation == 0 {
-            return Self::Unproved(
-                "the record is of an older afterimage, which noted nothing to compare".to_owned(),
-            );
+            let why = if nix::unistd::geteuid().is_root() {
+                "the load has noted nothing to compare with"
+            } else {
+                "only root can look into memory"
+            };
+            return Self::Unproved(why.to_owned());
         }
         match Kcore::open() {
-            Ok(kcore) => Self::by(&kcore, kcore::symbol(SYMBOL), &reservations(), print),
+            Ok(kcore) => Self::by(&kcore, &reservations(), print),
             Err(error) => Self::Unproved(format!("/proc/kcore: {error}")),
         }
     }
 
-    fn by(kcore: &Kcore, symbol: Option<u64>, regions: &[Range<u64>], print: &Print) -> Self {
+    fn by(kcore: &Kcore, regions: &[Range<u64>], print: &Print) -> Self {
         if let Some(expected) = &print.description {
-            match seen(kcore, symbol, regions) {
+            match seen(kcore, print.symbol, regions) {
                 Ok((found, _)) if found != *expected => {
                     return Self::Other(format!(
                         "another image was loaded since: the kernel would enter {:#x}, and {:#x} was recorded",
@@ -287,28 +298,30 @@ mod tests {
         let all = &memory(0x5000)[0x100..0x100 + SEGMENTS + 2 * SEGMENT];
         let description = Description { at: KIMAGE, entry: 0x5000, crc32: crc32(all) };
         Print {
+            seal: String::new(),
             reservation: 0x2000,
+            symbol: Some(VIRTUAL),
             description: Some(description),
             unknown: String::new(),
             pieces: vec![piece],
         }
     }
 
-    fn proof(memory: &[u8], symbol: Option<u64>, print: &Print) -> Proof {
+    fn proof(memory: &[u8], print: &Print) -> Proof {
         let mut found = Proof::Same;
-        with(memory, |kcore| found = Proof::by(kcore, symbol, &[REGION], print));
+        with(memory, |kcore| found = Proof::by(kcore, &[REGION], print));
         found
     }
 
     #[test]
     fn what_was_loaded_is_proved() {
-        assert_eq!(proof(&memory(0x5000), Some(VIRTUAL), &print()), Proof::Same);
+        assert_eq!(proof(&memory(0x5000), &print()), Proof::Same);
     }
 
     #[test]
     fn another_entry_another_place_and_other_bytes_are_seen() {
         let other = |memory: &[u8], words: &str| {
-            let Proof::Other(why) = proof(memory, Some(VIRTUAL), &print()) else { panic!("{words}") };
+            let Proof::Other(why) = proof(memory, &print()) else { panic!("{words}") };
             assert!(why.contains(words), "{why}");
         };
         other(&memory(0x6000), "would enter 0x6000");
@@ -328,27 +341,24 @@ mod tests {
     fn the_core_header_may_be_written_anew() {
         let mut updated = memory(0x5000);
         updated[0x2010..0x2800].fill(3);
-        assert_eq!(proof(&updated, Some(VIRTUAL), &print()), Proof::Same);
+        assert_eq!(proof(&updated, &print()), Proof::Same);
     }
 
     #[test]
     fn what_cannot_be_looked_at_is_said() {
-        let unproved = |print: &Print, symbol, words: &str| {
-            let found = proof(&memory(0x5000), symbol, print);
+        let unproved = |print: &Print, words: &str| {
+            let found = proof(&memory(0x5000), print);
             let Proof::Unproved(why) = &found else { panic!("{words}: {found:?}") };
             assert!(why.contains(words), "{why}");
         };
-        unproved(&print(), None, "kptr_restrict");
-        unproved(&Print { description: None, unknown: "no symbols".into(), ..print() }, None, "no symbols");
-        unproved(
-            &Print { pieces: Vec::new(), unknown: "no bytes".into(), ..print() },
-            Some(VIRTUAL),
-            "no bytes",
-        );
+        let hidden = Print { symbol: None, ..print() };
+        unproved(&hidden, "kptr_restrict");
+        unproved(&Print { description: None, unknown: "no symbols".into(), ..hidden.clone() }, "no symbols");
+        unproved(&Print { pieces: Vec::new(), unknown: "no bytes".into(), ..print() }, "no bytes");
         // Even so the bytes tell.
         let mut emptied = memory(0x5000);
         emptied[0x1000..0x1800].fill(0);
-        assert!(matches!(proof(&emptied, None, &print()), Proof::Other(_)));
+        assert!(matches!(proof(&emptied, &hidden), Proof::Other(_)));
     }
 
     #[test]

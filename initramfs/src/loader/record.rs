@@ -16,6 +16,8 @@ use crate::remote::{Expiry, SecretFile};
 
 /// Where it is kept.
 pub(super) const PATH: &str = "/run/afterimage/loaded.toml";
+/// Beside it, what was in memory: it has addresses of the kernel's, which are for root only.
+const PRINT: &str = "print.toml";
 
 /// The system call that loaded the image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,8 +86,8 @@ pub struct Loaded {
     /// Whether the kernel keeps the core header up to date when CPUs and memory come and go.
     #[serde(default)]
     pub updates_header: bool,
-    /// What was in memory right after the load.
-    #[serde(default)]
+    /// What was in memory right after the load; in a file of its own.
+    #[serde(skip)]
     pub print: Print,
     /// CRC32 of the record without this line, hex: nobody has changed it since.
     #[serde(default)]
@@ -115,26 +117,34 @@ impl Loaded {
         let dir = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(dir)?;
         let sealed = Self { seal: self.seal(), ..self.clone() };
-        // Everybody may read it, as before; and there is never half of it.
-        let mut file =
-            tempfile::Builder::new().permissions(Permissions::from_mode(0o644)).tempfile_in(dir)?;
-        file.write_all(toml::to_string(&sealed).unwrap_or_default().as_bytes())?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
+        let print = Print { seal: sealed.seal.clone(), ..self.print.clone() };
+        write(&dir.join(PRINT), 0o600, &toml::to_string(&print).unwrap_or_default())?;
+        write(path, 0o644, &toml::to_string(&sealed).unwrap_or_default())
     }
 
     fn read_from(path: &Path) -> Option<Self> {
         let loaded: Self = toml::from_str(&fs::read_to_string(path).ok()?).ok()?;
-        let is_changed = !loaded.seal.is_empty() && loaded.seal != loaded.seal();
-        // One that has lost its seal is no older one.
-        let is_changed = is_changed || (loaded.seal.is_empty() && loaded.print.reservation != 0);
-        Some(Self { is_changed, ..loaded })
+        let print = fs::read_to_string(path.with_file_name(PRINT)).ok();
+        let print: Print = print.and_then(|text| toml::from_str(&text).ok()).unwrap_or_default();
+        // One that has lost its seal is no older one, if there is a print with a seal.
+        let is_changed = (!loaded.seal.is_empty() && loaded.seal != loaded.seal())
+            || (print.reservation != 0 && print.seal != loaded.seal);
+        Some(Self { print, is_changed, ..loaded })
     }
 
     fn seal(&self) -> String {
         let unsealed = Self { seal: String::new(), ..self.clone() };
         crc32(toml::to_string(&unsealed).unwrap_or_default().as_bytes())
     }
+}
+
+/// Writes a file that there is never half of.
+fn write(path: &Path, mode: u32, text: &str) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(dir)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }
 
 /// What `load` recorded in this boot.
@@ -146,7 +156,10 @@ pub fn recorded() -> Option<Loaded> {
 
 /// A stale record is recognised by its boot id, or by nothing being loaded.
 pub(super) fn forget() {
-    let _ = fs::remove_file(PATH);
+    let path = Path::new(PATH);
+    for file in [path.to_owned(), path.with_file_name(PRINT)] {
+        let _ = fs::remove_file(file);
+    }
 }
 
 #[cfg(test)]
@@ -160,7 +173,10 @@ mod tests {
         let print = Print { reservation: 1 << 20, ..Print::default() };
         let loaded = Loaded { entry: Some(0x5000), kernel: "6.1".into(), print, ..Loaded::default() };
         loaded.save_to(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&path.with_file_name(PRINT))), (0o644, 0o600));
+        let public = fs::read_to_string(&path).unwrap();
+        assert!(!public.contains("description") && !public.contains("symbol"), "{public}");
         let read = Loaded::read_from(&path).unwrap();
         assert!(!read.is_changed && read.entry == Some(0x5000) && read.seal.len() == 8, "{read:?}");
         read.save_to(&path).unwrap();
@@ -176,6 +192,11 @@ mod tests {
             fs::write(&path, changed).unwrap();
             assert!(Loaded::read_from(&path).unwrap().is_changed, "{to}");
         }
+        // Without the print, as for other users, the seal still holds.
+        fs::write(&path, &text).unwrap();
+        fs::remove_file(path.with_file_name(PRINT)).unwrap();
+        let public = Loaded::read_from(&path).unwrap();
+        assert!(!public.is_changed && public.print == Print::default());
         fs::write(&path, "boot_id = 7").unwrap();
         assert!(Loaded::read_from(&path).is_none());
     }

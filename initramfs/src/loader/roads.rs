@@ -123,9 +123,9 @@ impl Arms<'_> {
 /// What stays in the reservation as it was placed: not the handover page, and not a core header that
 /// the kernel writes anew.
 fn pieces(placed: &Placed<'_>) -> Vec<Piece> {
-    let stays = placed.segments.iter().filter(|segment| {
-        !segment.bytes.is_empty() && !(placed.updates_header && segment.bytes.starts_with(b"\x7fELF"))
-    });
+    let is_header = |segment: &&kexec::Segment<'_>| segment.bytes.starts_with(b"\x7fELF");
+    let filled = placed.segments.iter().filter(|segment| !segment.bytes.is_empty());
+    let stays = filled.filter(|segment| !placed.updates_header || !is_header(segment));
     let piece = |segment: &kexec::Segment<'_>| Piece {
         at: segment.at,
         len: to_u64(segment.bytes.len()),

@@ -46,8 +46,7 @@ fn refuse(case: &str) -> Result<()> {
     let boot = Path::new(DISK).join("boot");
     let (image, kernel) = (boot.join("afterimage.img"), boot.join("vmlinuz"));
     let output = match case {
-        "switch" | "switch-unarmed" => switch(&why())?,
-        "switch-other" | "switch-edited" | "switch-emptied" => switch(&why())?,
+        "switch" | "switch-unarmed" | "switch-other" | "switch-edited" | "switch-emptied" => switch(&why())?,
         "panic-other" => switch(&[why(), vec!["--via".into(), "panic".into()]].concat())?,
         "stage-other" => switch(&["--stage".to_owned()])?,
         "status-other" | "status-emptied" | "status-edited" => ours(&["status"])?,
