@@ -91,7 +91,8 @@ need_servers() {
 
 # What judges dumps: crash, and a Python for drgn.
 need_readers() {
-    need crash crash
+    # The newest, or the system's.
+    "$(dirname "${BASH_SOURCE[0]}")/fetch-reader" crash >/dev/null || need crash crash
     need readelf binutils
     need python3 python3
     python3 -c 'import ensurepip' 2>/dev/null || install_package python3-venv
