@@ -41,7 +41,7 @@ pub fn done(line: &str) -> Result<(), OutputError> {
     let line = text::line(line);
     print_raw(format!("{line}\n").as_bytes()).map_err(|error| match error {
         OutputError::Write(source) => OutputError::Done { done: line, source },
-        other => other,
+        other @ OutputError::Done { .. } => other,
     })
 }
 
@@ -93,7 +93,7 @@ mod tests {
         std::os::unix::fs::symlink("/dev/null", at("link")).unwrap();
         fs::write(at("file"), "x").unwrap();
         let refusal =
-            |path: &Path| check_replaceable(path).map_or_else(|error| error.to_string(), |()| "".into());
+            |path: &Path| check_replaceable(path).map_or_else(|error| error.to_string(), |()| String::new());
         assert!(refusal(Path::new("/dev/null")).contains("a character device"));
         assert!(refusal(&at("link")).contains("a character device"), "where the link leads");
         assert!(refusal(&at("fifo")).contains("a pipe (FIFO)"));

@@ -268,80 +268,64 @@ fn a_wrong_bit_before_the_pages_costs_little() {
     assert_eq!(pages(bitmap2..bitmap2 + block), [0], "{left:?}");
 }
 
+/// The image of a capture in which one record of the dump was changed, checksum and all.
+fn spoiled(bytes: &[u8], change: &dyn Fn(&mut RecordHeader) -> bool) -> Vec<u8> {
+    let superblock = latest(bytes).unwrap();
+    let id = LogId { log: superblock.log, nonce: superblock.nonce };
+    let mut bytes = bytes.to_vec();
+    for at in (LOG..bytes.len() - HEADER_LEN).step_by(512) {
+        let Some(mut header) = RecordHeader::parse(bytes.get(at..).unwrap(), &id) else { continue };
+        if header.name.as_str() == "vmcore" && change(&mut header) {
+            let payload = at + HEADER_LEN..at + HEADER_LEN + usize::try_from(header.len).unwrap();
+            let payload = bytes.get(payload).unwrap().to_vec();
+            let mut record = Vec::new();
+            header.emit(&id, &payload, &mut record);
+            bytes.get_mut(at..at + record.len()).unwrap().copy_from_slice(&record);
+            break;
+        }
+    }
+    bytes
+}
+
 #[test]
 fn a_record_with_an_absurd_place_costs_itself_only() {
     let bytes = image(true);
-    let superblock = latest(&bytes).unwrap();
-    let id = LogId { log: superblock.log, nonce: superblock.nonce };
-    let spoil = |change: &dyn Fn(&mut RecordHeader) -> bool| {
-        let mut bytes = bytes.clone();
-        for at in (LOG..bytes.len() - HEADER_LEN).step_by(512) {
-            let Some(mut header) = RecordHeader::parse(&bytes[at..], &id) else { continue };
-            if header.name.as_str() == "vmcore" && change(&mut header) {
-                let len = usize::try_from(header.len).unwrap();
-                let payload = bytes[at + HEADER_LEN..at + HEADER_LEN + len].to_vec();
-                let mut record = Vec::new();
-                header.emit(&id, &payload, &mut record);
-                bytes[at..at + record.len()].copy_from_slice(&record);
-                break;
-            }
-        }
-        bytes
-    };
-    let pages = |header: &RecordHeader| header.kind == Kind::Data && header.offset > 5 * 4096;
-    let mut spoiled: Vec<(String, Vec<u8>)> = Vec::new();
+    let is_pages = |header: &RecordHeader| header.kind == Kind::Data && header.offset > 5 * 4096;
+    let mut all: Vec<(String, Vec<u8>)> = Vec::new();
     for offset in [u64::MAX, u64::MAX - 100, 1 << 63, (1 << 63) - 1, 1 << 62] {
-        let absurd = |header: &mut RecordHeader| {
-            pages(header) && {
-                header.offset = offset;
-                true
-            }
+        let data = |header: &mut RecordHeader| {
+            let found = is_pages(header);
+            header.offset = offset;
+            found
         };
-        spoiled.push((format!("data at {offset:#x}"), spoil(&absurd)));
-        let absurd = |header: &mut RecordHeader| {
-            header.kind == Kind::Truncate && header.index == 0 && {
-                header.offset = offset;
-                true
-            }
+        all.push((format!("data at {offset:#x}"), spoiled(&bytes, &data)));
+        let cut = |header: &mut RecordHeader| {
+            let found = header.kind == Kind::Truncate && header.index == 0;
+            header.offset = offset;
+            found
         };
-        spoiled.push((format!("cut at {offset:#x}"), spoil(&absurd)));
+        all.push((format!("cut at {offset:#x}"), spoiled(&bytes, &cut)));
     }
-    let absurd = |header: &mut RecordHeader| {
-        pages(header) && {
-            header.sequence = u64::MAX;
-            true
-        }
+    let number = |set: fn(&mut RecordHeader)| {
+        spoiled(&bytes, &move |header| {
+            let found = is_pages(header);
+            set(header);
+            found
+        })
     };
-    spoiled.push(("sequence".to_owned(), spoil(&absurd)));
-    let absurd = |header: &mut RecordHeader| {
-        pages(header) && {
-            header.attempt = u32::MAX;
-            true
-        }
-    };
-    spoiled.push(("attempt".to_owned(), spoil(&absurd)));
-    let absurd = |header: &mut RecordHeader| {
-        pages(header) && {
-            header.index = u64::MAX;
-            true
-        }
-    };
-    spoiled.push(("index".to_owned(), spoil(&absurd)));
-    for (what, image) in spoiled {
+    all.push(("sequence".to_owned(), number(|header| header.sequence = u64::MAX)));
+    all.push(("attempt".to_owned(), number(|header| header.attempt = u32::MAX)));
+    all.push(("index".to_owned(), number(|header| header.index = u64::MAX)));
+    for (what, image) in all {
         assert!(image != bytes, "{what} changed nothing");
         let left = check(&image, &what);
-        assert!(
-            what.starts_with("cut") || left < 40 || what == "index",
-            "{what}: a page is lost without a word"
-        );
+        let may_be_whole = what.starts_with("cut") || what == "index";
+        assert!(left < 40 || may_be_whole, "{what}: a page is lost without a word");
         let out = tempfile::tempdir().unwrap();
         fs::write(out.path().join("image"), &image).unwrap();
         let recovered = raw::recover(&out.path().join("image"), &out.path().join("out"), false).unwrap();
-        assert!(
-            recovered.iter().any(|one| one.path.ends_with("dmesg.txt") && one.whole),
-            "{what}: {recovered:?}"
-        );
-        assert!(recovered.iter().any(|one| !one.whole), "{what}: nothing is said of it");
+        let log = recovered.iter().any(|one| one.path.ends_with("dmesg.txt") && one.whole);
+        assert!(log && recovered.iter().any(|one| !one.whole), "{what}: {recovered:?}");
     }
 }
 

@@ -126,11 +126,7 @@ pub enum LoadError {
     /// Root without the capability.
     #[error(
         "loading a kernel needs CAP_SYS_BOOT, which this process does not have although it is root{}",
-        .0.as_ref().map(|what| format!(
-            ": it runs in a container ({what}); load on the host itself, whose kernel it is"
-        )).unwrap_or_else(|| {
-            ": something has taken it away, such as CapabilityBoundingSet= of a unit of systemd".to_owned()
-        })
+        taken_by(*.0)
     )]
     NoCapability(Option<&'static str>),
     /// Lockdown, and a kernel that nobody signed.
@@ -222,12 +218,9 @@ impl LoadError {
                 _ if sysctl("kexec_load_limit_reboot") == "0" => {
                     Self::Limit("kernel.kexec_load_limit_reboot")
                 }
-                _ if !host::may_boot() => match nix::unistd::geteuid().is_root() {
-                    true => Self::NoCapability(host::container()),
-                    false => Self::NotRoot,
-                },
-                _ if nix::unistd::geteuid().is_root() => Self::Refused(road),
-                _ => Self::NotRoot,
+                _ if !nix::unistd::geteuid().is_root() => Self::NotRoot,
+                _ if !host::may_boot() => Self::NoCapability(host::container()),
+                _ => Self::Refused(road),
             },
             Some(
                 Errno::EKEYREJECTED
@@ -247,6 +240,18 @@ impl LoadError {
 
     pub(super) fn too_small(have: u64, need: Need) -> Self {
         Self::TooSmall { have: mib(have), minimum: mib(need.minimum), recommended: mib(need.recommended) }
+    }
+}
+
+/// By what root has lost a capability, and what to do.
+fn taken_by(container: Option<&str>) -> String {
+    match container {
+        Some(what) => {
+            format!(": it runs in a container ({what}); load on the host itself, whose kernel it is")
+        }
+        None => {
+            ": something has taken it away, such as CapabilityBoundingSet= of a unit of systemd".to_owned()
+        }
     }
 }
 

@@ -86,6 +86,10 @@ mod tests {
     fn sample() -> Planned {
         let intent = Intent {
             who: "root, logged in as ada".into(),
+            login_uid: Some(1000),
+            sudo_user: "ada".into(),
+            session: "7".into(),
+            from: "192.0.2.7".into(),
             why: "disk \"b\"\nis slow".into(),
             ticket: "OPS-7".into(),
             at: 1_763_900_000,

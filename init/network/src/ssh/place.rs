@@ -26,8 +26,8 @@ const MAX_CRASHES: usize = 64;
 /// Names whose seal is asked for, one request each. Others may have made more of them; then crashes
 /// are missed, which saves a dump too many.
 const MAX_CANDIDATES: usize = 512;
-/// Bytes of a seal.
-const SEAL: usize = 16;
+/// Hex digits of a seal.
+const SEAL: usize = 32;
 
 /// Makes seals.
 pub(super) struct Sealer(Zeroizing<[u8; 32]>);
@@ -43,8 +43,8 @@ impl Sealer {
     fn seal(&self, name: &str) -> String {
         let name: [u8; 32] = Sha256::digest(name).into();
         let hash = Sha256::new().chain_update(*self.0).chain_update(name).finalize();
-        let hex: String = hash.iter().take(SEAL).map(|byte| format!("{byte:02x}")).collect();
-        format!(".afterimage-{hex}")
+        let seal: String = format!("{hash:x}").chars().take(SEAL).collect();
+        format!(".afterimage-{seal}")
     }
 }
 

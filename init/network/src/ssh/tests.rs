@@ -391,7 +391,7 @@ fn who_takes_a_byte_now_and_then_is_given_up() {
         .find_map(|(at, piece)| sink.write_at(at, piece).err());
     let said = base::log::chain(&failed.unwrap());
     assert!(said.contains("min_rate, 65536 bytes per second"), "{said}");
-    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_mins(1), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl OpenDirectory {
     /// Puts a new file in the place of what is called `name`, durably: there is always an old one
     /// or a new one. What others have put there makes way.
     pub(super) fn replace(&self, name: &str, text: &str) -> io::Result<()> {
-        let temporary = self.at_random_name(name, |new| self.write_new(new, text))?;
+        let temporary = at_random_name(name, |new| self.write_new(new, text))?;
         self.make_way(name)
             .and_then(|()| Ok(renameat(&self.fd, temporary.as_str(), &self.fd, name)?))
             .inspect_err(|_| {
@@ -130,7 +130,7 @@ impl OpenDirectory {
         if stat.st_mode & S_IFMT == S_IFREG && self.is_ours(stat.st_uid) {
             return Ok(());
         }
-        let aside = self.at_random_name(name, |aside| match self.stat(aside) {
+        let aside = at_random_name(name, |aside| match self.stat(aside) {
             Err(Errno::ENOENT) => Ok(renameat(&self.fd, name, &self.fd, aside)?),
             _ => Err(io::ErrorKind::AlreadyExists.into()),
         })?;
@@ -145,23 +145,19 @@ impl OpenDirectory {
     fn stat(&self, name: &str) -> nix::Result<FileStat> {
         fstatat(self.fd.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW)
     }
+}
 
-    /// Does something with names that begin with `stem` until one is free; gives that one.
-    fn at_random_name(
-        &self,
-        stem: &str,
-        mut doing: impl FnMut(&str) -> io::Result<()>,
-    ) -> io::Result<String> {
-        let mut last = io::ErrorKind::AlreadyExists.into();
-        for _ in 0..RANDOM_NAMES {
-            let name = random_name(stem);
-            match doing(&name) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
-                result => return result.map(|()| name),
-            }
+/// Does something with names that begin with `stem` until one is free; gives that one.
+fn at_random_name(stem: &str, mut doing: impl FnMut(&str) -> io::Result<()>) -> io::Result<String> {
+    let mut last = io::ErrorKind::AlreadyExists.into();
+    for _ in 0..RANDOM_NAMES {
+        let name = random_name(stem);
+        match doing(&name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
+            result => return result.map(|()| name),
         }
-        Err(last)
     }
+    Err(last)
 }
 
 /// A name that begins with `stem` and that nobody can have guessed. The hasher's keys are random

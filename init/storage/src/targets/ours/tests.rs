@@ -54,7 +54,7 @@ fn plant(what: &str, at: &Path) -> bool {
 fn at_once<T: Send + 'static>(what: &str, doing: impl FnOnce() -> T + Send + 'static) -> T {
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || send.send(doing()));
-    receive.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("{what} waits"))
+    receive.recv_timeout(Duration::from_mins(1)).unwrap_or_else(|_| panic!("{what} waits"))
 }
 
 #[test]
