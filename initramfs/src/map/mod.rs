@@ -179,6 +179,29 @@ pub(crate) mod testing {
         map
     }
 
+    /// A row of kernel memory with one poisoned page (cell 20), one lost (cell 23), and one that is offline
+    /// (cell 40) in cells of 4096 pages. Where rounding would draw it nowhere: reserved pages stand behind it
+    /// in the legend.
+    pub(crate) fn damaged() -> Map {
+        let cell = 4096;
+        let pages = cell * COLUMNS * u64::try_from(MAX_ROWS).unwrap();
+        let mut map = Map::new(&[range(0, pages)], 4096, true);
+        let at = |number: u64| range(number * cell, (number + 1) * cell - 1);
+        let last = |number: u64| range((number + 1) * cell - 1, (number + 1) * cell);
+        for number in 0..124 {
+            map.add(at(number), PageClass::Kernel, Fate::Stored);
+            let (class, fate) = match number {
+                20 => (PageClass::Poisoned, Fate::LeftOut),
+                23 => (PageClass::Cache, Fate::Lost),
+                40 => (PageClass::Offline, Fate::LeftOut),
+                _ => (PageClass::Kernel, Fate::Stored),
+            };
+            map.add(last(number), class, fate);
+        }
+        map.add(range(20 * cell, 20 * cell + 117), PageClass::Reserved, Fate::Stored);
+        map
+    }
+
     /// Every cell has as many parts as can be, and no two neighbours are alike.
     pub(crate) fn worst() -> Map {
         let pages = 64 * COLUMNS * u64::try_from(MAX_ROWS).unwrap();

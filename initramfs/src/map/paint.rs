@@ -92,12 +92,17 @@ impl Shade {
         }
     }
 
+    /// The class of the pages; none of lost ones, which may be of any.
+    #[must_use]
+    pub fn class(self) -> Option<PageClass> {
+        let (Self::Held(place) | Self::LeftOut(place)) = self else { return None };
+        PAINTS.get(place).map(|paint| paint.class)
+    }
+
     /// Whether it is rare and matters: shown however few pages there are.
     #[must_use]
     pub fn is_rare(self) -> bool {
-        let (Self::Held(place) | Self::LeftOut(place)) = self else { return true };
-        let class = PAINTS.get(place).map(|paint| paint.class);
-        matches!(class, Some(PageClass::Poisoned | PageClass::Offline))
+        self == Self::Lost || matches!(self.class(), Some(PageClass::Poisoned | PageClass::Offline))
     }
 }
 

@@ -4,7 +4,6 @@
 use ::png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
 use base::addr::{to_u64, to_usize};
 
-use crate::map::tally::scale;
 use crate::map::{COLUMNS, Line, Map, Shade, Tally};
 
 /// Pixels.
@@ -14,6 +13,8 @@ const ROW: u64 = 18;
 const ROW_PITCH: u64 = 20;
 const GAP_PITCH: u64 = 14;
 const BAR: u64 = 32;
+/// Least pixels of the bar for pages that are rare and matter.
+const RARE: u64 = 4;
 const WIDTH: u64 = 2 * MARGIN + CELL * COLUMNS;
 /// Places in the palette.
 const WHITE: u8 = 0;
@@ -72,13 +73,11 @@ impl Canvas {
     }
 
     fn bar(&mut self, total: &Tally) {
-        let (top, mut sum, mut left) = (to_u64(self.pixels.len()), 0_u64, MARGIN);
+        let top = to_u64(self.pixels.len());
         self.down(BAR);
-        for (shade, pages) in total.shades() {
-            sum = sum.saturating_add(pages);
-            let right = MARGIN.saturating_add(scale(sum, CELL * COLUMNS, total.pages()));
-            self.fill(left..right, top..top.saturating_add(BAR), |x, y| colour(shade, x, y));
-            left = right;
+        for part in total.bar(CELL * COLUMNS, RARE) {
+            let columns = MARGIN.saturating_add(part.from)..MARGIN.saturating_add(part.to);
+            self.fill(columns, top..top.saturating_add(BAR), |x, y| colour(part.shade, x, y));
         }
     }
 
@@ -131,7 +130,7 @@ mod tests {
     use std::io::Read;
 
     use super::*;
-    use crate::map::testing::{small, worst};
+    use crate::map::testing::{damaged, small, worst};
 
     /// The chunks, whose check sums are right.
     fn chunks(mut png: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -148,6 +147,18 @@ mod tests {
         out
     }
 
+    /// The pixels of a picture: by column and line.
+    fn pixels(png: &[u8]) -> impl Fn(usize, usize) -> [u8; 3] {
+        let chunks = chunks(png);
+        let mut lines = Vec::new();
+        flate2::read::ZlibDecoder::new(&chunks[2].1[..]).read_to_end(&mut lines).unwrap();
+        move |x: usize, y: usize| {
+            let place = usize::from(lines[y * 1041 + 1 + x]);
+            let rgb = &chunks[1].1[place * 3..place * 3 + 3];
+            <[u8; 3]>::try_from(rgb).unwrap()
+        }
+    }
+
     #[test]
     fn pixels_of_cells_gaps_and_the_bar() {
         let png = draw(&small()).unwrap();
@@ -159,11 +170,7 @@ mod tests {
         let mut lines = Vec::new();
         flate2::read::ZlibDecoder::new(&chunks[2].1[..]).read_to_end(&mut lines).unwrap();
         assert_eq!(lines.len(), 1041 * usize::from(height));
-        let pixel = |x: usize, y: usize| {
-            let place = usize::from(lines[y * 1041 + 1 + x]);
-            let rgb = &chunks[1].1[place * 3..place * 3 + 3];
-            <[u8; 3]>::try_from(rgb).unwrap()
-        };
+        let pixel = pixels(&png);
         assert_eq!(pixel(0, 0), [0xff; 3]);
         assert_eq!(pixel(8, 8), Shade::Held(0).rgb());
         let user = [Shade::LeftOut(4).rgb(), Shade::Held(4).rgb()];
@@ -171,6 +178,24 @@ mod tests {
         assert_eq!((pixel(100, 8), pixel(100, 17)), ([0xff; 3], [0xbb; 3]));
         assert_eq!(pixel(8, 42), Shade::Held(1).rgb());
         assert_eq!((pixel(8, 80), pixel(1031, 80)), (Shade::Held(0).rgb(), Shade::Lost.rgb()));
+    }
+
+    #[test]
+    fn poisoned_lost_and_offline_pages_are_drawn_however_few_they_are() {
+        let png = draw(&damaged()).unwrap();
+        let pixel = pixels(&png);
+        let count = |shade: Shade, xs: core::ops::Range<usize>, ys: core::ops::Range<usize>| {
+            let all = xs.flat_map(|x| ys.clone().map(move |y| (x, y)));
+            let either =
+                |&(x, y): &(usize, usize)| [Some(shade.rgb()), shade.hatch()].contains(&Some(pixel(x, y)));
+            all.filter(either).count()
+        };
+        for (shade, cell) in [(Shade::LeftOut(8), 20), (Shade::Lost, 23), (Shade::LeftOut(9), 40)] {
+            let left = 8 + cell * 8;
+            assert_eq!(count(shade, left..left + 8, 8..26), 16, "two lines of the cell are {shade:?}");
+            // Under a row, the margins and nothing else: the bar, 4 pixels of it.
+            assert!(count(shade, 8..1032, 36..68) >= 4 * 32, "{shade:?} in the bar");
+        }
     }
 
     #[test]

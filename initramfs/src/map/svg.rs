@@ -295,7 +295,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::map::testing::{small, worst};
+    use crate::map::testing::{damaged, small, worst};
 
     #[test]
     fn rows_gaps_and_legend() {
@@ -320,6 +320,18 @@ mod tests {
             assert!(drawn.contains(part), "{part} in {drawn}");
         }
         assert_eq!(drawn, draw(&small(), &caption));
+    }
+
+    #[test]
+    fn poisoned_lost_and_offline_pages_are_drawn_however_few_they_are() {
+        let drawn = draw(&damaged(), &Caption::default());
+        for (shade, cell) in [(Shade::LeftOut(8), 20), (Shade::Lost, 23), (Shade::LeftOut(9), 40)] {
+            // Two of the 18 pixels of the cell's height, somewhere in the row.
+            let row = format!("<path fill=\"{}\" d=\"M{} ", fill(shade), cell * CELL);
+            let found = drawn.split_once(&row).unwrap_or_else(|| panic!("{row} in {drawn}")).1;
+            assert!(found.split_once('h').unwrap().1.starts_with("8v2h-8z\"/>"), "{shade:?}: {found}");
+        }
+        assert!(drawn.contains(", poisoned left out 1, offline left out 1, reserved 117, lost 1</title>"));
     }
 
     #[test]

@@ -4,8 +4,10 @@ use vmcore::filter::PageClass;
 
 use crate::map::paint::{PAINTS, Shade};
 
-/// Most kinds of pages that are told apart in one cell.
+/// Most kinds of pages that are told apart in one cell, unless more of them are rare and matter.
 const MAX_PARTS: usize = 3;
+/// The part of a cell that a kind of pages has at least which is rare and matters: one in so many.
+const RARE_PART: u64 = 8;
 
 /// What became of a page in the dump; in a vmcore all are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,34 +108,57 @@ impl Tally {
         self.shades().reduce(first).map(|(shade, _)| shade)
     }
 
-    /// Divides `steps` by what the pages are, for a stacked bar: the few most frequent kinds in the
-    /// order of the legend. What is rare and matters (lost, poisoned and offline pages) is shown
-    /// however few they are.
+    /// What one sign shows of the pages, where they have no more room: poisoned and lost ones however few
+    /// they are, otherwise what they mostly are. Offline pages count as all others do, since a balloon has
+    /// them everywhere.
+    #[must_use]
+    pub fn sign(&self) -> Option<Shade> {
+        let poisoned = self.shades().find(|(shade, _)| shade.class() == Some(PageClass::Poisoned));
+        let damaged = poisoned.or_else(|| self.shades().find(|&(shade, _)| shade == Shade::Lost));
+        damaged.map_or_else(|| self.main_shade(), |(shade, _)| Some(shade))
+    }
+
+    /// Divides `steps` of a cell by what the pages are, for a stacked bar: the few most frequent kinds in the
+    /// order of the legend. What is rare and matters (lost, poisoned and offline pages) is shown however few
+    /// they are.
     #[must_use]
     pub fn parts(&self, steps: u64) -> Vec<Part> {
-        let all = self.pages();
-        let mut kinds: Vec<(Shade, u64, bool)> = Vec::new();
-        for (shade, pages) in self.shades() {
-            let rare = shade.is_rare();
-            let weight = if rare { pages.max(all.div_ceil(steps.max(1))) } else { pages };
-            kinds.push((shade, weight, rare));
-        }
-        kinds.sort_by_key(|&(_, weight, rare)| (!rare, core::cmp::Reverse(weight)));
-        kinds.truncate(MAX_PARTS);
-        kinds.sort_by_key(|&(shade, ..)| shade.place());
-        let whole = kinds.iter().fold(0_u64, |sum, (_, weight, _)| sum.saturating_add(*weight));
-        let mut parts = Vec::with_capacity(kinds.len());
-        let (mut sum, mut from) = (0_u64, 0);
-        for (shade, weight, _) in kinds {
-            sum = sum.saturating_add(weight);
-            let to = scale(sum, steps, whole);
-            if to > from {
-                parts.push(Part { shade, from, to });
-            }
-            from = to;
-        }
-        parts
+        let mut kinds: Vec<(Shade, u64)> = self.shades().collect();
+        kinds.sort_by_key(|&(shade, pages)| (!shade.is_rare(), core::cmp::Reverse(pages)));
+        let rare = kinds.iter().filter(|(shade, _)| shade.is_rare()).count();
+        kinds.truncate(MAX_PARTS.max(rare.saturating_add(1)));
+        kinds.sort_by_key(|&(shade, _)| shade.place());
+        divide(&kinds, steps, steps / RARE_PART)
     }
+
+    /// Divides `steps` by all that the pages are, as [`Tally::parts`] does; what is rare and matters has
+    /// `least` steps.
+    #[must_use]
+    pub fn bar(&self, steps: u64, least: u64) -> Vec<Part> {
+        divide(&self.shades().collect::<Vec<_>>(), steps, least)
+    }
+}
+
+/// Divides `steps` by numbers of pages. The kinds that are rare and matter have `least` steps, 1 at least,
+/// before the others share what remains; without that, rounding would leave a few of many pages no step at
+/// all.
+fn divide(kinds: &[(Shade, u64)], steps: u64, least: u64) -> Vec<Part> {
+    let whole = kinds.iter().fold(0_u64, |sum, (_, pages)| sum.saturating_add(*pages));
+    let rare = kinds.iter().fold(0_u64, |sum, (shade, _)| sum.saturating_add(u64::from(shade.is_rare())));
+    let least = least.clamp(1, steps.checked_div(rare).unwrap_or(steps).max(1));
+    let shared = steps.saturating_sub(least.saturating_mul(rare));
+    let mut parts = Vec::with_capacity(kinds.len());
+    let (mut sum, mut ahead, mut from) = (0_u64, 0_u64, 0);
+    for &(shade, pages) in kinds {
+        sum = sum.saturating_add(pages);
+        ahead = ahead.saturating_add(if shade.is_rare() { least } else { 0 });
+        let to = scale(sum, shared, whole).saturating_add(ahead).min(steps);
+        if to > from {
+            parts.push(Part { shade, from, to });
+        }
+        from = to;
+    }
+    parts
 }
 
 /// `part` of `whole` in `steps`, to the nearest.
@@ -161,22 +186,45 @@ mod tests {
         assert_eq!(parts(&cell), [(kernel, 0, 4), (slab, 4, 8), (user, 8, 16)]);
         cell.add(PageClass::Poisoned, Fate::LeftOut, 1);
         let poisoned = Shade::LeftOut(8);
-        assert_eq!(parts(&cell), [(kernel, 0, 5), (user, 5, 15), (poisoned, 15, 16)]);
+        assert_eq!(parts(&cell), [(kernel, 0, 5), (user, 5, 14), (poisoned, 14, 16)]);
         assert_eq!(parts(&Tally::default()), []);
-        assert_eq!(cell.main_shade(), Some(user));
+        assert_eq!((cell.main_shade(), cell.sign()), (Some(user), Some(poisoned)));
+    }
+
+    #[test]
+    fn a_sign_shows_what_is_damaged_however_little_it_is() {
+        let mut cell = Tally::default();
+        assert_eq!(cell.sign(), None);
+        cell.add(PageClass::Offline, Fate::LeftOut, 10);
+        cell.add(PageClass::User, Fate::LeftOut, 1 << 40);
+        assert_eq!(cell.sign(), Some(Shade::LeftOut(4)));
+        cell.add(PageClass::User, Fate::Lost, 1);
+        assert_eq!(cell.sign(), Some(Shade::Lost));
+        cell.add(PageClass::Poisoned, Fate::Stored, 1);
+        assert_eq!(cell.sign(), Some(Shade::Held(8)));
     }
 
     proptest! {
         #[test]
         fn parts_fill_the_cell(
-            counts in prop::collection::vec((0_usize..10, 0_usize..4, 0_u64..1 << 50), 1..12)
+            counts in prop::collection::vec((0..PAINTS.len(), 0_usize..4, 0_u64..1 << 50), 1..12)
         ) {
             let mut cell = Tally::default();
             for (class, fate, pages) in counts {
                 cell.add(PAINTS[class].class, Fate::ALL[fate], pages);
             }
             let parts = cell.parts(18);
-            prop_assert!(parts.len() <= MAX_PARTS);
+            let shades = cell.shades().map(|(shade, _)| shade);
+            let rare: Vec<_> = shades.filter(|shade| shade.is_rare()).collect();
+            prop_assert!(parts.len() <= MAX_PARTS.max(rare.len() + 1));
+            // In a cell and in the bar of all memory.
+            for drawn in [&parts, &cell.bar(1024, 4)] {
+                for shade in &rare {
+                    let part = drawn.iter().find(|part| part.shade == *shade);
+                    let steps = part.map(|part| part.to - part.from);
+                    prop_assert!(steps >= Some(2), "{shade:?} in {drawn:?}");
+                }
+            }
             prop_assert!(parts.windows(2).all(|pair| pair[0].to == pair[1].from));
             if cell.pages() > 0 {
                 prop_assert_eq!((parts[0].from, parts.last().unwrap().to), (0, 18));

@@ -1,6 +1,7 @@
 //! The table of pages by class, and the map for a terminal: half blocks in colours, or letters. 100
 //! columns at most.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use base::addr::to_usize;
@@ -47,10 +48,13 @@ pub fn draw(map: &Map, colours: bool) -> String {
         bytes_text(map.cell_bytes().saturating_mul(2)),
         bytes_text(map.row_bytes())
     );
+    let mut drawn = BTreeSet::new();
     for line in map.lines() {
         match line {
             Line::Row { start, cells } => {
-                let row = if colours { blocks(&cells) } else { letters(&cells) };
+                let signs = signs(&cells, if colours { 1 } else { CELLS });
+                drawn.extend(signs.iter().flatten().copied());
+                let row = if colours { blocks(&signs) } else { letters(&signs) };
                 let _ = writeln!(out, "{start:#014x} {row}");
             }
             Line::Gap { start, end } => {
@@ -58,16 +62,26 @@ pub fn draw(map: &Map, colours: bool) -> String {
             }
         }
     }
-    legend(map, colours, &mut out);
+    legend(map, colours, &drawn, &mut out);
     out
 }
 
+/// What each few cells are.
+fn signs(cells: &[Option<Tally>], few: usize) -> Vec<Option<Shade>> {
+    let sign = |cells: &[Option<Tally>]| {
+        let mut all = Tally::default();
+        cells.iter().flatten().for_each(|cell| all.merge(cell));
+        all.sign()
+    };
+    cells.chunks(few).map(sign).collect()
+}
+
 /// A half block per cell.
-fn blocks(cells: &[Option<Tally>]) -> String {
+fn blocks(signs: &[Option<Shade>]) -> String {
     let mut out = String::with_capacity(to_usize(COLUMNS));
     let mut last = (None, None);
-    for pair in cells.chunks(CELLS) {
-        let shade = |index: usize| pair.get(index).and_then(Option::as_ref).and_then(Tally::main_shade);
+    for pair in signs.chunks(CELLS) {
+        let shade = |index: usize| pair.get(index).copied().flatten();
         let (sign, front, back) = match (shade(0), shade(1)) {
             (None, None) => (' ', None, None),
             (Some(left), right) => ('▌', Some(left), right),
@@ -89,19 +103,18 @@ fn blocks(cells: &[Option<Tally>]) -> String {
     out
 }
 
-fn letters(cells: &[Option<Tally>]) -> String {
-    let letter = |pair: &[Option<Tally>]| {
-        let mut both = Tally::default();
-        pair.iter().flatten().for_each(|cell| both.merge(cell));
-        both.main_shade().map_or(' ', Shade::letter)
-    };
-    let row: String = cells.chunks(CELLS).map(letter).collect();
+fn letters(signs: &[Option<Shade>]) -> String {
+    let row: String = signs.iter().map(|sign| sign.map_or(' ', Shade::letter)).collect();
     row.trim_end().to_owned()
 }
 
-fn legend(map: &Map, colours: bool, out: &mut String) {
+/// The signs that are drawn, and the classes that have none.
+fn legend(map: &Map, colours: bool, drawn: &BTreeSet<Shade>, out: &mut String) {
     let total = map.total();
-    let classes = PAINTS.iter().enumerate().filter(|(place, _)| total.of_class(*place) > 0);
+    let is_drawn =
+        |place| [Shade::Held(place), Shade::LeftOut(place)].iter().any(|shade| drawn.contains(shade));
+    let there = PAINTS.iter().enumerate().filter(|(place, _)| total.of_class(*place) > 0);
+    let (classes, hidden): (Vec<_>, Vec<_>) = there.partition(|(place, _)| is_drawn(*place));
     let entry = |(place, paint): (usize, &Paint)| {
         if !colours {
             return format!("{} {}", paint.letter, paint.class.name());
@@ -110,9 +123,13 @@ fn legend(map: &Map, colours: bool, out: &mut String) {
         let blocks = shades.iter().flatten().map(|shade| format!("\x1b[38;5;{}m██", shade.ansi()));
         format!("{}\x1b[0m {}", blocks.collect::<String>(), paint.class.name())
     };
-    let entries: Vec<String> = classes.map(entry).collect();
+    let entries: Vec<String> = classes.into_iter().map(entry).collect();
     for line in entries.chunks(LEGEND) {
         let _ = writeln!(out, "{}", line.join("  "));
+    }
+    if !hidden.is_empty() {
+        let names: Vec<&str> = hidden.iter().map(|(_, paint)| paint.class.name()).collect();
+        let _ = writeln!(out, "nowhere the most, so not drawn: {}", names.join(", "));
     }
     if map.is_dump() {
         if colours {
@@ -162,16 +179,17 @@ impl Shade {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::map::testing::{small, worst};
+    use crate::map::testing::{damaged, small, worst};
 
     #[test]
     fn letters_and_the_table() {
         let expected = "\
 8 KiB to the character, 512 KiB to the row
-0x000000000000 Ku.
+0x000000000000 Kux
 0x000000080000 (no memory: 1536 KiB)
 0x000000200000 SS
-K kernel  S slab  C cache  U user  . free
+K kernel  S slab  U user
+nowhere the most, so not drawn: cache, free
 small letter, or comma for free: left out of the dump  x lost
 ";
         assert_eq!(draw(&small(), false), expected);
@@ -197,6 +215,24 @@ small letter, or comma for free: left out of the dump  x lost
             "0x000000000000 \x1b[0;38;5;{kernel};48;5;{kernel}m▌\x1b[0;38;5;{user};48;5;{user}m▌\x1b[0;38;5;{free};48;5;{LOST_ANSI}m▌\x1b[0m "
         );
         assert!(row.starts_with(&start) && row.ends_with(" \x1b[0m"), "{row:?}");
+    }
+
+    #[test]
+    fn poisoned_and_lost_pages_are_drawn_however_few_they_are() {
+        let map = damaged();
+        let letters = draw(&map, false);
+        let row = letters.lines().nth(1).unwrap();
+        assert_eq!(row, format!("0x000000000000 {}!x{}", "K".repeat(10), "K".repeat(50)));
+        assert!(
+            letters.contains("\nK kernel  ! poisoned\nnowhere the most, so not drawn: offline, reserved\n")
+        );
+        let blocks = draw(&map, true);
+        let row = blocks.lines().nth(1).unwrap();
+        let front = |shade: Shade| format!("38;5;{}", shade.ansi());
+        let back = |shade: Shade| format!("48;5;{}", shade.ansi());
+        assert!(row.contains(&front(Shade::LeftOut(8))), "{row:?}");
+        assert!(row.contains(&back(Shade::Lost)) && !row.contains(&front(Shade::LeftOut(9))), "{row:?}");
+        assert!(blocks.contains("poisoned"));
     }
 
     #[test]

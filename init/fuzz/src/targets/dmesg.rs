@@ -120,7 +120,63 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         let stats = read(seed).expect("a ring");
         assert_eq!((stats.records, stats.damaged), (3, 0), "the fuzzer starts from rings that can be read");
     }
-    seeds
+    let texts = MENDED.iter().map(|text| seed(0, text, &by_elf));
+    let images = images(&by_elf).map(|image| seed(0, "", &image));
+    let tables = mended_tables().map(|image| seed(UNMAPPED, text, &image));
+    // e1e00068: an address less a number without an opposite.
+    let moved = seed(UNMAPPED, &format!("{text}NUMBER(phys_base)=-9223372036854775808\n"), &by_tables);
+    seeds.into_iter().chain(texts).chain(images).chain(tables).chain([moved]).collect()
+}
+
+/// What drgn mended in July and August 2026, as far as the log, page tables and uname are concerned; the
+/// commits are its. Here the VMCOREINFO that says so.
+const MENDED: &[&str] = &[
+    // 7ea4199b, a499fdd5: sizes of nothing, and places that overflow when they are added.
+    "SIZE(prb_desc)=0\nSIZE(printk_info)=0\n",
+    "SIZE(prb_desc)=18446744073709551615\n",
+    "OFFSET(prb_desc.text_blk_lpos)=18446744073709551615\nOFFSET(prb_data_blk_lpos.next)=18446744073709551608\n",
+    "OFFSET(printk_info.text_len)=18446744073709551614\n",
+    // 96add380: the last bytes that there are.
+    "SYMBOL(prb)=fffffffffffffff8\nSYMBOL(init_uts_ns)=ffffffffffffffff\n",
+    "OFFSET(uts_namespace.name)=18446744073709551615\n",
+];
+
+/// The same in memory, `ring` but for one thing.
+fn images(ring: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let (prb, descs, infos) = (8, 0x60, 0xc0);
+    let word = |at: usize, value: u64| (at, value.to_le_bytes().to_vec());
+    let changes = [
+        // 494911c3: counts that no kernel has, and shifts by all bits.
+        word(prb, u32::MAX.into()),
+        word(prb, 64),
+        word(prb + 48, 63),
+        word(prb + 48, u32::MAX.into()),
+        // 4ffc0339: the end of what is counted lies before its start, or all around.
+        word(prb + 24, 0),
+        word(prb + 32, u64::MAX >> 2),
+        // A record that is longer than its block, and one that is longer than the ring.
+        word(infos + 16, u64::MAX),
+        word(descs + 8, u64::MAX),
+        // d088fde0, 9f6bd02f: two readers that must agree on where a name ends; none of these has an end.
+        (0x404, [&b"Linux\0"[..], &[b'a'; 59], &[b'x'; 5 * 65]].concat()),
+    ];
+    let ring = ring.to_vec();
+    changes.into_iter().map(move |(at, bytes)| {
+        let mut image = ring.clone();
+        image.resize(image.len().max(at + bytes.len()), 0);
+        put(&mut image, at, &bytes);
+        image
+    })
+}
+
+/// 4655ff33, f800e5fa: page tables that lead to themselves, and to memory that is not there.
+fn mended_tables() -> impl Iterator<Item = Vec<u8>> {
+    let entries = [(0x1ff8, 0x2000), (0x2ff0, 0x3000), (0x3000, 0x2000), (0x4000, 0x5000), (0x4000, 1 << 51)];
+    entries.into_iter().map(|(at, value): (usize, u64)| {
+        let mut image = tables();
+        put(&mut image, at, &(value | 1).to_le_bytes());
+        image
+    })
 }
 
 /// A ring of 4 descriptors and 256 bytes of text at virtual `base`, and `init_uts_ns` behind it.

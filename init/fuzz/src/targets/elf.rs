@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::build::{Load, elf_core, note};
+use crate::build::{Load, elf_core, note, put};
 use crate::{Scratch, check_ranges, chosen_pages, page, take};
 use base::addr::{Pfn, PhysAddr};
 use base::log::chain;
@@ -115,14 +115,67 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         ],
     );
     // The count of segments in section header 0, which stands at the end.
-    let mut counted = elf_core(&notes, &[load(0x1000, &memory[..4096])]);
-    let at = u64::try_from(counted.len()).unwrap();
-    counted[40..48].copy_from_slice(&at.to_le_bytes());
-    counted[56..58].copy_from_slice(&[0xff, 0xff]);
+    let counted = counted(&elf_core(&notes, &[load(0x1000, &memory[..4096])]), 2);
+    let plain = [(0, &plain), (CUT, &plain), (0, &odd), (CUT, &odd), (0, &counted)];
+    let mended = mended();
+    let mended = mended.iter().map(|file| (0, file));
+    plain.into_iter().chain(mended).map(|(control, file)| [&[control], &file[..]].concat()).collect()
+}
+
+/// What drgn mended in July and August 2026, as far as an ELF core is concerned; the commits are its.
+fn mended() -> Vec<Vec<u8>> {
+    let memory = [7; 0x3000];
+    let load = |vaddr, paddr, len: usize| Load { vaddr, paddr, bytes: &memory[..len] };
+    let one = [load(0xffff_8880_0000_1000, 0x1000, 0x1000)];
+    let registers = |name: &str, len: usize| note(name, 1, &memory[..len]);
+
+    // d530e0c2: a name that CORE begins with, or that begins with CORE, is another name.
+    let names: Vec<u8> =
+        ["", "C", "CO", "COR", "CORES", "CORE"].iter().flat_map(|name| registers(name, 336)).collect();
+    let names = elf_core(&names, &one);
+    assert_eq!(cpus(&names), 1, "only CORE is CORE");
+    // 003fa81f: registers that are shorter than the kernel's structure.
+    let short: Vec<u8> = [0, 1, 335].iter().flat_map(|len| registers("CORE", *len)).collect();
+    // 9f6bd02f: a note of which there is one, twice.
+    let info = |text: &[u8]| note("VMCOREINFO", 0, text);
+    let twice = [info(b"OSRELEASE=6.1\nPAGESIZE=4096\n"), info(b"OSRELEASE=7.2\nPAGESIZE=16384\n")].concat();
+    // 046b94f0: text that ends within a value, with nothing behind it; a length that overflows with one more
+    // byte.
+    let mut ends = elf_core(&[], &one);
+    let text = info(b"PAGESIZE=4096\nNUMBER(phys_base)=-");
+    let (at, len) = (u64::try_from(ends.len()).unwrap(), u64::try_from(text.len()).unwrap());
+    put(&mut ends, 64 + 8, &at.to_le_bytes());
+    put(&mut ends, 64 + 32, &len.to_le_bytes());
+    ends.extend(&text);
+    let mut endless = info(b"PAGESIZE=4096\n");
+    put(&mut endless, 4, &u32::MAX.to_le_bytes());
+    // ddcffec8: more program headers than the ELF header can count, and more than the file has.
+    let counts = [0x1_0001, 0x0100_0002, u32::MAX].map(|count| counted(&elf_core(&[], &one), count));
+    // e7be7b23, c0cc6439: a segment that begins below all others and reaches into one, in no order.
+    let below = [load(0, 0x8000, 0x1000), load(0, 0x4000, 0x3000), load(0, 0x2000, 0x3000)];
+    // 77850a16: two places of one virtual address.
+    let again = [load(0xffff_8880_0000_1000, 0x1000, 0x1000), load(0xffff_8880_0000_1000, 0x9000, 0x1000)];
+    // ca6d0fa9: nothing, where there is mostly something.
+    let empty = [load(0xffff_8880_0000_1000, 0x1000, 0), load(0, u64::MAX, 0), load(0, 0x2000, 0x1000)];
+    let cores = [(short, &one[..]), (twice, &one), (endless, &one), (vec![], &below), (vec![], &again)];
+    let cores = cores.iter().map(|(notes, loads)| elf_core(notes, loads));
+    [names, ends, elf_core(&[], &empty)].into_iter().chain(cores).chain(counts).collect()
+}
+
+/// The CPUs whose registers are in a core.
+fn cpus(file: &[u8]) -> u32 {
+    let file = Scratch::new(file);
+    open(&file.path(), Access::Pread).expect("a core").notes().cpus()
+}
+
+/// The core with its number of program headers in section header 0 (PN_XNUM).
+fn counted(core: &[u8], count: u32) -> Vec<u8> {
+    let mut core = core.to_vec();
+    let at = u64::try_from(core.len()).unwrap();
+    put(&mut core, 40, &at.to_le_bytes());
+    put(&mut core, 56, &[0xff, 0xff]);
     let mut section = [0; 64];
-    section[44] = 2;
-    counted.extend(section);
-    [(0, &plain), (CUT, &plain), (0, &odd), (CUT, &odd), (0, &counted)]
-        .map(|(control, file)| [&[control], &file[..]].concat())
-        .to_vec()
+    put(&mut section, 44, &count.to_le_bytes());
+    core.extend(section);
+    core
 }

@@ -75,7 +75,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         [&len[..], text.as_bytes(), image].concat()
     };
     let image = image();
-    let seeds = vec![
+    let mut seeds = vec![
         seed("", &image),
         seed("OFFSET(page.compound_info)=8\n", &image),
         seed("NUMBER(PG_slab)=9\nOFFSET(page.compound_order)=17\nOFFSET(page.compound_dtor)=16\n", &image),
@@ -87,8 +87,34 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         expected,
         "the fuzzer starts from struct pages that can be read"
     );
+    seeds.extend(MENDED.iter().map(|text| seed(text, &image)));
     seeds
 }
+
+/// What drgn mended in July and August 2026, as far as the section table and struct pages are concerned; the
+/// commits are its.
+const MENDED: &[&str] = &[
+    // a499fdd5: no section in a page, a size that is no power of two.
+    "SIZE(mem_section)=0\n",
+    "SIZE(mem_section)=24\n",
+    "SIZE(mem_section)=8192\n",
+    "SIZE(mem_section)=18446744073709551615\n",
+    "LENGTH(mem_section)=0\n",
+    "LENGTH(mem_section)=18446744073709551615\n",
+    // The logarithms that are made of it: a shift by all bits or more.
+    "NUMBER(SECTION_SIZE_BITS)=0\n",
+    "NUMBER(SECTION_SIZE_BITS)=64\nNUMBER(MAX_PHYSMEM_BITS)=64\n",
+    "NUMBER(SECTION_SIZE_BITS)=-1\nNUMBER(MAX_PHYSMEM_BITS)=-9223372036854775808\n",
+    // e1e00068, d796eead: a number without an opposite.
+    "NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-9223372036854775808\nNUMBER(PG_head_mask)=-9223372036854775808\n",
+    "NUMBER(PG_lru)=64\nNUMBER(PG_hwpoison)=-1\n",
+    // 7ea4199b: sizes and places that overflow when they are added.
+    "SIZE(page)=0\n",
+    "SIZE(page)=18446744073709551615\nOFFSET(page.flags)=18446744073709551615\n",
+    "OFFSET(page._mapcount)=18446744073709551612\nOFFSET(page.private)=4096\n",
+    // 494911c3: an absurd number of things in an array.
+    "LENGTH(zone.free_area)=18446744073709551615\n",
+];
 
 /// Roots, a section, and struct pages up to those that are asked about.
 fn image() -> Vec<u8> {

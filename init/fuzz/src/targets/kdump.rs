@@ -183,5 +183,39 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let whole = flatten(&mixed, 3000, true);
     let cut = flatten(&mixed, 3000, false);
     let one = kdump(&notes, info, &[stored(1, 0, &raw[..])]);
-    vec![one, mixed, part, whole, cut, kdump(&[], &[], &[])]
+    let mended = mended(&one);
+    [one, mixed, part, whole, cut, kdump(&[], &[], &[])].into_iter().chain(mended).collect()
+}
+
+/// What drgn mended in July and August 2026 in what it reads itself, done to a dump, which libkdumpfile reads
+/// for it; the commits are drgn's.
+fn mended(dump: &[u8]) -> Vec<Vec<u8>> {
+    let (vmcoreinfo, notes) = (4096 + 32, 4096 + 48);
+    let words = |changes: &[(usize, u64)]| {
+        let mut dump = dump.to_vec();
+        changes.iter().for_each(|(at, value)| put(&mut dump, *at, &value.to_le_bytes()));
+        dump
+    };
+    let end = u64::try_from(dump.len()).unwrap();
+    let mut files = vec![
+        // 046b94f0: a length that overflows with one more byte, or with its place; text that ends with the
+        // file.
+        words(&[(vmcoreinfo + 8, u64::MAX)]),
+        words(&[(vmcoreinfo, u64::MAX - 3), (vmcoreinfo + 8, 8)]),
+        words(&[(vmcoreinfo, end - 3), (vmcoreinfo + 8, 3)]),
+        words(&[(notes, end - 1), (notes + 8, u64::MAX)]),
+        // ca6d0fa9: nothing, at a place that is not there.
+        words(&[(vmcoreinfo, u64::MAX), (vmcoreinfo + 8, 0), (notes, u64::MAX), (notes + 8, 0)]),
+        // 494911c3: counts that no machine has: of pages, of CPUs.
+        words(&[(4096 + 96, u64::MAX)]),
+        words(&[(436, u64::MAX)]),
+    ];
+    // ca6d0fa9: a stream with records of nothing, in front and behind; 3ff7fcfa: a length that is negative as
+    // int.
+    let stream = flatten(dump, 3000, false);
+    let record = |offset: u64, len: u64| [offset.to_be_bytes(), len.to_be_bytes()].concat();
+    let (head, rest) = stream.split_at(4096);
+    files.push([head, &record(0, 0), &record(u64::MAX >> 1, 0), rest, &record(0, 0), &[0xff; 16]].concat());
+    files.extend([1 << 31, 1 << 63, u64::MAX].map(|len| [&stream[..], &record(0, len)].concat()));
+    files
 }

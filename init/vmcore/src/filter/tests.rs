@@ -230,6 +230,42 @@ fn sections_without_struct_pages_are_kept() {
     }
 }
 
+/// makedumpfile up to 1.7.9 takes bit 5 for a part of the address, and so looks for all struct pages of the
+/// section in the wrong place.
+#[test]
+fn struct_pages_that_the_boot_made_for_huge_pages_are_found() {
+    for levels in [4, 5] {
+        let mut kernel = TestKernel::new(Generation::V7_1, levels);
+        kernel.masks = true;
+        kernel.early_hugetlb(0x800, 10);
+        kernel.free(0x404, 2);
+        let (found, stats) = classes(&kernel);
+        assert_eq!(stats, ScanStats { vital: stats.vital, ..ScanStats::default() });
+        for (pfn, class) in (0..PAGES).zip(found) {
+            let expected = match pfn {
+                0x404..0x408 => PageClass::Free,
+                0x800..0xc00 => PageClass::Hugetlb,
+                _ => PageClass::Kernel,
+            };
+            assert_eq!(class, expected, "page {pfn:#x}, {levels} levels");
+        }
+    }
+}
+
+/// Flags that a section may have beside those that are asked for: of one kernel (without ZONE_DEVICE bit 4 is
+/// SECTION_IS_VMEMMAP_PREINIT), and those that may come.
+#[test]
+fn no_flag_of_a_section_is_a_part_of_its_address() {
+    for flag in 0..12 {
+        let mut kernel = TestKernel::new(Generation::V7_1, 4);
+        kernel.section(0xffff_ea00_0000_0000 | 0x6 | 1 << flag);
+        kernel.free(0x404, 2);
+        let (found, _) = classes(&kernel);
+        let free = found.iter().filter(|&&class| class == PageClass::Free).count();
+        assert_eq!((free, found[0x404]), (4, PageClass::Free), "flag {flag}");
+    }
+}
+
 #[test]
 fn a_flag_that_many_kernel_pages_have_is_not_that_of_broken_memory() {
     for mut kernel in kernels() {

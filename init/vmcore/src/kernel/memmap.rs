@@ -16,8 +16,8 @@ use crate::kernel::page::HeadLink;
 use crate::kernel::{Kernel, KernelError};
 use base::addr::{PageSize, Pfn, PfnRange, VirtAddr, to_u64};
 
-/// Low bits of `section_mem_map` that hold flags: 5 to 7 so far. All addresses there are multiples
-/// of a page.
+/// Low bits of `section_mem_map` that hold flags: 5 to 7 so far, up to SECTION_IS_VMEMMAP_PREINIT (6.15),
+/// which is bit 5, or 4 without CONFIG_ZONE_DEVICE. All addresses there are multiples of a page.
 const FLAGS: u64 = 0xfff;
 /// `SECTION_HAS_MEM_MAP`.
 const HAS_MEM_MAP: u64 = 1 << 1;
@@ -208,8 +208,13 @@ impl Memmap {
         (if bad { Section::Bad(BadSection::Address) } else { Section::Online(VirtAddr(base)) }, true)
     }
 
+<<<<<<< HEAD
     /// Gives the sections of which the table says nothing the struct pages that are mapped for
     /// them, if they are.
+=======
+    /// Gives the sections of which the table says nothing the struct pages that are mapped for them, if they
+    /// are.
+>>>>>>> n-readers
     fn look_for(
         &mut self,
         kernel: &Kernel<'_>,

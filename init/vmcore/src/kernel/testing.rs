@@ -25,6 +25,9 @@ const VMEMMAP_PMD: usize = 0x4000;
 const ROOTS: usize = 0x6000;
 const SECTIONS: usize = 0x7000;
 const LOOP: usize = 0x8000;
+/// Where [`TestKernel::early_hugetlb`] maps the struct pages by small pages, one of them many times.
+const STRUCTS_TABLE: usize = 0x9000;
+const TAILS: usize = 0xa000;
 /// Struct pages: 2 MiB.
 const STRUCTS: usize = 0x20_0000;
 const MEMORY: usize = 16 << 20;
@@ -176,6 +179,24 @@ impl TestKernel {
     pub(crate) fn copy_structs(&mut self, from: u64, to: u64, count: usize) {
         let (from, to) = (STRUCTS + from as usize * 64, STRUCTS + to as usize * 64);
         self.memory.copy_within(from..from + count * 64, to);
+    }
+
+    /// A huge page of hugetlbfs whose struct pages the boot made without most of their memory (early HVO,
+    /// 7.3): from the second page of them on, all are one page of tails, and the section says
+    /// SECTION_IS_VMEMMAP_PREINIT, which is bit 5 (include/linux/mmzone.h). What its struct pages would have
+    /// filled holds something else.
+    pub(crate) fn early_hugetlb(&mut self, pfn: u64, order: u32) {
+        self.hugetlb(pfn, order);
+        let page = |pfn: u64| pfn as usize * 64 / 4096;
+        let shared = page(pfn) + 1..page(pfn + (1 << order));
+        self.memory.copy_within(STRUCTS + shared.start * 4096..STRUCTS + (shared.start + 1) * 4096, TAILS);
+        self.memory[STRUCTS + shared.start * 4096..STRUCTS + shared.end * 4096].fill(0xa5);
+        for entry in 0..512 {
+            let at = if shared.contains(&entry) { TAILS } else { STRUCTS + entry * 4096 };
+            self.u64(STRUCTS_TABLE + entry * 8, at as u64 | 3);
+        }
+        self.u64(VMEMMAP_PMD, STRUCTS_TABLE as u64 | 3);
+        self.section(VMEMMAP | 0x3f);
     }
 
     /// Replaces the table of `vmemmap` by a page of 1 GiB.

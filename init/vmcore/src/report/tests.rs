@@ -1,6 +1,7 @@
 //! Tests of [`super`].
 
 use super::*;
+use crate::kernel::info::Origin;
 
 #[test]
 fn outcomes_survive_an_exit_code() {
