@@ -208,13 +208,8 @@ impl Memmap {
         (if bad { Section::Bad(BadSection::Address) } else { Section::Online(VirtAddr(base)) }, true)
     }
 
-<<<<<<< HEAD
     /// Gives the sections of which the table says nothing the struct pages that are mapped for
     /// them, if they are.
-=======
-    /// Gives the sections of which the table says nothing the struct pages that are mapped for them, if they
-    /// are.
->>>>>>> n-readers
     fn look_for(
         &mut self,
         kernel: &Kernel<'_>,
