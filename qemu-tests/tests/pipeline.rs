@@ -2,10 +2,13 @@
 //! vital part crash opens each of them and finds tasks, stacks, modules and the log.
 
 use anyhow::{Context, Result, ensure};
+use qemu_tests::binaries::Binaries;
+use qemu_tests::command::{Run, command};
 use qemu_tests::cut::{Cut, Dumper};
 use qemu_tests::kernel::Kernel;
 use qemu_tests::scenario::{Scenario, Target};
 use qemu_tests::{raw_core, readers};
+use std::fs;
 use std::path::Path;
 
 /// What must work on a dump that was cut short.
@@ -51,6 +54,63 @@ fn a_dump_cut_short_by_a_full_disk_or_a_killed_process_opens_behind_its_vital_pa
         }
     }
     ensure!(opened >= 2, "only {opened} cuts lay behind the vital part");
+    Ok(())
+}
+
+#[test]
+fn a_stream_that_was_cut_is_recovered_and_opens_behind_its_vital_part() -> Result<()> {
+    let kernel = Kernel::with_symbols(SERIES)?;
+    let raw = raw_core::of(SERIES)?;
+    let work = tempfile::tempdir()?;
+    let path = |name: &str| work.path().join(name);
+    let afterimage = Binaries::get()?.afterimage.display().to_string();
+    let dump = ["dump", "--level", "31", "--format", "flattened"];
+    command(&afterimage).args(dump).args([&raw, &path("whole")]).run()?;
+    let stream = fs::read(path("whole"))?;
+    let recover = |parts: &[&[u8]], out: &str| -> Result<Option<i32>> {
+        let names: Vec<_> = (0..parts.len()).map(|part| path(&format!("{out}.part{part}"))).collect();
+        for (name, bytes) in names.iter().zip(parts) {
+            fs::write(name, bytes)?;
+        }
+        Ok(command(&afterimage).arg("recover").args(&names).arg(path(out)).output()?.status.code())
+    };
+    ensure!(recover(&[&stream], "all")? == Some(0), "a whole stream is not recovered whole");
+    let expected = readers::crash(&kernel.vmlinux(), &path("all"), &COMMANDS)?;
+    // Two parts that arrived, and what arrived around one that did not.
+    let at = |percent: usize| stream.len() * percent / 100;
+    let cuts: [(&str, Vec<&[u8]>); 2] = [
+        ("cut", vec![&stream[..at(40)], &stream[at(40)..at(80)]]),
+        ("gap", vec![&stream[..at(80)], &stream[at(90)..]]),
+    ];
+    for (name, parts) in cuts {
+        ensure!(recover(&parts, name)? == Some(3), "{name}: it does not say that something is missing");
+        let message = readers::crash(&kernel.vmlinux(), &path(name), &COMMANDS);
+        ensure!(message.context(name)? == expected, "{name}: crash says something else");
+    }
+    Ok(())
+}
+
+/// Without the note, VMCOREINFO is found in memory, and all readers find it in what is made of the core.
+#[test]
+fn a_core_without_vmcoreinfo_becomes_a_dump_that_has_it() -> Result<()> {
+    let raw = raw_core::of(SERIES)?;
+    let work = tempfile::tempdir()?;
+    let path = |name: &str| work.path().join(name);
+    let expected = readers::makedumpfile_dmesg(&raw)?;
+    let mut core = fs::read(&raw)?;
+    let name = b"VMCOREINFO\0";
+    let head = core.get(..64 << 10).unwrap_or(&core);
+    let at = head.windows(name.len()).position(|window| window == name).context("no VMCOREINFO")?;
+    core[at..at + 4].copy_from_slice(b"xxxx");
+    fs::write(path("core"), core)?;
+    let afterimage = Binaries::get()?.afterimage.display().to_string();
+    for format in ["kdump", "elf"] {
+        let dump = ["dump", "--level", "31", "--format", format];
+        command(&afterimage).args(dump).args([path("core"), path(format)]).run()?;
+        ensure!(readers::makedumpfile_dmesg(&path(format))? == expected, "{format}: another log");
+    }
+    let ours = command(&afterimage).arg("dmesg").arg(path("core")).run()?;
+    ensure!(ours.stdout == expected, "`afterimage dmesg` does not search memory");
     Ok(())
 }
 
