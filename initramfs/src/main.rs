@@ -229,8 +229,12 @@ fn load(
     kernel_image: Option<PathBuf>,
     key_file: Option<&Path>,
 ) -> Result<ExitCode, Failure> {
+    let image = image.unwrap_or(check::IMAGE.into());
+    if !image.exists() {
+        return Err(loader::LoadError::NoImage(image).into()); // before anything else that is missing
+    }
     let kernel = kernel_image.map_or_else(running_kernel, Ok)?;
-    print_loaded(&loader::load(&image.unwrap_or(check::IMAGE.into()), &kernel, key_file)?)
+    print_loaded(&loader::load(&image, &kernel, key_file)?)
 }
 
 /// The file of the running kernel.

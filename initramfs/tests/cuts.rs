@@ -11,6 +11,7 @@ use base::addr::Pfn;
 use base::config::{Compress, Config, Dump, Exclude, Format};
 use tempfile::TempDir;
 use vmcore::format::flattened::{HEADER_LEN, RECORD_LEN, Record};
+use vmcore::format::kdump::PageDesc;
 use vmcore::report::Outcome;
 use vmcore::source::testing::CoreFile;
 use vmcore::source::{Kdump, PhysicalMemory};
@@ -117,7 +118,8 @@ fn records(stream: &[u8]) -> Vec<(u64, u64, u64)> {
     records
 }
 
-/// For each page that the dump has: the byte of the stream behind its data.
+/// For each page that the dump has: the byte of the stream behind its data and its descriptor. Of
+/// pages of zeros, which share their data, the descriptor is what arrives.
 fn arrivals(stream: &[u8], dump: &Kdump) -> BTreeMap<u64, u64> {
     let records = records(stream);
     let end_of = |offset: u64, size: u64| {
@@ -126,8 +128,12 @@ fn arrivals(stream: &[u8], dump: &Kdump) -> BTreeMap<u64, u64> {
         at + (offset - start) + size
     };
     let pages = dump.ranges().iter().flat_map(|range| range.start().0..range.end().0);
-    let place = |pfn| dump.desc(Pfn(pfn)).unwrap().map(|desc| (pfn, end_of(desc.offset, desc.size.into())));
-    pages.filter_map(place).collect()
+    let kept = pages.filter_map(|pfn| dump.desc(Pfn(pfn)).unwrap().map(|desc| (pfn, desc)));
+    let place = |(rank, (pfn, desc)): (u64, (u64, PageDesc))| {
+        let data = end_of(desc.offset, desc.size.into());
+        (pfn, data.max(end_of(dump.layout().desc_offset(rank).unwrap(), 24)))
+    };
+    (0..).zip(kept).map(place).collect()
 }
 
 /// Pages of a dump that can be read; they are as in the core.
