@@ -15,6 +15,8 @@ use vmcore::kernel::info::Origin;
 use vmcore::session;
 use vmcore::source::{Access, Core, Form, Kdump, KdumpOpenError, Vmcore, VmcoreError, faults};
 
+use crate::trusted;
+
 use signature::{Foreign, HEAD};
 
 /// Why files cannot be looked into.
@@ -29,8 +31,15 @@ pub enum InputError {
         source: io::Error,
     },
     /// A pipe, a terminal, a socket.
-    #[error("{0} is not a file: its contents are read from many places, so save it into a file first")]
-    NotSeekable(PathBuf),
+    #[error(
+        "{path} is {kind}: its contents are read from many places, so save it into a regular file first"
+    )]
+    NotSeekable {
+        /// Which.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
     /// One has a dump's signature and is none, or they are no parts of one split dump.
     #[error(transparent)]
     Kdump(#[from] KdumpOpenError),
@@ -206,12 +215,12 @@ fn head(path: &Path) -> Result<Vec<u8>, InputError> {
     // Opening a pipe would wait for somebody to write to it.
     let file: File =
         OpenOptions::new().read(true).custom_flags(libc_nonblock()).open(path).map_err(failed)?;
-    let kind = file.metadata().map_err(failed)?.file_type();
-    if kind.is_dir() {
+    let meta = file.metadata().map_err(failed)?;
+    if meta.is_dir() {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
-    if kind.is_fifo() || kind.is_socket() || kind.is_char_device() {
-        return Err(InputError::NotSeekable(path.to_owned()));
+    if !meta.is_file() && !meta.file_type().is_block_device() {
+        return Err(InputError::NotSeekable { path: path.to_owned(), kind: trusted::kind(&meta) });
     }
     let head = read_up_to(&file, 0, HEAD).map_err(failed)?;
     if head.is_empty() { Err(InputError::Empty(path.to_owned())) } else { Ok(head) }

@@ -9,12 +9,13 @@ use crate::marker::{self, Kind};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 
 /// What differs between a dump and the raw copy of the same memory.
 #[derive(Debug, Deserialize)]
@@ -215,13 +216,80 @@ pub fn makedumpfile_dmesg(dump: &Path) -> Result<Vec<u8>> {
     Ok(escaped)
 }
 
-/// A makedumpfile that knows zstd, which the system's may not. The script is asked every time: it
-/// answers from its cache in milliseconds.
+/// The newest makedumpfile of the archive's suites: the system's may not know zstd.
 pub fn makedumpfile() -> Result<PathBuf> {
-    let script = workspace().join("scripts/fetch-makedumpfile");
-    let output = command(&script.to_string_lossy()).run()?;
-    let path = String::from_utf8(output.stdout).context("the path of makedumpfile")?;
+    newest("makedumpfile")
+}
+
+/// The newest version of a reader that the archive's suites have, in the cache. The script is asked every
+/// time: it answers from its cache in milliseconds.
+fn newest(name: &str) -> Result<PathBuf> {
+    let script = workspace().join("scripts/fetch-reader");
+    let output = command(&script.to_string_lossy()).arg(name).run()?;
+    let path = String::from_utf8(output.stdout).with_context(|| format!("the path of {name}"))?;
     Ok(path.trim_end().into())
+}
+
+/// A crash that judges dumps.
+#[derive(Debug)]
+struct Crash {
+    program: PathBuf,
+    /// Its major version. Before 9 crash does not find the tasks of recent 6.1 kernels ("not found in PID
+    /// hash").
+    major: u32,
+}
+
+/// The newest crash of the archive's suites; the system's, which is as old as the system, only where none can
+/// be had.
+fn newest_crash() -> Result<&'static Crash> {
+    static CRASH: OnceLock<Crash> = OnceLock::new();
+    if let Some(crash) = CRASH.get() {
+        return Ok(crash);
+    }
+    let program = newest("crash").unwrap_or_else(|error| {
+        eprintln!("no newer crash can be fetched, so the system's is the judge: {error:#}");
+        "crash".into()
+    });
+    let output = command(&program.to_string_lossy()).arg("--version").run()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let major = major_version(&text).with_context(|| format!("the version of crash in {text:?}"))?;
+    Ok(CRASH.get_or_init(|| Crash { program, major }))
+}
+
+/// The major version in what `crash --version` prints.
+fn major_version(text: &str) -> Option<u32> {
+    let line = text.lines().find_map(|line| line.strip_prefix("crash "))?;
+    line.split('.').next()?.parse().ok()
+}
+
+/// Fails unless crash's `ps` lists each of these tasks, as drgn found them in the same memory. A crash before
+/// version 9 is not asked: it does not find them.
+pub fn ensure_tasks(ps: &str, tasks: &[String]) -> Result<()> {
+    let major = newest_crash()?.major;
+    if major < 9 {
+        eprintln!("crash {major} cannot list all tasks: not judged");
+        return Ok(());
+    }
+    ensure!(tasks.len() > 10, "drgn finds {} tasks", tasks.len());
+    let listed = listed_tasks(ps);
+    let missing: Vec<_> = tasks.iter().filter(|task| !listed.contains(task.as_str())).collect();
+    ensure!(missing.is_empty(), "crash {major} does not list {missing:?}:\n{ps}");
+    Ok(())
+}
+
+/// The names of the tasks in `ps`.
+fn listed_tasks(ps: &str) -> BTreeSet<&str> {
+    ps.lines().filter_map(task_name).collect()
+}
+
+/// The last column of a line of `ps`, behind PID, PPID, CPU, TASK, ST, %MEM, VSZ and RSS. Names may have
+/// blanks, and those of kernel threads stand in brackets.
+fn task_name(line: &str) -> Option<&str> {
+    let mut rest = line.trim_start_matches('>').trim_start();
+    for _ in 0..8 {
+        rest = rest.split_once(char::is_whitespace)?.1.trim_start();
+    }
+    Some(rest.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(rest))
 }
 
 /// What readelf says about the notes of an ELF file.
@@ -246,7 +314,7 @@ pub fn crash(vmlinux: &Path, dump: &Path, commands: &[&str]) -> Result<Vec<Strin
     }
     writeln!(file, "quit")?;
     drop(file);
-    let message = command("crash")
+    let message = command(&newest_crash()?.program.to_string_lossy())
         .arg("-s")
         .args([vmlinux, dump])
         .stdin(Stdio::from(File::open(&script)?))
@@ -323,5 +391,17 @@ mod tests {
         assert!(complaints("kmem -i", "\nkmem: invalid structure member offset\n").is_err());
         assert!(complaints("bt", "crash: page excluded: kernel virtual address\n").is_err());
         assert!(complaints("log", "[1.0] crashkernel: reserved\n").is_ok());
+    }
+
+    #[test]
+    fn versions_and_tasks_are_found_in_what_crash_prints() {
+        assert_eq!(major_version("\ncrash 9.0.2\nCopyright (C) 2002-2026  Red Hat, Inc.\n"), Some(9));
+        assert_eq!(major_version("\ncrash 10.1.0++\n"), Some(10));
+        assert_eq!(major_version("crash: cannot start\n"), None);
+        let ps = "      PID    PPID  CPU       TASK        ST  %MEM      VSZ      RSS  COMM\n\
+            \x20       0       0   0  ffffffff92e1aa40  RU   0.0        0        0  [swapper/0]\n\
+            >       1       0   0  ff361deb411f20c0  RU   5.2    53228    41156  init\n\
+            \x20      82       1   0  ff361deb426620c0  IN   0.2     2028     1444  a b\n";
+        assert_eq!(listed_tasks(ps), ["COMM", "swapper/0", "init", "a b"].into());
     }
 }

@@ -33,6 +33,9 @@ fn formats_at(levels: &[u8]) -> Result<()> {
     });
     let [kdump, elf, flattened] = message;
     let kdump = kdump?;
+    let system = readers::symbols(&kernel.vmlinux(), &dumps.path("kdump"))?;
+    let ps = kdump.last().context("ps")?;
+    readers::ensure_tasks(ps, &system.tasks).context("tasks of 6.1")?;
     ensure!(kdump == elf? && kdump == flattened?, "crash finds something else in ELF or flattened");
     dumps.check_conversions()
 }

@@ -224,7 +224,9 @@ small letter, or comma for free: left out of the dump  x lost
         let row = letters.lines().nth(1).unwrap();
         assert_eq!(row, format!("0x000000000000 {}!x{}", "K".repeat(10), "K".repeat(50)));
         assert!(
-            letters.contains("\nK kernel  ! poisoned\nnowhere the most, so not drawn: offline, reserved\n")
+            letters.contains(
+                "\nK kernel  ! poisoned\nnowhere the most, so not drawn: cache, offline, reserved\n"
+            )
         );
         let blocks = draw(&map, true);
         let row = blocks.lines().nth(1).unwrap();

@@ -193,7 +193,9 @@ fn mended(dump: &[u8]) -> Vec<Vec<u8>> {
     let (vmcoreinfo, notes) = (4096 + 32, 4096 + 48);
     let words = |changes: &[(usize, u64)]| {
         let mut dump = dump.to_vec();
-        changes.iter().for_each(|(at, value)| put(&mut dump, *at, &value.to_le_bytes()));
+        for (at, value) in changes {
+            put(&mut dump, *at, &value.to_le_bytes());
+        }
         dump
     };
     let end = u64::try_from(dump.len()).unwrap();
