@@ -74,9 +74,6 @@ fn a_reservation_above_4_gib_alone_is_enough() -> Result<()> {
             continue;
         }
         let mut scenario = Scenario::new(&format!("no-low-{series}"), &Kernel::of_series(series)?);
-        if let Ok(append) = std::env::var("AFTERIMAGE_TRY") {
-            scenario.config.append = append;
-        }
         scenario.memory_mib = 5120;
         scenario.crashkernel = "256M,high crashkernel=0,low".into();
         let outcome = scenario.run()?;
