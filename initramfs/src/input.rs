@@ -31,9 +31,7 @@ pub enum InputError {
         source: io::Error,
     },
     /// A pipe, a terminal, a socket.
-    #[error(
-        "{path} is {kind}: its contents are read from many places, so save it into a regular file first"
-    )]
+    #[error("{path} is {kind}: its contents are read from many places, so save it into a regular file first")]
     NotSeekable {
         /// Which.
         path: PathBuf,
