@@ -132,7 +132,8 @@ impl Input {
         let core = core.map_err(|source| InputError::Vmcore { path: path.to_owned(), source })?;
         let input = Self::settled(Files::Vmcore(core));
         if form.is_none() && input.info.is_empty() {
-            let head = head.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            let bytes: Vec<String> = head.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            let head = bytes.concat();
             return Err(InputError::Unknown { path: path.to_owned(), head });
         }
         Ok(input)

@@ -40,7 +40,7 @@ fn dumped(bytes: &[u8]) -> serde_json::Value {
     fs::write(&input, bytes).unwrap();
     let output = afterimage(&["dump", text(&input), text(&out)]);
     let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let code = if result["outcome"] == "complete" { 0 } else { 3 };
+    let code = if result.get("outcome").is_some_and(|outcome| outcome == "complete") { 0 } else { 3 };
     assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
     let inspected = afterimage(&["inspect", text(&out)]);
     assert_eq!(inspected.status.code(), Some(code), "{}", String::from_utf8_lossy(&inspected.stderr));

@@ -1,4 +1,6 @@
 //! Dumps that end anywhere: none of them passes for whole, and what arrived of a stream is recovered.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails panics")]
+#![expect(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "likewise")]
 #![expect(clippy::cast_possible_truncation, reason = "a test runs on a 64-bit machine")]
 
 use std::collections::BTreeMap;
@@ -79,7 +81,7 @@ fn no_cut_passes(format: Format, cuts: usize, seed: u64) {
         if number % 20 == 0 {
             let again = dir.path().join("again");
             let config = Config::default();
-            if let Ok(summary) = offline::dump(&[cut.clone()], &again, &config, true) {
+            if let Ok(summary) = offline::dump(core::slice::from_ref(&cut), &again, &config, true) {
                 assert_eq!(summary.outcome, Outcome::Incomplete, "{format} cut at {at}");
                 assert!(is_told(&again), "what is made of {format} cut at {at} passes");
             }
@@ -161,7 +163,7 @@ fn all_pages_that_arrived_of_a_stream_are_recovered() {
         let at = first + random.below(bytes.len() - first);
         fs::write(&cut, &bytes[..at]).unwrap();
         let _ = fs::remove_file(&recovered);
-        let said = stream::recover(&[cut.clone()], &recovered).unwrap();
+        let said = stream::recover(core::slice::from_ref(&cut), &recovered).unwrap();
         assert!(!said.faults.is_empty() && is_told(&recovered), "cut at {at}");
         let arrived = arrivals.values().filter(|&&end| end <= at as u64).count();
         let there = readable(&recovered);
@@ -223,7 +225,12 @@ fn lime_and_raw_memory_give_the_pages_of_the_core() {
         let again = dir.path().join("again");
         if format == Format::Raw {
             // There is no kernel in it that could be found.
-            assert!(Input::open(&[out.clone()]).unwrap_err().to_string().contains("no Linux kernel in it"));
+            assert!(
+                Input::open(core::slice::from_ref(&out))
+                    .unwrap_err()
+                    .to_string()
+                    .contains("no Linux kernel in it")
+            );
             continue;
         }
         dump(&out, &again, Format::Kdump);

@@ -1,5 +1,7 @@
 //! A core of 6 MiB whose page tables show one page of line breaks as a log of up to 2 GiB: what is
 //! printed, and what it takes to print it, has a limit.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails panics")]
+#![expect(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "likewise")]
 #![expect(clippy::cast_possible_truncation, reason = "a test runs on a 64-bit machine")]
 
 use std::fs;

@@ -207,9 +207,10 @@ pub fn makedumpfile_dmesg(dump: &Path) -> Result<Vec<u8>> {
     command(&makedumpfile()?.to_string_lossy()).arg("--dump-dmesg").args([dump, &out]).run()?;
     let text = fs::read(&out).with_context(|| format!("reading {}", out.display()))?;
     let mut escaped = Vec::with_capacity(text.len());
-    for (at, &byte) in text.iter().enumerate() {
+    let mut bytes = text.iter().peekable();
+    while let Some(&byte) = bytes.next() {
         escaped.push(byte);
-        if byte == b'\\' && text.get(at + 1) != Some(&b'x') {
+        if byte == b'\\' && bytes.peek() != Some(&&b'x') {
             escaped.extend(b"x5c");
         }
     }

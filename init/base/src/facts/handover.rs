@@ -95,7 +95,6 @@ mod tests {
             at: 1_763_900_000,
             synced: true,
             via_panic: false,
-            ..Intent::default()
         };
         Planned { intent, live: Some(Live { len: 5000, sha256: "ab".repeat(32), index: vec![0x1234] }) }
     }

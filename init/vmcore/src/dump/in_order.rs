@@ -18,7 +18,7 @@ use base::addr::{PageSize, Pfn, PfnRange, to_u64, to_usize};
 use base::config::Format;
 
 /// Bytes of zeros that are written at a time.
-const ZEROS: usize = 64 << 10;
+const ZEROS: usize = 8 << 10;
 
 /// The dump that is being written.
 pub(super) struct InOrder<'a> {
@@ -88,7 +88,8 @@ impl<'a> InOrder<'a> {
 
     /// Writes a page, with the header of the range that it begins. `None` is a page of zeros.
     fn page(&mut self, pfn: Pfn, bytes: Option<&[u8]>) -> Result<(), DumpError> {
-        if let Some(range) = self.ranges.pop_front_if(|range| range.start() <= pfn) {
+        if let Some(range) = self.ranges.front().copied().filter(|range| range.start() <= pfn) {
+            self.ranges.pop_front();
             let addr = |pfn| self.page_size.addr_of(pfn).map_or(u64::MAX, |addr| addr.0);
             let header = lime::emit(addr(range.start()), addr(range.end()).saturating_sub(1));
             self.push(&header, "the header of a range")?;

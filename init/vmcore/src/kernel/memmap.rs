@@ -223,10 +223,10 @@ impl Memmap {
         let first_page = |&index: &usize| {
             let pages = self.pages_of(self.sections.get(index)?.0)?;
             let next = memory.partition_point(|range| range.end() <= pages.start());
-            memory.get(next).and_then(|range| range.intersect(pages)).map(|pages| pages.start())
+            memory.get(next).and_then(|range| range.intersect(pages)).map(PfnRange::start)
         };
         // A few of them, spread over all: a hostile core has a million.
-        let step = unknown.len() / SAMPLES + 1;
+        let step = unknown.len().div_ceil(SAMPLES).max(1);
         let touched: Vec<Pfn> = unknown.iter().step_by(step).filter_map(first_page).collect();
         let page_struct = self.page_struct;
         let found = || vmemmap::find(kernel, memory, &touched, page_struct);

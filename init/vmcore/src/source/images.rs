@@ -51,7 +51,7 @@ pub(super) fn raw(file: &File, len: u64) -> Vec<Segment> {
     let (mut segments, mut at) = (Vec::new(), 0_u64);
     while at < len {
         let start = if segments.len() < MAX_HOLES { find(at, Whence::SeekData) } else { Some(at) };
-        let Some(start) = start.map(|start| start / PAGE * PAGE) else { break };
+        let Some(start) = start.map(|start| start & !PAGE.saturating_sub(1)) else { break };
         let end = if segments.len() < MAX_HOLES { find(start.max(at), Whence::SeekHole) } else { Some(len) };
         let end = end.unwrap_or(len).next_multiple_of(PAGE).min(len);
         if end <= start {

@@ -152,7 +152,9 @@ mod tests {
     /// A kernel with a node of one zone, whose free lists name blocks of each order at these pages.
     fn kernel(blocks: &[(u64, u64)]) -> TestKernel {
         let mut kernel = TestKernel::new(Generation::V6_3, 4);
-        LINES.iter().for_each(|(key, value)| kernel.tell(key, Some(value)));
+        for (key, value) in LINES {
+            kernel.tell(key, Some(value));
+        }
         kernel.tell("OFFSET(page.lru)", Some("8"));
         kernel.tell("SYMBOL(node_data)", Some(&format!("{:x}", IMAGE + NODES as u64)));
         kernel.u64(NODES, IMAGE + NODE as u64);
@@ -187,9 +189,9 @@ mod tests {
         let damages: [fn(&mut TestKernel); 3] =
             [|kernel| kernel.u64(0x6000, 0), |kernel| kernel.section(0), |kernel| kernel.u64(0x6000, 0xdead)];
         for damage in damages {
-            let mut damaged = kernel(&BLOCKS);
-            damage(&mut damaged);
-            assert_eq!(sections(&damaged).unwrap(), whole);
+            let mut by_lists = kernel(&BLOCKS);
+            damage(&mut by_lists);
+            assert_eq!(sections(&by_lists).unwrap(), whole);
             // The kernel's own word (6.10) does as well.
             let mut told = TestKernel::new(Generation::V6_12, 4);
             told.tell("SYMBOL(vmemmap)", Some(&format!("{VMEMMAP:x}")));

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::format::kdump::{self, DESC_LEN, PageDesc};
+use crate::format::kdump::{self, PageDesc};
 use crate::sink::{Sink, SinkError};
 use crate::source::faults;
 use crate::source::kdump::Kdump;
@@ -47,7 +47,7 @@ pub(super) fn copy(dump: &Kdump, sink: &mut dyn Sink) -> Result<u64, CopyError> 
         if index == 0 && result.is_ok() {
             there = there.saturating_add(u64::from(desc.offset != 0));
             descs.extend(desc.emit());
-            if to_u64(descs.len()) >= PIECE / to_u64(DESC_LEN) * to_u64(DESC_LEN) {
+            if to_u64(descs.len()) >= PIECE {
                 result = write(&mut descs);
             }
         }
