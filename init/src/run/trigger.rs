@@ -23,18 +23,15 @@ pub(super) fn discover(
         let damaged = |cause| Degradation::Handover { address: address.0, cause };
         record.map_err(|cause| summary.degrade(damaged(cause))).ok().flatten()
     });
-    match &found {
-        Some(Planned { intent, .. }) => {
-            let why = if intent.why.is_empty() { "no reason given" } else { &intent.why };
-            // Both come from memory that anybody may have written to.
-            log::info!("planned switch by {}: {}", intent.who.escape_debug(), why.escape_debug());
-            summary.trigger = Some(Trigger::Planned);
-            summary.intent = Some(intent.clone());
-        }
-        None => {
-            log::info!("the production kernel panicked");
-            summary.trigger = Some(Trigger::Panic);
-        }
+    if let Some(Planned { intent, .. }) = &found {
+        let why = if intent.why.is_empty() { "no reason given" } else { &intent.why };
+        // Both come from memory that anybody may have written to.
+        log::info!("planned switch by {}: {}", intent.who.escape_debug(), why.escape_debug());
+        summary.trigger = Some(Trigger::Planned);
+        summary.intent = Some(intent.clone());
+    } else {
+        log::info!("the production kernel panicked");
+        summary.trigger = Some(Trigger::Panic);
     }
     found
 }
