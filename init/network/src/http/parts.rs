@@ -114,7 +114,9 @@ impl Upload {
         }
         let failed = self.failed.take(); // what fails from here on is another thing
         let runtime = Arc::clone(&self.runtime);
-        while let Ok(Some(done)) = wait(&runtime, tokio::time::timeout(GOODBYE, self.under_way.join_next())) {
+        loop {
+            let arriving = async { tokio::time::timeout(GOODBYE, self.under_way.join_next()).await };
+            let Ok(Some(done)) = wait(&runtime, arriving) else { break };
             let _ = self.arrive(done);
         }
         self.under_way.abort_all();
@@ -126,7 +128,8 @@ impl Upload {
         let there = core::mem::take(&mut self.ended);
         let (there, empty): (Vec<_>, Vec<_>) = there.into_iter().partition(|ended| !ended.parts.is_empty());
         self.ended = empty; // to be given up when this is dropped
-        let completed = wait(&runtime, tokio::time::timeout(GOODBYE, self.complete_cut(&there)));
+        let completing = async { tokio::time::timeout(GOODBYE, self.complete_cut(&there)).await };
+        let completed = wait(&runtime, completing);
         match completed {
             Ok(Ok(())) => !there.is_empty(),
             other => {

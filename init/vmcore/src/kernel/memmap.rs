@@ -6,7 +6,7 @@
 //! (include/linux/mmzone.h). With VMEMMAP all sections therefore hold the same address, which is
 //! how a damaged one is told. A section that is damaged has no struct pages here, and the others
 //! have theirs. Where the table says nothing of a section that has memory, as with a root that was
-//! overwritten, its struct pages are looked for where all others have them ([`vmemmap`]).
+//! overwritten, its struct pages are looked for where all others have them (`vmemmap`).
 
 mod vmemmap;
 
