@@ -186,8 +186,12 @@ mod tests {
         let whole = sections(&kernel(&BLOCKS)).unwrap();
         assert_eq!(whole, [Section::Online(VirtAddr(VMEMMAP))]);
         // The root, the section's word, and a root that leads nowhere.
-        let damages: [fn(&mut TestKernel); 3] =
-            [|kernel| kernel.u64(0x6000, 0), |kernel| kernel.section(0), |kernel| kernel.u64(0x6000, 0xdead)];
+        // (A page of nothing but zeros would get a content of its own.)
+        let damages: [fn(&mut TestKernel); 3] = [
+            |kernel| [(0x6000, 0), (0x6ff8, 1)].iter().for_each(|&(at, word)| kernel.u64(at, word)),
+            |kernel| [(0x7000, 0), (0x7ff8, 1)].iter().for_each(|&(at, word)| kernel.u64(at, word)),
+            |kernel| kernel.u64(0x6000, 0xdead),
+        ];
         for damage in damages {
             let mut by_lists = kernel(&BLOCKS);
             damage(&mut by_lists);
