@@ -65,7 +65,8 @@ fn a_stream_that_was_cut_is_recovered_and_opens_behind_its_vital_part() -> Resul
     let path = |name: &str| work.path().join(name);
     let afterimage = Binaries::get()?.afterimage.display().to_string();
     let dump = ["dump", "--level", "31", "--format", "flattened"];
-    command(&afterimage).args(dump).args([&raw, &path("whole")]).run()?;
+    let result = command(&afterimage).args(dump).args([&raw, &path("whole")]).run()?.stdout;
+    let result: serde_json::Value = serde_json::from_slice(&result)?;
     let stream = fs::read(path("whole"))?;
     let recover = |parts: &[&[u8]], out: &str| -> Result<Option<i32>> {
         let names: Vec<_> = (0..parts.len()).map(|part| path(&format!("{out}.part{part}"))).collect();
@@ -76,11 +77,16 @@ fn a_stream_that_was_cut_is_recovered_and_opens_behind_its_vital_part() -> Resul
     };
     ensure!(recover(&[&stream], "all")? == Some(0), "a whole stream is not recovered whole");
     let expected = readers::crash(&kernel.vmlinux(), &path("all"), &COMMANDS)?;
-    // Two parts that arrived, and what arrived around one that did not.
-    let at = |percent: usize| stream.len() * percent / 100;
+    // Two parts that arrived, the second one to the middle of what is not vital; and what arrived
+    // around a gap there.
+    let figure = |name: &str| result.get(name).and_then(serde_json::Value::as_u64).context(name.to_owned());
+    let rest = figure("dump_bytes")?.saturating_sub(figure("vital_bytes")?);
+    let rest = usize::try_from(rest)?;
+    ensure!(rest > 64 << 10, "there is hardly anything that is not vital: {rest} bytes");
+    let (middle, late) = (stream.len() - rest / 2, stream.len() - rest / 4);
     let cuts: [(&str, Vec<&[u8]>); 2] = [
-        ("cut", vec![&stream[..at(40)], &stream[at(40)..at(80)]]),
-        ("gap", vec![&stream[..at(80)], &stream[at(90)..]]),
+        ("cut", vec![&stream[..middle / 2], &stream[middle / 2..middle]]),
+        ("gap", vec![&stream[..middle], &stream[late..]]),
     ];
     for (name, parts) in cuts {
         ensure!(recover(&parts, name)? == Some(3), "{name}: it does not say that something is missing");
@@ -90,7 +96,8 @@ fn a_stream_that_was_cut_is_recovered_and_opens_behind_its_vital_part() -> Resul
     Ok(())
 }
 
-/// Without the note, VMCOREINFO is found in memory, and all readers find it in what is made of the core.
+/// Without the note, VMCOREINFO is found in memory, and all readers find it in what is made of the
+/// core.
 #[test]
 fn a_core_without_vmcoreinfo_becomes_a_dump_that_has_it() -> Result<()> {
     let raw = raw_core::of(SERIES)?;

@@ -22,6 +22,9 @@ use vmcore::target::{self, Artifact, Detour, Target, TargetError};
 /// Bytes that are kept free for `result.json`: some hundred degradations.
 const RESULT_ROOM: u64 = 64 << 10;
 
+/// Bytes of log that every target is to have room for: the text of a ring of 1 MiB, the largest
+/// that distributions set. A longer one takes no more than half of what a target has.
+const USUAL_LOG: u64 = 4 << 20;
 /// Bytes of the log's end that are saved where all of it cannot be.
 const LOG_END: u64 = 64 << 10;
 
@@ -166,7 +169,8 @@ fn save_dmesg(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
     let Some(kernel) = &job.kernel else { return };
     let discovered = dmesg::Ring::discover(kernel).map_err(TargetError::because);
     let saved = discovered.and_then(|ring| {
-        let room = target.room().map_or(u64::MAX, |room| room.saturating_sub(RESULT_ROOM));
+        // A target that is full, or that is to be left to others, still takes a usual log.
+        let room = target.room().map_or(u64::MAX, |room| (room / 2).max(USUAL_LOG));
         match write_dmesg(&ring, ring.output_limit().min(room), target) {
             Err(error) if error.is_full() => {
                 log::warn!("kernel log: {}; its end is tried", base::log::chain(&error));

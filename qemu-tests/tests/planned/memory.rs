@@ -166,13 +166,14 @@ fn a_staged_switch_waits_for_any_kexec() -> Result<()> {
     outcome.discard()
 }
 
-/// What is entered is what was loaded, or nothing is: the trampoline computes its SHA-256.
+/// What is entered is what was loaded, or nothing is: the trampoline computes its SHA-256. (A
+/// switch looks before that, and does not begin.)
 #[test]
 fn an_image_that_was_damaged_in_memory_is_not_started() -> Result<()> {
     let mut scenario = Scenario::new("planned-damaged", &Kernel::of_series(SERIES)?);
-    scenario.trigger = Trigger::planned();
     // Amid the kernel, which begins with the reservation or less than 2 MiB behind that.
-    scenario.actions = vec![("collector ".into(), Action::Damage(6 << 20))];
+    scenario.trigger = Trigger::Staged;
+    scenario.actions = vec![("production: switching: by kexec".into(), Action::Damage(6 << 20))];
     let outcome = scenario.run()?;
     outcome.ensure_said("the kernel to be started is damaged in memory (SHA-256): reset")?;
     ensure!(outcome.ending == Ending::Reset, "{:?}", outcome.events);

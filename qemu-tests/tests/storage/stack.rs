@@ -151,7 +151,7 @@ impl Setup {
         let [second, third] = self.parts.clone();
         let append = format!(
             "console=ttyS0 crashkernel=192M panic=10 prod.seed={} prod.host={HOST} prod.panic=cpu0 \
-             prod.stack={stack}",
+             prod.stack={stack} prod.run=status",
             self.seed
         );
         Machine {

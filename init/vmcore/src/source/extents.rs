@@ -93,6 +93,9 @@ pub enum Anomaly {
         paddr: u64,
         /// Bytes of it in the file.
         bytes: u64,
+        /// Whether the same memory is in another segment, by its virtual address: then nothing is
+        /// missing.
+        twice: bool,
     },
     /// The header of a range of memory is damaged or cut off, and the ranges from there on are lost.
     DamagedRange {
@@ -114,12 +117,12 @@ impl Anomaly {
     pub fn is_loss(&self) -> bool {
         match self {
             Self::Overlap { .. } | Self::More { .. } | Self::NotesLeftOut { .. } => false,
+            Self::Outlier { twice, .. } => !twice,
             Self::MissingProgramHeaders { .. }
             | Self::SegmentPastEnd { .. }
             | Self::BeyondPhysicalMemory { .. }
             | Self::NotesPastEnd { .. }
             | Self::UnfinishedStream { .. }
-            | Self::Outlier { .. }
             | Self::DamagedRange { .. }
             | Self::MissingPart { .. } => true,
         }
@@ -154,7 +157,7 @@ impl core::fmt::Display for Anomaly {
             Self::UnfinishedStream { bytes } => {
                 write!(f, "the flattened dump was cut short: {bytes} bytes of it are there")
             }
-            Self::Outlier { paddr, bytes } => write!(
+            Self::Outlier { paddr, bytes, .. } => write!(
                 f,
                 "a segment of {bytes} bytes claims to lie at {paddr:#x}, where this machine has no memory: its \
                  address is damaged, and it is left out"

@@ -104,7 +104,7 @@ pub trait Core: PhysicalMemory {
     fn lost_pages(&self) -> io::Result<u64> {
         let missing = self.anomalies().iter().map(|anomaly| match anomaly {
             Anomaly::SegmentPastEnd { missing, .. } => missing.div_ceil(self.page_size().bytes()),
-            Anomaly::Outlier { bytes, .. } => bytes.div_ceil(self.page_size().bytes()),
+            Anomaly::Outlier { bytes, twice: false, .. } => bytes.div_ceil(self.page_size().bytes()),
             _ => 0,
         });
         Ok(missing.fold(0, u64::saturating_add))

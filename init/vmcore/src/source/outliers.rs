@@ -77,12 +77,24 @@ pub(super) fn remove(segments: &mut Vec<Segment>, limits: Limits, anomalies: &mu
     let backed = segments.iter().filter(|segment| is_load(segment) && is_backed(segment));
     let near = backed.map(end_of).filter(|&end| limits.end.is_none_or(|limit| end <= limit));
     let near = near.max().unwrap_or(0).max(NEAR).saturating_mul(FAR);
+    let by_address = |segment: &Segment| match segment.vaddr.0 {
+        KERNEL_IMAGE.. => Some(segment.vaddr.0.wrapping_sub(KERNEL_IMAGE).wrapping_add(limits.phys_base?)),
+        KERNEL_HALF.. => Some(segment.vaddr.0.wrapping_sub(distance?)),
+        _ => None,
+    };
+    let all: Vec<(u64, u64)> =
+        segments.iter().filter(|s| is_load(s) && is_backed(s)).map(|s| (s.paddr.0, end_of(s))).collect();
+    let is_twice = |segment: &Segment| {
+        let place = by_address(segment).and_then(|start| Some((start, start.checked_add(segment.filesz)?)));
+        place.is_some_and(|(start, end)| all.iter().any(|&(from, to)| from <= start && end <= to))
+    };
     segments.retain(|segment| {
         let beyond = limits.end.is_some_and(|limit| end_of(segment) > limit);
         let stray = segment.paddr.0 >= near && !is_backed(segment);
         let keep = !is_load(segment) || !(beyond || stray);
         if !keep {
-            anomalies.push(Anomaly::Outlier { paddr: segment.paddr.0, bytes: segment.filesz });
+            let (paddr, bytes, twice) = (segment.paddr.0, segment.filesz, is_twice(segment));
+            anomalies.push(Anomaly::Outlier { paddr, bytes, twice });
         }
         keep
     });
@@ -159,6 +171,19 @@ mod tests {
                     "{index} {bit}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn the_kernel_s_image_is_in_other_memory_too() {
+        for (index, twice) in [(0, true), (2, false)] {
+            let (mut segments, mut anomalies) = (machine(), Vec::new());
+            segments[index].paddr.0 ^= 1 << 48;
+            let paddr = segments[index].paddr.0;
+            let bytes = segments[index].filesz;
+            remove(&mut segments, limits("NUMBER(phys_base)=0\n", None), &mut anomalies);
+            assert_eq!(anomalies, [Anomaly::Outlier { paddr, bytes, twice }]);
+            assert_eq!(anomalies[0].is_loss(), !twice);
         }
     }
 

@@ -8,6 +8,11 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::unistd::Pid;
 use std::fs;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// Between the line that says so and a kexec.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs a subcommand of `afterimage`, its output on the console.
 pub(crate) fn afterimage(step: &str) -> Result<()> {
@@ -59,6 +64,7 @@ pub(crate) fn staged() -> Result<()> {
     afterimage("load")?;
     is_staged("1")?;
     say("production: switching: by kexec");
+    sleep(PAUSE); // for what a test does to the machine meanwhile
     let Err(error) = reboot(RebootMode::RB_KEXEC);
     anyhow::bail!("there was no kexec: {error}")
 }
