@@ -173,7 +173,7 @@ fn an_image_that_was_damaged_in_memory_is_not_started() -> Result<()> {
     let mut scenario = Scenario::new("planned-damaged", &Kernel::of_series(SERIES)?);
     // Amid the kernel, which begins with the reservation or less than 2 MiB behind that.
     scenario.trigger = Trigger::Staged;
-    scenario.actions = vec![("production: switching: by kexec".into(), Action::Damage(6 << 20))];
+    scenario.actions = vec![("production: kexec after".into(), Action::Damage(6 << 20))];
     let outcome = scenario.run()?;
     outcome.ensure_said("the kernel to be started is damaged in memory (SHA-256): reset")?;
     ensure!(outcome.ending == Ending::Reset, "{:?}", outcome.events);

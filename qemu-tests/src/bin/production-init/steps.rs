@@ -64,7 +64,8 @@ pub(crate) fn staged() -> Result<()> {
     afterimage("load")?;
     is_staged("1")?;
     say("production: switching: by kexec");
-    sleep(PAUSE); // for what a test does to the machine meanwhile
+    say("production: kexec after a pause"); // for what a test does to the machine meanwhile
+    sleep(PAUSE);
     let Err(error) = reboot(RebootMode::RB_KEXEC);
     anyhow::bail!("there was no kexec: {error}")
 }
