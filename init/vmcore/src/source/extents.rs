@@ -13,7 +13,7 @@ use base::addr::{PageSize, PfnRange, PhysAddr};
 const MAX_PHYSICAL: u64 = 1 << 52;
 
 /// Lies that are listed one by one; a hostile core has a million.
-const MAX_ANOMALIES: usize = 64;
+pub(super) const MAX_ANOMALIES: usize = 64;
 
 /// Segments in a row that the kernel text may lie in: memory blocks that touch, of up to 2 GiB
 /// each.
