@@ -22,6 +22,9 @@ use super::{SinkProblem, wait};
 
 /// To say that an upload is given up.
 const GOODBYE: Duration = Duration::from_secs(10);
+/// For a part that is on its way when the dump ends early: 5 MiB over a line that is just good
+/// enough (`min_rate`).
+const LAST_PART: Duration = Duration::from_secs(80);
 
 /// An artifact that is sent in parts.
 pub(super) struct Upload {
@@ -115,7 +118,7 @@ impl Upload {
         let failed = self.failed.take(); // what fails from here on is another thing
         let runtime = Arc::clone(&self.runtime);
         loop {
-            let arriving = async { tokio::time::timeout(GOODBYE, self.under_way.join_next()).await };
+            let arriving = async { tokio::time::timeout(LAST_PART, self.under_way.join_next()).await };
             let Ok(Some(done)) = wait(&runtime, arriving) else { break };
             let _ = self.arrive(done);
         }
