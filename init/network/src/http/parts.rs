@@ -115,10 +115,12 @@ impl Upload {
         if self.failed.is_none() && !last.is_empty() {
             let _ = self.hand_on(last); // kept, and what arrived before it counts
         }
+        // A host that has failed is not waited for once more.
+        let patience = if self.failed.is_some() { GOODBYE } else { LAST_PART };
         let failed = self.failed.take(); // what fails from here on is another thing
         let runtime = Arc::clone(&self.runtime);
         loop {
-            let arriving = async { tokio::time::timeout(LAST_PART, self.under_way.join_next()).await };
+            let arriving = async { tokio::time::timeout(patience, self.under_way.join_next()).await };
             let Ok(Some(done)) = wait(&runtime, arriving) else { break };
             let _ = self.arrive(done);
         }
