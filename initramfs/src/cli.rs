@@ -168,10 +168,8 @@ pub(crate) enum Command {
     /// A capture is verified, copied into a directory of its own and marked collected. Of a dump
     /// that was cut, such as a stream that a server has not got to its end, a plain dump is made
     /// that says INCOMPLETE.
-    #[command(
-        override_usage = "afterimage recover [--keep-uncollected] [--again] DEVICE DIR\n       afterimage recover PART... \
-                          OUT"
-    )]
+    #[command(override_usage = "afterimage recover [--keep-uncollected] [--again] DEVICE DIR\n       \
+                          afterimage recover PART... OUT")]
     Recover {
         /// Leave the capture on the device marked as it is: the device takes no other one
         #[arg(long)]

@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+
 use base::facts::Facts;
 use base::read_at::read_up_to;
 use vmcore::format::vmcoreinfo::VmcoreInfo;
@@ -213,7 +215,7 @@ fn head(path: &Path) -> Result<Vec<u8>, InputError> {
     let failed = |source| InputError::Read { path: path.to_owned(), source };
     // Opening a pipe would wait for somebody to write to it.
     let file: File =
-        OpenOptions::new().read(true).custom_flags(libc_nonblock()).open(path).map_err(failed)?;
+        OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     if meta.is_dir() {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
@@ -223,10 +225,6 @@ fn head(path: &Path) -> Result<Vec<u8>, InputError> {
     }
     let head = read_up_to(&file, 0, HEAD).map_err(failed)?;
     if head.is_empty() { Err(InputError::Empty(path.to_owned())) } else { Ok(head) }
-}
-
-fn libc_nonblock() -> i32 {
-    nix::fcntl::OFlag::O_NONBLOCK.bits()
 }
 
 /// Whether a file is a dump, or a flattened one.

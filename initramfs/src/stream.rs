@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use storage::targets::file::FileSink;
-use vmcore::source::CopyError;
+use vmcore::source::{CopyError, faults_with};
 
 use crate::input::{Input, InputError};
 
@@ -41,9 +41,6 @@ pub enum StreamError {
         /// Cause.
         source: CopyError,
     },
-    /// Pages cannot be counted.
-    #[error("counting the pages")]
-    Count(#[source] io::Error),
 }
 
 /// What became of the dump.
@@ -66,7 +63,6 @@ pub fn recover(parts: &[PathBuf], out: &Path) -> Result<Recovered, StreamError> 
     if dump.is_split() {
         return Err(StreamError::Split(first()));
     }
-    let faults = input.faults().map_err(StreamError::Count)?;
     let created = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(out);
     let file = created.map_err(|source| StreamError::Create { path: out.to_owned(), source })?;
     let copied = dump.copy_to(&mut FileSink::new(file));
@@ -74,7 +70,7 @@ pub fn recover(parts: &[PathBuf], out: &Path) -> Result<Recovered, StreamError> 
     let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
     synced.map_err(|source| StreamError::Create { path: dir.to_owned(), source })?;
-    Ok(Recovered { kept: dump.kept(), lost, faults })
+    Ok(Recovered { kept: dump.kept(), lost, faults: faults_with(dump, lost) })
 }
 
 impl Recovered {

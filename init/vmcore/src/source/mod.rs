@@ -129,16 +129,20 @@ pub struct LeftOut {
 
 /// Why a core is not whole, a sentence for each reason; none if every page that it promises can be read.
 pub fn faults(core: &dyn Core) -> io::Result<Vec<String>> {
+    Ok(faults_with(core, core.lost_pages()?))
+}
+
+/// The same, where it is known how many pages are lost: to count them takes a look at all descriptors.
+pub fn faults_with(core: &dyn Core, lost_pages: u64) -> Vec<String> {
     let mut faults = Vec::new();
     if core.left_out().incomplete {
         faults.push("its header says that it ends early".to_owned());
     }
     faults.extend(core.anomalies().iter().filter(|anomaly| anomaly.is_loss()).map(Anomaly::to_string));
-    match core.lost_pages()? {
-        0 => (),
-        pages => faults.push(format!("{pages} pages that it should have are lost")),
+    if lost_pages > 0 {
+        faults.push(format!("{lost_pages} pages that it should have are lost"));
     }
-    Ok(faults)
+    faults
 }
 
 /// Reads memory, fast when addresses ascend.

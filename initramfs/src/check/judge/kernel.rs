@@ -70,7 +70,8 @@ fn staged(host: &Host) -> Option<Finding> {
     let staged = host.recorded.as_ref().is_some_and(|record| record.staged);
     let replaced = matches!(host.proof, Some(Proof::Other(_)));
     (staged && replaced).then(|| {
-        let found = "a switch is staged, and what it would enter is not there any more: a kexec would reset the machine";
+        let found = "a switch is staged, and what it would enter is not there any more: a kexec would \
+                     reset the machine";
         Finding::failure("staged", found, "afterimage switch --unstage")
     })
 }

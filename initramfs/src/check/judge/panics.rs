@@ -119,7 +119,8 @@ fn slow_watchdog(host: &Host) -> Option<Finding> {
         .filter(runs)
         .find(|watchdog| watchdog.timeout.is_some_and(|time| time < need))?;
     let found = format!(
-        "{} ({}) resets the machine {} s after it was last fed, and the capture kernel may take {need} s to come so far",
+        "{} ({}) resets the machine {} s after it was last fed, and the capture kernel may take \
+         {need} s to come so far",
         short.name,
         short.identity,
         short.timeout.unwrap_or(0)

@@ -78,3 +78,18 @@ pub(crate) fn mount_at(source: &str, directory: &str, kind: &str) -> Result<()> 
     mount(Some(source), directory, Some(kind), MsFlags::empty(), None::<&str>)
         .with_context(|| format!("mounting {source} on {directory}"))
 }
+
+/// Copies the files and directories in `from` into `to`; links and devices stay behind.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), &to).with_context(|| format!("copying to {}", to.display()))?;
+        }
+    }
+    Ok(())
+}

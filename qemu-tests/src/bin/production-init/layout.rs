@@ -49,25 +49,11 @@ fn step(words: &[&str]) -> Result<()> {
             Ok(())
         }
         ["copy", from, to] => {
-            copy(Path::new(from), Path::new(to))?;
+            early::copy(Path::new(from), Path::new(to))?;
             sync();
             say("production: layout copied");
             Ok(())
         }
         _ => bail!("no such step"),
     }
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
-    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &to)?;
-        } else if entry.file_type()?.is_file() {
-            fs::copy(entry.path(), &to).with_context(|| format!("copying to {}", to.display()))?;
-        }
-    }
-    Ok(())
 }

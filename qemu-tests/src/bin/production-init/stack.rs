@@ -66,7 +66,7 @@ pub(crate) fn read(seed: &str) -> Result<()> {
     lvm(&["vgmknodes"])?;
     open()?;
     mount_at(OPEN, MOUNTED, "ext4")?;
-    copy(Path::new(MOUNTED), &Path::new(DISK).join(COPY))?;
+    early::copy(Path::new(MOUNTED), &Path::new(DISK).join(COPY))?;
     umount(MOUNTED).context("unmounting the volume")?;
     say("production: volume read");
     Ok(())
@@ -99,19 +99,5 @@ fn run(program: &str, arguments: &[&str]) -> Result<()> {
         Command::new(program).args(arguments).output().with_context(|| format!("starting {program}"))?;
     let message = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     ensure!(output.status.success(), "{program} {arguments:?}: {}: {message}", output.status);
-    Ok(())
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
-    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &to)?;
-        } else {
-            fs::copy(entry.path(), &to).with_context(|| format!("copying to {}", to.display()))?;
-        }
-    }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::format::kdump::{self, PageDesc};
 use crate::sink::{Sink, SinkError};
-use crate::source::faults;
+use crate::source::faults_with;
 use crate::source::kdump::Kdump;
 use base::addr::{to_u64, to_usize};
 use base::read_at::ReadAt;
@@ -54,13 +54,13 @@ pub(super) fn copy(dump: &Kdump, sink: &mut dyn Sink) -> Result<u64, CopyError> 
     })?;
     result.and_then(|()| write(&mut descs))?;
     sink.sync()?;
-    if faults(dump)?.is_empty() {
-        let mut head = head;
+    let lost = dump.kept().saturating_sub(there);
+    if faults_with(dump, lost).is_empty() {
         file.read_whole(&mut head, 0)?;
         sink.write_at(0, &head)?;
         sink.sync()?;
     }
-    Ok(dump.kept().saturating_sub(there))
+    Ok(lost)
 }
 
 /// Copies a piece but for the header, which is written apart.
