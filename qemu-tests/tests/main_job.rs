@@ -52,6 +52,7 @@ fn a_kernel_with_its_storage_stack_in_modules_is_saved_whole() -> Result<()> {
 
 /// Another compressor and no filter at all; the zstd cases have tests of their own.
 #[test]
+#[ignore = "full: another compressor, no filter, a slow disk"]
 fn all_pages_by_zlib_are_saved_whole() -> Result<()> {
     whole_memory("6.1", 0, "zlib")
 }

@@ -31,6 +31,7 @@ fn ensure_log_only(outcome: &Outcome) -> Result<()> {
 }
 
 #[test]
+#[ignore = "full: the next target after such a disk has a test"]
 fn a_disk_that_stops_answering_does_not_keep_the_machine_down() -> Result<()> {
     let mut scenario = to_one_disk("stall")?;
     scenario.actions = vec![(LOG.into(), Action::Stall("target".into()))];

@@ -27,6 +27,7 @@ fn second_holds(name: &str, first: Target, disk: Option<ExtraDisk>, why: &str) -
 }
 
 #[test]
+#[ignore = "full: a missing one alone, and one that stalls, have tests"]
 fn the_second_target_holds_the_dump_when_the_first_is_missing() -> Result<()> {
     let device = "UUID=00000000-dead-4000-8000-000000000000";
     second_holds("order-missing", Target::filesystem(device).key("fstype", "ext4"), None, device)
