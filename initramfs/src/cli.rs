@@ -188,6 +188,19 @@ pub(crate) enum Command {
         /// The directory of the captures (`path` of the target), or the raw device
         target: PathBuf,
     },
+    /// Make the debug file of the kernel in a vmcore or dump, out of the dump alone: crash, drgn and
+    /// gdb take it for the distribution's vmlinux
+    ///
+    /// It has symbols, types, global variables and what unwinds stacks; no line numbers and no local
+    /// variables, which the kernel does not carry.
+    Debuginfo {
+        /// The vmcore or dump; of a split dump all files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The file to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// Print the kernel log in a vmcore or dump
     Dmesg {
         /// The vmcore or dump; of a split dump all files

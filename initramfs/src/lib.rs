@@ -14,6 +14,7 @@
 //! | [`planned`] | switching kernels on purpose |
 //! | [`boot_entry`] | what the machine goes on to after a capture |
 //! | [`raw`] | raw devices: making one a target, copying a capture off it |
+//! | [`debuginfo`] | what debuggers need to read a dump |
 //! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`], [`estimate`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
     test,
@@ -26,6 +27,7 @@ pub mod cmdline;
 mod compress;
 pub mod cpio;
 pub mod crashkernel;
+pub mod debuginfo;
 pub mod drivers;
 pub mod estimate;
 pub mod fingerprint;

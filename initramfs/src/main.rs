@@ -15,7 +15,7 @@ use afterimage::offline::OfflineError;
 use afterimage::output::OutputError;
 use afterimage::sys::wiping::Wiping;
 use afterimage::{
-    estimate, host, inspect, keys, loader, offline, output, planned, raw, status, stream, survey,
+    debuginfo, estimate, host, inspect, keys, loader, offline, output, planned, raw, status, stream, survey,
 };
 use base::config::{Config, Dump};
 use clap::Parser;
@@ -116,6 +116,10 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Prepare { force, device } => done(&format!("UUID={}", raw::prepare(&device, force)?)),
         Command::Recover { keep_uncollected, again, files } => recovered(&files, keep_uncollected, again),
         Command::Reset { target } => reset(&target),
+        Command::Debuginfo { files, output } => {
+            let report = debuginfo::make(&files, &output)?;
+            print(&debuginfo::text(&report, &output))
+        }
         Command::Dmesg { files } => kernel_log(&files),
         Command::Inspect { pages: true, map, files } => page_map(map.as_deref(), &files),
         Command::Inspect { files, .. } => {

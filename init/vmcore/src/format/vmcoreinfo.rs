@@ -72,6 +72,14 @@ impl VmcoreInfo {
         u64::from_str_radix(text, 16).ok().map(VirtAddr)
     }
 
+    /// All `SYMBOL(name)`, by name.
+    pub fn symbols(&self) -> impl Iterator<Item = (&str, VirtAddr)> {
+        self.values.iter().filter_map(|(key, value)| {
+            let name = key.strip_prefix("SYMBOL(")?.strip_suffix(')')?;
+            Some((name, VirtAddr(u64::from_str_radix(value, 16).ok()?)))
+        })
+    }
+
     /// `OFFSET(struct.member)`, in bytes.
     #[must_use]
     pub fn offset(&self, name: &str) -> Option<u64> {

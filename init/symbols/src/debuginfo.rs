@@ -1,0 +1,139 @@
+//! A debug file out of a dump: what the distribution's `vmlinux` with debug information is to crash,
+//! drgn and gdb.
+//!
+//! It has the symbol table of kallsyms, DWARF of the types of the kernel and its modules, of global
+//! variables and functions, and call frame information of ORC, all at link-time addresses. It has no
+//! line numbers, inlined functions or local variables, because the kernel does not carry them. The
+//! same dump gives the same bytes, and so does a filtered dump of the same crash: only what every
+//! dump holds is read.
+//!
+//! The build id is that of the kernel: never install the file where the distribution's is looked for.
+
+mod cfi;
+mod dies;
+mod dwarf;
+mod elf;
+mod prologue;
+mod sections;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Seek, Write};
+
+use vmcore::kernel::Kernel;
+
+use crate::btf::BtfError;
+use crate::image::Image;
+use crate::kallsyms::KallsymsError;
+use crate::model::Model;
+use crate::orc::Tables;
+use sections::{BITS, Section};
+
+/// Why there is no debug file.
+#[derive(Debug, thiserror::Error)]
+pub enum DebuginfoError {
+    /// No symbols.
+    #[error("reading the kernel's symbols")]
+    Symbols(#[from] KallsymsError),
+    /// No types.
+    #[error("reading the kernel's types")]
+    Types(#[from] BtfError),
+    /// The kernel has functions only in its symbol table.
+    #[error(
+        "the kernel's symbol table has no variables (CONFIG_KALLSYMS_ALL is off): neither crash nor drgn can work with \
+         it; use the distribution's debug package"
+    )]
+    NoVariables,
+    /// A part of the image that a debug file must have.
+    #[error("the kernel's symbol table has no {0}, so the parts of its image are not known")]
+    NoPart(&'static str),
+    /// The file could not be written.
+    #[error("writing the debug file")]
+    Write(#[from] io::Error),
+}
+
+/// What is in a debug file.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Symbols.
+    pub symbols: usize,
+    /// Types.
+    pub types: u32,
+    /// Functions with their types.
+    pub functions: usize,
+    /// Global variables with their types.
+    pub variables: usize,
+    /// Pieces of code with call frame information.
+    pub frames: u64,
+    /// Modules whose types are in it.
+    pub modules: usize,
+    /// Modules whose types could not be had, and why.
+    pub without_types: Vec<String>,
+    /// Variables that readers compute with and whose type is not known: what they print may be wrong.
+    pub unresolved: Vec<String>,
+    /// What else is missing.
+    pub missing: Vec<String>,
+    /// Bytes of the file, holes among them.
+    pub bytes: u64,
+}
+
+/// Writes the debug file of the kernel in a dump.
+pub fn write<W: Write + Seek>(kernel: &Kernel<'_>, out: &mut W) -> Result<Report, DebuginfoError> {
+    let mut model = Model::read(kernel)?;
+    let mut report = Report {
+        symbols: model.symbols.all().len(),
+        types: model.types_read,
+        modules: model.modules,
+        without_types: std::mem::take(&mut model.without_types),
+        ..Report::default()
+    };
+    let Model { symbols, mut types, globals: found, .. } = model;
+    let image = Image::new(kernel, &symbols);
+    if image.text().is_none() {
+        return Err(DebuginfoError::NoPart("_text and _etext"));
+    }
+    let orc = Tables::find(kernel, &symbols);
+    match &orc {
+        None => {
+            report.missing.push("stacks are not unwound exactly: the kernel has no ORC tables".to_owned());
+        }
+        Some(tables) if tables.layout.is_none() => {
+            let message = "gdb does not unwind stacks: the layout of the kernel's ORC tables is not known";
+            report.missing.push(message.to_owned());
+        }
+        Some(_) => {}
+    }
+    let dwarf = dwarf::write(&mut types, &found.variables, &image);
+    let frames = cfi::write(&image, orc.as_ref());
+    report.functions = dwarf.functions;
+    report.variables = found.variables.len();
+    report.frames = frames.functions;
+    report.unresolved = found.unresolved;
+
+    let mut all = sections::of_image(&image, orc.as_ref());
+    let debug = [
+        (".debug_info", dwarf.info, 1),
+        (".debug_abbrev", dwarf.abbrev, 1),
+        (".debug_str", types.strings().to_vec(), 1),
+        (".debug_frame", frames.bytes, 8),
+        (".debug_aranges", dwarf.aranges, 16),
+        (".afterimage", about(&report).into_bytes(), 1),
+    ];
+    all.extend(debug.map(|(name, bytes, align)| Section::of_file(name, BITS, bytes, align)));
+    let [table, strings] = elf::symbols(&image, &types, &found.variables, &all);
+    all.extend([table, strings]);
+    report.bytes = elf::write(out, all)?;
+    Ok(report)
+}
+
+/// What the file says of itself, as text.
+fn about(report: &Report) -> String {
+    let mut text =
+        format!("made by afterimage {} of the kernel's own symbols and types\n", env!("CARGO_PKG_VERSION"));
+    for name in &report.unresolved {
+        text.push_str("unresolved: ");
+        text.push_str(name);
+        text.push('\n');
+    }
+    text
+}

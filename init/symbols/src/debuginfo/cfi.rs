@@ -1,0 +1,287 @@
+//! Call frame information out of ORC, so that readers that do not know ORC unwind stacks, too.
+
+use base::addr::{VirtAddr, to_u64};
+use base::fields::Fields;
+
+use super::dies::{sleb, uleb};
+use super::prologue;
+use crate::image::Image;
+use crate::orc::{self, Base, ENTRY, Entry, Frame, Tables};
+
+/// Numbers of registers in DWARF (System V ABI, AMD64 supplement, figure 3.36).
+const BP: u8 = 6;
+const SP: u8 = 7;
+const RETURN: u8 = 16;
+/// Functions that ORC does not know, because they never return into their caller, but that are in the
+/// stack of every panic (`STACK_FRAME_NON_STANDARD`).
+const WITHOUT_ORC: [&str; 4] = ["__crash_kexec", "crash_kexec", "machine_kexec", "panic_smp_self_stop"];
+/// Offsets in `struct pt_regs` (arch/x86/include/asm/ptrace.h) by DWARF's numbers.
+const REGISTERS: [(u8, i16); 17] = [
+    (15, 0),
+    (14, 8),
+    (13, 16),
+    (12, 24),
+    (BP, 32),
+    (3, 40),
+    (11, 48),
+    (10, 56),
+    (9, 64),
+    (8, 72),
+    (0, 80),
+    (2, 88),
+    (1, 96),
+    (4, 104),
+    (5, 112),
+    (RETURN, 128),
+    (SP, 152),
+];
+/// Where what the CPU pushes begins in it.
+const INTERRUPT: i16 = 128;
+
+/// `.debug_frame`, and the functions that are in it.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    pub(super) bytes: Vec<u8>,
+    pub(super) functions: u64,
+    /// Where the common entries are: of calls, of signals.
+    common: [Option<u32>; 2],
+}
+
+/// What one entry of ORC says of a run of code.
+struct Row {
+    start: u64,
+    end: u64,
+    entry: Entry,
+}
+
+/// Writes call frame information of all functions.
+pub(super) fn write(image: &Image<'_>, orc: Option<&Tables>) -> Frames {
+    let mut frames = Frames::default();
+    if let Some((tables, layout)) = orc.and_then(|tables| Some((tables, tables.layout?))) {
+        of_orc(&mut frames, image, tables, layout);
+    }
+    for name in WITHOUT_ORC {
+        let Some(symbol) = image.only(name) else { continue };
+        let len = image.function_len(symbol.address);
+        let code = image.bytes(symbol.address.0, symbol.address.0.saturating_add(len.min(96)));
+        let found = prologue::decode(&code);
+        let body = len.saturating_sub(found.len).max(1);
+        let start = image.link(symbol.address).saturating_add(found.len);
+        let mut program = Vec::new();
+        match found.frame_pointer {
+            Some(depth) => define(&mut program, BP, depth),
+            None => define(&mut program, SP, found.depth),
+        }
+        for (depth, register) in found.saved {
+            program.push(0x80 | register);
+            uleb(&mut program, depth / 8);
+        }
+        frames.function(false, start, body, &program);
+    }
+    frames
+}
+
+/// `DW_CFA_def_cfa`
+fn define(program: &mut Vec<u8>, register: u8, offset: u64) {
+    program.extend([0x0c, register]);
+    uleb(program, offset);
+}
+
+impl Frames {
+    /// The common entry of functions, or of what an interrupt pushes; written when it is wanted first.
+    fn common(&mut self, signal: bool) -> u32 {
+        let at = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+        let slot = self.common.get_mut(usize::from(signal));
+        match slot {
+            Some(Some(place)) => return *place,
+            Some(slot) => *slot = Some(at),
+            None => {}
+        }
+        // Version 1; addresses count bytes, offsets -8 bytes, the return address is register 16.
+        let augmentation: &[u8] = if signal { b"S\0" } else { b"\0" };
+        let mut body = [&[0xff, 0xff, 0xff, 0xff, 1][..], augmentation, &[1, 0x78, RETURN]].concat();
+        // The caller's stack is behind the return address, which is at its end.
+        body.extend([0x0c, SP, 8, 0x80 | RETURN, 1]);
+        self.block(body);
+        at
+    }
+
+    /// The entry of a piece of code.
+    fn function(&mut self, signal: bool, start: u64, len: u64, program: &[u8]) {
+        let common = self.common(signal);
+        let mut body = common.to_le_bytes().to_vec();
+        body.extend(start.to_le_bytes());
+        body.extend(len.to_le_bytes());
+        body.extend_from_slice(program);
+        self.block(body);
+        self.functions = self.functions.saturating_add(1);
+    }
+
+    /// A length and a body, filled up with DW_CFA_nop.
+    fn block(&mut self, mut body: Vec<u8>) {
+        let len = body.len().saturating_add(4).next_multiple_of(8).saturating_sub(4);
+        body.resize(len, 0);
+        self.bytes.extend(u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
+        self.bytes.extend(body);
+    }
+}
+
+/// Entries of all functions, from the tables of the kernel.
+fn of_orc(frames: &mut Frames, image: &Image<'_>, tables: &Tables, layout: orc::Layout) {
+    let ip = image.bytes(tables.ip.0.0, tables.ip.1.0);
+    let entries = image.bytes(tables.entries.0.0, tables.entries.1.0);
+    let places = (0_u64..).map(|index| tables.ip.0.0.wrapping_add(index.wrapping_mul(4)));
+    let addresses = places
+        .zip(ip.chunks_exact(4))
+        .map(|(place, word)| place.wrapping_add_signed(Fields(word).i32(0).unwrap_or(0).into()));
+    let all: Vec<(u64, &[u8])> = addresses.zip(entries.chunks_exact(ENTRY)).collect();
+    // A table that is not in order is damaged: nothing in it can be found.
+    if !all.is_sorted_by_key(|(address, _)| *address) {
+        return;
+    }
+    let mut starts: Vec<u64> = image
+        .symbols
+        .all()
+        .iter()
+        .filter(|symbol| image.is_text(symbol.address))
+        .map(|symbol| symbol.address.0)
+        .collect();
+    starts.dedup();
+    let last = image.text().map_or(0, |(_, end)| end);
+    for (index, &start) in (1_usize..).zip(&starts) {
+        let end = starts.get(index).copied().unwrap_or(last);
+        let first = all.partition_point(|(address, _)| *address <= start).saturating_sub(1);
+        let mut rows = Vec::new();
+        let rest = all.get(first..).unwrap_or_default();
+        for (number, (address, bytes)) in (1_usize..).zip(rest) {
+            if *address >= end {
+                break;
+            }
+            let next = rest.get(number).map_or(end, |(address, _)| *address);
+            let (from, to) = ((*address).max(start), next.min(end));
+            let Some(entry) = layout.decode(bytes).filter(|_| from < to) else { continue };
+            rows.push(Row { start: from, end: to, entry });
+        }
+        runs(frames, image, &rows);
+    }
+}
+
+/// Writes what is known, a piece for each run of rows of one kind.
+fn runs(frames: &mut Frames, image: &Image<'_>, rows: &[Row]) {
+    let known = |row: &Row| {
+        matches!(row.entry.frame, Frame::Call | Frame::Registers | Frame::Interrupt)
+            && !matches!(row.entry.sp.0, Base::Undefined | Base::PreviousSp)
+    };
+    let signal = |row: &Row| row.entry.frame != Frame::Call;
+    let kind = |row: &Row| known(row).then(|| signal(row));
+    for run in rows.chunk_by(|one, next| kind(one) == kind(next) && one.end == next.start) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        let Some(signal) = kind(first) else { continue };
+        let program = program(run, first.start);
+        let start = image.link(VirtAddr(first.start));
+        frames.function(signal, start, last.end.saturating_sub(first.start), &program);
+    }
+}
+
+/// The instructions of a run.
+fn program(rows: &[Row], start: u64) -> Vec<u8> {
+    let mut program = Vec::new();
+    let mut at = start;
+    let mut saved = None;
+    for row in rows {
+        advance(&mut program, row.start.saturating_sub(at));
+        at = row.start;
+        stack(&mut program, row.entry);
+        if row.entry.frame == Frame::Call {
+            let bp = match row.entry.bp {
+                (Base::PreviousSp, offset) if offset <= 0 && offset % 8 == 0 => {
+                    Some(offset.unsigned_abs() / 8)
+                }
+                _ => None,
+            };
+            if saved != Some(bp) {
+                saved = Some(bp);
+                match bp {
+                    Some(words) => {
+                        program.push(0x80 | BP);
+                        uleb(&mut program, words.into());
+                    }
+                    // DW_CFA_same_value
+                    None => program.extend([0x08, BP]),
+                }
+            }
+        } else {
+            registers(&mut program, row.entry.frame);
+        }
+    }
+    program
+}
+
+/// `DW_CFA_advance_loc`
+fn advance(program: &mut Vec<u8>, bytes: u64) {
+    match (u8::try_from(bytes), u16::try_from(bytes), u32::try_from(bytes)) {
+        (Ok(0), ..) => {}
+        (Ok(short @ ..64), ..) => program.push(0x40 | short),
+        (Ok(byte), ..) => program.extend([0x02, byte]),
+        (_, Ok(word), _) => {
+            program.push(0x03);
+            program.extend(word.to_le_bytes());
+        }
+        (.., Ok(long)) => {
+            program.push(0x04);
+            program.extend(long.to_le_bytes());
+        }
+        // No function is that long.
+        _ => {}
+    }
+}
+
+/// Where the caller's stack begins: or the registers, where they lie there.
+fn stack(program: &mut Vec<u8>, entry: Entry) {
+    let (base, offset) = entry.sp;
+    let register = match base {
+        Base::Ax => 0,
+        Base::Dx => 1,
+        Base::Di => 5,
+        Base::Bp | Base::BpIndirect => BP,
+        Base::R10 => 10,
+        Base::R13 => 13,
+        Base::Sp | Base::SpIndirect | Base::PreviousSp | Base::Undefined => SP,
+    };
+    let mut expression = vec![0x70 | register]; // DW_OP_breg0 + register
+    match base {
+        Base::BpIndirect => {
+            sleb(&mut expression, offset.into());
+            expression.push(0x06); // DW_OP_deref
+        }
+        Base::SpIndirect => {
+            sleb(&mut expression, 0);
+            expression.extend([0x06, 0x11]); // then DW_OP_consts
+            sleb(&mut expression, offset.into());
+            expression.push(0x22); // DW_OP_plus
+        }
+        _ => {
+            if let Ok(offset) = u64::try_from(offset) {
+                return define(program, register, offset);
+            }
+            // DW_CFA_def_cfa_sf, in words of -8 bytes.
+            program.extend([0x12, register]);
+            return sleb(program, i64::from(offset) / -8);
+        }
+    }
+    // DW_CFA_def_cfa_expression
+    program.push(0x0f);
+    uleb(program, to_u64(expression.len()));
+    program.extend(expression);
+}
+
+/// Where the registers of what was interrupted are.
+fn registers(program: &mut Vec<u8>, frame: Frame) {
+    let all = frame == Frame::Registers;
+    let start = if all { 0 } else { INTERRUPT };
+    for (register, offset) in REGISTERS.into_iter().filter(|(_, offset)| *offset >= start) {
+        // DW_CFA_offset_extended_sf
+        program.extend([0x11, register]);
+        sleb(program, i64::from(offset.saturating_sub(start)) / -8);
+    }
+}

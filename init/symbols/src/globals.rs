@@ -1,0 +1,107 @@
+//! The kernel's global variables and their types.
+//!
+//! BTF has the types of per-CPU variables only. The types of the others come from a table that
+//! `scripts/globals` makes from the debug packages of several kernels. A declaration counts only if
+//! this kernel has the types in it, has one symbol of the name, and has the room for it up to the
+//! next symbol; of several that do, the one that fills the room best.
+
+use std::collections::BTreeSet;
+
+use base::addr::VirtAddr;
+
+use crate::btf::{Kind, TypeId, Types};
+use crate::declaration::Declarations;
+use crate::kallsyms::{Symbol, SymbolTable};
+
+/// `NAME`, a tab, its declaration; a line each, several of a name where kernels differ.
+const TABLE: &str = include_str!("globals/table.txt");
+/// Variables that readers compute with, and would compute wrongly with if they had to guess a type.
+const CORE: &str = include_str!("globals/core.txt");
+
+/// A variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub address: VirtAddr,
+    /// What it is.
+    pub of: TypeId,
+    /// Whether other files see it.
+    pub is_global: bool,
+}
+
+/// The variables of a kernel.
+#[derive(Clone, Debug, Default)]
+pub struct Globals {
+    /// By name.
+    pub variables: Vec<Variable>,
+    /// Names that readers compute with and that this kernel has, but whose type is not known.
+    pub unresolved: Vec<String>,
+}
+
+/// Finds the types of all variables that can be had.
+#[must_use]
+pub fn resolve(types: &mut Types, symbols: &SymbolTable) -> Globals {
+    let mut variables = of_btf(types, symbols);
+    let known: BTreeSet<String> = variables.iter().map(|variable| variable.name.clone()).collect();
+    let mut declarations = Declarations::new(types);
+    let mut lines = TABLE.lines().filter_map(|line| line.split_once('\t')).peekable();
+    while let Some((name, first)) = lines.next() {
+        let mut texts = vec![first];
+        while let Some((_, text)) = lines.next_if(|(next, _)| *next == name) {
+            texts.push(text);
+        }
+        let symbol = symbols.symbol(name).filter(|_| !known.contains(name) && symbols.only(name).is_some());
+        let Some(symbol) = symbol else { continue };
+        let room = symbols.gap(symbol.address).unwrap_or(0);
+        let candidates = texts.into_iter().filter_map(|text| fitting(&mut declarations, text, name, room));
+        if let Some((_, of)) = candidates.reduce(|best, next| if next.0 > best.0 { next } else { best }) {
+            variables.push(variable(name, symbol, of));
+        }
+    }
+    variables.sort_by(|one, other| one.name.cmp(&other.name));
+    let found: BTreeSet<&str> = variables.iter().map(|variable| variable.name.as_str()).collect();
+    let is_lost = |name: &&str| !found.contains(name) && symbols.find(name).is_some();
+    let unresolved = CORE.lines().filter(is_lost).map(str::to_owned).collect();
+    Globals { variables, unresolved }
+}
+
+fn variable(name: &str, symbol: &Symbol, of: TypeId) -> Variable {
+    Variable { name: name.to_owned(), address: symbol.address, of, is_global: symbol.is_global() }
+}
+
+/// The variables that the kernel's own types tell of.
+fn of_btf(types: &Types, symbols: &SymbolTable) -> Vec<Variable> {
+    let mut seen = BTreeSet::new();
+    let all = types.kernel_ids().filter_map(|id| types.get(id));
+    let variables = all.filter(|found| found.kind == Kind::Variable).filter_map(|found| {
+        let name = types.string(found.name);
+        Some(variable(name, symbols.symbol(name)?, found.target()))
+    });
+    variables.filter(|variable| seen.insert(variable.name.clone())).collect()
+}
+
+/// The type that a declaration has in this kernel, and its bytes, if it fits into `room` bytes. Arrays
+/// take what there is: kernels differ in their lengths.
+fn fitting(declarations: &mut Declarations<'_>, text: &str, name: &str, room: u64) -> Option<(u64, TypeId)> {
+    let (declared, of) = declarations.declare(text).ok()?;
+    if declared != name {
+        return None;
+    }
+    let types = declarations.types();
+    let plain = types.strip(of);
+    let array = types.get(plain).and_then(|found| found.elements());
+    if let Some((element, length)) = array {
+        let bytes = types.size(element).filter(|bytes| *bytes > 0)?;
+        let fit = room.checked_div(bytes)?;
+        if length == 0 || u64::from(length) > fit {
+            let fit = u32::try_from(fit).ok()?;
+            let of = declarations.array(element, fit);
+            return Some((u64::from(fit).saturating_mul(bytes), of));
+        }
+    }
+    // What has no size can still be named, such as a declared structure; its bytes cannot be read.
+    let bytes = types.size(plain).unwrap_or(0);
+    (bytes <= room).then_some((bytes, of))
+}

@@ -1,0 +1,37 @@
+//! Names, types and stack frames of a Linux kernel, out of nothing but its own memory.
+//!
+//! A kernel carries what a debugger needs: the names of its symbols (`kallsyms`), its types (BTF)
+//! and how its stacks are unwound (ORC). This crate reads them from a dump, and writes them as the
+//! file that debuggers ask for, so that nothing has to be downloaded, for any kernel, years later.
+//!
+//! ## Start here
+//! - [`kallsyms`]: symbols by name and by address.
+//! - [`btf`]: the types of the kernel and its modules.
+//! - [`globals`]: the types of global variables, from a table of C declarations; [`declaration`]
+//!   reads those.
+//! - [`model`]: the three of them together.
+//! - [`orc`]: how stacks are unwound.
+//! - [`debuginfo`]: the ELF file with a symbol table, DWARF and call frame information.
+//! - [`isf`]: the same for volatility3.
+//!
+//! ## Words
+//! *Link-time address*: where a symbol is without KASLR, as in the distribution's `vmlinux`.
+//! *Types*: all types of a kernel and its modules in one row, by [`btf::TypeId`].
+//!
+//! The memory is hostile: every parser is total, every loop has a bound, and what contradicts itself
+//! is refused with the reason.
+#![cfg_attr(
+    test,
+    allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")
+)]
+
+pub mod btf;
+pub mod debuginfo;
+pub mod declaration;
+pub mod globals;
+mod image;
+pub mod isf;
+pub mod kallsyms;
+mod list;
+pub mod model;
+pub mod orc;
