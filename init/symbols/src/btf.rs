@@ -395,21 +395,21 @@ impl Types {
     /// Adds a type that is `kind` of `target`: a pointer, a modifier, a declaration of a structure
     /// (`flag`: of a union).
     pub fn add(&mut self, kind: Kind, name: u32, flag: bool, target: TypeId) -> TypeId {
-        self.append(kind, name, flag, 0, target.0, &[])
+        self.append([name, info(kind, flag, 0), target.0], &[])
     }
 
     /// Adds an integer of `size` bytes.
     pub fn add_integer(&mut self, name: &str, size: u8, signed: bool) -> TypeId {
         let name = self.add_string(name);
         let word = u32::from(signed) << 24 | u32::from(size).saturating_mul(8);
-        self.append(Kind::Int, name, false, 0, size.into(), &word.to_le_bytes())
+        self.append([name, info(Kind::Int, false, 0), size.into()], &word.to_le_bytes())
     }
 
     /// Adds an array.
     pub fn add_array(&mut self, element: TypeId, length: u32) -> TypeId {
         let index = self.named(Space::Plain, "unsigned int").unwrap_or_default();
         let words = [element.0, index.0, length].map(u32::to_le_bytes);
-        self.append(Kind::Array, 0, false, 0, 0, words.as_flattened())
+        self.append([0, info(Kind::Array, false, 0), 0], words.as_flattened())
     }
 
     /// Adds a prototype of a function; a parameter of type `void` stands for `...`.
@@ -417,16 +417,15 @@ impl Types {
         let rows: Vec<[[u8; 4]; 2]> =
             parameters.iter().map(|of| [0_u32.to_le_bytes(), of.0.to_le_bytes()]).collect();
         let elements = u32::try_from(rows.len()).unwrap_or(u32::MAX);
-        self.append(Kind::Prototype, 0, false, elements, returns.0, rows.as_flattened().as_flattened())
+        let info = info(Kind::Prototype, false, elements);
+        self.append([0, info, returns.0], rows.as_flattened().as_flattened())
     }
 
-    fn append(&mut self, kind: Kind, name: u32, flag: bool, elements: u32, word: u32, more: &[u8]) -> TypeId {
+    /// Appends a type of three words, with what is behind them.
+    fn append(&mut self, words: [u32; 3], more: &[u8]) -> TypeId {
         let Ok(start) = u32::try_from(self.bytes.len()) else { return TypeId::VOID };
         let id = TypeId(self.len());
-        let info = u32::from(flag) << 31 | kind.number() << 24 | elements & 0xffff;
-        for word in [name, info, word] {
-            self.bytes.extend_from_slice(&word.to_le_bytes());
-        }
+        self.bytes.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
         self.bytes.extend_from_slice(more);
         self.starts.push(start);
         id
@@ -438,4 +437,9 @@ impl Types {
         let words = self.starts.len().saturating_add(self.by_name.len()).saturating_mul(4);
         to_u64(self.bytes.len().saturating_add(self.strings.len()).saturating_add(words))
     }
+}
+
+/// The second word of a type: `kind_flag`, kind, number of elements.
+fn info(kind: Kind, flag: bool, elements: u32) -> u32 {
+    u32::from(flag) << 31 | kind.number() << 24 | elements & 0xffff
 }
