@@ -1,7 +1,6 @@
 //! `afterimage debuginfo`: the debug file of the kernel in a dump, made of the dump alone.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -55,9 +54,8 @@ pub fn make(files: &[PathBuf], out: &Path) -> Result<Report, MakeError> {
     let report = report.map_err(|source| MakeError::Make { path: out.to_owned(), source })?;
     writer.flush().map_err(failed)?;
     let file = writer.into_inner().map_err(|error| failed(error.into_error()))?;
-    file.as_file().sync_all().map_err(failed)?;
+    // Not synced: it can be made again at any time.
     file.persist(out).map_err(|error| failed(error.error))?;
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
     Ok(report)
 }
 

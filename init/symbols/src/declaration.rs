@@ -3,7 +3,8 @@
 //! The table of globals was made from other kernels, so every name in a declaration is looked up in
 //! the types of this one: a declaration whose types are not there is not believed. Two forms are not
 //! C: `struct { a; b; }` is the only structure without a name whose members are called that, and
-//! `[#NAME]` has as many elements as the enumeration NAME has enumerators.
+//! `[#NAME]` has as many elements as the enumeration NAME has enumerators. `[?]` and `[]` have none
+//! that the declaration tells.
 
 use std::collections::HashMap;
 
@@ -34,7 +35,8 @@ pub struct Declarations<'t> {
     derived: HashMap<(u8, TypeId), TypeId>,
     /// Declared structures and unions that this kernel has no definition of.
     forwards: HashMap<(Space, String), TypeId>,
-    /// Structures and unions without a name, by the names of their members; none if there are several.
+    /// Structures, unions and enumerations without a name, by the names in them; none if there are
+    /// several.
     unnamed: HashMap<String, Option<TypeId>>,
     enumerators: HashMap<String, i128>,
 }
@@ -56,8 +58,12 @@ impl<'t> Declarations<'t> {
                     unnamed.entry(names.join(" ")).and_modify(|one| *one = None).or_insert(Some(id));
                 }
                 Kind::Enum | Kind::Enum64 => {
-                    for (name, value) in found.enumerators() {
-                        enumerators.entry(types.string(name).to_owned()).or_insert(value);
+                    let names: Vec<&str> = found.enumerators().map(|(name, _)| types.string(name)).collect();
+                    if found.name == 0 {
+                        unnamed.entry(names.join(" ")).and_modify(|one| *one = None).or_insert(Some(id));
+                    }
+                    for (name, (_, value)) in names.into_iter().zip(found.enumerators()) {
+                        enumerators.entry(name.to_owned()).or_insert(value);
                     }
                 }
                 _ => {}
@@ -255,7 +261,9 @@ impl<'t> Declarations<'t> {
     /// The number of elements that a token stands for.
     fn length(&self, token: &str) -> Result<u32, DeclarationError> {
         let unknown = || DeclarationError::Unknown(format!("number of elements {token}"));
-        let value = if token.starts_with(|first: char| first.is_ascii_digit()) {
+        let value = if token == "?" {
+            Some(0)
+        } else if token.starts_with(|first: char| first.is_ascii_digit()) {
             token.parse().ok()
         } else if let Some(tag) = token.strip_prefix('#') {
             let found = self.types.named(Space::Enum, tag).and_then(|id| self.types.get(id));
@@ -316,7 +324,7 @@ fn tokens(text: &str) -> Result<Vec<&str>, DeclarationError> {
             3
         } else if of_name(first) || first == '#' {
             rest.char_indices().skip(1).find(|(_, char)| !of_name(*char)).map_or(rest.len(), |(at, _)| at)
-        } else if "*()[],;{}".contains(first) {
+        } else if "*()[],;{}?".contains(first) {
             1
         } else {
             return Err(DeclarationError::Syntax(rest.to_owned()));

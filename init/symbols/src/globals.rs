@@ -15,6 +15,8 @@ use crate::kallsyms::{Symbol, SymbolTable};
 
 /// `NAME`, a tab, its declaration; a line each, several of a name where kernels differ.
 const TABLE: &str = include_str!("globals/table.txt");
+/// An array that takes what room there is: its length is another one in each kernel.
+const ANY_LENGTH: &str = "[?]";
 /// Variables that readers compute with, and would compute wrongly with if they had to guess a type.
 const CORE: &str = include_str!("globals/core.txt");
 
@@ -63,7 +65,8 @@ pub fn resolve(types: &mut Types, symbols: &SymbolTable) -> Globals {
     variables.sort_by(|one, other| one.name.cmp(&other.name));
     let found: BTreeSet<&str> = variables.iter().map(|variable| variable.name.as_str()).collect();
     let is_lost = |name: &&str| !found.contains(name) && symbols.find(name).is_some();
-    let unresolved = CORE.lines().filter(is_lost).map(str::to_owned).collect();
+    let unresolved =
+        CORE.lines().filter(|line| !line.starts_with('#')).filter(is_lost).map(str::to_owned).collect();
     Globals { variables, unresolved }
 }
 
@@ -95,7 +98,7 @@ fn fitting(declarations: &mut Declarations<'_>, text: &str, name: &str, room: u6
     if let Some((element, length)) = array {
         let bytes = types.size(element).filter(|bytes| *bytes > 0)?;
         let fit = room.checked_div(bytes)?;
-        if length == 0 || u64::from(length) > fit {
+        if text.contains(ANY_LENGTH) || u64::from(length) > fit {
             let fit = u32::try_from(fit).ok()?;
             let of = declarations.array(element, fit);
             return Some((u64::from(fit).saturating_mul(bytes), of));

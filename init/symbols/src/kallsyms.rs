@@ -131,7 +131,8 @@ fn bytes(kernel: &Kernel<'_>, at: VirtAddr, len: usize, what: &'static str) -> R
 /// The tokens, by their number.
 struct Tokens {
     text: Vec<u8>,
-    starts: Vec<usize>,
+    /// First byte and last byte plus one.
+    places: Vec<(usize, usize)>,
 }
 
 impl Tokens {
@@ -153,13 +154,16 @@ impl Tokens {
                 Err(_) => break,
             }
         }
-        Ok(Self { text, starts })
+        let len = |start: usize| text.get(start..).unwrap_or_default().iter().position(|&byte| byte == 0);
+        let places =
+            starts.iter().map(|&start| (start, start.saturating_add(len(start).unwrap_or(0)))).collect();
+        Ok(Self { text, places })
     }
 
     /// The text of a token, without the NUL behind it.
     fn get(&self, token: u8) -> Option<&[u8]> {
-        let text = self.text.get(*self.starts.get(usize::from(token))?..)?;
-        text.split(|&byte| byte == 0).next()
+        let (start, end) = *self.places.get(usize::from(token))?;
+        self.text.get(start..end)
     }
 }
 

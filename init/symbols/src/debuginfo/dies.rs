@@ -94,8 +94,16 @@ impl Value {
     }
 }
 
-/// What entries have in common: tag, whether it has children, attributes with forms.
-type Abbreviation = (u8, bool, [(u8, u8); MAX_ATTRIBUTES]);
+/// What entries have in common, in one number that is quickly compared: tag, whether it has children,
+/// and for each attribute its number of seven bits and its form of five.
+type Abbreviation = u128;
+
+fn abbreviation(tag: u8, children: bool, attributes: &[(u8, Value)], far: bool) -> Abbreviation {
+    let start = u128::from(tag) << 1 | u128::from(children);
+    attributes.iter().take(MAX_ATTRIBUTES).fold(start, |key, (attribute, value)| {
+        key << 12 | u128::from(*attribute) << 5 | u128::from(value.form(far))
+    })
+}
 
 /// Entries, one behind the other, from the start of `.debug_info` on.
 #[derive(Debug, Default)]
@@ -169,10 +177,7 @@ impl Dies {
 
     /// Writes an entry.
     pub(super) fn entry(&mut self, tag: u8, children: bool, attributes: &[(u8, Value)]) {
-        let mut key: Abbreviation = (tag, children, [(0, 0); MAX_ATTRIBUTES]);
-        for (slot, (attribute, value)) in key.2.iter_mut().zip(attributes) {
-            *slot = (*attribute, value.form(self.far));
-        }
+        let key = abbreviation(tag, children, attributes, self.far);
         let next = u64::try_from(self.abbreviations.len()).unwrap_or(u64::MAX).saturating_add(1);
         let code = *self.abbreviations.entry(key).or_insert(next);
         if code == next {

@@ -22,7 +22,7 @@ const MAX_RODATA: u64 = 2 << 20;
 /// What a section has in the file.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// These bytes.
+    /// These bytes; room behind them, if there are fewer than the section has.
     Bytes(Vec<u8>),
     /// Room that nothing is written to.
     Hole,
@@ -184,9 +184,7 @@ fn rodata(image: &Image<'_>) -> (Option<(u64, u64)>, Content) {
     let banner = image.find(&["linux_banner"]).filter(|banner| (start..end).contains(banner));
     let wanted = banner.map_or(0, |banner| banner.saturating_add(BANNER).min(end).saturating_sub(start));
     let wanted = if wanted > MAX_RODATA { end.saturating_sub(start) } else { wanted };
-    let mut bytes = image.bytes(start, start.saturating_add(wanted));
-    bytes.resize(base::addr::to_usize(end.saturating_sub(start)), 0);
-    (Some((start, end)), Content::Bytes(bytes))
+    (Some((start, end)), Content::Bytes(image.bytes(start, start.saturating_add(wanted))))
 }
 
 /// A section up to the last symbol of the image, if the last section ends below it.

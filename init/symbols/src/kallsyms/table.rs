@@ -61,14 +61,21 @@ impl Builder {
         let Self { names, mut symbols } = self;
         symbols.sort_by_key(|symbol| symbol.address);
         let mut table = SymbolTable { names, symbols, by_name: Vec::new() };
-        let mut by_name: Vec<u32> = (0..).take(table.symbols.len()).collect();
-        // Global symbols before local ones of the same name, then by address.
+        // Global symbols before local ones of the same name, then by address. The first eight bytes
+        // decide most comparisons without a look at the names.
+        let start = |symbol: &Symbol| {
+            let mut bytes = [0; 8];
+            bytes.iter_mut().zip(table.name_bytes(symbol)).for_each(|(byte, name)| *byte = *name);
+            u64::from_be_bytes(bytes)
+        };
+        let mut by_name: Vec<(u64, u32)> = table.symbols.iter().map(start).zip(0..).collect();
         let key = |number: u32| {
             let symbol = table.symbols.get(to_usize(number.into()));
             symbol.map(|symbol| (table.name_bytes(symbol), !symbol.is_global(), number))
         };
-        by_name.sort_unstable_by(|&one, &other| key(one).cmp(&key(other)));
-        table.by_name = by_name;
+        by_name
+            .sort_unstable_by(|one, other| one.0.cmp(&other.0).then_with(|| key(one.1).cmp(&key(other.1))));
+        table.by_name = by_name.into_iter().map(|(_, number)| number).collect();
         table
     }
 }
