@@ -1,5 +1,6 @@
 //! The commands of `afterimage` and their options.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use afterimage::{keys, planned};
@@ -200,6 +201,24 @@ pub(crate) enum Command {
         /// The file to write
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
+    },
+    /// Start crash on a vmcore or dump, with the debug file that is made of it
+    Crash {
+        /// The vmcore or dump; of a split dump all files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Options of crash
+        #[arg(last = true, value_name = "ARGUMENT")]
+        arguments: Vec<OsString>,
+    },
+    /// Start drgn on a vmcore or dump, with the debug file that is made of it
+    Drgn {
+        /// The vmcore or dump
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Options and script of drgn
+        #[arg(last = true, value_name = "ARGUMENT")]
+        arguments: Vec<OsString>,
     },
     /// Print the kernel log in a vmcore or dump
     Dmesg {

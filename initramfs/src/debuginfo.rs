@@ -1,6 +1,5 @@
 //! `afterimage debuginfo`: the debug file of the kernel in a dump, made of the dump alone.
 
-use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -71,15 +70,22 @@ pub fn text(report: &Report, out: &Path) -> String {
         report.functions,
         report.variables,
     );
-    for what in report.missing.iter().chain(&report.without_types) {
-        let _ = writeln!(text, "missing: {what}");
-    }
-    if !report.unresolved.is_empty() {
-        let names = report.unresolved.join(", ");
-        let _ = writeln!(
-            text,
-            "the types of these variables are not known, and readers may print nonsense of them: {names}"
-        );
+    for line in warnings(report) {
+        text.push_str(&line);
+        text.push('\n');
     }
     text
+}
+
+/// What is not in the file, a line each.
+#[must_use]
+pub fn warnings(report: &Report) -> Vec<String> {
+    let missing = report.missing.iter().chain(&report.without_types).map(|what| format!("missing: {what}"));
+    let names = report.unresolved.join(", ");
+    let unresolved = (!names.is_empty()).then(|| {
+        format!(
+            "the types of these variables are not known, and debuggers may print nonsense of them: {names}"
+        )
+    });
+    missing.chain(unresolved).collect()
 }

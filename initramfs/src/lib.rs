@@ -14,7 +14,7 @@
 //! | [`planned`] | switching kernels on purpose |
 //! | [`boot_entry`] | what the machine goes on to after a capture |
 //! | [`raw`] | raw devices: making one a target, copying a capture off it |
-//! | [`debuginfo`] | what debuggers need to read a dump |
+//! | [`debuginfo`], [`readers`] | what debuggers need to read a dump |
 //! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`], [`estimate`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
     test,
@@ -45,6 +45,7 @@ pub mod output;
 pub mod place;
 pub mod planned;
 pub mod raw;
+pub mod readers;
 pub mod remote;
 pub mod rivals;
 pub mod signatures;

@@ -2,6 +2,7 @@
 
 mod cli;
 
+use std::ffi::OsString;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,9 +14,11 @@ use afterimage::loader::Loaded;
 use afterimage::map::text;
 use afterimage::offline::OfflineError;
 use afterimage::output::OutputError;
+use afterimage::readers::Reader;
 use afterimage::sys::wiping::Wiping;
 use afterimage::{
-    debuginfo, estimate, host, inspect, keys, loader, offline, output, planned, raw, status, stream, survey,
+    debuginfo, estimate, host, inspect, keys, loader, offline, output, planned, raw, readers, status, stream,
+    survey,
 };
 use base::config::{Config, Dump};
 use clap::Parser;
@@ -120,6 +123,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let report = debuginfo::make(&files, &output)?;
             print(&debuginfo::text(&report, &output))
         }
+        Command::Crash { files, arguments } => debugged(Reader::Crash, &files, &arguments),
+        Command::Drgn { file, arguments } => debugged(Reader::Drgn, &[file], &arguments),
         Command::Dmesg { files } => kernel_log(&files),
         Command::Inspect { pages: true, map, files } => page_map(map.as_deref(), &files),
         Command::Inspect { files, .. } => {
@@ -180,6 +185,17 @@ fn recovered(files: &[PathBuf], keep_uncollected: bool, again: bool) -> Result<E
     let lines: Vec<_> = captures.iter().map(|capture| base::text::line(&capture.text())).collect();
     let code = whole_or_damaged(captures.iter().all(|capture| capture.whole));
     Ok(verdict(&format!("{}\n", lines.join("\n")), code)?)
+}
+
+/// Runs a debugger; its exit code is ours.
+fn debugged(reader: Reader, files: &[PathBuf], arguments: &[OsString]) -> Result<ExitCode, Failure> {
+    let status = readers::run(reader, files, arguments, &|report| {
+        for line in debuginfo::warnings(report) {
+            output::complain(&line);
+        }
+    })?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 fn kernel_log(files: &[PathBuf]) -> Result<ExitCode, Failure> {

@@ -24,6 +24,7 @@ pub mod control;
 pub mod crash_copy;
 pub mod cut;
 pub mod damage;
+pub mod debug_files;
 pub mod disk;
 pub mod extra_disk;
 pub mod fault;

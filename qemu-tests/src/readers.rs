@@ -257,6 +257,11 @@ fn newest_crash() -> Result<&'static Crash> {
     Ok(CRASH.get_or_init(|| Crash { program, major }))
 }
 
+/// The program of the newest crash.
+pub(crate) fn crash_program() -> Result<&'static Path> {
+    Ok(&newest_crash()?.program)
+}
+
 /// The major version in what `crash --version` prints.
 fn major_version(text: &str) -> Option<u32> {
     let line = text.lines().find_map(|line| line.strip_prefix("crash "))?;
@@ -350,7 +355,7 @@ fn complaints(command: &str, output: &str) -> Result<()> {
 }
 
 /// Runs a script that prints one JSON value.
-fn python<T: DeserializeOwned>(python: &Path, script: &str, arguments: &[OsString]) -> Result<T> {
+pub(crate) fn python<T: DeserializeOwned>(python: &Path, script: &str, arguments: &[OsString]) -> Result<T> {
     let output = command(&python.to_string_lossy()).args(["-c", script]).args(arguments).run()?;
     serde_json::from_slice(&output.stdout)
         .with_context(|| format!("a script printed {:?}", String::from_utf8_lossy(&output.stdout)))

@@ -1,0 +1,120 @@
+//! Two debug files of one kernel, judged by what debuggers print with each of them.
+
+use crate::binaries::Binaries;
+use crate::command::{Run, command};
+use crate::readers::{crash_program, drgn_python, python};
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Commands of crash, a line each: something of every command that looks at memory.
+const COMMANDS: &str = include_str!("crash_commands.txt");
+/// What comes before the output of a command.
+const MARK: &str = "@@@@ ";
+
+/// What was printed, by check or command.
+pub type Texts = BTreeMap<String, String>;
+
+/// How the types of two debug files compare.
+#[derive(Debug, Deserialize)]
+pub struct Layouts {
+    /// Types that both have.
+    pub compared: u64,
+    /// Of these, the ones that differ in size, or in the place or type of a member.
+    pub differ: Vec<String>,
+    /// Of these, the ones of whose name the kernel has several types.
+    pub ambiguous: Vec<String>,
+}
+
+/// Makes the debug file `out` of a dump.
+pub fn make(dump: &[PathBuf], out: &Path) -> Result<String> {
+    let message = command(&Binaries::get()?.afterimage.to_string_lossy())
+        .arg("debuginfo")
+        .args(dump)
+        .arg("-o")
+        .arg(out)
+        .run()?;
+    Ok(String::from_utf8_lossy(&message.stdout).into_owned())
+}
+
+/// Compares all types by their layout.
+pub fn layouts(theirs: &Path, ours: &Path) -> Result<Layouts> {
+    python(&drgn_python()?, include_str!("layouts.py"), &[theirs.into(), ours.into()])
+}
+
+/// What drgn says of a core.
+pub fn drgn(core: &Path, vmlinux: &Path) -> Result<Texts> {
+    let texts: Texts =
+        python(&drgn_python()?, include_str!("drgn_checks.py"), &[core.into(), vmlinux.into()])?;
+    Ok(texts.into_iter().map(|(check, text)| (check, plain(&text))).collect())
+}
+
+/// Names of functions as both files have them: DWARF does not know that a part of a function is
+/// called `.cold`, and ends the entry of system calls elsewhere. BTF cannot tell `[0]` from `[]`.
+fn plain(text: &str) -> String {
+    text.replace(".cold", "").replace("_after_hwframe", "").replace("[0])", "[])")
+}
+
+/// What crash says of a core, command by command. Fails if it did not get to the last one.
+pub fn crash(core: &Path, vmlinux: &Path) -> Result<Texts> {
+    let work = tempfile::tempdir()?;
+    let script = work.path().join("commands");
+    let mut lines = String::new();
+    for line in COMMANDS.lines().chain(["end"]) {
+        let run = if line == "end" { "quit" } else { line };
+        writeln!(lines, "!echo '{MARK}{line}'\n{run}")?;
+    }
+    fs::write(&script, lines)?;
+    let message = command(&crash_program()?.to_string_lossy())
+        .arg("-s")
+        .args([vmlinux, core])
+        .arg("-i")
+        .arg(&script)
+        .env("HOME", work.path()) // no .crashrc
+        .run()?;
+    let text = String::from_utf8_lossy(&message.stdout).into_owned();
+    let mut texts = Texts::new();
+    for part in text.split(MARK).skip(1) {
+        let (name, output) = part.split_once('\n').unwrap_or((part, ""));
+        // The path of the debug file is told by `sys`.
+        let lines =
+            output.lines().map(str::trim_end).filter(|line| !line.trim_start().starts_with("KERNEL:"));
+        texts.insert(name.trim().to_owned(), lines.collect::<Vec<_>>().join("\n"));
+    }
+    let missing: Vec<_> = COMMANDS.lines().filter(|line| !texts.contains_key(line.trim())).collect();
+    ensure!(missing.is_empty() && texts.contains_key("end"), "crash did not run {missing:?}:\n{text}");
+    Ok(texts)
+}
+
+/// The checks or commands whose texts differ.
+#[must_use]
+pub fn differ(theirs: &Texts, ours: &Texts) -> Vec<String> {
+    theirs.iter().filter(|(name, text)| ours.get(*name) != Some(text)).map(|(name, _)| name.clone()).collect()
+}
+
+/// Fails unless the texts are equal but for those that are expected to differ; shows what differs.
+pub fn ensure_equal(theirs: &Texts, ours: &Texts, expected: &[&str]) -> Result<()> {
+    ensure!(theirs.keys().eq(ours.keys()), "other checks were made");
+    let wrong: Vec<_> =
+        differ(theirs, ours).into_iter().filter(|name| !expected.contains(&name.as_str())).collect();
+    let show = |texts: &Texts, name: &str| -> String {
+        texts.get(name).map_or("", String::as_str).chars().take(600).collect()
+    };
+    let first =
+        wrong.first().map(|name| format!("{}\n--- instead of\n{}", show(ours, name), show(theirs, name)));
+    ensure!(wrong.is_empty(), "{wrong:?} differ, the first:\n{}", first.unwrap_or_default());
+    Ok(())
+}
+
+/// Fails if a debug file lacks a section that a reader wants.
+pub fn ensure_sections(vmlinux: &Path, names: &[&str]) -> Result<()> {
+    let message = command("readelf").args(["--wide", "--sections"]).arg(vmlinux).run()?;
+    let text = String::from_utf8_lossy(&message.stdout).into_owned();
+    for name in names {
+        text.find(&format!(" {name} ")).with_context(|| format!("no section {name}:\n{text}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Debug files that are made of a dump alone: debuggers print with them what they print with the
+//! distribution's.
+
+use anyhow::{Result, ensure};
+use qemu_tests::binaries::Binaries;
+use qemu_tests::command::{Run, command};
+use qemu_tests::debug_files::{self, crash, drgn, ensure_equal, layouts, make};
+use qemu_tests::inputs;
+use qemu_tests::kernel::Kernel;
+use qemu_tests::raw_core;
+use std::fs;
+use std::slice;
+
+/// Commands of crash whose texts differ: they print lines of source, symbols that only `vmlinux` has,
+/// or addresses in crash's own memory.
+const OF_CRASH: [&str; 10] = [
+    "bt -l",
+    "dis -l do_exit 8",
+    "sym schedule",
+    "sym -l",
+    "p init_task",
+    "p linux_banner",
+    "help -k",
+    "help -m",
+    "help -t",
+    "help -v",
+];
+
+/// Judges the debug file of a kernel against the distribution's.
+fn judge(series: &str, of_drgn: &[&str], of_crash: Option<&[&str]>) -> Result<()> {
+    let kernel = Kernel::with_symbols(series)?;
+    let core = raw_core::of(series)?;
+    let work = tempfile::tempdir()?;
+    let (theirs, ours) = (kernel.vmlinux(), work.path().join("vmlinux"));
+    eprintln!("{}", make(slice::from_ref(&core), &ours)?);
+    debug_files::ensure_sections(&ours, &[".text", ".init.text", ".notes", ".debug_info", ".debug_frame"])?;
+
+    let types = layouts(&theirs, &ours)?;
+    eprintln!("{types:?}");
+    ensure!(types.compared > 5000, "only {} types were compared", types.compared);
+    ensure!(types.differ == types.ambiguous, "types differ: {types:?}");
+
+    let (with_theirs, with_ours) = (drgn(&core, &theirs)?, drgn(&core, &ours)?);
+    let failed: Vec<_> = with_theirs.iter().filter(|(_, text)| text.starts_with("EXCEPTION")).collect();
+    ensure!(failed.len() <= 4, "checks of drgn that fail anyway: {failed:?}");
+    ensure_equal(&with_theirs, &with_ours, of_drgn)?;
+    eprintln!("{} checks of drgn, other than expected: none", with_ours.len());
+
+    if let Some(expected) = of_crash {
+        let (with_theirs, with_ours) = (crash(&core, &theirs)?, crash(&core, &ours)?);
+        eprintln!("crash: {:?} differ", debug_files::differ(&with_theirs, &with_ours));
+        ensure_equal(&with_theirs, &with_ours, expected)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn debuggers_say_of_6_1_what_they_say_with_the_distributions_file() -> Result<()> {
+    judge("6.1", &[], Some(&OF_CRASH))
+}
+
+#[test]
+#[ignore = "full: kernel 6.12"]
+fn debuggers_say_of_6_12_what_they_say_with_the_distributions_file() -> Result<()> {
+    judge("6.12", &[], Some(&OF_CRASH))
+}
+
+#[test]
+#[ignore = "full: kernel 5.10, whose symbol table must be searched for"]
+fn debuggers_say_of_5_10_what_they_say_with_the_distributions_file() -> Result<()> {
+    judge("5.10", &[], Some(&OF_CRASH))
+}
+
+/// crash 9.0.2 refuses this kernel with the distribution's file, too.
+#[test]
+#[ignore = "full: kernel 7.2"]
+fn drgn_says_of_7_2_what_it_says_with_the_distributions_file() -> Result<()> {
+    judge("7.2", &[], None)
+}
+
+/// Every form of dump of one crash gives the same file, byte for byte.
+#[test]
+fn each_form_of_dump_gives_the_same_file() -> Result<()> {
+    let core = raw_core::of("6.1")?;
+    let work = tempfile::tempdir()?;
+    let path = |name: &str| work.path().join(name);
+    make(slice::from_ref(&core), &path("of-core"))?;
+    let expected = fs::read(path("of-core"))?;
+    for form in ["kdump", "flattened", "elf", "lime"] {
+        command(&Binaries::get()?.afterimage.to_string_lossy())
+            .args(["dump", "--force", "--level", "31", "--format", form])
+            .args([&core, &path("dump")])
+            .run()?;
+        make(&[path("dump")], &path("of-dump"))?;
+        ensure!(fs::read(path("of-dump"))? == expected, "a {form} dump of level 31 gives another file");
+    }
+    let parts = inputs::make(&core, work.path(), &["--split", "-l", "-d", "31"])?;
+    make(&parts, &path("of-dump"))?;
+    ensure!(fs::read(path("of-dump"))? == expected, "a split dump gives another file");
+    Ok(())
+}
