@@ -91,9 +91,6 @@ impl Reader {
         let refused = |what, remedy| Err(ReaderError::Form { name: self.name(), what, remedy });
         let dump = input.kdump();
         match self {
-            Self::Drgn if dump.is_some_and(Kdump::is_flattened) => {
-                refused("flattened dumps", "`afterimage recover DUMP OUT` makes a plain one of it")
-            }
             Self::Drgn if dump.is_some_and(Kdump::is_split) => {
                 refused("split dumps", "`afterimage dump PART... OUT` makes one file of it")
             }

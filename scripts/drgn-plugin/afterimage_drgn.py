@@ -45,6 +45,17 @@ def _find(modules):
         path = _make(os.fsdecode(prog.core_dump_path), directory)
         if path:
             module.try_file(path)
+            _name_modules(prog)
+
+
+def _name_modules(prog):
+    """Names the functions of modules, whose symbols the kernel has in its memory."""
+    try:
+        from drgn.helpers.linux.kallsyms import load_module_kallsyms
+
+        prog.register_symbol_finder("afterimage", load_module_kallsyms(prog), enable_index=-1)
+    except (ImportError, LookupError, ValueError, drgn.FaultError) as error:
+        logger.warning("functions of modules have no names: %s", error)
 
 
 def drgn_prog_set(prog):
