@@ -118,3 +118,8 @@ pub fn ensure_sections(vmlinux: &Path, names: &[&str]) -> Result<()> {
     }
     Ok(())
 }
+
+/// Functions on the stack of each process that does not run, by PID, as drgn finds them.
+pub fn stacks(core: &Path, vmlinux: &Path) -> Result<BTreeMap<u32, Vec<String>>> {
+    python(&drgn_python()?, include_str!("stacks.py"), &[core.into(), vmlinux.into()])
+}

@@ -65,6 +65,11 @@ impl<'a> Image<'a> {
         self.text.first().copied().flatten()
     }
 
+    /// The kernel's code, and what of it is thrown away after the start.
+    pub(crate) fn code(&self) -> [Option<(u64, u64)>; 2] {
+        self.text
+    }
+
     /// Whether code lies there.
     pub(crate) fn is_text(&self, address: VirtAddr) -> bool {
         self.text.iter().flatten().any(|&(start, end)| (start..end).contains(&address.0))

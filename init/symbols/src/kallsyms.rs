@@ -21,6 +21,7 @@ use vmcore::kernel::{Kernel, KernelError};
 use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 
+pub(crate) use table::Builder;
 pub use table::{Symbol, SymbolTable};
 
 /// Symbols that are believed; kernels with all options have 250,000.
@@ -139,7 +140,7 @@ impl Tokens {
     fn read(kernel: &Kernel<'_>, places: Places) -> Result<Self, KallsymsError> {
         let index = bytes(kernel, places.index, 512, "kallsyms_token_index")?;
         let starts: Vec<usize> = (0..256)
-            .filter_map(|token| Fields(&index).u16(usize::saturating_mul(token, 2)))
+            .filter_map(|token| Fields(&index).u16(2_usize.saturating_mul(token)))
             .map(usize::from)
             .collect();
         let last = starts.iter().copied().max().unwrap_or(0);
@@ -238,7 +239,7 @@ fn decode(kernel: &Kernel<'_>, places: Places) -> Result<SymbolTable, KallsymsEr
     let addresses = addresses(kernel, places.addresses, count)?;
     let tokens = Tokens::read(kernel, places)?;
     let mut names = Names { pieces: Pieces::new(kernel, places.names), buffer: Vec::new(), at: 0 };
-    let mut table = table::Builder::with_capacity(count);
+    let mut table = Builder::with_capacity(count);
     let mut name = Vec::new();
     for address in addresses {
         name.clear();

@@ -10,7 +10,8 @@
 //! - [`globals`]: the types of global variables, from a table of C declarations; [`declaration`]
 //!   reads those.
 //! - [`model`]: the three of them together.
-//! - [`orc`]: how stacks are unwound.
+//! - [`modules`]: loaded modules and their functions.
+//! - [`orc`]: tables that say how stacks are unwound; [`unwind`] does it.
 //! - [`debuginfo`]: the ELF file with a symbol table, DWARF and call frame information.
 //! - [`isf`]: the same for volatility3.
 //!
@@ -34,4 +35,6 @@ pub mod isf;
 pub mod kallsyms;
 mod list;
 pub mod model;
+pub mod modules;
 pub mod orc;
+pub mod unwind;
