@@ -105,14 +105,16 @@ def length(kernels, variable, values):
     if None in values.values():
         return "?"
     fitting = []
-    for mark, numbers in (("", "enumerators"), ("#", "tags")):
-        sets = [getattr(kernels[series], numbers)[value] for series, value in values.items()]
-        fitting += [mark + name for name in set.intersection(*sets) if mark or COUNT.search(name)]
+    # Behind what an enumerator counts there is often an empty element.
+    for mark, numbers, behind in (("", "enumerators", 0), ("#", "tags", 0), ("", "enumerators", 1)):
+        sets = [getattr(kernels[series], numbers)[value - behind] for series, value in values.items()]
+        names = [mark + name for name in set.intersection(*sets) if mark or COUNT.search(name)]
+        fitting += [name + "+1" * behind for name in names]
     # Two small numbers are soon equal to two others: then a name must speak for it, too.
-    kinship = lambda name: len(words(name.strip("#")) & words(variable))
+    kinship = lambda name: len(words(name.strip("#+1")) & words(variable))
     if len(set(values.values())) < 3:
         fitting = [name for name in fitting if kinship(name)]
-    return min(fitting, key=lambda name: (-kinship(name), len(name), name), default="?")
+    return min(fitting, key=lambda name: (-kinship(name), len(name), name), default="?" + "|".join(map(str, sorted(set(values.values())))))
 
 
 def unpacked(image):

@@ -27,6 +27,8 @@ pub struct Layouts {
     pub differ: Vec<String>,
     /// Of these, the ones of whose name the kernel has several types.
     pub ambiguous: Vec<String>,
+    /// Enumerations in which a value differs.
+    pub values: Vec<String>,
 }
 
 /// Makes the debug file `out` of a dump.

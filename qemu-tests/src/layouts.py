@@ -1,8 +1,8 @@
 """Compares structures, unions and enumerations of two debug files of one kernel: layouts.py THEIRS OURS
 
 Names come from the strings of our file. A type is the same if its size is, and each member's name, offset, bits and
-type, or each enumerator. Prints JSON: how many types were compared, the names of those that differ in layout, and of
-those that the kernel has several types of: there each reader may take another one.
+type. Prints JSON: how many types were compared, the names of those that differ in layout, of these the names that the
+kernel has several types of, so that each reader may take another one, and enumerations that differ in a value.
 """
 
 import json
@@ -71,7 +71,7 @@ def main():
     theirs, ours = map(program, sys.argv[1:3])
     raw = subprocess.run(["readelf", "-p", ".debug_str", sys.argv[2]], capture_output=True, text=True, check=True).stdout
     names = sorted(set(re.findall(r"\]\s+([A-Za-z_]\w*)$", raw, re.MULTILINE)))
-    compared, differ = 0, []
+    compared, differ, values = 0, [], []
     for tag in names:
         for keyword in KEYWORDS.values():
             try:
@@ -82,9 +82,9 @@ def main():
                 continue
             compared += 1
             if layout(mine) != layout(their):
-                differ.append(keyword + tag)
+                (values if keyword == "enum " and size(mine) == size(their) else differ).append(keyword + tag)
     ambiguous = several(sys.argv[2], differ) if differ else []
-    json.dump({"compared": compared, "differ": differ, "ambiguous": ambiguous}, sys.stdout)
+    json.dump({"compared": compared, "differ": differ, "ambiguous": ambiguous, "values": values}, sys.stdout)
 
 
 main()

@@ -7,6 +7,7 @@
 
 mod index;
 mod read;
+mod signs;
 #[cfg(test)]
 mod tests;
 

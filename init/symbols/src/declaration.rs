@@ -3,8 +3,8 @@
 //! The table of globals was made from other kernels, so every name in a declaration is looked up in
 //! the types of this one: a declaration whose types are not there is not believed. Two forms are not
 //! C: `struct { a; b; }` is the only structure without a name whose members are called that, and
-//! `[#NAME]` has as many elements as the enumeration NAME has enumerators. `[?]` and `[]` have none
-//! that the declaration tells.
+//! `[#NAME]` has as many elements as the enumeration NAME has enumerators. `[?24|28]` has a length that
+//! only the kernel at hand can tell, such as 24 or 28 in others.
 
 use std::collections::HashMap;
 
@@ -261,7 +261,8 @@ impl<'t> Declarations<'t> {
     /// The number of elements that a token stands for.
     fn length(&self, token: &str) -> Result<u32, DeclarationError> {
         let unknown = || DeclarationError::Unknown(format!("number of elements {token}"));
-        let value = if token == "?" {
+        let (name, more) = token.strip_suffix("+1").map_or((token, 0), |name| (name, 1));
+        let value = if token.starts_with('?') {
             Some(0)
         } else if token.starts_with(|first: char| first.is_ascii_digit()) {
             token.parse().ok()
@@ -269,9 +270,12 @@ impl<'t> Declarations<'t> {
             let found = self.types.named(Space::Enum, tag).and_then(|id| self.types.get(id));
             found.and_then(|found| i128::try_from(found.enumerators().count()).ok())
         } else {
-            self.enumerators.get(token).copied()
+            self.enumerators.get(name).copied()
         };
-        let value = value.filter(|value| (0..=MAX_ELEMENTS).contains(value)).ok_or_else(unknown)?;
+        let value = value
+            .map(|value| value.saturating_add(more))
+            .filter(|value| (0..=MAX_ELEMENTS).contains(value))
+            .ok_or_else(unknown)?;
         u32::try_from(value).map_err(|_| unknown())
     }
 
@@ -318,13 +322,13 @@ fn is_name(token: &str) -> bool {
 fn tokens(text: &str) -> Result<Vec<&str>, DeclarationError> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();
-    let of_name = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    let of_name = |char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | '+' | '|');
     while let Some(first) = rest.chars().next() {
         let len = if rest.starts_with("...") {
             3
-        } else if of_name(first) || first == '#' {
+        } else if of_name(first) || matches!(first, '#' | '?') {
             rest.char_indices().skip(1).find(|(_, char)| !of_name(*char)).map_or(rest.len(), |(at, _)| at)
-        } else if "*()[],;{}?".contains(first) {
+        } else if "*()[],;{}".contains(first) {
             1
         } else {
             return Err(DeclarationError::Syntax(rest.to_owned()));

@@ -16,7 +16,7 @@ use crate::kallsyms::{Symbol, SymbolTable};
 /// `NAME`, a tab, its declaration; a line each, several of a name where kernels differ.
 const TABLE: &str = include_str!("globals/table.txt");
 /// An array that takes what room there is: its length is another one in each kernel.
-const ANY_LENGTH: &str = "[?]";
+const ANY_LENGTH: &str = "[?";
 /// Variables that readers compute with, and would compute wrongly with if they had to guess a type.
 const CORE: &str = include_str!("globals/core.txt");
 
@@ -99,7 +99,7 @@ fn fitting(declarations: &mut Declarations<'_>, text: &str, name: &str, room: u6
         let bytes = types.size(element).filter(|bytes| *bytes > 0)?;
         let fit = room.checked_div(bytes)?;
         if text.contains(ANY_LENGTH) || u64::from(length) > fit {
-            let fit = u32::try_from(fit).ok()?;
+            let fit = length_seen(text, fit).unwrap_or(u32::try_from(fit).ok()?);
             let of = declarations.array(element, fit);
             return Some((u64::from(fit).saturating_mul(bytes), of));
         }
@@ -107,4 +107,14 @@ fn fitting(declarations: &mut Declarations<'_>, text: &str, name: &str, room: u6
     // What has no size can still be named, such as a declared structure; its bytes cannot be read.
     let bytes = types.size(plain).unwrap_or(0);
     (bytes <= room).then_some((bytes, of))
+}
+
+/// The length that an array has in another kernel, if the room is enough for one element more: the
+/// rest is what the compiler leaves empty.
+fn length_seen(text: &str, fit: u64) -> Option<u32> {
+    let (_, lengths) = text.split_once(ANY_LENGTH)?;
+    let (lengths, _) = lengths.split_once(']')?;
+    let seen = |length: u64| lengths.split('|').any(|seen| seen.parse() == Ok(length));
+    let one_less = fit.checked_sub(1)?;
+    (seen(one_less) && !seen(fit)).then_some(one_less).and_then(|length| u32::try_from(length).ok())
 }

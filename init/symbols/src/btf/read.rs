@@ -59,6 +59,9 @@ pub fn read(kernel: &Kernel<'_>, symbols: &SymbolTable) -> Result<Types, BtfErro
     let mut blob = vec![0; len];
     kernel.read(start, &mut blob, "the kernel's types")?;
     let mut types = Types::parse(&blob)?;
+    if !types.has_signs() {
+        types.restore_signs(1);
+    }
     types.index();
     Ok(types)
 }
@@ -100,6 +103,9 @@ pub fn module_types(
         };
         let added = blob().and_then(|blob| types.add_split(&blob));
         all.push((text, added));
+    }
+    if !types.has_signs() {
+        types.restore_signs(types.kernel_end);
     }
     types.index();
     all
