@@ -220,6 +220,13 @@ impl<'a> Type<'a> {
         (self.kind == Kind::Array).then(|| Some((TypeId(row.u32(0)?), row.u32(8)?))).flatten()
     }
 
+    /// Of a section: its variables, how many bytes behind its start each one lies, and its bytes.
+    pub fn variables(&self) -> impl Iterator<Item = (TypeId, u32, u32)> + use<'a> {
+        let is_section = self.kind == Kind::Section;
+        let rows = self.rows(12).filter(move |_| is_section);
+        rows.filter_map(|row| Some((TypeId(row.u32(0)?), row.u32(4)?, row.u32(8)?)))
+    }
+
     /// Of an integer: whether it has a sign, is a character, is a truth value (`BTF_INT_*`).
     #[must_use]
     pub fn encoding(&self) -> (bool, bool, bool) {

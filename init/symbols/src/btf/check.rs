@@ -5,7 +5,9 @@
 use base::addr::{to_usize};
 use base::fields::Fields;
 
-use super::{Kind, Member, Type, TypeId, Types};
+use vmcore::format::vmcoreinfo::VmcoreInfo;
+
+use super::{BtfError, Kind, Member, Space, Type, TypeId, Types};
 
 /// Types in types; those of kernels are up to 20 deep.
 const MAX_HEIGHT: u8 = 32;
@@ -36,6 +38,31 @@ impl Types {
         self.check_ends(first, inside)?;
         self.check_ends(first, named)?;
         all(&Self::check_sizes)
+    }
+
+    /// Compares sizes and offsets with those that VMCOREINFO has. What only one of them has says
+    /// nothing: VMCOREINFO has no names for what a structure lies in.
+    pub fn agree(&self, info: &VmcoreInfo) -> Result<(), BtfError> {
+        for line in info.to_text().lines() {
+            let Some((key, theirs)) = line.split_once('=') else { continue };
+            let inner = |prefix: &str| key.strip_prefix(prefix)?.strip_suffix(')');
+            let named = |name: &str| {
+                let spaces = [Space::Struct, Space::Plain, Space::Union];
+                spaces.into_iter().find_map(|space| self.named(space, name))
+            };
+            let ours = match (inner("SIZE("), inner("OFFSET(").and_then(|path| path.split_once('.'))) {
+                (Some(name), _) => named(name).and_then(|id| self.size(id)),
+                (_, Some((name, path))) => {
+                    named(name).and_then(|id| self.member(id, path)).map(|(offset, _)| offset)
+                }
+                _ => None,
+            };
+            let (Some(ours), Ok(theirs)) = (ours, theirs.parse::<u64>()) else { continue };
+            if ours != theirs {
+                return Err(BtfError::Contradicts { key: base::text::line(key), ours, theirs });
+            }
+        }
+        Ok(())
     }
 
     /// What can be said of a type by itself.

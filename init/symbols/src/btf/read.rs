@@ -43,6 +43,16 @@ pub enum BtfError {
         /// Its value.
         value: u64,
     },
+    /// A structure is another one in VMCOREINFO.
+    #[error("the kernel's type information (BTF) has {ours} for {key}, VMCOREINFO {theirs}: one of them is damaged")]
+    Contradicts {
+        /// `OFFSET(…)` or `SIZE(…)`.
+        key: String,
+        /// Bytes.
+        ours: u64,
+        /// Bytes.
+        theirs: u64,
+    },
     /// A type makes no sense.
     #[error("the kernel's type information (BTF) is damaged: type {id} has {what} {value:#x}")]
     Damaged {
