@@ -10,6 +10,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::btf::{Kind, Space, TypeId, Types};
 
+#[cfg(test)]
+mod tests;
+
 /// Tokens of a declaration, and parentheses in parentheses.
 const MAX_TOKENS: usize = 256;
 const MAX_DEPTH: u32 = 16;
@@ -145,9 +148,8 @@ impl<'t> Declarations<'t> {
             }
             let found = self.unnamed.get(&hash(members.iter().copied())).copied().flatten();
             let found = found.filter(|id| self.has_members(*id, &members));
-            return found.ok_or_else(|| {
-                DeclarationError::Unknown(format!("{keyword} {{ {} }}", members.join(" ")))
-            });
+            return found
+                .ok_or_else(|| DeclarationError::Unknown(format!("{keyword} {{ {} }}", members.join(" "))));
         }
         if let Some(found) = self.types.named(space, tag) {
             return Ok(found);

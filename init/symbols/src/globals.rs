@@ -13,6 +13,9 @@ use crate::btf::{Kind, TypeId, Types};
 use crate::declaration::Declarations;
 use crate::kallsyms::{Symbol, SymbolTable};
 
+#[cfg(test)]
+mod tests;
+
 /// `NAME`, a tab, its declaration; a line each, several of a name where kernels differ.
 const TABLE: &str = include_str!("globals/table.txt");
 /// Variables that readers compute with, and would compute wrongly with if they had to guess a type.
@@ -80,7 +83,8 @@ fn of_btf(types: &Types, symbols: &SymbolTable) -> Vec<Variable> {
     let per_cpu = symbols.find("__per_cpu_start");
     let mut seen = BTreeSet::new();
     let mut variables = Vec::new();
-    let sections = types.kernel_ids().filter_map(|id| types.get(id)).filter(|found| found.kind == Kind::Section);
+    let sections =
+        types.kernel_ids().filter_map(|id| types.get(id)).filter(|found| found.kind == Kind::Section);
     for section in sections.filter(|section| types.string(section.name) == ".data..percpu") {
         for (id, offset, len) in section.variables() {
             let Some(found) = types.get(id).filter(|found| found.kind == Kind::Variable) else { continue };

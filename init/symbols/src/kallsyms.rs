@@ -22,6 +22,7 @@ use vmcore::kernel::{Kernel, KernelError};
 use base::addr::{VirtAddr, to_u64};
 
 use names::{Names, Tokens};
+pub(crate) use table::Builder;
 pub use table::{Symbol, SymbolTable};
 
 /// Symbols that are believed; kernels with all options have 250,000.
@@ -56,7 +57,9 @@ pub enum KallsymsError {
         value: u64,
     },
     /// What the symbol table says is the banner is another text.
-    #[error("where the kernel's symbol table has linux_banner is no banner of {release}: one of them is damaged")]
+    #[error(
+        "where the kernel's symbol table has linux_banner is no banner of {release}: one of them is damaged"
+    )]
     Banner {
         /// `OSRELEASE` in VMCOREINFO.
         release: String,
@@ -151,7 +154,7 @@ fn decode(kernel: &Kernel<'_>, places: Places) -> Result<SymbolTable, KallsymsEr
         return Err(KallsymsError::Damaged { what: "an address that is below the one before it", value });
     }
     let mut names = Names::new(kernel, places.names);
-    let mut table = table::Builder::with_capacity(count);
+    let mut table = Builder::with_capacity(count);
     let mut name = Vec::new();
     for address in addresses {
         name.clear();
@@ -162,9 +165,9 @@ fn decode(kernel: &Kernel<'_>, places: Places) -> Result<SymbolTable, KallsymsEr
             );
         }
         // Tokens have nothing but printed characters.
-        let kind = name.split_first().filter(|(kind, rest)| {
-            kind.is_ascii_alphabetic() && !rest.is_empty() && rest.len() < MAX_NAME
-        });
+        let kind = name
+            .split_first()
+            .filter(|(kind, rest)| kind.is_ascii_alphabetic() && !rest.is_empty() && rest.len() < MAX_NAME);
         let Some((&kind, name)) = kind else {
             let value = name.first().copied().unwrap_or(0).into();
             return Err(KallsymsError::Damaged { what: "the type of a symbol", value });

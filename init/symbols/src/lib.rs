@@ -35,3 +35,5 @@ pub mod kallsyms;
 mod list;
 pub mod model;
 pub mod orc;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

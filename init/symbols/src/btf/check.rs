@@ -2,7 +2,7 @@
 //! asks of types that it is given (`btf_check_meta()` and `btf_resolve()`, kernel/bpf/btf.c), and that
 //! members do not overlap.
 
-use base::addr::{to_usize};
+use base::addr::to_usize;
 use base::fields::Fields;
 
 use vmcore::format::vmcoreinfo::VmcoreInfo;
@@ -69,7 +69,7 @@ impl Types {
     fn check_alone(&self, found: Type<'_>) -> Result<(), Fault> {
         use Kind::{
             Array, Const, DeclarationTag, Enum, Enum64, Float, Forward, Function, Int, Pointer, Prototype,
-            Restrict, Section, Struct, Typedef, TypeTag, Union, Variable, Volatile,
+            Restrict, Section, Struct, TypeTag, Typedef, Union, Variable, Volatile,
         };
         let has_name = !self.string(found.name).is_empty();
         match found.kind {
@@ -109,12 +109,10 @@ impl Types {
     fn check_references(&self, found: Type<'_>) -> Result<(), Fault> {
         let kind = |id: TypeId| self.get(id).map(|found| found.kind);
         let is_type = |id: TypeId| {
-            !matches!(
-                kind(id),
-                Some(Kind::Function | Kind::Variable | Kind::Section | Kind::DeclarationTag)
-            )
+            !matches!(kind(id), Some(Kind::Function | Kind::Variable | Kind::Section | Kind::DeclarationTag))
         };
-        let check = |id: TypeId, fits: bool| if fits { Ok(()) } else { Err(("a wrong reference to type", id.0)) };
+        let check =
+            |id: TypeId, fits: bool| if fits { Ok(()) } else { Err(("a wrong reference to type", id.0)) };
         let target = found.target();
         match found.kind {
             Kind::Function => check(target, kind(target) == Some(Kind::Prototype)),
@@ -132,9 +130,10 @@ impl Types {
                 check(target, is_type(target))?;
                 found.parameters().try_for_each(|(_, of)| check(of, is_type(of)))
             }
-            Kind::Section => found.rows(12).filter_map(|row| row.u32(0).map(TypeId)).try_for_each(|id| {
-                check(id, matches!(kind(id), Some(Kind::Variable | Kind::Function)))
-            }),
+            Kind::Section => found
+                .rows(12)
+                .filter_map(|row| row.u32(0).map(TypeId))
+                .try_for_each(|id| check(id, matches!(kind(id), Some(Kind::Variable | Kind::Function)))),
             Kind::DeclarationTag => Ok(()),
             _ => check(target, is_type(target)),
         }

@@ -44,7 +44,9 @@ pub enum BtfError {
         value: u64,
     },
     /// A structure is another one in VMCOREINFO.
-    #[error("the kernel's type information (BTF) has {ours} for {key}, VMCOREINFO {theirs}: one of them is damaged")]
+    #[error(
+        "the kernel's type information (BTF) has {ours} for {key}, VMCOREINFO {theirs}: one of them is damaged"
+    )]
     Contradicts {
         /// `OFFSET(…)` or `SIZE(…)`.
         key: String,
@@ -74,9 +76,7 @@ pub fn read(kernel: &Kernel<'_>, symbols: &SymbolTable) -> Result<Types, BtfErro
     let len = len.ok_or(BtfError::Header { what: "the end", value: stop.0 })?;
     let mut blob = vec![0; len];
     kernel.read(start, &mut blob, "the kernel's types")?;
-    let mut types = Types::parse(&blob)?;
-    types.index();
-    Ok(types)
+    Types::parse(&blob)
 }
 
 /// Adds the types of all modules that have some, and says which those are: their names, and why the
@@ -120,7 +120,10 @@ pub fn module_types(
     }
     if !is_whole {
         let value = to_u64(all.len());
-        all.push(("other modules".to_owned(), Err(BtfError::Header { what: "the end of their list, behind", value })));
+        all.push((
+            "other modules".to_owned(),
+            Err(BtfError::Header { what: "the end of their list, behind", value }),
+        ));
     }
     types.index();
     all
@@ -155,6 +158,9 @@ impl<'a> Blob<'a> {
             part.ok_or(damaged(what, len))
         };
         let types = part("the size of its types", word(8), word(12))?;
+        if word(8).checked_add(word(12)).is_none_or(|end| end > word(16)) {
+            return Err(damaged("the place of its strings", word(16)));
+        }
         let strings = part("the size of its strings", word(16), word(20))?;
         if strings.last().is_some_and(|last| *last != 0) {
             return Err(damaged(
@@ -205,6 +211,7 @@ impl Types {
         types.add_split(blob)?;
         types.base = (types.len(), u32::try_from(types.strings.len()).unwrap_or(u32::MAX));
         types.kernel_end = types.len();
+        types.index();
         Ok(types)
     }
 

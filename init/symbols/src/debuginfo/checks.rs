@@ -32,7 +32,9 @@ pub(super) fn orc(image: &Image<'_>, tables: &Tables) -> Result<(), &'static str
     let mut last = start;
     for address in addresses {
         if !(last..end).contains(&address) {
-            return Err("stacks are not unwound exactly: the kernel's ORC tables are damaged, they are not in order");
+            return Err(
+                "stacks are not unwound exactly: the kernel's ORC tables are damaged, they are not in order",
+            );
         }
         last = address;
     }

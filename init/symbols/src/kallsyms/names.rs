@@ -154,6 +154,9 @@ impl<'a, 'k> Names<'a, 'k> {
         if [8, 4].into_iter().any(is_marks) {
             return Ok(());
         }
-        Err(KallsymsError::Damaged { what: "the place of the marks that do not fit to the names", value: place.0 })
+        Err(KallsymsError::Damaged {
+            what: "the place of the marks that do not fit to the names",
+            value: place.0,
+        })
     }
 }

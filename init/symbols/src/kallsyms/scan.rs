@@ -82,7 +82,9 @@ fn around(kernel: &Kernel<'_>, base: u64, digits: u64, behind: &[u8]) -> Option<
     let fields = Fields(&bytes);
     let bases = (0..bytes.len()).step_by(8).filter(|&at| fields.u64(at) == Some(base));
     let counted = bases.filter_map(|at| Some((at, at.checked_add(8).and_then(|at| fields.u32(at))?)));
-    for (at, count) in counted.filter(|(_, count)| (MIN_SYMBOLS..=MAX_SYMBOLS).contains(count)).take(MAX_TRIED) {
+    for (at, count) in
+        counted.filter(|(_, count)| (MIN_SYMBOLS..=MAX_SYMBOLS).contains(count)).take(MAX_TRIED)
+    {
         let names = at.checked_add(16)?;
         if !are_names(bytes.get(names..)?, count) {
             continue;
