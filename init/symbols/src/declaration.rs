@@ -117,6 +117,9 @@ impl<'t> Declarations<'t> {
         }
         let mut of = match found {
             Some(found) => found,
+            None if words.is_empty() => {
+                return Err(DeclarationError::Syntax(rest.peek().unwrap_or_default().to_owned()));
+            }
             None if words == ["void"] => TypeId::VOID,
             None => self.named(Space::Plain, &base_type(&words))?,
         };
