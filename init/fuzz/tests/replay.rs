@@ -140,4 +140,4 @@ macro_rules! replayed {
     };
 }
 
-replayed! { config dmesg elf filter image kdump kexec net rawdump stack superblocks vmcoreinfo }
+replayed! { btf config dmesg elf filter image kdump kexec net rawdump stack superblocks symbols vmcoreinfo }

@@ -5,6 +5,7 @@
 //! each reference leads to a type and each name into the strings. A blob with one fault is refused
 //! as a whole, because a type that is wrong makes wrong output of everything that is built of it.
 
+mod check;
 mod index;
 mod read;
 mod signs;
@@ -19,9 +20,10 @@ use base::fields::Fields;
 pub use index::Space;
 pub use read::{BtfError, module_types, read};
 
-/// Modifiers, arrays in arrays and structures in structures that are followed before the type counts
-/// as damaged; C types are nested five deep.
+/// Modifiers and arrays in arrays that are followed; [`check`] lets no type have more.
 const MAX_DEPTH: u32 = 32;
+/// Structures without a name that a member is looked for in; `struct page` has a dozen.
+const MAX_SEARCHED: u32 = 1000;
 /// Bytes of all types, and of all names; a kernel with 500 modules has 12 MiB.
 const MAX_BYTES: usize = 64 << 20;
 
@@ -219,6 +221,13 @@ impl<'a> Type<'a> {
         (self.kind == Kind::Array).then(|| Some((TypeId(row.u32(0)?), row.u32(8)?))).flatten()
     }
 
+    /// Of a section: its variables, how many bytes behind its start each one lies, and its bytes.
+    pub fn variables(&self) -> impl Iterator<Item = (TypeId, u32, u32)> + use<'a> {
+        let is_section = self.kind == Kind::Section;
+        let rows = self.rows(12).filter(move |_| is_section);
+        rows.filter_map(|row| Some((TypeId(row.u32(0)?), row.u32(4)?, row.u32(8)?)))
+    }
+
     /// Of an integer: whether it has a sign, is a character, is a truth value (`BTF_INT_*`).
     #[must_use]
     pub fn encoding(&self) -> (bool, bool, bool) {
@@ -348,23 +357,24 @@ impl Types {
     pub fn member(&self, id: TypeId, path: &str) -> Option<(u64, TypeId)> {
         let (mut offset, mut id) = (0_u64, id);
         for name in path.split('.') {
-            let (bit, of) = self.find_member(id, name, 0)?;
+            let (bit, of) = self.find_member(id, name, &mut MAX_SEARCHED.to_owned())?;
             offset = offset.checked_add(bit.is_multiple_of(8).then_some(bit / 8)?)?;
             id = of;
         }
         Some((offset, id))
     }
 
-    fn find_member(&self, id: TypeId, name: &str, depth: u32) -> Option<(u64, TypeId)> {
-        let found = self.get(self.strip(id)).filter(|_| depth < MAX_DEPTH)?;
+    /// Looks in no more structures than `budget`, which falls.
+    fn find_member(&self, id: TypeId, name: &str, budget: &mut u32) -> Option<(u64, TypeId)> {
+        *budget = budget.checked_sub(1)?;
+        let found = self.get(self.strip(id))?;
         if let Some(member) =
             found.members().find(|member| member.name != 0 && self.string(member.name) == name)
         {
             return Some((member.bit.into(), member.of));
         }
         found.members().filter(|member| member.name == 0).find_map(|member| {
-            let below = depth.checked_add(1)?;
-            let (bit, of) = self.find_member(member.of, name, below)?;
+            let (bit, of) = self.find_member(member.of, name, budget)?;
             Some((u64::from(member.bit).checked_add(bit)?, of))
         })
     }

@@ -10,6 +10,7 @@
 //! The build id is that of the kernel: never install the file where the distribution's is looked for.
 
 mod cfi;
+mod checks;
 mod dies;
 mod dwarf;
 mod elf;
@@ -47,6 +48,14 @@ pub enum DebuginfoError {
     /// A part of the image that a debug file must have.
     #[error("the kernel's symbol table has no {0}, so the parts of its image are not known")]
     NoPart(&'static str),
+    /// Two parts of the image that cannot lie where they do.
+    #[error("the kernel's symbol table is damaged: {one} and {other} overlap")]
+    Overlap {
+        /// The lower one.
+        one: &'static str,
+        /// The other one.
+        other: &'static str,
+    },
     /// The file could not be written.
     #[error("writing the debug file")]
     Write(#[from] io::Error),
@@ -92,17 +101,21 @@ pub fn write<W: Write + Seek>(kernel: &Kernel<'_>, out: &mut W) -> Result<Report
     if image.text().is_none() {
         return Err(DebuginfoError::NoPart("_text and _etext"));
     }
-    let orc = Tables::find(kernel, &symbols);
-    match &orc {
-        None => {
-            report.missing.push("stacks are not unwound exactly: the kernel has no ORC tables".to_owned());
-        }
-        Some(tables) if tables.layout.is_none() => {
-            let message = "gdb does not unwind stacks: the layout of the kernel's ORC tables is not known";
-            report.missing.push(message.to_owned());
-        }
-        Some(_) => {}
-    }
+    let mut orc = Tables::find(kernel, &symbols);
+    let fault = match &orc {
+        None => Some("stacks are not unwound exactly: the kernel has no ORC tables"),
+        Some(tables) => match checks::orc(&image, tables) {
+            Ok(()) if tables.layout.is_none() => {
+                Some("gdb does not unwind stacks: the layout of the kernel's ORC tables is not known")
+            }
+            Ok(()) => None,
+            Err(fault) => {
+                orc = None;
+                Some(fault)
+            }
+        },
+    };
+    report.missing.extend(fault.into_iter().chain(checks::build_id(&image)).map(str::to_owned));
     let dwarf = dwarf::write(&mut types, &found.variables, &image);
     let frames = cfi::write(&image, orc.as_ref());
     report.functions = dwarf.functions;
@@ -111,6 +124,9 @@ pub fn write<W: Write + Seek>(kernel: &Kernel<'_>, out: &mut W) -> Result<Report
     report.unresolved = found.unresolved;
 
     let mut all = sections::of_image(&image, orc.as_ref());
+    if let Some((one, other)) = checks::overlap(&all) {
+        return Err(DebuginfoError::Overlap { one, other });
+    }
     let debug = [
         (".debug_info", dwarf.info, 1),
         (".debug_abbrev", dwarf.abbrev, 1),

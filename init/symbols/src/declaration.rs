@@ -7,8 +7,12 @@
 //! only the kernel at hand can tell, such as 24 or 28 in others.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::btf::{Kind, Space, TypeId, Types};
+
+#[cfg(test)]
+mod tests;
 
 /// Tokens of a declaration, and parentheses in parentheses.
 const MAX_TOKENS: usize = 256;
@@ -35,10 +39,9 @@ pub struct Declarations<'t> {
     derived: HashMap<(u8, TypeId), TypeId>,
     /// Declared structures and unions that this kernel has no definition of.
     forwards: HashMap<(Space, String), TypeId>,
-    /// Structures, unions and enumerations without a name, by the names in them; none if there are
-    /// several.
-    unnamed: HashMap<String, Option<TypeId>>,
-    enumerators: HashMap<String, i128>,
+    /// Structures, unions and enumerations without a name, by a hash of the names in them; none if there
+    /// are several. The names themselves would take many times the memory of the types.
+    unnamed: HashMap<u64, Option<TypeId>>,
 }
 
 impl<'t> Declarations<'t> {
@@ -46,7 +49,6 @@ impl<'t> Declarations<'t> {
     pub fn new(types: &'t mut Types) -> Self {
         let mut derived = HashMap::new();
         let mut unnamed = HashMap::new();
-        let mut enumerators = HashMap::new();
         for id in types.ids() {
             let Some(found) = types.get(id) else { continue };
             match found.kind {
@@ -54,22 +56,17 @@ impl<'t> Declarations<'t> {
                     derived.entry((code(found.kind), found.target())).or_insert(id);
                 }
                 Kind::Struct | Kind::Union if found.name == 0 => {
-                    let names: Vec<&str> = found.members().map(|member| types.string(member.name)).collect();
-                    unnamed.entry(names.join(" ")).and_modify(|one| *one = None).or_insert(Some(id));
+                    let hash = hash(found.members().map(|member| types.string(member.name)));
+                    unnamed.entry(hash).and_modify(|one| *one = None).or_insert(Some(id));
                 }
-                Kind::Enum | Kind::Enum64 => {
-                    let names: Vec<&str> = found.enumerators().map(|(name, _)| types.string(name)).collect();
-                    if found.name == 0 {
-                        unnamed.entry(names.join(" ")).and_modify(|one| *one = None).or_insert(Some(id));
-                    }
-                    for (name, (_, value)) in names.into_iter().zip(found.enumerators()) {
-                        enumerators.entry(name.to_owned()).or_insert(value);
-                    }
+                Kind::Enum | Kind::Enum64 if found.name == 0 => {
+                    let hash = hash(found.enumerators().map(|(name, _)| types.string(name)));
+                    unnamed.entry(hash).and_modify(|one| *one = None).or_insert(Some(id));
                 }
                 _ => {}
             }
         }
-        Self { types, derived, forwards: HashMap::new(), unnamed, enumerators }
+        Self { types, derived, forwards: HashMap::new(), unnamed }
     }
 
     /// The types, those of declarations among them.
@@ -125,6 +122,9 @@ impl<'t> Declarations<'t> {
         }
         let mut of = match found {
             Some(found) => found,
+            None if words.is_empty() => {
+                return Err(DeclarationError::Syntax(rest.peek().unwrap_or_default().to_owned()));
+            }
             None if words == ["void"] => TypeId::VOID,
             None => self.named(Space::Plain, &base_type(&words))?,
         };
@@ -154,9 +154,10 @@ impl<'t> Declarations<'t> {
                     None => return Err(DeclarationError::Syntax("{".to_owned())),
                 }
             }
-            let members = members.join(" ");
-            let found = self.unnamed.get(&members).copied().flatten();
-            return found.ok_or(DeclarationError::Unknown(format!("{keyword} {{ {members} }}")));
+            let found = self.unnamed.get(&hash(members.iter().copied())).copied().flatten();
+            let found = found.filter(|id| self.has_members(*id, &members));
+            return found
+                .ok_or_else(|| DeclarationError::Unknown(format!("{keyword} {{ {} }}", members.join(" "))));
         }
         if let Some(found) = self.types.named(space, tag) {
             return Ok(found);
@@ -270,13 +271,28 @@ impl<'t> Declarations<'t> {
             let found = self.types.named(Space::Enum, tag).and_then(|id| self.types.get(id));
             found.and_then(|found| i128::try_from(found.enumerators().count()).ok())
         } else {
-            self.enumerators.get(name).copied()
+            self.enumerator(name)
         };
         let value = value
             .map(|value| value.saturating_add(more))
             .filter(|value| (0..=MAX_ELEMENTS).contains(value))
             .ok_or_else(unknown)?;
         u32::try_from(value).map_err(|_| unknown())
+    }
+
+    /// The value of the first enumerator of a name. Few declarations have one.
+    fn enumerator(&self, name: &str) -> Option<i128> {
+        let all = self.types.ids().filter_map(|id| self.types.get(id));
+        let mut all = all.flat_map(|found| found.enumerators());
+        all.find(|(found, _)| self.types.string(*found) == name).map(|(_, value)| value)
+    }
+
+    /// Whether the members of a structure have these names.
+    fn has_members(&self, id: TypeId, names: &[&str]) -> bool {
+        let found = self.types.get(id);
+        found.is_some_and(|found| {
+            found.members().map(|member| self.types.string(member.name)).eq(names.iter().copied())
+        })
     }
 
     fn named(&self, space: Space, name: &str) -> Result<TypeId, DeclarationError> {
@@ -288,6 +304,12 @@ impl<'t> Declarations<'t> {
         let types = &mut *self.types;
         *self.derived.entry((code(kind), of)).or_insert_with(|| types.add(kind, 0, false, of))
     }
+}
+
+fn hash<'a>(names: impl Iterator<Item = &'a str>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    names.for_each(|name| name.hash(&mut hasher));
+    hasher.finish()
 }
 
 fn code(kind: Kind) -> u8 {

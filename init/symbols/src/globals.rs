@@ -13,12 +13,18 @@ use crate::btf::{Kind, TypeId, Types};
 use crate::declaration::Declarations;
 use crate::kallsyms::{Symbol, SymbolTable};
 
+#[cfg(test)]
+mod tests;
+
 /// `NAME`, a tab, its declaration; a line each, several of a name where kernels differ.
 const TABLE: &str = include_str!("globals/table.txt");
 /// An array that takes what room there is: its length is another one in each kernel.
 const ANY_LENGTH: &str = "[?";
 /// Variables that readers compute with, and would compute wrongly with if they had to guess a type.
 const CORE: &str = include_str!("globals/core.txt");
+
+/// Symbols of a name that are looked at.
+const MAX_NAMESAKES: usize = 64;
 
 /// A variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,15 +80,33 @@ fn variable(name: &str, symbol: &Symbol, of: TypeId) -> Variable {
     Variable { name: name.to_owned(), address: symbol.address, of, is_global: symbol.is_global() }
 }
 
-/// The variables that the kernel's own types tell of.
+/// The variables that the kernel's own types tell of: where BTF and the symbol table agree on where one
+/// lies, and it ends before the next symbol.
 fn of_btf(types: &Types, symbols: &SymbolTable) -> Vec<Variable> {
+    let per_cpu = symbols.find("__per_cpu_start");
     let mut seen = BTreeSet::new();
-    let all = types.kernel_ids().filter_map(|id| types.get(id));
-    let variables = all.filter(|found| found.kind == Kind::Variable).filter_map(|found| {
-        let name = types.string(found.name);
-        Some(variable(name, symbols.symbol(name)?, found.target()))
-    });
-    variables.filter(|variable| seen.insert(variable.name.clone())).collect()
+    let mut variables = Vec::new();
+    let sections =
+        types.kernel_ids().filter_map(|id| types.get(id)).filter(|found| found.kind == Kind::Section);
+    for section in sections.filter(|section| types.string(section.name) == ".data..percpu") {
+        for (id, offset, len) in section.variables() {
+            let Some(found) = types.get(id).filter(|found| found.kind == Kind::Variable) else { continue };
+            let name = types.string(found.name);
+            let address = per_cpu.and_then(|start| start.checked_add(offset.into()));
+            let mut namesakes = symbols.all_named(name).take(MAX_NAMESAKES);
+            let symbol = namesakes.find(|symbol| Some(symbol.address) == address);
+            let fits = |symbol: &Symbol| {
+                let room = symbols.gap(symbol.address);
+                types.size(found.target()) == Some(len.into()) && room.is_none_or(|room| room >= len.into())
+            };
+            if let Some(symbol) = symbol.filter(|symbol| fits(symbol))
+                && seen.insert(name)
+            {
+                variables.push(variable(name, symbol, found.target()));
+            }
+        }
+    }
+    variables
 }
 
 /// The type that a declaration has in this kernel, and its bytes, if it fits into `room` bytes. Arrays

@@ -11,6 +11,7 @@
 //!
 //! Kernels before 6.0 do not have the tables in VMCOREINFO: [`scan`] finds them in the image.
 
+mod names;
 mod scan;
 mod table;
 #[cfg(test)]
@@ -18,18 +19,20 @@ mod tests;
 
 use vmcore::kernel::{Kernel, KernelError};
 
-use base::addr::{VirtAddr, to_u64, to_usize};
-use base::fields::Fields;
+use base::addr::{VirtAddr, to_u64};
 
+use names::{Names, Tokens};
 pub(crate) use table::Builder;
 pub use table::{Symbol, SymbolTable};
 
 /// Symbols that are believed; kernels with all options have 250,000.
 const MAX_SYMBOLS: u32 = 1 << 21;
-/// The token table: 256 tokens, which are shorter than a name.
-const MAX_TOKENS: usize = 256 * 512;
 /// `KSYM_NAME_LEN` is 512; the first character is the type.
 const MAX_NAME: usize = 513;
+/// Bytes of all names; kernels with all options have 8 MiB.
+const MAX_TEXT: usize = 64 << 20;
+/// Arrays that are pointers: VMCOREINFO has what they point to.
+const POINTERS: [&str; 1] = ["mem_section"];
 /// Bytes of memory that are read at a time: a page, because the page behind may not be mapped.
 const PIECE: u64 = 4096;
 
@@ -52,6 +55,14 @@ pub enum KallsymsError {
         what: &'static str,
         /// The number.
         value: u64,
+    },
+    /// What the symbol table says is the banner is another text.
+    #[error(
+        "where the kernel's symbol table has linux_banner is no banner of {release}: one of them is damaged"
+    )]
+    Banner {
+        /// `OSRELEASE` in VMCOREINFO.
+        release: String,
     },
     /// The table has another address for a symbol than VMCOREINFO.
     #[error("the kernel's symbol table has {name} at {ours}, VMCOREINFO at {theirs}: one of them is damaged")]
@@ -129,106 +140,6 @@ fn bytes(kernel: &Kernel<'_>, at: VirtAddr, len: usize, what: &'static str) -> R
     Ok(bytes)
 }
 
-/// The tokens, by their number.
-struct Tokens {
-    text: Vec<u8>,
-    /// First byte and last byte plus one.
-    places: Vec<(usize, usize)>,
-}
-
-impl Tokens {
-    fn read(kernel: &Kernel<'_>, places: Places) -> Result<Self, KallsymsError> {
-        let index = bytes(kernel, places.index, 512, "kallsyms_token_index")?;
-        let starts: Vec<usize> = (0..256)
-            .filter_map(|token| Fields(&index).u16(2_usize.saturating_mul(token)))
-            .map(usize::from)
-            .collect();
-        let last = starts.iter().copied().max().unwrap_or(0);
-        let wanted = last.saturating_add(MAX_NAME).min(MAX_TOKENS);
-        let mut text = Vec::new();
-        let mut pieces = Pieces::new(kernel, places.tokens);
-        // Behind the last token another table begins, or the end of what is mapped.
-        while text.len() < wanted {
-            match pieces.next() {
-                Ok(piece) => text.extend_from_slice(&piece),
-                Err(error) if text.len() <= last => return Err(error.into()),
-                Err(_) => break,
-            }
-        }
-        let len = |start: usize| text.get(start..).unwrap_or_default().iter().position(|&byte| byte == 0);
-        let places =
-            starts.iter().map(|&start| (start, start.saturating_add(len(start).unwrap_or(0)))).collect();
-        Ok(Self { text, places })
-    }
-
-    /// The text of a token, without the NUL behind it.
-    fn get(&self, token: u8) -> Option<&[u8]> {
-        let (start, end) = *self.places.get(usize::from(token))?;
-        self.text.get(start..end)
-    }
-}
-
-/// Memory in pieces, from an address on.
-struct Pieces<'a, 'k> {
-    kernel: &'a Kernel<'k>,
-    at: VirtAddr,
-}
-
-impl<'a, 'k> Pieces<'a, 'k> {
-    fn new(kernel: &'a Kernel<'k>, at: VirtAddr) -> Self {
-        Self { kernel, at }
-    }
-
-    /// What lies up to the end of the page.
-    fn next(&mut self) -> Result<Vec<u8>, KernelError> {
-        let len = PIECE.saturating_sub(self.at.0 % PIECE);
-        let piece = bytes(self.kernel, self.at, to_usize(len), "kallsyms")?;
-        self.at = VirtAddr(self.at.0.wrapping_add(len));
-        Ok(piece)
-    }
-}
-
-/// The compressed names, one after the other.
-struct Names<'a, 'k> {
-    pieces: Pieces<'a, 'k>,
-    buffer: Vec<u8>,
-    at: usize,
-}
-
-impl Names<'_, '_> {
-    /// The next `len` bytes.
-    fn take(&mut self, len: usize) -> Result<&[u8], KallsymsError> {
-        while self.buffer.len().saturating_sub(self.at) < len {
-            self.buffer.drain(..self.at);
-            self.at = 0;
-            let piece = self.pieces.next()?;
-            self.buffer.extend(piece);
-        }
-        let end = self.at.saturating_add(len);
-        let taken = self.buffer.get(self.at..end).unwrap_or_default();
-        self.at = end;
-        Ok(taken)
-    }
-
-    fn byte(&mut self) -> Result<u8, KallsymsError> {
-        Ok(self.take(1)?.first().copied().unwrap_or(0))
-    }
-
-    /// The tokens of the next name. Its length has a second byte if the first one has its upper bit
-    /// set (73bbb94466fd, 6.1); no name of an older kernel is that long.
-    fn next(&mut self) -> Result<&[u8], KallsymsError> {
-        let first = self.byte()?;
-        let mut len = usize::from(first & 0x7f);
-        if first & 0x80 != 0 {
-            len |= usize::from(self.byte()?) << 7;
-        }
-        if !(1..MAX_NAME).contains(&len) {
-            return Err(KallsymsError::Damaged { what: "the length of a name", value: to_u64(len) });
-        }
-        self.take(len)
-    }
-}
-
 /// Expands all names and addresses.
 fn decode(kernel: &Kernel<'_>, places: Places) -> Result<SymbolTable, KallsymsError> {
     if !(1..=MAX_SYMBOLS).contains(&places.count) {
@@ -238,7 +149,11 @@ fn decode(kernel: &Kernel<'_>, places: Places) -> Result<SymbolTable, KallsymsEr
     let count = usize::try_from(places.count).unwrap_or(usize::MAX);
     let addresses = addresses(kernel, places.addresses, count)?;
     let tokens = Tokens::read(kernel, places)?;
-    let mut names = Names { pieces: Pieces::new(kernel, places.names), buffer: Vec::new(), at: 0 };
+    if let Some(pair) = addresses.array_windows().find(|[one, next]| one > next) {
+        let [_, value] = *pair;
+        return Err(KallsymsError::Damaged { what: "an address that is below the one before it", value });
+    }
+    let mut names = Names::new(kernel, places.names);
     let mut table = Builder::with_capacity(count);
     let mut name = Vec::new();
     for address in addresses {
@@ -249,13 +164,21 @@ fn decode(kernel: &Kernel<'_>, places: Places) -> Result<SymbolTable, KallsymsEr
                 text.ok_or(KallsymsError::Damaged { what: "a token", value: u64::from(token) })?,
             );
         }
-        let plain = name.len() > 1 && name.len() <= MAX_NAME && name.iter().all(u8::is_ascii_graphic);
-        let (Some((&kind, name)), true) = (name.split_first(), plain) else {
+        // Tokens have nothing but printed characters.
+        let kind = name
+            .split_first()
+            .filter(|(kind, rest)| kind.is_ascii_alphabetic() && !rest.is_empty() && rest.len() < MAX_NAME);
+        let Some((&kind, name)) = kind else {
             let value = name.first().copied().unwrap_or(0).into();
-            return Err(KallsymsError::Damaged { what: "a character of a name", value });
+            return Err(KallsymsError::Damaged { what: "the type of a symbol", value });
         };
+        if table.text_len().saturating_add(name.len()) > MAX_TEXT {
+            let value = to_u64(table.text_len());
+            return Err(KallsymsError::Damaged { what: "the length of all names", value });
+        }
         table.push(VirtAddr(address), kind, name);
     }
+    names.check_marks()?;
     Ok(table.finish())
 }
 
@@ -292,24 +215,33 @@ fn addresses(kernel: &Kernel<'_>, addresses: Addresses, count: usize) -> Result<
     })
 }
 
-/// Compares with the symbols that VMCOREINFO has; most must be equal. A symbol that only one of them
+/// Compares with the symbols that VMCOREINFO has: all must be equal. A symbol that only one of them
 /// has says nothing: data is not in the table without `CONFIG_KALLSYMS_ALL`, and some names are
-/// macros. Of arrays that are pointers (`mem_section`) VMCOREINFO has what they point to.
+/// macros. Then the banner of the kernel must be where the table has it.
 fn verify(kernel: &Kernel<'_>, table: &SymbolTable) -> Result<(), KallsymsError> {
     let mut equal = 0_usize;
-    let mut other = Vec::new();
     for (name, theirs) in kernel.info().symbols() {
         match table.find(name) {
             Some(ours) if ours == theirs => equal = equal.saturating_add(1),
-            Some(ours) if table.count(name) == 1 => other.push((name, ours, theirs)),
+            Some(ours) if table.only(name).is_some() && !POINTERS.contains(&name) => {
+                return Err(KallsymsError::Contradicts { name: name.to_owned(), ours, theirs });
+            }
             _ => {}
         }
     }
-    match other.first() {
-        Some(&(name, ours, theirs)) if other.len() >= equal => {
-            Err(KallsymsError::Contradicts { name: name.to_owned(), ours, theirs })
+    if equal == 0 {
+        return Err(KallsymsError::Damaged { what: "the number of known symbols", value: 0 });
+    }
+    let (Some(release), Some(banner)) = (kernel.info().get("OSRELEASE"), table.only("linux_banner")) else {
+        return Ok(());
+    };
+    let wanted = format!("Linux version {release} ");
+    let mut text = vec![0; wanted.len()];
+    // Not every dump has the page; that a debugger misses it is not this table's fault.
+    match kernel.read(banner, &mut text, "linux_banner") {
+        Ok(()) if text != wanted.as_bytes() => {
+            Err(KallsymsError::Banner { release: base::text::line(release) })
         }
-        None if equal == 0 => Err(KallsymsError::Damaged { what: "the number of known symbols", value: 0 }),
         _ => Ok(()),
     }
 }

@@ -37,4 +37,6 @@ mod list;
 pub mod model;
 pub mod modules;
 pub mod orc;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod unwind;

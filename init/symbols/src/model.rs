@@ -32,6 +32,7 @@ impl Model {
             return Err(DebuginfoError::NoVariables);
         }
         let mut types = btf::read(kernel, &symbols)?;
+        types.agree(kernel.info())?;
         let (mut modules, mut without_types) = (0_usize, Vec::new());
         for (name, added) in btf::module_types(kernel, &symbols, &mut types) {
             match added {

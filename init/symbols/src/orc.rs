@@ -10,6 +10,9 @@ use vmcore::kernel::Kernel;
 
 use crate::kallsyms::SymbolTable;
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes of an entry, and of the word that says of which address it is.
 pub const ENTRY: usize = 6;
 /// Entries that are believed; a kernel with all options has half a million.

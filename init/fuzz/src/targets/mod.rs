@@ -1,5 +1,6 @@
 //! The targets, a file for each parser or family of parsers.
 
+mod btf;
 mod config;
 mod dmesg;
 mod elf;
@@ -11,6 +12,7 @@ mod net;
 mod rawdump;
 mod stack;
 mod superblocks;
+mod symbols;
 mod vmcoreinfo;
 
 /// Something that reads bytes which anybody may have written.
@@ -40,6 +42,7 @@ macro_rules! targets {
 
 /// All of them.
 pub const TARGETS: &[Target] = targets! {
+    btf: 8192,
     config: 4096,
     dmesg: 32768,
     elf: 32768,
@@ -51,6 +54,7 @@ pub const TARGETS: &[Target] = targets! {
     rawdump: 4096,
     stack: 4096,
     superblocks: 4096,
+    symbols: 32768,
     vmcoreinfo: 4096,
 };
 

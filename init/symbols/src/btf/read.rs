@@ -14,6 +14,12 @@ use crate::list;
 const MAGIC: u16 = 0xeb9f;
 /// Bytes of `struct btf_header`.
 const HEADER: usize = 24;
+/// `BTF_VERSION`
+const VERSION: u8 = 1;
+/// Bits of a type's second word that mean nothing.
+const UNUSED: u32 = 0x60ff_0000;
+/// Bytes of a name: `KSYM_NAME_LEN`, which the kernel holds names against.
+const MAX_NAME: usize = 512;
 /// Modules that are believed, as in [`crate::modules`].
 const MAX_MODULES: usize = 1024;
 
@@ -36,6 +42,18 @@ pub enum BtfError {
         what: &'static str,
         /// Its value.
         value: u64,
+    },
+    /// A structure is another one in VMCOREINFO.
+    #[error(
+        "the kernel's type information (BTF) has {ours} for {key}, VMCOREINFO {theirs}: one of them is damaged"
+    )]
+    Contradicts {
+        /// `OFFSET(…)` or `SIZE(…)`.
+        key: String,
+        /// Bytes.
+        ours: u64,
+        /// Bytes.
+        theirs: u64,
     },
     /// A type makes no sense.
     #[error("the kernel's type information (BTF) is damaged: type {id} has {what} {value:#x}")]
@@ -62,12 +80,11 @@ pub fn read(kernel: &Kernel<'_>, symbols: &SymbolTable) -> Result<Types, BtfErro
     if !types.has_signs() {
         types.restore_signs(1);
     }
-    types.index();
     Ok(types)
 }
 
 /// Adds the types of all modules that have some, and says which those are: their names, and why the
-/// types of a module could not be had.
+/// types of a module could not be had. Names are safe to be shown.
 pub fn module_types(
     kernel: &Kernel<'_>,
     symbols: &SymbolTable,
@@ -81,28 +98,36 @@ pub fn module_types(
         return Vec::new();
     };
     let mut all = Vec::new();
-    for entry in list::entries(kernel, head, MAX_MODULES) {
+    let mut budget = MAX_BYTES;
+    let (entries, is_whole) = list::all(kernel, head, MAX_MODULES);
+    for (number, entry) in (1_usize..).zip(entries) {
         let at = |base: u64, offset: u64| VirtAddr(base.wrapping_add(offset));
-        let module = entry.0.wrapping_sub(list);
-        let Ok(btf) = kernel.read_u64(at(module, btf), "a module's types") else { break };
-        let mut text = [0; 56];
-        if kernel.read(at(btf, name), &mut text, "a module's name").is_err() {
-            break;
-        }
-        let text = Fields(&text).text(0, text.len()).unwrap_or_default();
-        let blob = || -> Result<Vec<u8>, BtfError> {
+        let mut module = format!("module {number}");
+        let mut blob = || -> Result<Vec<u8>, BtfError> {
+            let btf = kernel.read_u64(at(entry.0.wrapping_sub(list), btf), "a module's types")?;
+            let mut text = [0; 56];
+            kernel.read(at(btf, name), &mut text, "a module's name")?;
+            module = base::text::line(&Fields(&text).text(0, text.len()).unwrap_or_default());
             let len = kernel.read_u32(at(btf, size), "a module's types")?;
             let data = kernel.read_u64(at(btf, data), "a module's types")?;
             let len = to_usize(len.into());
-            if !(HEADER..=MAX_BYTES).contains(&len) {
+            if !(HEADER..=budget).contains(&len) {
                 return Err(BtfError::Header { what: "the size of a module's types", value: to_u64(len) });
             }
+            budget = budget.saturating_sub(len);
             let mut blob = vec![0; len];
             kernel.read(VirtAddr(data), &mut blob, "a module's types")?;
             Ok(blob)
         };
         let added = blob().and_then(|blob| types.add_split(&blob));
-        all.push((text, added));
+        all.push((module, added));
+    }
+    if !is_whole {
+        let value = to_u64(all.len());
+        all.push((
+            "other modules".to_owned(),
+            Err(BtfError::Header { what: "the end of their list, behind", value }),
+        ));
     }
     if !types.has_signs() {
         types.restore_signs(types.kernel_end);
@@ -125,20 +150,38 @@ impl<'a> Blob<'a> {
         if magic != MAGIC {
             return Err(damaged("the magic number", magic.into()));
         }
+        let version = fields.u8(2).unwrap_or(0);
+        if version != VERSION {
+            return Err(damaged("the version", version.into()));
+        }
         let word = |at: usize| fields.u32(at).unwrap_or(u32::MAX);
         let header = word(4);
+        if to_usize(header.into()) < HEADER {
+            return Err(damaged("the size of its header", header));
+        }
         let part = |what, offset: u32, len: u32| {
             let start = to_usize(header.into()).checked_add(to_usize(offset.into()));
             let part = start.and_then(|start| fields.bytes(start, to_usize(len.into())));
             part.ok_or(damaged(what, len))
         };
         let types = part("the size of its types", word(8), word(12))?;
+        if word(8).checked_add(word(12)).is_none_or(|end| end > word(16)) {
+            return Err(damaged("the place of its strings", word(16)));
+        }
         let strings = part("the size of its strings", word(16), word(20))?;
         if strings.last().is_some_and(|last| *last != 0) {
             return Err(damaged(
                 "the last byte of its strings",
                 u32::from(strings.last().copied().unwrap_or(0)),
             ));
+        }
+        let is_name = |name: &[u8]| {
+            name.len() <= MAX_NAME
+                && core::str::from_utf8(name).is_ok_and(|name| !name.contains(base::text::is_unsafe))
+        };
+        if let Some(name) = strings.split(|byte| *byte == 0).find(|name| !is_name(name)) {
+            let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
+            return Err(damaged("the length of a name that is too long or that no terminal can show", len));
         }
         Ok(Self { types, strings })
     }
@@ -175,6 +218,7 @@ impl Types {
         types.add_split(blob)?;
         types.base = (types.len(), u32::try_from(types.strings.len()).unwrap_or(u32::MAX));
         types.kernel_end = types.len();
+        types.index();
         Ok(types)
     }
 
@@ -205,7 +249,7 @@ impl Types {
         while at < self.bytes.len() {
             let next = |bytes: &[u8]| {
                 let info = Fields(bytes).u32(at.checked_add(4)?)?;
-                let kind = Kind::of(info >> 24 & 0x1f)?;
+                let kind = Kind::of(info >> 24 & 0x1f).filter(|_| info & UNUSED == 0)?;
                 let end = at.checked_add(12)?.checked_add(kind.more(info & 0xffff))?;
                 (end <= bytes.len()).then_some(end)
             };
@@ -232,7 +276,10 @@ impl Types {
             };
             self.renumber(TypeId(id), shift).map_err(fault)?;
         }
-        Ok(())
+        self.check(first).map_err(|(id, (what, value))| {
+            let id = id.saturating_sub(first).saturating_add(self.base.0);
+            BtfError::Damaged { id, what, value: value.into() }
+        })
     }
 
     /// Turns the numbers and names in a type into those of the row; fails if one leads nowhere.

@@ -171,6 +171,8 @@ fn runs(frames: &mut Frames, image: &Image<'_>, rows: &[Row]) {
     let known = |row: &Row| {
         matches!(row.entry.frame, Frame::Call | Frame::Registers | Frame::Interrupt)
             && !matches!(row.entry.sp.0, Base::Undefined | Base::PreviousSp)
+            // What lies on a stack are words.
+            && row.entry.sp.1 % 8 == 0
     };
     let signal = |row: &Row| row.entry.frame != Frame::Call;
     let kind = |row: &Row| known(row).then(|| signal(row));

@@ -16,13 +16,13 @@ use crate::orc::Tables;
 
 /// The banner and some bytes behind it.
 const BANNER: u64 = 4096;
-/// Read-only data that is copied at most.
-const MAX_RODATA: u64 = 2 << 20;
+/// Bytes of a section that are copied at most: kernels have 10 MiB of read-only data.
+const MAX_COPY: u64 = 64 << 20;
 
 /// What a section has in the file.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// These bytes; room behind them, if there are fewer than the section has.
+    /// These bytes; behind them, up to the section's length, room that nothing is written to.
     Bytes(Vec<u8>),
     /// Room that nothing is written to.
     Hole,
@@ -119,6 +119,7 @@ impl Sections<'_> {
 
     /// Adds a copy of memory.
     fn copy(&mut self, name: &'static str, kind: u32, flags: u64, range: Option<(u64, u64)>) {
+        let range = range.filter(|(start, end)| end.saturating_sub(*start) <= MAX_COPY);
         let content =
             range.map_or(Content::Nothing, |(start, end)| Content::Bytes(self.image.bytes(start, end)));
         self.add(name, kind, flags, range, content);
@@ -175,7 +176,7 @@ pub(super) fn of_image(image: &Image<'_>, orc: Option<&Tables>) -> Vec<Section> 
 fn rodata(image: &Image<'_>) -> (Option<(u64, u64)>, Content) {
     let range = image.between(&["__start_rodata"], &["__end_rodata", "__end_rodata_aligned"]);
     let Some((start, end)) = range else { return (None, Content::Nothing) };
-    let others = ["__start_pci_fixups_early", "__start___ksymtab", "__start_BTF"];
+    let others = ["__start_pci_fixups_early", "__start___ksymtab", "__start_notes", "__start_BTF"];
     let inside = others
         .iter()
         .filter_map(|name| image.find(&[name]))
@@ -183,8 +184,9 @@ fn rodata(image: &Image<'_>) -> (Option<(u64, u64)>, Content) {
     let end = inside.min().unwrap_or(end);
     let banner = image.find(&["linux_banner"]).filter(|banner| (start..end).contains(banner));
     let wanted = banner.map_or(0, |banner| banner.saturating_add(BANNER).min(end).saturating_sub(start));
-    let wanted = if wanted > MAX_RODATA { end.saturating_sub(start) } else { wanted };
-    (Some((start, end)), Content::Bytes(image.bytes(start, start.saturating_add(wanted))))
+    let wanted = if wanted > MAX_COPY { 0 } else { wanted };
+    let bytes = image.bytes(start, start.saturating_add(wanted));
+    (Some((start, end)), Content::Bytes(bytes))
 }
 
 /// A section up to the last symbol of the image, if the last section ends below it.

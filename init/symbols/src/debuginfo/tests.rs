@@ -1,1 +1,308 @@
-//! Tests.
+//! The debug file of made-up kernels, read back: by goblin as ELF, and its DWARF entry by entry.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+
+use base::fields::{Fields, put};
+use goblin::elf::Elf;
+
+use super::*;
+use crate::testing::{Encoding, LINK, MadeUp, OFFSET, types, with_kernel};
+
+fn made(encoding: Encoding) -> MadeUp {
+    MadeUp::new(encoding, true, &types().blob(), 20)
+}
+
+fn file(made: &MadeUp) -> Result<(Vec<u8>, Report), DebuginfoError> {
+    with_kernel(&made.info, &made.bytes, |kernel| {
+        let mut out = Cursor::new(Vec::new());
+        let report = write(kernel, &mut out)?;
+        Ok((out.into_inner(), report))
+    })
+}
+
+fn link(made: &MadeUp, name: &str) -> u64 {
+    let address = made.address(name).unwrap();
+    if address < OFFSET { address } else { address - OFFSET }
+}
+
+fn section<'a>(file: &'a [u8], elf: &Elf<'_>, name: &str) -> &'a [u8] {
+    let all = elf.section_headers.iter();
+    let found = all.clone().find(|section| elf.shdr_strtab.get_at(section.sh_name) == Some(name)).unwrap();
+    &file[found.file_range().unwrap()]
+}
+
+/// An attribute's number, or the place of what it refers to or is called.
+type Entry = (u8, BTreeMap<u8, u64>);
+
+/// A number in LEB128, of which the sign is lost.
+fn leb(bytes: &mut &[u8]) -> u64 {
+    let (mut value, mut shift) = (0, 0);
+    loop {
+        let byte = bytes[0];
+        *bytes = &bytes[1..];
+        value |= u64::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            return value;
+        }
+    }
+}
+
+fn fixed(bytes: &mut &[u8], len: usize) -> u64 {
+    let (head, rest) = bytes.split_at(len);
+    *bytes = rest;
+    head.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+/// All entries by their place, and by that of the unit's start.
+fn entries(info: &[u8], abbrev: &[u8]) -> BTreeMap<u64, Entry> {
+    let mut table = BTreeMap::new();
+    let mut rest = abbrev;
+    loop {
+        let code = leb(&mut rest);
+        if code == 0 {
+            break;
+        }
+        let tag = rest[0];
+        rest = &rest[2..];
+        let mut forms = Vec::new();
+        loop {
+            let pair = (leb(&mut rest), leb(&mut rest));
+            if pair == (0, 0) {
+                break;
+            }
+            forms.push(pair);
+        }
+        table.insert(code, (tag, forms));
+    }
+    assert!(rest.is_empty());
+    let mut all = BTreeMap::new();
+    let mut unit = 0;
+    while unit < info.len() {
+        let end = unit + 4 + usize::try_from(Fields(info).u32(unit).unwrap()).unwrap();
+        let mut rest = &info[unit + 11..end];
+        while !rest.is_empty() {
+            let place = end - rest.len();
+            let code = leb(&mut rest);
+            if code == 0 {
+                continue;
+            }
+            let (tag, forms) = &table[&code];
+            let attributes = forms.iter().map(|&(attribute, form)| {
+                let value = match form {
+                    0x01 | 0x07 => fixed(&mut rest, 8),
+                    0x06 | 0x0e | 0x10 => fixed(&mut rest, 4),
+                    0x13 => fixed(&mut rest, 4) + u64::try_from(unit).unwrap(),
+                    0x0b => fixed(&mut rest, 1),
+                    0x0d | 0x0f => leb(&mut rest),
+                    0x18 => {
+                        assert_eq!((leb(&mut rest), fixed(&mut rest, 1)), (9, 3));
+                        fixed(&mut rest, 8)
+                    }
+                    0x19 => 1,
+                    form => panic!("form {form:#x}"),
+                };
+                (u8::try_from(attribute).unwrap(), value)
+            });
+            let attributes = attributes.collect();
+            all.insert(u64::try_from(place).unwrap(), (*tag, attributes));
+        }
+        unit = end;
+    }
+    all
+}
+
+/// The entries of a file, each with its name.
+fn named(file: &[u8]) -> (BTreeMap<u64, Entry>, impl Fn(&Entry) -> String) {
+    let elf = Elf::parse(file).unwrap();
+    let strings = section(file, &elf, ".debug_str").to_vec();
+    let name = move |entry: &Entry| {
+        let at = usize::try_from(entry.1.get(&dies::at::NAME).copied().unwrap_or(0)).unwrap();
+        String::from_utf8(strings[at..].split(|byte| *byte == 0).next().unwrap().to_vec()).unwrap()
+    };
+    (entries(section(file, &elf, ".debug_info"), section(file, &elf, ".debug_abbrev")), name)
+}
+
+#[test]
+fn the_file_s_sections_and_symbols_are_read_back() {
+    for encoding in [Encoding::Absolute, Encoding::Relative, Encoding::PerCpu, Encoding::FromPlace] {
+        let made = made(encoding);
+        let (file, report) = file(&made).unwrap();
+        assert_eq!(report.bytes, u64::try_from(file.len()).unwrap());
+        assert_eq!(report.symbols, made.symbols.len());
+        assert!(report.missing.is_empty(), "{report:?}");
+        let elf = Elf::parse(&file).unwrap();
+        let symbols: BTreeMap<&str, u64> = elf
+            .syms
+            .iter()
+            .filter(|symbol| symbol.st_name != 0)
+            .map(|symbol| (elf.strtab.get_at(symbol.st_name).unwrap(), symbol.st_value))
+            .collect();
+        for (_, _, name) in &made.symbols {
+            assert_eq!(symbols.get(name.as_str()), Some(&link(&made, name)), "{encoding:?}: {name}");
+        }
+        let text = &elf.section_headers[1];
+        assert_eq!((text.sh_addr, text.sh_size), (LINK, 4096));
+        assert!(section(&file, &elf, ".rodata").starts_with(b"Linux version 6.1.0-made-up "));
+        assert_eq!(&section(&file, &elf, ".notes")[16..36], [0x5a; 20]);
+        assert_eq!(section(&file, &elf, ".orc_unwind_ip").len(), 16);
+        let do_it =
+            elf.syms.iter().find(|symbol| elf.strtab.get_at(symbol.st_name) == Some("do_it")).unwrap();
+        assert_eq!((do_it.st_size, do_it.st_info), (32, 0x12), "a global function");
+        for header in &elf.program_headers {
+            assert!(header.p_offset + header.p_filesz <= report.bytes);
+        }
+    }
+}
+
+#[test]
+fn types_variables_and_functions_are_read_back() {
+    let made = made(Encoding::PerCpu);
+    let (file, report) = file(&made).unwrap();
+    let (entries, name) = named(&file);
+    let find = |tag: u8, wanted: &str| {
+        let found: Vec<_> =
+            entries.iter().filter(|(_, entry)| entry.0 == tag && name(entry) == wanted).collect();
+        assert_eq!(found.len(), 1, "{wanted}");
+        found[0]
+    };
+    let (place, task) = find(dies::tag::STRUCTURE, "task_struct");
+    assert_eq!(task.1[&dies::at::BYTE_SIZE], 48);
+    let members: Vec<(String, u64, String)> = entries
+        .range(place + 1..)
+        .take_while(|(_, entry)| entry.0 == dies::tag::MEMBER)
+        .map(|(_, entry)| {
+            let of = &entries[&entry.1[&dies::at::TYPE]];
+            (name(entry), entry.1[&dies::at::MEMBER_LOCATION], name(of))
+        })
+        .collect();
+    let members: Vec<(&str, u64, &str)> =
+        members.iter().map(|(name, at, of)| (name.as_str(), *at, of.as_str())).collect();
+    assert_eq!(
+        members,
+        [("state", 0, "int"), ("pid", 4, "int"), ("tasks", 8, "list_head"), ("comm", 24, "")]
+    );
+    for (variable, of) in
+        [("init_task", "task_struct"), ("modules", "list_head"), ("counter", "long unsigned int")]
+    {
+        let (_, found) = find(dies::tag::VARIABLE, variable);
+        assert_eq!(found.1[&dies::at::LOCATION], link(&made, variable), "{variable}");
+        assert_eq!(name(&entries[&found.1[&dies::at::TYPE]]), of, "{variable}");
+    }
+    assert_eq!(link(&made, "counter"), 16, "a per-CPU variable is not moved");
+    let (place, function) = find(dies::tag::FUNCTION, "do_it");
+    assert_eq!((function.1[&dies::at::LOW_PC], function.1[&dies::at::HIGH_PC]), (link(&made, "do_it"), 32));
+    let parameters: Vec<String> = entries
+        .range(place + 1..)
+        .take_while(|(_, entry)| entry.0 == dies::tag::PARAMETER)
+        .map(|(_, entry)| name(entry))
+        .collect();
+    assert_eq!(parameters, ["task", "flags"]);
+    // What is referred to is there.
+    for entry in entries.values() {
+        assert!(entry.1.get(&dies::at::TYPE).is_none_or(|of| entries.contains_key(of)), "{entry:?}");
+    }
+    assert_eq!((report.functions, report.variables), (1, 4), "the banner, too");
+}
+
+#[test]
+fn the_same_kernel_gives_the_same_bytes() {
+    let made = made(Encoding::Relative);
+    let (one, other) = (file(&made).unwrap().0, file(&made).unwrap().0);
+    assert!(one == other);
+    // What is not read does not show.
+    let mut changed = made.clone();
+    let at = usize::try_from(made.address("a_byte").unwrap() - crate::testing::START).unwrap();
+    changed.bytes[at] ^= 0xff;
+    assert!(one == file(&changed).unwrap().0);
+}
+
+#[test]
+fn frames_are_those_of_orc() {
+    let made = made(Encoding::Relative);
+    let (file, report) = file(&made).unwrap();
+    let elf = Elf::parse(&file).unwrap();
+    let frame = section(&file, &elf, ".debug_frame");
+    // The common entry, then one of `do_it`: 4 bytes with a stack of 8, then 16.
+    let fields = Fields(frame);
+    let at = usize::try_from(fields.u32(0).unwrap()).unwrap() + 4;
+    let all: Vec<(u64, u64)> =
+        std::iter::successors(Some(at), |at| Some(at + 4 + usize::try_from(fields.u32(*at)?).unwrap()))
+            .map_while(|at| Some((fields.u64(at + 8)?, fields.u64(at + 16)?)))
+            .collect();
+    assert!(all.contains(&(link(&made, "do_it"), 32)), "{all:x?}");
+    assert_eq!(report.frames, u64::try_from(all.len()).unwrap());
+}
+
+/// What is said to be missing if these bytes are at a part of the image.
+fn missing(part: &str, offset: usize, bytes: &[u8]) -> Vec<String> {
+    let mut made = made(Encoding::Relative);
+    let at = made.place(part) + offset;
+    put(&mut made.bytes, at, bytes);
+    let (file, report) = file(&made).unwrap();
+    assert!(Elf::parse(&file).is_ok());
+    report.missing
+}
+
+#[test]
+fn orc_tables_out_of_order_are_left_out_and_said() {
+    for (offset, bytes) in [(4, [0xff; 4]), (0, [0x80; 4]), (12, [0x7f; 4])] {
+        let missing = missing("orc", offset, &bytes);
+        assert!(missing.len() == 1 && missing[0].contains("not in order"), "{missing:?}");
+    }
+}
+
+#[test]
+fn a_build_id_that_vmcoreinfo_does_not_have_is_said() {
+    let mut made = made(Encoding::Relative);
+    made.info = made.info.replace("5a5a", "5b5a");
+    let (_, report) = file(&made).unwrap();
+    assert!(report.missing.len() == 1 && report.missing[0].contains("build id"), "{:?}", report.missing);
+}
+
+#[test]
+fn parts_that_overlap_are_refused() {
+    let mut made = made(Encoding::Absolute);
+    let number = made.symbols.iter().position(|(_, _, name)| name == "_etext").unwrap();
+    // The code ends where data begins; the symbols stay in order.
+    let data = made.address("__end_rodata").unwrap();
+    for number in number..made.symbols.len() {
+        let (address, _, _) = made.symbols[number];
+        let at = made.place("addresses") + 8 * number;
+        put(&mut made.bytes, at, &address.max(data).to_le_bytes());
+    }
+    let error = file(&made).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            DebuginfoError::Overlap { .. } | DebuginfoError::Symbols(_) | DebuginfoError::Types(_)
+        ),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_kernel_without_variables_is_refused() {
+    let mut made = made(Encoding::Relative);
+    let name = b"Dinit_task";
+    let at = made.bytes.windows(name.len()).position(|bytes| bytes == name).unwrap();
+    put(&mut made.bytes, at, b"Dinit_tusk");
+    assert!(matches!(file(&made).unwrap_err(), DebuginfoError::NoVariables));
+}
+
+#[test]
+fn a_variable_that_does_not_fit_has_no_type() {
+    // `modules` is in the table as a list of 16 bytes; here the next symbol is 8 bytes behind it.
+    let mut made = made(Encoding::Absolute);
+    let number = made.symbols.iter().position(|(_, _, name)| name == "a_byte").unwrap();
+    let at = made.place("addresses") + 8 * number;
+    let address = made.address("modules").unwrap() + 8;
+    put(&mut made.bytes, at, &address.to_le_bytes());
+    let (file, report) = file(&made).unwrap();
+    let (entries, name) = named(&file);
+    let variables: Vec<String> =
+        entries.values().filter(|entry| entry.0 == dies::tag::VARIABLE).map(name).collect();
+    assert!(!variables.contains(&"modules".to_owned()), "{variables:?}");
+    assert!(report.unresolved.contains(&"modules".to_owned()), "{:?}", report.unresolved);
+}

@@ -8,7 +8,7 @@
 
 use vmcore::kernel::Kernel;
 
-use super::{Addresses, KallsymsError, MAX_NAME, MAX_SYMBOLS, PIECE, Places};
+use super::{Addresses, KallsymsError, MAX_SYMBOLS, PIECE, Places};
 use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 
@@ -23,6 +23,9 @@ const MAX_BEHIND: usize = 8192;
 const WINDOW: u64 = 1 << 20;
 /// The fewest symbols that a kernel has.
 const MIN_SYMBOLS: u32 = 1000;
+/// Places that look like the digits of a token table, and words that look like the base before names,
+/// that are looked at more closely. A kernel has one table, but memory may hold any number.
+const MAX_TRIED: usize = 16;
 const DIGITS: &[u8] = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00";
 
 /// Finds the tables.
@@ -30,12 +33,17 @@ pub(super) fn find(kernel: &Kernel<'_>) -> Result<Places, KallsymsError> {
     let start = kernel.info().symbol("_stext").ok_or(KallsymsError::NotFound)?;
     let mut at = start.0;
     let end = start.0.saturating_add(MAX_IMAGE);
+    let mut tried = 0;
     while at < end {
         let overlap = to_u64(MAX_BEHIND);
         let window = memory(kernel, at, WINDOW.saturating_add(overlap));
         let hits = window.windows(DIGITS.len()).take(to_usize(WINDOW)).enumerate();
         for (offset, _) in hits.filter(|(_, bytes)| *bytes == DIGITS) {
             let digits = at.saturating_add(to_u64(offset));
+            tried = usize::saturating_add(tried, 1);
+            if tried > MAX_TRIED {
+                return Err(KallsymsError::NotFound);
+            }
             if let Some(places) = around(kernel, start.0, digits, window.get(offset..).unwrap_or_default()) {
                 return Ok(places);
             }
@@ -72,13 +80,13 @@ fn around(kernel: &Kernel<'_>, base: u64, digits: u64, behind: &[u8]) -> Option<
     let before = tokens.saturating_sub(MAX_NAMES).max(base) & !7;
     let bytes = memory(kernel, before, tokens.checked_sub(before)?);
     let fields = Fields(&bytes);
-    for at in (0..bytes.len()).step_by(8) {
-        if fields.u64(at) != Some(base) {
-            continue;
-        }
-        let Some(count) = at.checked_add(8).and_then(|at| fields.u32(at)) else { continue };
+    let bases = (0..bytes.len()).step_by(8).filter(|&at| fields.u64(at) == Some(base));
+    let counted = bases.filter_map(|at| Some((at, at.checked_add(8).and_then(|at| fields.u32(at))?)));
+    for (at, count) in
+        counted.filter(|(_, count)| (MIN_SYMBOLS..=MAX_SYMBOLS).contains(count)).take(MAX_TRIED)
+    {
         let names = at.checked_add(16)?;
-        if !(MIN_SYMBOLS..=MAX_SYMBOLS).contains(&count) || !are_names(bytes.get(names..)?, count) {
+        if !are_names(bytes.get(names..)?, count) {
             continue;
         }
         let offsets = u64::from(count).checked_mul(4)?.next_multiple_of(8);
@@ -97,6 +105,9 @@ fn around(kernel: &Kernel<'_>, base: u64, digits: u64, behind: &[u8]) -> Option<
 /// Whether the index of a token table lies at `at`: 256 offsets that ascend from 0.
 fn is_index(bytes: &[u8], at: usize) -> bool {
     let Some(index) = Fields(bytes).bytes(at, 512) else { return false };
+    if !index.starts_with(&[0, 0]) {
+        return false;
+    }
     let offsets: Vec<u16> = (0..256_usize).filter_map(|n| Fields(index).u16(n.saturating_mul(2))).collect();
     offsets.first() == Some(&0) && offsets.is_sorted_by(|one, next| one < next)
 }
@@ -107,6 +118,7 @@ fn are_names(bytes: &[u8], count: u32) -> bool {
     (0..count).all(|_| {
         let len = bytes.get(at).copied().map_or(0, usize::from);
         at = at.saturating_add(len).saturating_add(1);
-        (1..MAX_NAME).contains(&len) && at <= bytes.len()
+        // A length of two bytes came with 6.1, whose tables need not be searched for.
+        (1..128).contains(&len) && at <= bytes.len()
     })
 }

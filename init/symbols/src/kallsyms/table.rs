@@ -47,6 +47,11 @@ impl Builder {
         Self { names: vec![0], symbols: Vec::with_capacity(symbols) }
     }
 
+    /// Bytes of all names so far.
+    pub(crate) fn text_len(&self) -> usize {
+        self.names.len()
+    }
+
     /// Adds a symbol. A name that no longer fits in 4 GiB of names is left out.
     pub(crate) fn push(&mut self, address: VirtAddr, kind: u8, name: &[u8]) {
         let (Ok(start), Ok(len)) = (u32::try_from(self.names.len()), u16::try_from(name.len())) else {
@@ -136,15 +141,15 @@ impl SymbolTable {
     /// The address of a symbol if there is one of this name only.
     #[must_use]
     pub fn only(&self, name: &str) -> Option<VirtAddr> {
-        self.symbol(name).filter(|_| self.count(name) == 1).map(|symbol| symbol.address)
+        let mut all = self.all_named(name);
+        all.next().filter(|_| all.next().is_none()).map(|symbol| symbol.address)
     }
 
-    /// Symbols of this name.
-    #[must_use]
-    pub fn count(&self, name: &str) -> usize {
+    /// Symbols of this name, global ones first, then by address.
+    pub fn all_named(&self, name: &str) -> impl Iterator<Item = &Symbol> {
         let rest = self.by_name.get(self.first_named(name)..).unwrap_or_default();
         let symbols = rest.iter().filter_map(|&number| self.symbols.get(to_usize(number.into())));
-        symbols.take_while(|symbol| self.name_bytes(symbol) == name.as_bytes()).count()
+        symbols.take_while(move |symbol| self.name_bytes(symbol) == name.as_bytes())
     }
 
     /// The symbol that `address` lies behind, and how far: the last one that does not lie above it.

@@ -1,0 +1,113 @@
+//! Whether the parts of the image contradict each other: what is wrong is left out, and said.
+
+use base::addr::{VirtAddr, to_usize};
+use base::fields::Fields;
+
+use super::sections::Section;
+use crate::image::Image;
+use crate::orc::{ENTRY, Tables};
+
+/// Bytes of `.notes`, and notes, that are looked at.
+const MAX_NOTES: u64 = 64 << 10;
+/// `NT_GNU_BUILD_ID`
+const BUILD_ID: u32 = 3;
+
+/// Whether the tables of ORC are there and in order: ascending addresses of the image.
+pub(super) fn orc(image: &Image<'_>, tables: &Tables) -> Result<(), &'static str> {
+    let read = |start: VirtAddr, len: u64| {
+        let mut bytes = vec![0; to_usize(len)];
+        image.kernel.read(start, &mut bytes, "the tables of ORC").map(|()| bytes)
+    };
+    let bytes_of = |size: u64| tables.len().saturating_mul(size);
+    let entries = u64::try_from(ENTRY).unwrap_or(u64::MAX);
+    let (Ok(ip), Ok(_)) = (read(tables.ip.0, bytes_of(4)), read(tables.entries.0, bytes_of(entries))) else {
+        return Err("stacks are not unwound exactly: the kernel's ORC tables are not in the dump");
+    };
+    let places = (0_u64..).map(|index| tables.ip.0.0.wrapping_add(index.wrapping_mul(4)));
+    let addresses = places
+        .zip(ip.chunks_exact(4))
+        .map(|(place, word)| place.wrapping_add_signed(Fields(word).i32(0).unwrap_or(0).into()));
+    let start = image.text().map_or(0, |(start, _)| start);
+    let end = image.find(&["_end"]).unwrap_or(u64::MAX);
+    let mut last = start;
+    for address in addresses {
+        if !(last..end).contains(&address) {
+            return Err(
+                "stacks are not unwound exactly: the kernel's ORC tables are damaged, they are not in order",
+            );
+        }
+        last = address;
+    }
+    Ok(())
+}
+
+/// What is wrong with the build id, by which readers tell whether a file is that of a dump.
+pub(super) fn build_id(image: &Image<'_>) -> Option<&'static str> {
+    let wanted = image.kernel.info().get("BUILD-ID")?;
+    let Some((start, end)) = image.between(&["__start_notes"], &["__stop_notes"]) else {
+        return Some("the build id: the kernel's symbol table does not have its notes");
+    };
+    let mut notes = vec![0; to_usize(end.saturating_sub(start).min(MAX_NOTES))];
+    if image.kernel.read(VirtAddr(start), &mut notes, "the kernel's notes").is_err() {
+        return Some("the build id: the kernel's notes are not in the dump");
+    }
+    let found = find_build_id(&notes).unwrap_or_default();
+    let found: String = found.iter().map(|byte| format!("{byte:02x}")).collect();
+    (found != wanted).then_some(
+        "the build id: the kernel's notes have another one than VMCOREINFO, and readers may refuse the file",
+    )
+}
+
+/// The build id in a row of notes.
+fn find_build_id(notes: &[u8]) -> Option<&[u8]> {
+    let fields = Fields(notes);
+    let mut at = 0_usize;
+    while at < notes.len() {
+        let word = |offset: usize| fields.u32(at.checked_add(offset)?);
+        let [name_len, len] = [word(0)?, word(4)?].map(|len| to_usize(len.into()));
+        let name_at = at.checked_add(12)?;
+        let desc_at = name_at.checked_add(name_len)?.checked_next_multiple_of(4)?;
+        if word(8)? == BUILD_ID && fields.bytes(name_at, name_len)? == b"GNU\0" {
+            return fields.bytes(desc_at, len);
+        }
+        at = desc_at.checked_add(len)?.checked_next_multiple_of(4)?;
+    }
+    None
+}
+
+/// Two sections that overlap, if there are some: the symbols that mark them contradict each other. The
+/// first copy of per-CPU variables may lie in what is thrown away after the start (7.x).
+pub(super) fn overlap(sections: &[Section]) -> Option<(&'static str, &'static str)> {
+    let mut all: Vec<&Section> = sections.iter().filter(|section| section.is_in_memory()).collect();
+    all.retain(|section| section.name != ".data..percpu");
+    all.sort_by_key(|section| section.address);
+    let pairs = all.iter().zip(all.iter().skip(1));
+    let mut overlapping =
+        pairs.filter(|(one, next)| one.address.saturating_add(one.len) > next.address && next.len > 0);
+    overlapping.next().map(|(one, next)| (one.name, next.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_build_id_is_found_among_notes() {
+        let note = |name: &[u8], kind: u8, desc: &[u8]| {
+            let len = |bytes: &[u8]| [u8::try_from(bytes.len()).unwrap(), 0, 0, 0];
+            let mut note = [&len(name)[..], &len(desc), &[kind, 0, 0, 0], name].concat();
+            note.resize(note.len().next_multiple_of(4), 0);
+            note.extend(desc);
+            note.resize(note.len().next_multiple_of(4), 0);
+            note
+        };
+        let others = [note(b"Linux\0", 0x10, &[1, 2, 3]), note(b"Xen\0", 3, &[9; 20])].concat();
+        let notes = [&others[..], &note(b"GNU\0", 3, &[7; 20])].concat();
+        assert_eq!(find_build_id(&notes), Some(&[7; 20][..]));
+        assert_eq!(find_build_id(&others), None);
+        for len in 0..notes.len() {
+            assert!(find_build_id(&notes[..len]).is_none());
+        }
+        assert_eq!(find_build_id(&[0xff; 64]), None);
+    }
+}
