@@ -15,7 +15,8 @@ use afterimage::offline::OfflineError;
 use afterimage::output::OutputError;
 use afterimage::sys::wiping::Wiping;
 use afterimage::{
-    debuginfo, estimate, host, inspect, keys, loader, offline, output, planned, raw, status, stream, survey,
+    debuginfo, estimate, host, inspect, isf, keys, loader, offline, output, planned, raw, status, stream,
+    survey,
 };
 use base::config::{Config, Dump};
 use clap::Parser;
@@ -119,6 +120,10 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Debuginfo { files, output } => {
             let report = debuginfo::make(&files, &output)?;
             print(&debuginfo::text(&report, &output))
+        }
+        Command::Symbols { files, output } => {
+            let made = isf::make(&files, &output)?;
+            print(&isf::text(&made, &output))
         }
         Command::Dmesg { files } => kernel_log(&files),
         Command::Inspect { pages: true, map, files } => page_map(map.as_deref(), &files),
