@@ -350,7 +350,7 @@ fn complaints(command: &str, output: &str) -> Result<()> {
 }
 
 /// Runs a script that prints one JSON value.
-fn python<T: DeserializeOwned>(python: &Path, script: &str, arguments: &[OsString]) -> Result<T> {
+pub(crate) fn python<T: DeserializeOwned>(python: &Path, script: &str, arguments: &[OsString]) -> Result<T> {
     let output = command(&python.to_string_lossy()).args(["-c", script]).args(arguments).run()?;
     serde_json::from_slice(&output.stdout)
         .with_context(|| format!("a script printed {:?}", String::from_utf8_lossy(&output.stdout)))
@@ -362,7 +362,7 @@ pub(crate) fn drgn_python() -> Result<PathBuf> {
 }
 
 /// A Python with volatility3.
-fn volatility_python() -> Result<PathBuf> {
+pub(crate) fn volatility_python() -> Result<PathBuf> {
     python_with("venv-volatility3", "volatility3")
 }
 
