@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use liblzma::write::XzEncoder;
 use symbols::isf::{self, IsfError, Report};
 use tempfile::NamedTempFile;
+use vmcore::format::vmcoreinfo::VmcoreInfo;
+use vmcore::source::Form;
 
 use crate::input::{Input, InputError, is_input};
 use crate::output::check_replaceable;
-use vmcore::source::Form;
 
 /// More shrinks the file by a fifth and takes ten times as long; volatility3 reads it once.
 const XZ_LEVEL: u32 = 0;
@@ -85,7 +86,7 @@ pub fn make(files: &[PathBuf], out: &Path) -> Result<Made, MakeError> {
     file.as_file().sync_all().map_err(failed)?;
     file.persist(out).map_err(|error| failed(error.error))?;
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
-    Ok(Made { report, limits: limits(&input, files) })
+    Ok(Made { report, limits: limits(input.info(), input.form(), files) })
 }
 
 type Written = Result<(NamedTempFile, Report), IsfError>;
@@ -104,36 +105,42 @@ fn compressed(file: NamedTempFile, write: impl Fn(&mut dyn Write) -> Result<Repo
     Ok((file, report))
 }
 
-/// What volatility3 cannot do with this dump.
-fn limits(input: &Input, files: &[PathBuf]) -> Vec<String> {
+/// What volatility3 cannot do with a dump of this kernel, in files of this form (none: it is a dump).
+fn limits(info: &VmcoreInfo, form: Option<Form>, files: &[PathBuf]) -> Vec<String> {
     let mut limits = Vec::new();
-    if input.info().number("pgtable_l5_enabled").is_some_and(|enabled| enabled != 0) {
+    if info.number("pgtable_l5_enabled").is_some_and(|enabled| enabled != 0) {
         limits.push(
             "volatility3 cannot read this memory: the kernel ran with five-level page tables (LA57), which \
              volatility3 does not know; use drgn or crash, or boot with no5lvl"
                 .to_owned(),
         );
     }
-    let release = input.info().get("OSRELEASE").unwrap_or_default();
+    let release = info.get("OSRELEASE").unwrap_or_default();
     if version(release).is_some_and(|version| version > NEWEST) {
         let (major, minor) = NEWEST;
         limits.push(format!(
-            "volatility3 {VOLATILITY} was seen to work on kernels up to {major}.{minor}, and this one is \
-             {release}: where its structures have changed, volatility3 fails or leaves out what is there; \
-             check with drgn"
+            "volatility3 {VOLATILITY} was seen to agree with drgn on kernels up to {major}.{minor}, and this \
+             one is {release}: where structures have changed since, it fails (lsmod on 7.2) or leaves out \
+             what is there; check with drgn"
         ));
     }
-    // volatility3 takes an ELF core and LiME for what they are, and all else for raw memory.
-    if !matches!(input.form(), Some(Form::Elf | Form::Lime | Form::Raw)) {
-        let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-        let first = names.first().cloned().unwrap_or_default();
+    if form.is_none() {
+        let names: Vec<String> = files.iter().map(|file| quoted(&file.display().to_string())).collect();
+        let first = files.first().map(|file| file.display().to_string()).unwrap_or_default();
         limits.push(format!(
             "volatility3 does not read kdump-compressed dumps; what it reads is made by: afterimage dump \
-             --format lime {} {first}.lime",
-            names.join(" ")
+             --format lime {} {}",
+            names.join(" "),
+            quoted(&format!("{first}.lime"))
         ));
     }
     limits
+}
+
+/// A name as a shell takes it.
+fn quoted(name: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+".contains(letter);
+    if name.chars().all(is_plain) { name.to_owned() } else { format!("'{}'", name.replace('\'', "'\\''")) }
 }
 
 /// Major and minor number of a release.
@@ -175,6 +182,37 @@ pub fn text(made: &Made, out: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn limits_of(info: &str, form: Option<Form>) -> Vec<String> {
+        limits(&VmcoreInfo::parse(info.as_bytes()), form, &["a 1".into(), "b".into()])
+    }
+
+    #[test]
+    fn what_volatility3_cannot_do_is_said() {
+        let known = "OSRELEASE=6.12.5-amd64\nNUMBER(pgtable_l5_enabled)=0\n";
+        assert_eq!(limits_of(known, Some(Form::Elf)), Vec::<String>::new());
+        assert_eq!(limits_of("", Some(Form::Lime)), Vec::<String>::new());
+        let five = limits_of("OSRELEASE=6.1.0\nNUMBER(pgtable_l5_enabled)=1\n", Some(Form::Elf));
+        assert!(
+            matches!(five.as_slice(), [text] if text.contains("five-level page tables (LA57)")),
+            "{five:?}"
+        );
+        let newer = limits_of("OSRELEASE=6.13.0\n", Some(Form::Lime));
+        assert!(matches!(newer.as_slice(), [text] if text.contains("this one is 6.13.0")), "{newer:?}");
+        let dump = limits_of(known, None);
+        let line = "afterimage dump --format lime 'a 1' b 'a 1.lime'";
+        assert!(matches!(dump.as_slice(), [text] if text.ends_with(line)), "{dump:?}");
+    }
+
+    #[test]
+    fn names_that_volatility3_does_not_look_at_are_refused() {
+        let refused =
+            |out: &str| matches!(make(&["/absent".into()], Path::new(out)), Err(MakeError::Name(_)));
+        assert_eq!(
+            ["a.json.zst", "json.xz", "a", "", "a.json", "b.json.xz"].map(refused),
+            [true, true, true, true, false, false]
+        );
+    }
 
     #[test]
     fn versions_are_read_from_releases() {

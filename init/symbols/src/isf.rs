@@ -15,9 +15,8 @@ use std::io::{self, Write};
 
 use vmcore::kernel::Kernel;
 
-use crate::btf::{TypeId, Types};
+use crate::btf::{Space, TypeId, Types};
 use crate::debuginfo::DebuginfoError;
-use crate::declaration::Declarations;
 use crate::image::Image;
 use crate::model::Model;
 use names::Names;
@@ -26,9 +25,10 @@ use names::Names;
 const MAX_BANNER: u64 = 1024;
 /// With what it begins (init/version.c).
 const BANNER: &[u8] = b"Linux version ";
-/// Symbols of the linker, which are in no table of variables, and whose types volatility3 asks for.
-const OF_LINKER: [&str; 3] =
-    ["char _text[0]", "char _etext[0]", "tracepoint_ptr_t __start___tracepoints_ptrs[0]"];
+/// Symbols of the linker, which are in no table of variables, and whose types volatility3 asks for:
+/// arrays of these.
+const OF_LINKER: [(&str, &str); 3] =
+    [("_text", "char"), ("_etext", "char"), ("__start___tracepoints_ptrs", "tracepoint_ptr_t")];
 /// Variables whose types volatility3 (2.28) asks for: what needs one of them fails without.
 const ASKED: [&str; 27] = [
     "_etext",
@@ -114,9 +114,13 @@ pub fn write(kernel: &Kernel<'_>, out: &mut dyn Write) -> Result<Report, IsfErro
 }
 
 /// The linker's symbols that this kernel has the types for.
-fn of_linker(types: &mut Types) -> BTreeMap<String, TypeId> {
-    let mut declarations = Declarations::new(types);
-    OF_LINKER.into_iter().filter_map(|text| declarations.declare(text).ok()).collect()
+fn of_linker(types: &mut Types) -> BTreeMap<&'static str, TypeId> {
+    let all = OF_LINKER.into_iter();
+    all.filter_map(|(name, of)| {
+        let of = types.named(Space::Plain, of)?;
+        Some((name, types.add_array(of, 0)))
+    })
+    .collect()
 }
 
 /// All that is written.
@@ -137,7 +141,11 @@ struct Symbol {
 }
 
 impl<'a> Isf<'a> {
-    fn new(model: &'a Model, linker: &BTreeMap<String, TypeId>, image: &Image<'_>) -> Result<Self, IsfError> {
+    fn new(
+        model: &'a Model,
+        linker: &BTreeMap<&'static str, TypeId>,
+        image: &Image<'_>,
+    ) -> Result<Self, IsfError> {
         let names = Names::new(&model.types);
         let variables = &model.globals.variables;
         let declared: BTreeMap<&str, _> = variables
