@@ -220,6 +220,18 @@ pub(crate) enum Command {
         #[arg(last = true, value_name = "ARGUMENT")]
         arguments: Vec<OsString>,
     },
+    /// Make volatility3's symbols (ISF) of the kernel in a vmcore or dump, out of the dump alone
+    ///
+    /// volatility3 finds the file in the folder that `vol -s DIR` names. Says what volatility3 itself
+    /// cannot do with this dump.
+    Symbols {
+        /// The vmcore or dump; of a split dump all files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The file to write: NAME.json.xz, or NAME.json
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// Print the kernel log in a vmcore or dump
     Dmesg {
         /// The vmcore or dump; of a split dump all files

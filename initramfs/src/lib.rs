@@ -14,7 +14,7 @@
 //! | [`planned`] | switching kernels on purpose |
 //! | [`boot_entry`] | what the machine goes on to after a capture |
 //! | [`raw`] | raw devices: making one a target, copying a capture off it |
-//! | [`debuginfo`], [`readers`] | what debuggers need to read a dump |
+//! | [`debuginfo`], [`isf`], [`readers`] | what debuggers and volatility3 need to read a dump |
 //! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`], [`estimate`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
     test,
@@ -35,6 +35,7 @@ pub mod host;
 pub mod image;
 pub mod input;
 pub mod inspect;
+pub mod isf;
 pub mod keys;
 pub mod loader;
 pub mod map;

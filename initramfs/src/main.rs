@@ -17,8 +17,8 @@ use afterimage::output::OutputError;
 use afterimage::readers::Reader;
 use afterimage::sys::wiping::Wiping;
 use afterimage::{
-    debuginfo, estimate, host, inspect, keys, loader, offline, output, planned, raw, readers, status, stream,
-    survey,
+    debuginfo, estimate, host, inspect, isf, keys, loader, offline, output, planned, raw, readers, status,
+    stream, survey,
 };
 use base::config::{Config, Dump};
 use clap::Parser;
@@ -125,6 +125,10 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Crash { files, arguments } => debugged(Reader::Crash, &files, &arguments),
         Command::Drgn { file, arguments } => debugged(Reader::Drgn, &[file], &arguments),
+        Command::Symbols { files, output } => {
+            let made = isf::make(&files, &output)?;
+            print(&isf::text(&made, &output))
+        }
         Command::Dmesg { files } => kernel_log(&files),
         Command::Inspect { pages: true, map, files } => page_map(map.as_deref(), &files),
         Command::Inspect { files, .. } => {

@@ -49,4 +49,5 @@ pub mod stack;
 pub mod target_disk;
 pub mod trigger;
 pub mod vm;
+pub mod volatility;
 pub mod workdir;

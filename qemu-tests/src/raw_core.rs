@@ -12,28 +12,43 @@ use std::path::PathBuf;
 
 /// Names what the guest does: to be counted up when that changes.
 const RECIPE: &str = "plants-1";
+/// The same of [`with_four_levels`].
+const FOUR_LEVELS: &str = "four-levels-1";
 
 /// A core of a kernel of the series, with memory of every kind in it.
 pub fn of(series: &str) -> Result<PathBuf> {
+    kept(series, RECIPE, |scenario| {
+        scenario.plants = vec![
+            Plant::Anonymous,
+            Plant::Tmpfs,
+            Plant::Cache,
+            Plant::Thp,
+            Plant::Hugetlb,
+            Plant::Ksm,
+            Plant::Freed,
+        ];
+    })
+}
+
+/// A core of a machine whose page tables have four levels, for readers that know no others. A witness
+/// with sockets, files and an environment is in it.
+pub fn with_four_levels(series: &str) -> Result<PathBuf> {
+    kept(series, FOUR_LEVELS, |scenario| scenario.shape.cpu = "la57=off".into())
+}
+
+/// The core that is kept under the name of a recipe; it is made if there is none.
+fn kept(series: &str, recipe: &str, shape: impl FnOnce(&mut Scenario)) -> Result<PathBuf> {
     let kernel = Kernel::of_series(series)?;
     let directory = cache()?.join("cores");
-    let kept = directory.join(format!("{}-{RECIPE}.vmcore", kernel.version()));
+    let kept = directory.join(format!("{}-{recipe}.vmcore", kernel.version()));
     if kept.exists() {
         return Ok(kept);
     }
     fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
-    let mut scenario = Scenario::new(&format!("core-{series}"), &kernel);
+    let mut scenario = Scenario::new(&format!("core-{series}-{recipe}"), &kernel);
     scenario.raw_copy = true;
     scenario.config.level = 31;
-    scenario.plants = vec![
-        Plant::Anonymous,
-        Plant::Tmpfs,
-        Plant::Cache,
-        Plant::Thp,
-        Plant::Hugetlb,
-        Plant::Ksm,
-        Plant::Freed,
-    ];
+    shape(&mut scenario);
     let outcome = scenario.run()?;
     // Beside its final place: whole under this name or not there at all.
     let partial = kept.with_extension("partial");

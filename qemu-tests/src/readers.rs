@@ -367,7 +367,7 @@ pub(crate) fn drgn_python() -> Result<PathBuf> {
 }
 
 /// A Python with volatility3.
-fn volatility_python() -> Result<PathBuf> {
+pub(crate) fn volatility_python() -> Result<PathBuf> {
     python_with("venv-volatility3", "volatility3")
 }
 

@@ -87,7 +87,7 @@ pub fn read(
     let (Some(head), Some(offsets)) = (symbols.find("modules"), Offsets::find(types)) else {
         return Vec::new();
     };
-    let entries = list::entries(kernel, head, MAX_MODULES);
+    let (entries, _) = list::all(kernel, head, MAX_MODULES);
     let base = |entry: &VirtAddr| entry.0.wrapping_sub(offsets.list);
     entries.iter().map_while(|entry| module(kernel, base(entry), &offsets, layout).ok().flatten()).collect()
 }

@@ -62,6 +62,7 @@ fn main() {
                 }
                 return;
             }
+            let _sockets = plant::sockets();
             loop {
                 sleep(Duration::MAX);
             }

@@ -8,6 +8,8 @@ use qemu_tests::initramfs::SLEEPER;
 use qemu_tests::marker::{Kind, PAGE, page, text};
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
@@ -23,8 +25,20 @@ pub(crate) fn everywhere(seed: &str) -> Result<MmapMut> {
     ensure!(read.len() == Kind::PageCache.count().saturating_mul(PAGE), "the marker file is short");
     log(text(seed, Kind::Log, 0)).context("writing to /dev/kmsg")?;
     // The name of a process is that of the file it was started from, so the link is what counts.
-    Command::new(format!("/{SLEEPER}")).spawn().context("starting the witness")?;
+    Command::new(format!("/{SLEEPER}")).env("WITNESS", seed).spawn().context("starting the witness")?;
     Ok(memory)
+}
+
+/// The witness's sockets, for readers of a dump to list: what a kernel without a network has. One that
+/// has not all of them is no failure of anything here.
+pub(crate) fn sockets() -> impl Sized {
+    (
+        TcpListener::bind("0.0.0.0:4711").ok(),
+        TcpListener::bind("[::]:4712").ok(),
+        UdpSocket::bind("0.0.0.0:4713").ok(),
+        UnixListener::bind("/tmp/witness").ok(),
+        UnixStream::pair().ok(),
+    )
 }
 
 fn anonymous(seed: &str) -> Result<MmapMut> {
