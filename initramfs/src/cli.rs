@@ -196,11 +196,14 @@ pub(crate) enum Command {
     /// variables, which the kernel does not carry.
     Debuginfo {
         /// The vmcore or dump; of a split dump all files
-        #[arg(required = true, value_name = "FILE")]
+        #[arg(required_unless_present = "captures", value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// The file to write
-        #[arg(short, long, value_name = "FILE")]
-        output: PathBuf,
+        /// The file to write; NAME.xz is compressed, and crash opens it as it is
+        #[arg(short, long, value_name = "FILE", required_unless_present = "captures")]
+        output: Option<PathBuf>,
+        /// Make `vmlinux.xz` beside the dump of each capture in this directory that has none yet
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["files", "output"])]
+        captures: Option<PathBuf>,
     },
     /// Start crash on a vmcore or dump, with the debug file that is made of it
     Crash {

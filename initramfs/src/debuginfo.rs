@@ -1,12 +1,25 @@
 //! `afterimage debuginfo`: the debug file of the kernel in a dump, made of the dump alone.
 
-use std::io::{self, BufWriter, Write as _};
+use std::fs;
+use std::io::{self, BufWriter, Seek, Write as _};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use liblzma::write::XzEncoder;
 use symbols::debuginfo::{self, DebuginfoError, Report};
+use tempfile::NamedTempFile;
 
 use crate::input::{Input, InputError, is_input};
 use crate::output::check_replaceable;
+
+/// The debug file beside a dump, and what is in the directory of a capture.
+const BESIDE: &str = "vmlinux.xz";
+const DUMP: &str = "vmcore";
+const RESULT: &str = "result.json";
+/// Entries of a directory that are looked at: others may write there.
+const MAX_CAPTURES: usize = 100_000;
+/// A file of 38 MiB takes 3.5 MB and a second; more takes ten times as long.
+const XZ_LEVEL: u32 = 3;
 
 /// Why there is no debug file.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +27,14 @@ pub enum MakeError {
     /// The dump.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// The directory of captures.
+    #[error("reading {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
     /// A kernel of another machine.
     #[error("it is a dump of {0}: debug files are made of x86_64 kernels only")]
     Machine(String),
@@ -47,15 +68,54 @@ pub fn make(files: &[PathBuf], out: &Path) -> Result<Report, MakeError> {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is the dump itself")));
     }
     let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::Builder::new().prefix(".afterimage-").tempfile_in(dir).map_err(failed)?;
-    let mut writer = BufWriter::with_capacity(1 << 18, file);
+    let beside = || tempfile::Builder::new().prefix(".afterimage-").tempfile_in(dir);
+    let mut writer = BufWriter::with_capacity(1 << 18, beside().map_err(failed)?);
     let report = debuginfo::write(&input.kernel(), &mut writer);
     let report = report.map_err(|source| MakeError::Make { path: out.to_owned(), source })?;
     writer.flush().map_err(failed)?;
     let file = writer.into_inner().map_err(|error| failed(error.into_error()))?;
+    let is_xz = out.extension().is_some_and(|extension| extension == "xz");
+    let file = if is_xz { compressed(file, beside) } else { Ok(file) }.map_err(failed)?;
     // Not synced: it can be made again at any time.
     file.persist(out).map_err(|error| failed(error.error))?;
     Ok(report)
+}
+
+/// A copy of a file by xz, which crash opens as it is.
+fn compressed(
+    mut plain: NamedTempFile,
+    beside: impl Fn() -> io::Result<NamedTempFile>,
+) -> io::Result<NamedTempFile> {
+    let mut encoder = XzEncoder::new(beside()?, XZ_LEVEL);
+    plain.rewind()?;
+    io::copy(&mut plain, &mut encoder)?;
+    encoder.finish()
+}
+
+/// A debug file, and what came of it.
+pub type Made = (PathBuf, Result<Report, MakeError>);
+
+/// Makes the debug file of each capture in `dir` that has a dump and no such file yet. Directories of other
+/// users are passed over: many systems let everybody write there.
+pub fn of_captures(dir: &Path) -> Result<Vec<Made>, MakeError> {
+    let failed = |source| MakeError::Read { path: dir.to_owned(), source };
+    let mut captures = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)?.take(MAX_CAPTURES) {
+        let capture = entry.map_err(failed)?.path();
+        let is_ours = fs::symlink_metadata(&capture)
+            .is_ok_and(|meta| meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw());
+        let is_there = |name: &str| fs::symlink_metadata(capture.join(name)).is_ok_and(|meta| meta.is_file());
+        if is_ours && is_there(DUMP) && is_there(RESULT) && !is_there(BESIDE) {
+            captures.push(capture);
+        }
+    }
+    captures.sort();
+    let make = |capture: PathBuf| {
+        let out = capture.join(BESIDE);
+        let made = make(&[capture.join(DUMP)], &out);
+        (out, made)
+    };
+    Ok(captures.into_iter().map(make).collect())
 }
 
 /// What is in the file, for people.

@@ -119,7 +119,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Prepare { force, device } => done(&format!("UUID={}", raw::prepare(&device, force)?)),
         Command::Recover { keep_uncollected, again, files } => recovered(&files, keep_uncollected, again),
         Command::Reset { target } => reset(&target),
-        Command::Debuginfo { files, output } => {
+        Command::Debuginfo { captures: Some(dir), .. } => debug_files(&dir),
+        Command::Debuginfo { files, output, .. } => {
+            let output = output.unwrap_or_default();
             let report = debuginfo::make(&files, &output)?;
             print(&debuginfo::text(&report, &output))
         }
@@ -189,6 +191,21 @@ fn recovered(files: &[PathBuf], keep_uncollected: bool, again: bool) -> Result<E
     let lines: Vec<_> = captures.iter().map(|capture| base::text::line(&capture.text())).collect();
     let code = whole_or_damaged(captures.iter().all(|capture| capture.whole));
     Ok(verdict(&format!("{}\n", lines.join("\n")), code)?)
+}
+
+/// Makes the debug files of all captures in a directory; one that cannot be made stops no other.
+fn debug_files(dir: &Path) -> Result<ExitCode, Failure> {
+    let mut code = ExitCode::SUCCESS;
+    for (path, made) in debuginfo::of_captures(dir)? {
+        match made {
+            Ok(report) => output::print(&debuginfo::text(&report, &path))?,
+            Err(error) => {
+                output::complain(&base::log::chain(&error));
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
 }
 
 /// Runs a debugger; its exit code is ours.

@@ -118,6 +118,27 @@ fn each_form_of_dump_gives_the_same_file() -> Result<()> {
         make(&[path("dump")], &path("of-dump"))?;
         ensure!(fs::read(path("of-dump"))? == expected, "a {form} dump of level 31 gives another file");
     }
+    // Beside the dumps of a directory of captures: once, and not where there is none.
+    for name in ["one", "two", "log-only"] {
+        fs::create_dir_all(path("captures").join(name))?;
+        fs::write(path("captures").join(name).join("result.json"), "{}")?;
+    }
+    fs::copy(path("dump"), path("captures/one/vmcore"))?;
+    fs::copy(path("dump"), path("captures/two/vmcore"))?;
+    fs::write(path("captures/two/vmlinux.xz"), "is there")?;
+    let run = || {
+        let captures = path("captures");
+        command(&Binaries::get()?.afterimage.to_string_lossy())
+            .args(["debuginfo", "--captures"])
+            .arg(captures)
+            .run()
+    };
+    run()?;
+    let made = command("xz").arg("-dc").arg(path("captures/one/vmlinux.xz")).run()?.stdout;
+    ensure!(made == expected, "the file beside a dump is another one");
+    ensure!(fs::read(path("captures/two/vmlinux.xz"))? == b"is there", "a file was made anew");
+    ensure!(!path("captures/log-only/vmlinux.xz").exists(), "a debug file without a dump");
+    ensure!(run()?.stdout.is_empty(), "there was more to do");
     let parts = inputs::make(&core, work.path(), &["--split", "-l", "-d", "31"])?;
     make(&parts, &path("of-dump"))?;
     ensure!(fs::read(path("of-dump"))? == expected, "a split dump gives another file");
