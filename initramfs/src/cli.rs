@@ -208,7 +208,9 @@ pub(crate) enum Command {
     /// is absent is in no segment, so that debuggers say that they cannot access it, and is listed
     /// in a section: `readelf -p .afterimage CORE`. Exit code 3: something is absent that the process
     /// had.
-    #[command(override_usage = "afterimage gcore FILE... PID -o CORE\n       afterimage gcore --list FILE...")]
+    #[command(
+        override_usage = "afterimage gcore FILE... PID -o CORE\n       afterimage gcore --list FILE..."
+    )]
     Gcore {
         /// List the processes, and how much of each is there
         #[arg(long, conflicts_with = "output")]

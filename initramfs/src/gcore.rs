@@ -126,12 +126,18 @@ impl Made {
         }
         self.absent(&mut text);
         for (origin, what) in [
-            (Origin::Stale, "ran when the machine stopped, and the dump does not have the CPU's registers: \
-                             theirs are those of the last entry into the kernel"),
+            (
+                Origin::Stale,
+                "ran when the machine stopped, and the dump does not have the CPU's registers: \
+                             theirs are those of the last entry into the kernel",
+            ),
             (Origin::Nowhere, "have no registers of user space: zeros"),
         ] {
-            let pids: Vec<String> =
-                threads.iter().filter(|(_, of)| *of == origin).map(|(task, _)| task.pid.to_string()).collect();
+            let pids: Vec<String> = threads
+                .iter()
+                .filter(|(_, of)| *of == origin)
+                .map(|(task, _)| task.pid.to_string())
+                .collect();
             if !pids.is_empty() {
                 let _ = writeln!(text, "threads {} {what}", pids.join(", "));
             }
@@ -181,7 +187,8 @@ fn faults<'a>(text: &mut String, faults: impl Iterator<Item = &'a String>) {
 pub fn list(files: &[PathBuf]) -> Result<String, GcoreError> {
     with(files, |input, system, processes| {
         let held = Held::new(input.core());
-        let mut text = format!("{:>7} {:>9} {:>9}  {:<16} {}\n", "PID", "PAGES", "THERE", "COMMAND", "ARGV[0]");
+        let mut text =
+            format!("{:>7} {:>9} {:>9}  {:<16} {}\n", "PID", "PAGES", "THERE", "COMMAND", "ARGV[0]");
         let mut kernel = 0_usize;
         for process in &processes.all {
             if process.leader.is_kernel {

@@ -15,7 +15,8 @@ use afterimage::offline::OfflineError;
 use afterimage::output::OutputError;
 use afterimage::sys::wiping::Wiping;
 use afterimage::{
-    debuginfo, estimate, gcore, host, inspect, keys, loader, offline, output, planned, raw, status, stream, survey,
+    debuginfo, estimate, gcore, host, inspect, keys, loader, offline, output, planned, raw, status, stream,
+    survey,
 };
 use base::config::{Config, Dump};
 use clap::Parser;
@@ -120,9 +121,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let report = debuginfo::make(&files, &output)?;
             print(&debuginfo::text(&report, &output))
         }
-        Command::Gcore { list: true, files, .. } => {
-            print(&gcore::list(&files)?)
-        }
+        Command::Gcore { list: true, files, .. } => print(&gcore::list(&files)?),
         Command::Gcore { output, files, .. } => process_core(&files, output.as_deref()),
         Command::Dmesg { files } => kernel_log(&files),
         Command::Inspect { pages: true, map, files } => page_map(map.as_deref(), &files),

@@ -57,9 +57,11 @@ pub fn walk(
 /// Whether the files of an `address_space` are in memory only: what is not there are zeros.
 #[must_use]
 pub fn is_tmpfs(system: &System<'_>, mapping: VirtAddr) -> bool {
-    let of = system.layout.cache.operations.and_then(|offset| {
-        system.pointer(mapping, offset, "address_space.a_ops").ok().flatten()
-    });
+    let of = system
+        .layout
+        .cache
+        .operations
+        .and_then(|offset| system.pointer(mapping, offset, "address_space.a_ops").ok().flatten());
     of.is_some() && of == system.symbols.find("shmem_aops")
 }
 

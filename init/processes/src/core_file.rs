@@ -115,7 +115,12 @@ pub fn write(
     let pages = Pages::new(system, &held);
     let mut plan = Plan::new(&pages, &space);
     let data = data_start(&plan);
-    let mut writer = Writer { file, data, reader: core.page_reader(), buffer: vec![0; to_usize(PIECE.saturating_mul(PAGE))] };
+    let mut writer = Writer {
+        file,
+        data,
+        reader: core.page_reader(),
+        buffer: vec![0; to_usize(PIECE.saturating_mul(PAGE))],
+    };
     for mapping in &space.mappings {
         let mut runs = Vec::new();
         pages.each(&space, mapping, &mut |run| {
@@ -271,7 +276,7 @@ fn text(process: &Process, space: &Space, files: &[Option<Vec<u8>>], plan: &Plan
             mapping.start,
             mapping.end,
             mapping.rights(),
-            mapping.offset.saturating_mul(PAGE),
+            if mapping.file.is_some() { mapping.offset.saturating_mul(PAGE) } else { 0 },
             if is_vdso { "[vdso]" } else { &name },
         );
         if text.len() > MAX_TEXT {

@@ -26,8 +26,8 @@
 pub mod cache;
 pub mod core_file;
 pub mod layout;
-pub mod mappings;
 mod maple;
+pub mod mappings;
 pub mod names;
 pub mod notes;
 mod plan;
@@ -36,6 +36,10 @@ pub mod resident;
 pub mod system;
 pub mod tables;
 pub mod tasks;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod user;
 
 pub use plan::{Absent, Counts};

@@ -86,7 +86,12 @@ fn node(
         ALLOCATION => layout.allocation,
         value => return Err(KernelError::Absurd { what: "the kind of a maple node", value }),
     };
-    let pivots = system.bytes(address, shape.pivots, to_usize(shape.count.saturating_sub(1).saturating_mul(8)), what)?;
+    let pivots = system.bytes(
+        address,
+        shape.pivots,
+        to_usize(shape.count.saturating_sub(1).saturating_mul(8)),
+        what,
+    )?;
     let slots = system.bytes(address, shape.slots, to_usize(shape.count.saturating_mul(8)), what)?;
     let (pivots, slots) = (Fields(&pivots), Fields(&slots));
     let mut first = of.first;

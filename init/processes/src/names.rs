@@ -50,7 +50,8 @@ pub fn path(system: &System<'_>, file: VirtAddr) -> Result<Vec<u8>, KernelError>
     if names.is_empty() {
         names.push(name(system, first)?);
     }
-    let mut path: Vec<u8> = names.iter().rev().flat_map(|name| [b"/".as_slice(), name]).flatten().copied().collect();
+    let mut path: Vec<u8> =
+        names.iter().rev().flat_map(|name| [b"/".as_slice(), name]).flatten().copied().collect();
     let unhashed = layout.dentry.hash_back.map(|offset| system.word(first, offset, "dentry.d_hash.pprev"));
     if unhashed.transpose()? == Some(0) {
         path.extend_from_slice(b" (deleted)");

@@ -17,8 +17,10 @@ const NT_PRPSINFO: u32 = 3;
 const NT_AUXV: u32 = 6;
 const NT_FILE: u32 = 0x4649_4c45;
 const NT_X86_XSTATE: u32 = 0x202;
-/// Ours: what is absent, as text.
+/// Ours: what is absent, as text. BFD goes by the number alone where it does not know the owner, so
+/// that it is none that others have.
 const OWNER: &str = "AFTERIMAGE";
+const OWN: u32 = 0x4149_0001;
 /// Bytes of `struct elf_prstatus`, `struct elf_prpsinfo`.
 const PRSTATUS: usize = 336;
 const PRPSINFO: usize = 136;
@@ -28,7 +30,9 @@ const MAX_NAMES: usize = 4 << 20;
 /// Appends a note.
 pub(crate) fn note(out: &mut Vec<u8>, name: &str, kind: u32, content: &[u8]) {
     let number = |len: usize| u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes();
-    out.extend([number(name.len().saturating_add(1)), number(content.len()), kind.to_le_bytes()].as_flattened());
+    out.extend(
+        [number(name.len().saturating_add(1)), number(content.len()), kind.to_le_bytes()].as_flattened(),
+    );
     out.extend_from_slice(name.as_bytes());
     out.push(0);
     out.resize(out.len().next_multiple_of(4), 0);
@@ -161,7 +165,7 @@ pub(crate) fn mapped_files(out: &mut Vec<u8>, space: &Space, files: &[Option<Vec
 
 /// Appends our own: text.
 pub(crate) fn own(out: &mut Vec<u8>, text: &str) {
-    note(out, OWNER, 1, text.as_bytes());
+    note(out, OWNER, OWN, text.as_bytes());
 }
 
 /// The arguments of a process, as many as fit in `limit` bytes, each with a NUL behind it; empty if

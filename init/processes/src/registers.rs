@@ -72,7 +72,8 @@ impl Processors {
         let mut all = BTreeMap::new();
         for note in core.notes().notes.iter().filter(|note| note.kind == NoteKind::CpuRegisters) {
             let mut bytes = [0; NOTE_LEN];
-            if note.desc_len < to_u64(NOTE_LEN) || core.read_note_bytes(note.desc_offset, &mut bytes).is_err() {
+            if note.desc_len < to_u64(NOTE_LEN) || core.read_note_bytes(note.desc_offset, &mut bytes).is_err()
+            {
                 continue;
             }
             let registers = words(bytes.get(NOTE_REGISTERS..).unwrap_or_default());
@@ -243,4 +244,3 @@ const _: () = assert!(NOTE_LEN == 328 && XSTATE == 832);
 pub fn instruction(registers: &Registers) -> u64 {
     get(&registers.general, IP)
 }
-

@@ -193,13 +193,7 @@ impl<'a> Pages<'a> {
     }
 
     /// Pages that the tables lead nowhere from.
-    fn gap(
-        &self,
-        space: &Space,
-        mapping: &Mapping,
-        (start, end): (u64, u64),
-        each: &mut dyn FnMut(Run),
-    ) {
+    fn gap(&self, space: &Space, mapping: &Mapping, (start, end): (u64, u64), each: &mut dyn FnMut(Run)) {
         let pages = end.saturating_sub(start) / PAGE;
         if pages == 0 {
             return;
@@ -229,17 +223,10 @@ impl<'a> Pages<'a> {
     }
 
     /// Pages of a file.
-    fn cached(
-        &self,
-        mapping: &Mapping,
-        file: VirtAddr,
-        (start, end): (u64, u64),
-        each: &mut dyn FnMut(Run),
-    ) {
+    fn cached(&self, mapping: &Mapping, file: VirtAddr, (start, end): (u64, u64), each: &mut dyn FnMut(Run)) {
         let system = self.system;
-        let index_of = |address: u64| {
-            mapping.offset.saturating_add(address.saturating_sub(mapping.start) / PAGE)
-        };
+        let index_of =
+            |address: u64| mapping.offset.saturating_add(address.saturating_sub(mapping.start) / PAGE);
         let address_of = |index: u64| {
             let pages = index.saturating_sub(mapping.offset);
             mapping.start.saturating_add(pages.saturating_mul(PAGE))

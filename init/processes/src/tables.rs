@@ -41,7 +41,7 @@ impl Steps {
     /// each is read twice at most.
     #[must_use]
     pub fn new(system: &System<'_>) -> Self {
-        Self(Cell::new(system.pages.saturating_mul(16).saturating_add(1 << 20)))
+        Self(Cell::new(system.pages.saturating_mul(16).saturating_add(1 << 10)))
     }
 
     /// Takes one.

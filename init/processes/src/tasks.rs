@@ -62,16 +62,20 @@ impl Processes {
     #[must_use]
     pub fn of(&self, pid: u32) -> Option<&Process> {
         let leader = self.all.iter().find(|process| process.leader.pid == pid);
-        leader
-            .or_else(|| self.all.iter().find(|process| process.threads.iter().any(|task| task.pid == pid)))
+        leader.or_else(|| self.all.iter().find(|process| process.threads.iter().any(|task| task.pid == pid)))
     }
 }
 
 /// Reads the list of tasks. One that is torn is read from its other end, too.
 pub fn all(system: &System<'_>) -> Result<Processes, SystemError> {
     let init = system.symbols.find("init_task").ok_or(SystemError::NoTasks)?;
+    Ok(from(system, init))
+}
+
+/// The tasks in the list that `init` is in.
+pub(crate) fn from(system: &System<'_>, init: VirtAddr) -> Processes {
     let task = &system.layout.task;
-    let head = init.checked_add(task.tasks).ok_or(SystemError::NoTasks)?;
+    let head = VirtAddr(init.0.wrapping_add(task.tasks));
     let mut found = Processes::default();
     // Of all lists together: lists of threads may lead into each other.
     let mut left = to_usize(system.pages.min(MAX_PIDS)).saturating_mul(2);
@@ -90,7 +94,7 @@ pub fn all(system: &System<'_>) -> Result<Processes, SystemError> {
             }
         }
     }
-    Ok(found)
+    found
 }
 
 /// The entries of a list, each once, and what is wrong with it: each has to point back at the one
@@ -101,7 +105,8 @@ fn list(system: &System<'_>, head: VirtAddr, left: &mut usize) -> (Vec<VirtAddr>
     let Some(fault) = fault else { return (entries, None) };
     let (mut behind, _) = follow(system, head, Direction::Backward, &mut seen, left);
     behind.reverse();
-    let text = format!("is torn behind {} entries ({fault}); {} more from its end", entries.len(), behind.len());
+    let text =
+        format!("is torn behind {} entries ({fault}); {} more from its end", entries.len(), behind.len());
     entries.append(&mut behind);
     (entries, Some(text))
 }

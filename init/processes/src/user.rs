@@ -37,14 +37,20 @@ fn piece(pages: &Pages<'_>, space: &Space, at: u64, out: &mut [u8]) -> Result<()
     let mapping = space.mapping(at).ok_or(UserError::NotMapped(at))?;
     let inside = at % PAGE;
     let mut found = None;
-    pages.each_in(space, mapping, (at.saturating_sub(inside), at.saturating_sub(inside).saturating_add(PAGE)), &mut |run| {
-        found = Some(run.place);
-    });
+    pages.each_in(
+        space,
+        mapping,
+        (at.saturating_sub(inside), at.saturating_sub(inside).saturating_add(PAGE)),
+        &mut |run| {
+            found = Some(run.place);
+        },
+    );
     let lost = UserError::Absent(at, "not readable");
     match found.ok_or(lost)? {
         Place::Page(pfn) => {
             let memory = pages.system.kernel.memory();
-            let from = memory.page_size().addr_of(pfn).and_then(|PhysAddr(from)| PhysAddr(from).checked_add(inside));
+            let from =
+                memory.page_size().addr_of(pfn).and_then(|PhysAddr(from)| PhysAddr(from).checked_add(inside));
             from.and_then(|from| memory.read_exact_at(from, out).ok()).ok_or(lost)
         }
         Place::Kernel(from) => {
