@@ -118,7 +118,8 @@ pub(crate) fn process(out: &mut Vec<u8>, process: &Process, ids: Ids, arguments:
     put(&mut info, 40, comm.get(..comm.len().min(15)).unwrap_or_default());
     let arguments: Vec<u8> =
         arguments.iter().take(79).map(|&byte| if byte == 0 { b' ' } else { byte }).collect();
-    put(&mut info, 56, arguments.trim_ascii_end());
+    let readable = arguments.trim_ascii_end();
+    put(&mut info, 56, if readable.is_empty() { comm } else { readable });
     note(out, "CORE", NT_PRPSINFO, &info);
 }
 
