@@ -67,7 +67,7 @@ pub fn is_tmpfs(system: &System<'_>, mapping: VirtAddr) -> bool {
 
 /// The node that an entry leads to, if it does (`xa_is_node`).
 fn node_of(entry: u64) -> Option<VirtAddr> {
-    (entry & 3 == 2 && entry > 4096).then(|| VirtAddr(entry & !3))
+    (entry & 3 == 2 && entry > 4096).then_some(VirtAddr(entry & !3))
 }
 
 struct Walk<'a, 'b> {

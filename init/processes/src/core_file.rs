@@ -106,9 +106,12 @@ pub fn write(
 ) -> Result<Report, CoreError> {
     let process = processes.of(pid).ok_or(CoreError::NoProcess(pid))?;
     let name = || process.leader.comm.clone();
-    let mm = process.mm().ok_or_else(|| match process.leader.is_kernel {
-        true => CoreError::Kernel { pid, name: name() },
-        false => CoreError::Exited { pid, name: name() },
+    let mm = process.mm().ok_or_else(|| {
+        if process.leader.is_kernel {
+            CoreError::Kernel { pid, name: name() }
+        } else {
+            CoreError::Exited { pid, name: name() }
+        }
     })?;
     let space = Space::read(system, mm)?;
     let held = Held::new(core);

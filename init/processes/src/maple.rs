@@ -105,7 +105,7 @@ fn node(
             return Err(KernelError::Absurd { what: "a pivot of a maple node", value: last });
         }
         if kind == LEAF {
-            if slot > 4096 && slot & 3 == 0 {
+            if slot > 4096 && slot.is_multiple_of(4) {
                 found.all.push((first, last, VirtAddr(slot)));
             }
         } else if slot & NODE != 0 {

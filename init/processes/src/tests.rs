@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use base::addr::{Pfn, PhysAddr, VirtAddr};
+use base::addr::{Pfn, PhysAddr, VirtAddr, to_usize};
 use base::fields::Fields;
 use proptest::prelude::*;
 
@@ -243,10 +243,10 @@ fn a_core_has_what_is_there_and_no_segment_for_what_is_not() {
     let data = PAGE;
     assert_eq!(header(1), [data, 0x1000, 2 * PAGE, 2 * PAGE]);
     assert_eq!((header(2)[1], header(2)[2], header(2)[3]), (0xa000, 0, 6 * PAGE));
-    let at = data as usize;
+    let at = to_usize(data);
     assert!(bytes[at..at + 4096].iter().all(|byte| *byte == 0xab));
     assert!(bytes[at + 4096..at + 8192].iter().all(|byte| *byte == 0));
-    let notes = header(0)[0] as usize;
+    let notes = to_usize(header(0)[0]);
     assert_eq!(elf.u32(notes + 20 + 32), Some(7), "pr_pid");
     let register = |index: usize| elf.u64(notes + 20 + 112 + index * 8);
     assert_eq!((register(16), register(17), register(19)), (Some(0x1234), Some(0x33), Some(0x1800)));
