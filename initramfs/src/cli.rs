@@ -235,6 +235,28 @@ pub(crate) enum Command {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+    /// Make the core file of a process, out of a vmcore or a dump that holds the memory of processes
+    /// (level 0 or 1); gdb opens it
+    ///
+    /// It has the registers of all threads, the mappings, and all pages that the dump holds; what
+    /// is absent is in no segment, so that debuggers say that they cannot access it, and is listed
+    /// in a section: `readelf -p .afterimage CORE`. Exit code 3: something is absent that the process
+    /// had.
+    #[command(
+        override_usage = "afterimage gcore FILE... PID -o CORE\n       afterimage gcore --list FILE..."
+    )]
+    Gcore {
+        /// List the processes, and how much of each is there
+        #[arg(long, conflicts_with = "output")]
+        list: bool,
+        /// The core file to write
+        #[arg(short, long, value_name = "CORE", required_unless_present = "list")]
+        output: Option<PathBuf>,
+        /// The vmcore or dump (of a split dump all files), then the number of the process, or of the
+        /// thread that debuggers are to look at first
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Print the kernel log in a vmcore or dump
     Dmesg {
         /// The vmcore or dump; of a split dump all files

@@ -15,6 +15,7 @@
 //! | [`boot_entry`] | what the machine goes on to after a capture |
 //! | [`raw`] | raw devices: making one a target, copying a capture off it |
 //! | [`debuginfo`], [`isf`], [`readers`] | what debuggers and volatility3 need to read a dump |
+//! | [`gcore`] | a process of a dump, for debuggers |
 //! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`], [`estimate`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
     test,
@@ -31,6 +32,7 @@ pub mod debuginfo;
 pub mod drivers;
 pub mod estimate;
 pub mod fingerprint;
+pub mod gcore;
 pub mod host;
 pub mod image;
 pub mod input;

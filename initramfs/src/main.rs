@@ -17,8 +17,8 @@ use afterimage::output::OutputError;
 use afterimage::readers::Reader;
 use afterimage::sys::wiping::Wiping;
 use afterimage::{
-    debuginfo, estimate, host, inspect, isf, keys, loader, offline, output, planned, raw, readers, status,
-    stream, survey,
+    debuginfo, estimate, gcore, host, inspect, isf, keys, loader, offline, output, planned, raw, readers,
+    status, stream, survey,
 };
 use base::config::{Config, Dump};
 use clap::Parser;
@@ -131,6 +131,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let made = isf::make(&files, &output)?;
             print(&isf::text(&made, &output))
         }
+        Command::Gcore { list: true, files, .. } => print(&gcore::list(&files)?),
+        Command::Gcore { output, files, .. } => process_core(&files, output.as_deref()),
         Command::Dmesg { files } => kernel_log(&files),
         Command::Inspect { pages: true, map, files } => page_map(map.as_deref(), &files),
         Command::Inspect { files, .. } => {
@@ -235,6 +237,18 @@ fn kernel_log(files: &[PathBuf]) -> Result<ExitCode, Failure> {
         ));
     }
     Ok(if stats.damaged > 0 || stats.left_out > 0 { whole_or_damaged(false) } else { code })
+}
+
+/// Makes the core of the process whose number stands behind the files.
+fn process_core(files: &[PathBuf], output: Option<&Path>) -> Result<ExitCode, Failure> {
+    let (Some((pid, input @ [_, ..])), Some(output)) = (files.split_last(), output) else {
+        return Err("name the dump and the number of the process; --list lists them".into());
+    };
+    let pid = pid.to_str().and_then(|pid| pid.parse().ok());
+    let pid = pid.ok_or("the last argument is no number of a process: --list lists them")?;
+    let made = gcore::make(input, pid, output)?;
+    print(&made.text(output))?;
+    Ok(whole_or_damaged(made.report.is_whole()))
 }
 
 /// A table and a map of all pages; the map goes into a file, too, if one is named.

@@ -41,6 +41,7 @@ pub mod page_flags;
 pub mod pages;
 pub mod peer;
 pub mod planted;
+pub mod process_core;
 pub mod qmp;
 pub mod raw_core;
 pub mod readers;

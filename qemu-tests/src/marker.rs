@@ -72,6 +72,15 @@ pub fn page(seed: &str, kind: impl Display, index: usize) -> Vec<u8> {
     line.bytes().cycle().take(PAGE).collect()
 }
 
+/// Threads of the witness beside its first one.
+pub const THREADS: usize = 3;
+
+/// What a thread of the witness has on its stack.
+#[must_use]
+pub fn on_stack(number: usize) -> String {
+    format!("thread {number} of the witness was here")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use crate::cache::{cache, workspace};
 use crate::command::{Run, command};
 use crate::initramfs::SLEEPER;
 use crate::marker::{self, Kind};
+use crate::process_core::Judged;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -352,6 +353,12 @@ fn complaints(command: &str, output: &str) -> Result<()> {
         Some(line) => bail!("crash, {command:?}: {line}\n{output}"),
         None => Ok(()),
     }
+}
+
+/// Compares the core file of a process with the process in the memory of its kernel.
+pub fn process_core(vmlinux: &Path, dump: &Path, pid: u32, core: &Path) -> Result<Judged> {
+    let arguments = [vmlinux.into(), dump.into(), pid.to_string().into(), core.into()];
+    python(&drgn_python()?, include_str!("gcore.py"), &arguments)
 }
 
 /// Runs a script that prints one JSON value.

@@ -19,7 +19,7 @@ use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::source::{PhysicalMemory, ReadError};
 use base::addr::{PageSize, PhysAddr, VirtAddr, to_u64, to_usize};
 
-pub use translate::{LinearMap, Mapping, TranslateError};
+pub use translate::{LinearMap, Mapping, Paging, TranslateError};
 
 /// Why something could not be found in the production kernel's memory.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +162,12 @@ impl<'a> Kernel<'a> {
             }
         };
         base.checked_add(addr.0 & 0xfff).ok_or(TranslateError::NotMapped(addr))
+    }
+
+    /// How page tables are built, if VMCOREINFO tells where the kernel's are.
+    #[must_use]
+    pub fn paging(&self) -> Option<Paging> {
+        self.tables.map(|tables| tables.paging())
     }
 
     /// The page tables of the kernel's half, by physical address.

@@ -2,7 +2,8 @@
 //!
 //! - `init`: sets up a small system, plants markers in memory, arms the capture and panics on
 //!   request.
-//! - `witness-sleeper`: a process for `ps` in a dump to show; with arguments one that holds memory.
+//! - `witness-sleeper`: a process with threads for `ps` in a dump to show; with arguments one that
+//!   holds memory.
 //! - `wrapper`: in the capture kernel, copies `/proc/vmcore` to a disk, starts copies of itself
 //!   that kill or starve the capture, and then becomes the real `/init`.
 //!
@@ -29,6 +30,7 @@ mod stack;
 mod steps;
 mod swap;
 mod user_memory;
+mod witness;
 mod workload;
 mod wrapper;
 
@@ -63,9 +65,10 @@ fn main() {
                 return;
             }
             let _sockets = plant::sockets();
-            loop {
-                sleep(Duration::MAX);
+            if let Err(error) = witness::run() {
+                say(format!("{SLEEPER}: FAILED: {error:#}"));
             }
+            return;
         }
         Some("wrapper") => match std::env::args().nth(1) {
             // Not PID 1: its end is the end of nothing else.

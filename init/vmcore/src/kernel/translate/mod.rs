@@ -20,6 +20,15 @@ pub struct Mapping {
     pub writable: bool,
 }
 
+/// How page tables are built: the same for the kernel and all processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paging {
+    /// Levels of tables.
+    pub levels: u8,
+    /// Address bits that say "encrypted" (AMD SME/SEV); not part of the address.
+    pub encryption_mask: u64,
+}
+
 /// Why an address could not be translated.
 #[derive(Debug, thiserror::Error)]
 pub enum TranslateError {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Mapping, TranslateError};
+use super::{Mapping, Paging, TranslateError};
 use crate::format::vmcoreinfo::VmcoreInfo;
 use crate::source::PhysicalMemory;
 use base::addr::{PhysAddr, VirtAddr};
@@ -49,6 +49,11 @@ impl PageTables {
             levels: if info.number("pgtable_l5_enabled").unwrap_or(0) != 0 { 5 } else { 4 },
             encryption_mask: encryption_mask(info),
         })
+    }
+
+    /// How the tables are built.
+    pub(in crate::kernel) fn paging(&self) -> Paging {
+        Paging { levels: self.levels, encryption_mask: self.encryption_mask }
     }
 
     /// Walks the tables for `addr`. At most five reads, whatever the entries say.

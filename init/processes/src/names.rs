@@ -1,0 +1,79 @@
+//! Names of files, as /proc/PID/maps has them (`d_path`, fs/d_path.c).
+
+use base::addr::{VirtAddr, to_usize};
+use vmcore::kernel::KernelError;
+
+use crate::system::System;
+
+/// `PATH_MAX`
+const MAX_PATH: usize = 4096;
+/// `NAME_MAX`
+const MAX_NAME: u32 = 255;
+/// Steps up: a path has half as many names as characters, and mounts lie on each other.
+const MAX_STEPS: usize = 4096;
+
+/// The path of the `struct file` at `file`, from the root of all mounts.
+pub fn path(system: &System<'_>, file: VirtAddr) -> Result<Vec<u8>, KernelError> {
+    let layout = &system.layout;
+    let pointer = |base, offset, what| {
+        let found = system.pointer(base, offset, what)?;
+        found.ok_or(KernelError::Absurd { what, value: 0 })
+    };
+    let first = pointer(file, layout.file.dentry, "file.f_path.dentry")?;
+    let inner = pointer(file, layout.file.mount, "file.f_path.mnt")?;
+    // struct vfsmount is a member of struct mount.
+    let mut mount = VirtAddr(inner.0.wrapping_sub(layout.mount.inner));
+    let mut dentry = first;
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    let mut len = 0_usize;
+    for _ in 0..MAX_STEPS {
+        let parent = pointer(dentry, layout.dentry.parent, "dentry.d_parent")?;
+        let root = pointer(mount, layout.mount.root, "vfsmount.mnt_root")?;
+        if dentry == root || dentry == parent {
+            let above = pointer(mount, layout.mount.parent, "mount.mnt_parent")?;
+            if above == mount {
+                break;
+            }
+            dentry = pointer(mount, layout.mount.mountpoint, "mount.mnt_mountpoint")?;
+            mount = above;
+            continue;
+        }
+        let name = name(system, dentry)?;
+        len = len.saturating_add(name.len()).saturating_add(1);
+        if len > MAX_PATH {
+            return Err(KernelError::Absurd { what: "the length of a path", value: base::addr::to_u64(len) });
+        }
+        names.push(name);
+        dentry = parent;
+    }
+    // Files without a name in any directory are roots: "memfd:NAME", "dev/zero", "SYSV00000000".
+    if names.is_empty() {
+        names.push(name(system, first)?);
+    }
+    let mut path: Vec<u8> =
+        names.iter().rev().flat_map(|name| [b"/".as_slice(), name]).flatten().copied().collect();
+    let unhashed = layout.dentry.hash_back.map(|offset| system.word(first, offset, "dentry.d_hash.pprev"));
+    if unhashed.transpose()? == Some(0) {
+        path.extend_from_slice(b" (deleted)");
+    }
+    Ok(path)
+}
+
+/// The name of a directory entry: no NUL and no line end is left in it.
+fn name(system: &System<'_>, dentry: VirtAddr) -> Result<Vec<u8>, KernelError> {
+    let layout = &system.layout.dentry;
+    let len = system.half(dentry, layout.name_len, "dentry.d_name.len")?;
+    if len == 0 || len > MAX_NAME {
+        return Err(KernelError::Absurd { what: "dentry.d_name.len", value: len.into() });
+    }
+    let what = "dentry.d_name.name";
+    let at = system.pointer(dentry, layout.name, what)?;
+    let at = at.ok_or(KernelError::Absurd { what, value: 0 })?;
+    let mut name = system.bytes(at, 0, to_usize(len.into()), what)?;
+    for byte in &mut name {
+        if matches!(*byte, 0 | b'\n') {
+            *byte = b'?';
+        }
+    }
+    Ok(name)
+}
