@@ -149,8 +149,8 @@ fn decode(kernel: &Kernel<'_>, places: Places) -> Result<SymbolTable, KallsymsEr
     let count = usize::try_from(places.count).unwrap_or(usize::MAX);
     let addresses = addresses(kernel, places.addresses, count)?;
     let tokens = Tokens::read(kernel, places)?;
-    if let Some(pair) = addresses.array_windows().find(|[one, next]| one > next) {
-        let [_, value] = *pair;
+    let mut pairs = addresses.iter().zip(addresses.iter().skip(1));
+    if let Some((_, &value)) = pairs.find(|(one, next)| one > next) {
         return Err(KallsymsError::Damaged { what: "an address that is below the one before it", value });
     }
     let mut names = Names::new(kernel, places.names);

@@ -82,7 +82,7 @@ impl Btf {
 
     /// An integer.
     pub fn int(&mut self, name: &str, size: u32, encoding: u32) -> u32 {
-        self.add(1, name, 0, size, &[encoding << 24 | size * 8])
+        self.add(1, name, 0, size, &[(encoding << 24) | (size * 8)])
     }
 
     /// A structure of members: name, type, bit.
@@ -270,16 +270,16 @@ impl MadeUp {
     /// The table of symbols, in the order of 5.10 (`write_src()`, scripts/kallsyms.c).
     fn table(&mut self, encoding: Encoding, named: bool) {
         let symbols = self.symbols.clone();
-        let (mut names, mut marks) = (Vec::new(), Vec::new());
+        let (mut text_of_names, mut marks) = (Vec::new(), Vec::new());
         for (number, (_, kind, name)) in symbols.iter().enumerate() {
             if number % 256 == 0 {
-                marks.push(u32::try_from(names.len()).unwrap());
+                marks.push(u32::try_from(text_of_names.len()).unwrap());
             }
             let text: Vec<u8> = format!("{kind}{name}").replace("long_", "\u{1}").into_bytes();
             let len = u16::try_from(text.len()).unwrap();
             let [low, high] = [len & 0x7f, len >> 7].map(|byte| u8::try_from(byte).unwrap());
-            names.extend(if high == 0 { vec![low] } else { vec![low | 0x80, high] });
-            names.extend(text);
+            text_of_names.extend(if high == 0 { vec![low] } else { vec![low | 0x80, high] });
+            text_of_names.extend(text);
         }
         let (mut tokens, mut index) = (Vec::new(), Vec::new());
         for token in 0..=255_u8 {
@@ -303,7 +303,7 @@ impl MadeUp {
             ("addresses", addresses.concat()),
             ("base", START.to_le_bytes().to_vec()),
             ("count", count.to_vec()),
-            ("names", names),
+            ("names", text_of_names),
             ("marks", marks),
             ("tokens", tokens),
             ("index", index),

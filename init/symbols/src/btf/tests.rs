@@ -291,7 +291,7 @@ fn types_that_vmcoreinfo_has_otherwise_are_refused() {
         [("SIZE(list_head)", "16"), ("OFFSET(list_head.prev)", "8"), ("OFFSET(task_struct.comm)", "24")]
     {
         let mut made = MadeUp::new(Encoding::Relative, true, &types().blob(), 4);
-        made.info.push_str(&format!("{key}=12\n"));
+        made.info = format!("{}{key}=12\n", made.info);
         let error =
             with_kernel(&made.info, &made.bytes, |kernel| crate::model::Model::read(kernel).unwrap_err());
         let error = base::log::chain(&error);

@@ -52,8 +52,9 @@ pub(super) fn build_id(image: &Image<'_>) -> Option<&'static str> {
         return Some("the build id: the kernel's notes are not in the dump");
     }
     let found = find_build_id(&notes).unwrap_or_default();
-    let found: String = found.iter().map(|byte| format!("{byte:02x}")).collect();
-    (found != wanted).then_some(
+    let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16));
+    let found: Option<String> = found.iter().flat_map(digits).collect();
+    (found.as_deref() != Some(wanted)).then_some(
         "the build id: the kernel's notes have another one than VMCOREINFO, and readers may refuse the file",
     )
 }

@@ -147,7 +147,7 @@ impl<'a, 'k> Names<'a, 'k> {
             "kallsyms_markers",
         )?;
         let is_marks = |align: u64| {
-            let at = to_usize(place.0.wrapping_neg() % align);
+            let at = to_usize(place.0.wrapping_neg() & (align.wrapping_sub(1)));
             let word = |index: usize| Fields(&words).u32(index.checked_mul(4)?.checked_add(at)?);
             wanted.iter().enumerate().all(|(index, mark)| word(index) == u32::try_from(*mark).ok())
         };
