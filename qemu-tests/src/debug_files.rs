@@ -1,6 +1,7 @@
 //! Two debug files of one kernel, judged by what debuggers print with each of them.
 
 use crate::binaries::Binaries;
+use crate::cache::workspace;
 use crate::command::{Run, command};
 use crate::readers::{crash_program, drgn_python, python};
 use anyhow::{Context, Result, ensure};
@@ -109,6 +110,26 @@ pub fn ensure_equal(theirs: &Texts, ours: &Texts, expected: &[&str]) -> Result<(
         wrong.first().map(|name| format!("{}\n--- instead of\n{}", show(ours, name), show(theirs, name)));
     ensure!(wrong.is_empty(), "{wrong:?} differ, the first:\n{}", first.unwrap_or_default());
     Ok(())
+}
+
+/// What a script prints in drgn, which is given the dump only and has the plugin of this source.
+pub fn with_plugin(dump: &Path, script: &str) -> Result<String> {
+    let work = tempfile::tempdir()?;
+    let (source, site) = (work.path().join("source"), work.path().join("site"));
+    // A copy, since pip builds beside what it builds from.
+    command("cp").arg("-r").arg(workspace().join("scripts/drgn-plugin")).arg(&source).run()?;
+    let python = drgn_python()?;
+    let install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"];
+    command(&python.to_string_lossy()).args(install).args([&site, &source]).run()?;
+    let drgn = python.with_file_name("drgn");
+    let message = command(&drgn.to_string_lossy())
+        .env("PYTHONPATH", &site)
+        .env("AFTERIMAGE", &Binaries::get()?.afterimage)
+        .arg("-c")
+        .arg(dump)
+        .args(["-e", script])
+        .run()?;
+    Ok(String::from_utf8_lossy(&message.stdout).into_owned())
 }
 
 /// Fails if a debug file lacks a section that a reader wants.

@@ -102,6 +102,26 @@ fn drgn_says_of_new_kernels_what_it_says_with_the_distributions_file() -> Result
     Ok(())
 }
 
+/// drgn with nothing but a dump of level 31 and the plugin: tasks, stacks, functions of modules.
+#[test]
+fn drgn_finds_its_symbols_by_the_plugin() -> Result<()> {
+    let core = raw_core::of("6.1")?;
+    let work = tempfile::tempdir()?;
+    let dump = work.path().join("vmcore");
+    command(&Binaries::get()?.afterimage.to_string_lossy())
+        .args(["dump", "--level", "31"])
+        .args([&core, &dump])
+        .run()?;
+    let script = "print(prog['init_task'].comm.string_().decode(), len(list(for_each_task())) > 20); \
+                  print([frame.name for frame in prog.crashed_thread().stack_trace()]); \
+                  print(prog.symbol(prog.symbol('virtblk_probe').address + 1).name)";
+    let text = debug_files::with_plugin(&dump, script)?;
+    for expected in ["swapper/0 True", "'sysrq_handle_crash'", "virtblk_probe"] {
+        ensure!(text.contains(expected), "no {expected} in:\n{text}");
+    }
+    Ok(())
+}
+
 /// Every form of dump of one crash gives the same file, byte for byte.
 #[test]
 fn each_form_of_dump_gives_the_same_file() -> Result<()> {
