@@ -144,7 +144,7 @@ impl<'a> Cores<'a> {
         let (core, text) = self.make(self.dump, running, 0)?;
         ensure!(text.contains(&format!("first thread: {running}")), "{text}");
         ensure!(!text.contains("last entry into the kernel"), "{text}");
-        let find = format!("find /1 $rsp-4096, +16384, \"{}\"", on_stack(THREADS));
+        let find = format!("find /1 $rsp, +1024, \"{}\"", on_stack(THREADS));
         let message = gdb(&core, &["info threads", "p $cs", "info registers rip", &find, "x/s $_"])?;
         ensure!(message.contains(&on_stack(THREADS)), "{message}");
         gdb_finds_the_threads(witness, &core)
@@ -175,8 +175,9 @@ fn gdb(core: &Path, commands: &[&str]) -> Result<String> {
 fn gdb_finds_the_threads(witness: u32, core: &Path) -> Result<()> {
     let mut commands = vec!["info threads".to_owned(), "info proc mappings".to_owned()];
     for number in 1..=THREADS {
-        let find = format!("find /1 $rsp-256, +16384, \"{}\"", on_stack(number));
-        commands.push(format!("thread apply all -q -- {find}"));
+        // Not beyond the end of a stack, or nothing of the piece is searched.
+        let find = format!("find /1 $rsp, +1024, \"{}\"", on_stack(number));
+        commands.push(format!("thread apply all -s {find}"));
         commands.push("x/s $_".to_owned());
     }
     commands.push("thread apply all bt 3".to_owned());

@@ -352,7 +352,8 @@ mod tests {
     fn more_segments_than_a_header_can_count_are_counted_in_section_0() {
         for count in [0xfffd_u64, 0xfffe, 70_000] {
             let segment = |index: u64| Segment { start: index << 13, pages: 1, flags: 4, at: None };
-            let plan = Plan { segments: (0..count).map(segment).collect(), ..Plan::default() };
+            let mut plan = Plan::default();
+            plan.segments.extend((0..count).map(segment));
             let mut file = tempfile::tempfile().unwrap();
             finish(&file, &plan, data_start(&plan), b"noteabcd", 4).unwrap();
             let mut bytes = Vec::new();
