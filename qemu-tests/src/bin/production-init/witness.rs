@@ -28,11 +28,10 @@ fn hold(number: usize, spins: bool) {
     for (place, byte) in here.iter_mut().zip(on_stack(number).bytes()) {
         *place = byte;
     }
-    while !spins {
-        black_box(&here);
-        sleep(Duration::MAX);
-    }
     loop {
         black_box(&here);
+        if !spins {
+            sleep(Duration::MAX);
+        }
     }
 }
