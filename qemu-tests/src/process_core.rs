@@ -61,7 +61,7 @@ impl<'a> Cores<'a> {
 
     /// Both processes of the guest, in all of it.
     pub fn check(&self) -> Result<()> {
-        let witness = self.listed(self.dump)?;
+        let witness = Self::listed(self.dump)?;
         let core = self.make(self.dump, witness, 0)?.0;
         let judged = self.judge(witness, &core)?;
         ensure!(judged.registers.len() == THREADS + 1, "threads: {:?}", judged.registers);
@@ -74,7 +74,7 @@ impl<'a> Cores<'a> {
     }
 
     /// The number of the witness, of which all must be there.
-    fn listed(&self, dump: &Path) -> Result<u32> {
+    fn listed(dump: &Path) -> Result<u32> {
         let text = afterimage(&["--list".as_ref(), dump.as_os_str()], 0)?;
         let row = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         let row = row.into_iter().find(|row| row.get(3) == Some(&SLEEPER));
@@ -89,11 +89,11 @@ impl<'a> Cores<'a> {
 
     /// Makes a core, which ends with an exit code; what is said about it.
     fn make(&self, dump: &Path, pid: u32, code: i32) -> Result<(PathBuf, String)> {
-        let core = self.work.join(format!("core-{pid}"));
+        let out = self.work.join(format!("core-{pid}"));
         let pid = pid.to_string();
-        let arguments = [dump.as_os_str(), pid.as_ref(), "-o".as_ref(), core.as_os_str()];
+        let arguments = [dump.as_os_str(), pid.as_ref(), "-o".as_ref(), out.as_os_str()];
         let text = afterimage(&arguments, code)?;
-        Ok((core, text))
+        Ok((out, text))
     }
 
     fn judge(&self, pid: u32, core: &Path) -> Result<Judged> {
@@ -112,7 +112,7 @@ impl<'a> Cores<'a> {
     /// A dump with all pages gives the same core, one of level 31 gives one without memory, and says
     /// so.
     pub fn check_dumps(&self) -> Result<()> {
-        let witness = self.listed(self.dump)?;
+        let witness = Self::listed(self.dump)?;
         let whole = fs::read(self.make(self.dump, witness, 0)?.0)?;
         for (level, code) in [("1", 0), ("31", ABSENT)] {
             let dump = self.work.join("dump");
@@ -136,7 +136,7 @@ impl<'a> Cores<'a> {
     /// The thread that was running in user space has the registers that its CPU had: its stack is
     /// that on which its marker lies.
     pub fn check_running(&self) -> Result<()> {
-        let witness = self.listed(self.dump)?;
+        let witness = Self::listed(self.dump)?;
         let text = afterimage(&["--list".as_ref(), self.dump.as_os_str()], 0)?;
         let name = format!(" (witness-{THREADS})");
         let before = text.split(&name).next().context("no thread")?;
@@ -144,7 +144,7 @@ impl<'a> Cores<'a> {
         let (core, text) = self.make(self.dump, running, 0)?;
         ensure!(text.contains(&format!("first thread: {running}")), "{text}");
         ensure!(!text.contains("last entry into the kernel"), "{text}");
-        let find = format!("find /1 $rsp-4096, +16384, \"{}\"", on_stack(THREADS));
+        let find = format!("find /1 $rsp, +1024, \"{}\"", on_stack(THREADS));
         let message = gdb(&core, &["info threads", "p $cs", "info registers rip", &find, "x/s $_"])?;
         ensure!(message.contains(&on_stack(THREADS)), "{message}");
         gdb_finds_the_threads(witness, &core)
@@ -175,8 +175,9 @@ fn gdb(core: &Path, commands: &[&str]) -> Result<String> {
 fn gdb_finds_the_threads(witness: u32, core: &Path) -> Result<()> {
     let mut commands = vec!["info threads".to_owned(), "info proc mappings".to_owned()];
     for number in 1..=THREADS {
-        let find = format!("find /1 $rsp-256, +16384, \"{}\"", on_stack(number));
-        commands.push(format!("thread apply all -q -- {find}"));
+        // Not beyond the end of a stack, or nothing of the piece is searched.
+        let find = format!("find /1 $rsp, +1024, \"{}\"", on_stack(number));
+        commands.push(format!("thread apply all -s {find}"));
         commands.push("x/s $_".to_owned());
     }
     commands.push("thread apply all bt 3".to_owned());

@@ -36,6 +36,6 @@ fn a_thread_that_was_running_has_the_registers_of_its_cpu() -> Result<()> {
     scenario.append = "prod.spin".to_owned();
     let outcome = scenario.run()?;
     let (raw, vmlinux, work) = (outcome.raw()?, kernel.vmlinux(), tempfile::tempdir()?);
-    Cores::new(raw.as_ref(), &vmlinux, work.path()).check_running()?;
+    Cores::new(raw, &vmlinux, work.path()).check_running()?;
     outcome.discard()
 }

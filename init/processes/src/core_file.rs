@@ -340,3 +340,32 @@ fn finish(file: &File, plan: &Plan, data: u64, notes: &[u8], text: usize) -> io:
     section(13, 3, names_at, to_u64(SECTION_NAMES.len()), 0);
     file.write_all_at(&sections, sections_at)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Segment;
+    use base::fields::Fields;
+    use std::io::Read;
+
+    #[test]
+    fn more_segments_than_a_header_can_count_are_counted_in_section_0() {
+        for count in [0xfffd_u64, 0xfffe, 70_000] {
+            let segment = |index: u64| Segment { start: index << 13, pages: 1, flags: 4, at: None };
+            let mut plan = Plan::default();
+            plan.segments.extend((0..count).map(segment));
+            let mut file = tempfile::tempfile().unwrap();
+            finish(&file, &plan, data_start(&plan), b"noteabcd", 4).unwrap();
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).unwrap();
+            let elf = Fields(&bytes);
+            let sections = to_usize(elf.u64(40).unwrap());
+            let told = (elf.u16(56).unwrap(), elf.u32(sections + 44).unwrap());
+            let headers = u32::try_from(count + 1).unwrap();
+            assert_eq!(told, if count < 0xfffe { (0xfffe, 0) } else { (0xffff, headers) });
+            let own = to_usize(elf.u64(sections + 64 + 24).unwrap());
+            assert_eq!(elf.bytes(own, 4), Some(b"abcd".as_slice()), "section .afterimage");
+            assert_eq!(bytes.len(), sections + 3 * SECTION_HEADER);
+        }
+    }
+}

@@ -1,8 +1,6 @@
 //! Registers of threads: those of user space, wherever they were kept when the machine stopped.
 
-use std::collections::BTreeMap;
-
-use base::addr::{VirtAddr, to_u64};
+use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 use vmcore::format::note::NoteKind;
 use vmcore::source::Core;
@@ -61,15 +59,16 @@ pub struct Registers {
     pub floating: Option<Vec<u8>>,
 }
 
-/// What the processors had in their registers, by the number of the thread that they ran.
+/// What the processors had in their registers, with the number that the note of each has: of the
+/// thread that it ran, or, where QEMU has made the dump, its own, counted from 1.
 #[derive(Clone, Debug, Default)]
-pub struct Processors(BTreeMap<u32, [u64; REGISTERS]>);
+pub struct Processors(Vec<(u32, [u64; REGISTERS])>);
 
 impl Processors {
     /// Reads the notes of a dump.
     #[must_use]
     pub fn read(core: &dyn Core) -> Self {
-        let mut all = BTreeMap::new();
+        let mut all = Vec::new();
         for note in core.notes().notes.iter().filter(|note| note.kind == NoteKind::CpuRegisters) {
             let mut bytes = [0; NOTE_LEN];
             if note.desc_len < to_u64(NOTE_LEN) || core.read_note_bytes(note.desc_offset, &mut bytes).is_err()
@@ -77,18 +76,20 @@ impl Processors {
                 continue;
             }
             let registers = words(bytes.get(NOTE_REGISTERS..).unwrap_or_default());
-            // Of idle CPUs: they run no process.
-            if let Some(pid @ 1..) = Fields(&bytes).u32(NOTE_PID) {
-                all.insert(pid, registers);
-            }
+            all.push((Fields(&bytes).u32(NOTE_PID).unwrap_or(0), registers));
         }
         Self(all)
     }
 
-    /// Whether a processor ran this thread.
-    #[must_use]
-    pub fn ran(&self, pid: u32) -> bool {
-        self.0.contains_key(&pid)
+    /// The registers of the processor `cpu`, which ran the thread `pid`.
+    fn of(&self, cpu: Option<u32>, pid: u32) -> Option<&[u64; REGISTERS]> {
+        let counted = (1_u32..).zip(&self.0).all(|(number, (of, _))| number == *of);
+        let found = if counted {
+            cpu.and_then(|cpu| self.0.get(to_usize(cpu.into())))
+        } else {
+            self.0.iter().find(|(of, _)| *of == pid)
+        };
+        found.map(|(_, registers)| registers)
     }
 }
 
@@ -123,9 +124,9 @@ fn are_of_user(registers: &[u64; REGISTERS]) -> bool {
 pub fn of(system: &System<'_>, processors: &Processors, task: &Task) -> Registers {
     let layout = &system.layout.task;
     let word = |offset: Option<u64>| system.word(task.address, offset?, "task_struct.thread").ok();
-    let runs = layout.on_cpu.and_then(|at| system.half(task.address, at, "task_struct.on_cpu").ok());
-    let runs = runs.is_some_and(|on_cpu| on_cpu != 0);
-    let in_processor = processors.0.get(&task.pid);
+    let runs = is_running(system, task);
+    let cpu = layout.cpu.and_then(|at| system.half(task.address, at, "task_struct.cpu").ok());
+    let in_processor = if runs { processors.of(cpu, task.pid) } else { None };
     let (mut general, origin) = match in_processor.filter(|registers| are_of_user(registers)) {
         Some(registers) => (*registers, Origin::Processor),
         None => match on_stack(system, task.address) {
@@ -229,9 +230,15 @@ pub fn crashed(system: &System<'_>, task: &Task) -> bool {
     };
     let cpu = symbol("crashing_cpu").or_else(|| symbol("panic_cpu"));
     let layout = &system.layout.task;
-    let runs = layout.on_cpu.and_then(|at| system.half(task.address, at, "task_struct.on_cpu").ok());
     let on = layout.cpu.and_then(|at| system.half(task.address, at, "task_struct.cpu").ok());
-    cpu.is_some() && cpu == on && runs.is_some_and(|runs| runs != 0)
+    cpu.is_some() && cpu == on && is_running(system, task)
+}
+
+/// Whether a CPU ran the task (`on_cpu`, which has become a byte: what lies beside it is no part of it).
+fn is_running(system: &System<'_>, task: &Task) -> bool {
+    let at = system.layout.task.on_cpu;
+    let byte = at.and_then(|at| system.bytes(task.address, at, 1, "task_struct.on_cpu").ok());
+    byte.is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0))
 }
 
 /// Bytes of a thread's FPU registers that `NT_FPREGSET` has.
@@ -243,4 +250,37 @@ const _: () = assert!(NOTE_LEN == 328 && XSTATE == 832);
 #[must_use]
 pub fn instruction(registers: &Registers) -> u64 {
     get(&registers.general, IP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What XSAVES has left: all bytes of a register's area are `byte`.
+    fn area(there: u64, format: u64) -> Vec<u8> {
+        let mut bytes = vec![0x5a; XSTATE];
+        base::fields::put(&mut bytes, 24, &0x1f80_u32.to_le_bytes());
+        base::fields::put(&mut bytes, FXSAVE, &there.to_le_bytes());
+        base::fields::put(&mut bytes, FXSAVE + 8, &format.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn registers_in_their_initial_state_are_those_and_not_what_lies_there() {
+        let note = |there, format| xstate(area(there, format)).unwrap();
+        let is = |bytes: &[u8], byte: u8| bytes.iter().all(|&found| found == byte);
+        let all = note(7, COMPACTED | 7);
+        assert_eq!(
+            (all.len(), Fields(&all).u64(COMPONENTS), Fields(&all).u64(FXSAVE)),
+            (832, Some(7), Some(7))
+        );
+        assert!(is(&all[160..416], 0x5a) && is(&all[576..], 0x5a) && is(&all[520..576], 0));
+        let sse = note(2, COMPACTED | 7);
+        assert!(is(&sse[160..416], 0x5a) && is(&sse[576..], 0) && is(&sse[32..160], 0));
+        assert_eq!((Fields(&sse).u16(0), Fields(&sse).u64(FXSAVE)), (Some(0x37f), Some(2)));
+        // AVX is not where it would be, but another component.
+        assert!(is(&note(0x206, COMPACTED | 0x203)[576..], 0));
+        assert_eq!(xstate(area(0, 0)).unwrap().len(), FXSAVE, "no XSAVE");
+        assert!(xstate(vec![0; XSTATE]).is_none(), "nothing was saved");
+    }
 }
