@@ -56,8 +56,8 @@ impl Made {
         run(&[&"dump", &core, &kdump])?;
         let said = run(&[&"symbols", &kdump, &"-o", &self.work.join("again.json")])?;
         let lime = self.work.join("vmcore.lime");
-        let line = format!("afterimage dump --format lime {} {}", kdump.display(), lime.display());
-        ensure!(said.contains(&line), "{line:?} is not in\n{said}");
+        let command = format!("afterimage dump --format lime {} {}", kdump.display(), lime.display());
+        ensure!(said.contains(&command), "{command:?} is not in\n{said}");
         run(&[&"dump", &"--format", &"lime", &kdump, &lime])?;
         Ok(lime)
     }
@@ -99,6 +99,6 @@ impl Made {
 /// What a command of `afterimage` says.
 fn run(arguments: &[&dyn AsRef<OsStr>]) -> Result<String> {
     let afterimage = &Binaries::get()?.afterimage;
-    let done = command(&afterimage.to_string_lossy()).args(arguments.iter().map(|one| one.as_ref())).run()?;
+    let done = command(&afterimage.to_string_lossy()).args(arguments.iter().map(AsRef::as_ref)).run()?;
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }

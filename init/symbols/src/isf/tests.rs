@@ -48,7 +48,7 @@ impl Btf {
     }
 
     fn integer(&mut self, name: &str, size: u32, encoding: u32) -> u32 {
-        self.add(name, Kind::Int, 0, size, &[encoding | size * 8])
+        self.add(name, Kind::Int, 0, size, &[encoding | (size * 8)])
     }
 
     /// A structure or union of members: name, type, bits from the start, bits of a bit field.
