@@ -306,3 +306,53 @@ fn a_variable_that_does_not_fit_has_no_type() {
     assert!(!variables.contains(&"modules".to_owned()), "{variables:?}");
     assert!(report.unresolved.contains(&"modules".to_owned()), "{:?}", report.unresolved);
 }
+
+/// Damages images and VMCOREINFO; AFTERIMAGE_CASES=N how often.
+#[test]
+fn any_part_of_the_image_may_be_anything() {
+    let cases = std::env::var("AFTERIMAGE_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let mut seed = 7_u64;
+    let mut random = |end: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 33).unwrap() % end
+    };
+    let all = [Encoding::Absolute, Encoding::Relative, Encoding::PerCpu, Encoding::FromPlace].map(made);
+    let mut made_files = 0;
+    for number in 0..cases {
+        let mut made = all[number % 4].clone();
+        for _ in 0..=random(4) {
+            // What is behind the code is read; half of the damage is in the types.
+            let (start, end) = match random(2) {
+                0 => (made.place("btf"), made.place("orc")),
+                _ => (4096, made.bytes.len()),
+            };
+            let at = start + random(end - start - 8);
+            match random(4) {
+                0 => made.bytes[at] ^= 1 << random(8),
+                1 => made.bytes[at] = u8::try_from(random(256)).unwrap(),
+                2 => put(&mut made.bytes, at & !3, &u32::try_from(random(1 << 31)).unwrap().to_le_bytes()),
+                _ => put(&mut made.bytes, at & !7, &(u64::MAX >> random(64)).to_le_bytes()),
+            }
+        }
+        if random(8) == 0 {
+            let at = random(made.info.len());
+            made.info.replace_range(at..=at, ["0", "f", "\n", "="][random(4)]);
+        }
+        let Ok((one, _)) = file(&made) else { continue };
+        made_files += 1;
+        assert!(one == file(&made).unwrap().0, "case {number}");
+        let elf = Elf::parse(&one).unwrap();
+        let info = section(&one, &elf, ".debug_info");
+        let entries = entries(info, section(&one, &elf, ".debug_abbrev"));
+        for entry in entries.values() {
+            let of = entry.1.get(&dies::at::TYPE);
+            assert!(of.is_none_or(|of| entries.contains_key(of)), "case {number}: {entry:?}");
+        }
+        let mut json = Vec::new();
+        with_kernel(&made.info, &made.bytes, |kernel| crate::isf::write(kernel, &mut json)).unwrap();
+        let json = String::from_utf8(json).unwrap();
+        assert!(!json.contains(base::text::is_unsafe), "case {number}");
+    }
+    assert!(made_files > cases / 50, "{made_files} of {cases} make a file");
+    eprintln!("{made_files} of {cases} make a file");
+}
