@@ -189,6 +189,60 @@ pub(crate) enum Command {
         /// The directory of the captures (`path` of the target), or the raw device
         target: PathBuf,
     },
+    #[command(flatten)]
+    Debug(Debug),
+    /// Print the kernel log in a vmcore or dump
+    Dmesg {
+        /// The vmcore or dump; of a split dump all files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Say what a vmcore or dump holds
+    Inspect {
+        /// Say of all pages what they are and which of them a dump holds, as a table and a map; in
+        /// colours if standard output is a terminal and `NO_COLOR` is not set
+        #[arg(long)]
+        pages: bool,
+        /// Draw the map into a file, too: .svg, or .png, which has no text but at the bottom a bar
+        /// of all pages by class. Plain colours are pages that are there, pale hatched ones were
+        /// left out of the dump
+        #[arg(long, requires = "pages", value_name = "FILE")]
+        map: Option<PathBuf>,
+        /// The vmcore or dump; of a split dump all files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// Which pages are left out.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+pub(crate) struct Pages {
+    /// Dump level, 0 to 31: the sum of 1 (zero pages), 2 (page cache), 4 (all page cache), 8
+    /// (memory of processes), 16 (free pages) [default: 1]
+    #[arg(long)]
+    level: Option<DumpLevel>,
+    /// Page classes by name: zero, cache, private-cache, user, free, unused-vmemmap
+    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
+    exclude: Option<Vec<String>>,
+    /// kernel (level 31), forensic (level 1) or full (level 0)
+    #[arg(long, value_parser = Exclude::preset, value_name = "NAME")]
+    preset: Option<Exclude>,
+}
+
+impl Pages {
+    pub(crate) fn exclude(&self) -> Result<Exclude, LevelError> {
+        match (&self.level, &self.exclude) {
+            (Some(level), _) => Ok((*level).into()),
+            (_, Some(names)) => Exclude::classes(names),
+            _ => Ok(self.preset.unwrap_or_default()),
+        }
+    }
+}
+
+/// What hands a dump to a debugger.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Debug {
     /// Make the debug file of the kernel in a vmcore or dump, out of the dump alone: crash, drgn and
     /// gdb take it for the distribution's vmlinux
     ///
@@ -257,51 +311,4 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Print the kernel log in a vmcore or dump
-    Dmesg {
-        /// The vmcore or dump; of a split dump all files
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-    },
-    /// Say what a vmcore or dump holds
-    Inspect {
-        /// Say of all pages what they are and which of them a dump holds, as a table and a map; in
-        /// colours if standard output is a terminal and `NO_COLOR` is not set
-        #[arg(long)]
-        pages: bool,
-        /// Draw the map into a file, too: .svg, or .png, which has no text but at the bottom a bar
-        /// of all pages by class. Plain colours are pages that are there, pale hatched ones were
-        /// left out of the dump
-        #[arg(long, requires = "pages", value_name = "FILE")]
-        map: Option<PathBuf>,
-        /// The vmcore or dump; of a split dump all files
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-    },
-}
-
-/// Which pages are left out.
-#[derive(Debug, clap::Args)]
-#[group(multiple = false)]
-pub(crate) struct Pages {
-    /// Dump level, 0 to 31: the sum of 1 (zero pages), 2 (page cache), 4 (all page cache), 8
-    /// (memory of processes), 16 (free pages) [default: 1]
-    #[arg(long)]
-    level: Option<DumpLevel>,
-    /// Page classes by name: zero, cache, private-cache, user, free, unused-vmemmap
-    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
-    exclude: Option<Vec<String>>,
-    /// kernel (level 31), forensic (level 1) or full (level 0)
-    #[arg(long, value_parser = Exclude::preset, value_name = "NAME")]
-    preset: Option<Exclude>,
-}
-
-impl Pages {
-    pub(crate) fn exclude(&self) -> Result<Exclude, LevelError> {
-        match (&self.level, &self.exclude) {
-            (Some(level), _) => Ok((*level).into()),
-            (_, Some(names)) => Exclude::classes(names),
-            _ => Ok(self.preset.unwrap_or_default()),
-        }
-    }
 }

@@ -26,7 +26,7 @@ use storage::targets::{captures, tried};
 use vmcore::kernel::dmesg;
 use vmcore::report::Outcome;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, Debug};
 
 /// Keys pass through `load`.
 #[global_allocator]
@@ -119,20 +119,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Prepare { force, device } => done(&format!("UUID={}", raw::prepare(&device, force)?)),
         Command::Recover { keep_uncollected, again, files } => recovered(&files, keep_uncollected, again),
         Command::Reset { target } => reset(&target),
-        Command::Debuginfo { captures: Some(dir), .. } => debug_files(&dir),
-        Command::Debuginfo { files, output, .. } => {
-            let output = output.unwrap_or_default();
-            let report = debuginfo::make(&files, &output)?;
-            print(&debuginfo::text(&report, &output))
-        }
-        Command::Crash { files, arguments } => debugged(Reader::Crash, &files, &arguments),
-        Command::Drgn { file, arguments } => debugged(Reader::Drgn, &[file], &arguments),
-        Command::Symbols { files, output } => {
-            let made = isf::make(&files, &output)?;
-            print(&isf::text(&made, &output))
-        }
-        Command::Gcore { list: true, files, .. } => print(&gcore::list(&files)?),
-        Command::Gcore { output, files, .. } => process_core(&files, output.as_deref()),
+        Command::Debug(command) => debug(command),
         Command::Dmesg { files } => kernel_log(&files),
         Command::Inspect { pages: true, map, files } => page_map(map.as_deref(), &files),
         Command::Inspect { files, .. } => {
@@ -140,6 +127,26 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             print(&report.text)?;
             Ok(whole_or_damaged(report.is_whole))
         }
+    }
+}
+
+/// What hands a dump to a debugger.
+fn debug(command: Debug) -> Result<ExitCode, Failure> {
+    match command {
+        Debug::Debuginfo { captures: Some(dir), .. } => debug_files(&dir),
+        Debug::Debuginfo { files, output, .. } => {
+            let output = output.unwrap_or_default();
+            let report = debuginfo::make(&files, &output)?;
+            print(&debuginfo::text(&report, &output))
+        }
+        Debug::Crash { files, arguments } => debugged(Reader::Crash, &files, &arguments),
+        Debug::Drgn { file, arguments } => debugged(Reader::Drgn, &[file], &arguments),
+        Debug::Symbols { files, output } => {
+            let made = isf::make(&files, &output)?;
+            print(&isf::text(&made, &output))
+        }
+        Debug::Gcore { list: true, files, .. } => print(&gcore::list(&files)?),
+        Debug::Gcore { output, files, .. } => process_core(&files, output.as_deref()),
     }
 }
 

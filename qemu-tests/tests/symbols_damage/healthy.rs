@@ -109,7 +109,7 @@ impl<'c> Healthy<'c> {
         let symbols = symbols(&kernel, &table)?;
         let places = places(&kernel, &types, blob)?;
         let offset = u64::from_str_radix(offset, 16)?;
-        Ok(Self { table, regions, symbols, places, offset, kernel })
+        Ok(Self { kernel, table, regions, symbols, places, offset })
     }
 
     /// The link-time address.
