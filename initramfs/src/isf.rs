@@ -14,7 +14,7 @@ use vmcore::source::Form;
 use crate::input::{Input, InputError, is_input};
 use crate::output::check_replaceable;
 
-/// More shrinks the file by a fifth and takes ten times as long; volatility3 reads it once.
+/// Level 6 makes the file a quarter smaller, in 14 times the time and with 95 MiB of memory.
 const XZ_LEVEL: u32 = 0;
 /// Bytes that are written at a time.
 const BUFFER: usize = 1 << 18;
