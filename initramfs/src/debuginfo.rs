@@ -9,8 +9,8 @@ use liblzma::write::XzEncoder;
 use symbols::debuginfo::{self, DebuginfoError, Report};
 use tempfile::NamedTempFile;
 
-use crate::input::{Input, InputError, is_input};
-use crate::output::check_replaceable;
+use crate::beside;
+use crate::input::{Input, InputError};
 
 /// The debug file beside a dump, and what is in the directory of a capture.
 const BESIDE: &str = "vmlinux.xz";
@@ -63,30 +63,22 @@ pub fn make(files: &[PathBuf], out: &Path) -> Result<Report, MakeError> {
     if input.machine() != "x86_64" {
         return Err(MakeError::Machine(input.machine().to_owned()));
     }
-    check_replaceable(out).map_err(failed)?;
-    if is_input(out, files) {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is the dump itself")));
-    }
-    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let beside = || tempfile::Builder::new().prefix(".afterimage-").tempfile_in(dir);
-    let mut writer = BufWriter::with_capacity(1 << 18, beside().map_err(failed)?);
+    let file = beside::begin(out, files).map_err(failed)?;
+    let mut writer = BufWriter::with_capacity(1 << 18, file);
     let report = debuginfo::write(&input.kernel(), &mut writer);
     let report = report.map_err(|source| MakeError::Make { path: out.to_owned(), source })?;
     writer.flush().map_err(failed)?;
     let file = writer.into_inner().map_err(|error| failed(error.into_error()))?;
     let is_xz = out.extension().is_some_and(|extension| extension == "xz");
-    let file = if is_xz { compressed(file, beside) } else { Ok(file) }.map_err(failed)?;
+    let file = if is_xz { compressed(file, out) } else { Ok(file) }.map_err(failed)?;
     // Not synced: it can be made again at any time.
-    file.persist(out).map_err(|error| failed(error.error))?;
+    beside::publish(file, out).map_err(failed)?;
     Ok(report)
 }
 
 /// A copy of a file by xz, which crash opens as it is.
-fn compressed(
-    mut plain: NamedTempFile,
-    beside: impl Fn() -> io::Result<NamedTempFile>,
-) -> io::Result<NamedTempFile> {
-    let mut encoder = XzEncoder::new(beside()?, XZ_LEVEL);
+fn compressed(mut plain: NamedTempFile, out: &Path) -> io::Result<NamedTempFile> {
+    let mut encoder = XzEncoder::new(beside::again(out)?, XZ_LEVEL);
     plain.rewind()?;
     io::copy(&mut plain, &mut encoder)?;
     encoder.finish()

@@ -1,7 +1,6 @@
 //! `afterimage gcore`: the core file of a process in a dump.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,8 +15,8 @@ use processes::{Counts, notes};
 use symbols::debuginfo::DebuginfoError;
 use symbols::model::Model;
 
-use crate::input::{Input, InputError, is_input};
-use crate::output::check_replaceable;
+use crate::beside;
+use crate::input::{Input, InputError};
 
 /// Faults that are told one by one.
 const FAULTS: usize = 8;
@@ -85,21 +84,14 @@ fn with<T>(
 /// it is whole.
 pub fn make(files: &[PathBuf], pid: u32, out: &Path) -> Result<Made, GcoreError> {
     let failed = |source| GcoreError::Write { path: out.to_owned(), source };
-    check_replaceable(out).map_err(failed)?;
-    if is_input(out, files) {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is the dump itself")));
-    }
-    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = beside::begin(out, files).map_err(failed)?;
     with(files, |input, system, processes| {
-        let file = tempfile::Builder::new().prefix(".afterimage-").tempfile_in(dir).map_err(failed)?;
         let report = core_file::write(system, input.core(), processes, pid, file.as_file());
         let report = report.map_err(|error| match error {
             CoreError::Write(source) => failed(source),
             other => other.into(),
         })?;
-        file.as_file().sync_all().map_err(failed)?;
-        file.persist(out).map_err(|error| failed(error.error))?;
-        fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+        beside::publish_synced(file, out).map_err(failed)?;
         let level = input.core().left_out().level;
         Ok(Made { report, level, faults: processes.faults.clone() })
     })

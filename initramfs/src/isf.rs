@@ -1,7 +1,6 @@
 //! `afterimage symbols`: volatility3's symbols of the kernel in a dump, made of the dump alone.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,8 +10,8 @@ use tempfile::NamedTempFile;
 use vmcore::format::vmcoreinfo::VmcoreInfo;
 use vmcore::source::Form;
 
-use crate::input::{Input, InputError, is_input};
-use crate::output::check_replaceable;
+use crate::beside;
+use crate::input::{Input, InputError};
 
 /// Level 6 makes the file a quarter smaller, in 14 times the time and with 95 MiB of memory.
 const XZ_LEVEL: u32 = 0;
@@ -74,18 +73,12 @@ pub fn make(files: &[PathBuf], out: &Path) -> Result<Made, MakeError> {
     if input.machine() != "x86_64" {
         return Err(MakeError::Machine(input.machine().to_owned()));
     }
-    check_replaceable(out).map_err(failed)?;
-    if is_input(out, files) {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is the dump itself")));
-    }
-    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::Builder::new().prefix(".afterimage-").tempfile_in(dir).map_err(failed)?;
+    let file = beside::begin(out, files).map_err(failed)?;
     let write = |out: &mut dyn Write| isf::write(&input.kernel(), out);
     let (file, report) = if name.ends_with(".xz") { compressed(file, write) } else { plain(file, write) }
         .map_err(|source| MakeError::Make { path: out.to_owned(), source })?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(out).map_err(|error| failed(error.error))?;
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+    // Not synced: it can be made again at any time.
+    beside::publish(file, out).map_err(failed)?;
     Ok(Made { report, limits: limits(input.info(), input.form(), files) })
 }
 

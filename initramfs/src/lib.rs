@@ -22,6 +22,7 @@
     allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")
 )]
 
+mod beside;
 pub mod boot_entry;
 pub mod check;
 pub mod cmdline;
