@@ -119,7 +119,7 @@ pub fn with_plugin(dump: &Path, script: &str) -> Result<String> {
     // A copy, since pip builds beside what it builds from.
     command("cp").arg("-r").arg(workspace().join("scripts/drgn-plugin")).arg(&source).run()?;
     let python = drgn_python()?;
-    let install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"];
+    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"];
     command(&python.to_string_lossy()).args(install).args([&site, &source]).run()?;
     let drgn = python.with_file_name("drgn");
     let message = command(&drgn.to_string_lossy())

@@ -7,7 +7,8 @@ use crate::kernel::Kernel;
 use crate::planted::Plant;
 use crate::scenario::Scenario;
 use anyhow::{Context, Result};
-use std::fs;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, File};
 use std::path::PathBuf;
 
 /// Names what the guest does: to be counted up when that changes.
@@ -41,10 +42,14 @@ fn kept(series: &str, recipe: &str, shape: impl FnOnce(&mut Scenario)) -> Result
     let kernel = Kernel::of_series(series)?;
     let directory = cache()?.join("cores");
     let kept = directory.join(format!("{}-{recipe}.vmcore", kernel.version()));
+    fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+    // Of tests that want the same core at once, one makes it.
+    let lock = directory.join(format!("{series}-{recipe}.lock"));
+    let lock = File::create(&lock).with_context(|| format!("making {}", lock.display()))?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).context("locking")?;
     if kept.exists() {
         return Ok(kept);
     }
-    fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
     let mut scenario = Scenario::new(&format!("core-{series}-{recipe}"), &kernel);
     scenario.raw_copy = true;
     scenario.config.level = 31;
