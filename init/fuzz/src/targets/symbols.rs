@@ -45,10 +45,14 @@ pub(super) fn read(info: &[u8], image: &[u8]) -> bool {
     check_table(&kernel, &table);
     let [mut one, mut other] = [Output::default(), Output::default()];
     let report = debuginfo::write(&kernel, &mut one);
-    assert_eq!(report.is_ok(), debuginfo::write(&kernel, &mut other).is_ok());
-    assert_eq!(one.hash.finish(), other.hash.finish(), "the same dump gives the same file");
     let Ok(report) = report else { return false };
     assert_eq!(report.bytes, one.len, "the file is as long as the report says");
+    // What takes most of the time is done with one image in eight.
+    if image.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)) % 8 != 0 {
+        return true;
+    }
+    assert!(debuginfo::write(&kernel, &mut other).is_ok());
+    assert_eq!(one.hash.finish(), other.hash.finish(), "the same dump gives the same file");
     let mut json = Vec::new();
     match isf::write(&kernel, &mut json) {
         Ok(_) => {}
