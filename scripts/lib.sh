@@ -89,11 +89,12 @@ need_servers() {
     need ip iproute2
 }
 
-# What judges dumps: crash, and a Python for drgn.
+# What judges dumps: crash, gdb, and a Python for drgn.
 need_readers() {
     # The newest, or the system's.
     "$(dirname "${BASH_SOURCE[0]}")/fetch-reader" crash >/dev/null || need crash crash
     need readelf binutils
+    need gdb gdb
     need python3 python3
     python3 -c 'import ensurepip' 2>/dev/null || install_package python3-venv
 }
