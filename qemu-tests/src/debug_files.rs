@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Output;
 
 /// Commands of crash, a line each: something of every command that looks at memory.
 const COMMANDS: &str = include_str!("crash_commands.txt");
@@ -130,6 +131,19 @@ pub fn with_plugin(dump: &Path, script: &str) -> Result<String> {
         .args(["-e", script])
         .run()?;
     Ok(String::from_utf8_lossy(&message.stdout).into_owned())
+}
+
+/// What `afterimage` does when it starts a debugger, which is looked for in `path`.
+pub fn launched(debugger: &str, dump: &Path, arguments: &[&str], path: &Path) -> Result<Output> {
+    let mut afterimage = command(&Binaries::get()?.afterimage.to_string_lossy());
+    afterimage.arg(debugger).arg(dump).arg("--").args(arguments).env("PATH", path);
+    afterimage.output().with_context(|| format!("starting afterimage {debugger}"))
+}
+
+/// The directories of the newest drgn and crash.
+pub fn places() -> Result<[PathBuf; 2]> {
+    let directory = |program: &Path| program.parent().map(Path::to_path_buf).unwrap_or_default();
+    Ok([directory(&drgn_python()?), directory(crash_program()?)])
 }
 
 /// Fails if a debug file lacks a section that a reader wants.

@@ -122,6 +122,33 @@ fn drgn_finds_its_symbols_by_the_plugin() -> Result<()> {
     Ok(())
 }
 
+/// `afterimage drgn` and `afterimage crash` start them with the debug file, give their exit code, and say
+/// what is not installed.
+#[test]
+fn debuggers_are_started_with_the_debug_file() -> Result<()> {
+    let core = raw_core::of("6.1")?;
+    let [drgn, crash] = debug_files::places()?;
+    let script = "print(prog['init_task'].comm.string_().decode()); raise SystemExit(7)";
+    let message = debug_files::launched("drgn", &core, &["-q", "-e", script], &drgn)?;
+    ensure!(message.status.code() == Some(7) && message.stdout.starts_with(b"swapper/0"), "{message:?}");
+    let work = tempfile::tempdir()?;
+    let commands = work.path().join("commands");
+    fs::write(&commands, "p init_task.comm\nquit\n")?;
+    if crash.as_os_str().is_empty() {
+        eprintln!("only the system's crash is there: not started");
+    } else {
+        let arguments = ["-s", "-i", &commands.to_string_lossy()];
+        let path = std::env::join_paths([crash, "/usr/bin".into(), "/bin".into()])?;
+        let message = debug_files::launched("crash", &core, &arguments, path.as_ref())?;
+        let text = String::from_utf8_lossy(&message.stdout);
+        ensure!(message.status.success() && text.contains("swapper/0"), "{message:?}");
+    }
+    let message = debug_files::launched("crash", &core, &[], "/nonexistent".as_ref())?;
+    let text = String::from_utf8_lossy(&message.stderr);
+    ensure!(message.status.code() == Some(1) && text.contains("crash is not installed"), "{message:?}");
+    Ok(())
+}
+
 /// Every form of dump of one crash gives the same file, byte for byte.
 #[test]
 fn each_form_of_dump_gives_the_same_file() -> Result<()> {

@@ -34,9 +34,16 @@ pub(crate) struct Plants(Vec<(Plant, Held)>);
 /// How much of memory the per-CPU lists may hold: one part of so many (5.14).
 const PER_CPU_PAGES: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
 
+/// What makes the kernel move pages to other places to have larger pieces of free memory: at the panic
+/// some would be on their way, in no list (compaction, 5.9; watermark boosting, 5.0).
+const MOVERS: [&str; 2] = ["/proc/sys/vm/compaction_proactiveness", "/proc/sys/vm/watermark_boost_factor"];
+
 impl Plants {
     /// Plants what `names` say.
     pub(crate) fn plant<'a>(seed: &str, names: impl Iterator<Item = &'a str>) -> Result<Self> {
+        for mover in MOVERS.into_iter().filter(|mover| Path::new(mover).exists()) {
+            set(mover, "0")?;
+        }
         let mut wanted: Vec<Plant> = names.map(str::parse).collect::<Result<_, _>>()?;
         // Last: other plants push pages of files out of memory, and those that are read again have lost
         // their buffers.
