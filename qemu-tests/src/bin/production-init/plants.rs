@@ -18,6 +18,9 @@ pub(crate) enum Held {
     Memory(MmapMut),
     /// A file that is mapped.
     File(MmapRaw),
+    /// Page cache, to be written at the last moment with this seed: other plants push it out of memory,
+    /// and a page that is read again has lost its buffers.
+    ToBeWritten(String),
     /// Memory to be given back at the last moment, so that nobody takes it.
     ToBeFreed(MmapMut),
     /// Page frames that are known already.
@@ -34,27 +37,16 @@ pub(crate) struct Plants(Vec<(Plant, Held)>);
 /// How much of memory the per-CPU lists may hold: one part of so many (5.14).
 const PER_CPU_PAGES: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
 
-/// What makes the kernel move pages to other places to have larger pieces of free memory: at the panic
-/// some would be on their way, in no list (compaction, 5.9; watermark boosting, 5.0).
-const MOVERS: [&str; 2] = ["/proc/sys/vm/compaction_proactiveness", "/proc/sys/vm/watermark_boost_factor"];
-
 impl Plants {
     /// Plants what `names` say.
     pub(crate) fn plant<'a>(seed: &str, names: impl Iterator<Item = &'a str>) -> Result<Self> {
-        for mover in MOVERS.into_iter().filter(|mover| Path::new(mover).exists()) {
-            set(mover, "0")?;
-        }
-        let mut wanted: Vec<Plant> = names.map(str::parse).collect::<Result<_, _>>()?;
-        // Last: other plants push pages of files out of memory, and those that are read again have lost
-        // their buffers.
-        wanted.sort_by_key(|plant| *plant == Plant::CachePrivate);
+        let wanted: Vec<Plant> = names.map(str::parse).collect::<Result<_, _>>()?;
         let mut plants = Vec::new();
         for plant in wanted {
             let held = match plant {
                 Plant::Anonymous => user_memory::anonymous(seed),
                 Plant::Tmpfs => user_memory::tmpfs(seed),
-                Plant::Cache => user_memory::cache(seed),
-                Plant::CachePrivate => user_memory::cache_private(seed),
+                Plant::Cache | Plant::CachePrivate => Ok(Held::ToBeWritten(seed.to_owned())),
                 Plant::Thp => user_memory::thp(seed),
                 Plant::Hugetlb => user_memory::hugetlb(seed),
                 Plant::Hugetlb1g => user_memory::hugetlb_1g(seed),
@@ -91,6 +83,12 @@ impl Plants {
         // Last, what is to be free: the lists of the others take memory, too.
         self.0.sort_by_key(|(_, held)| matches!(held, Held::ToBeFreed(_)));
         for (plant, held) in &mut self.0 {
+            if let Held::ToBeWritten(seed) = held {
+                *held = match plant {
+                    Plant::Cache => user_memory::cache(seed)?,
+                    _ => user_memory::cache_private(seed)?,
+                };
+            }
             let frames = match held {
                 Held::Memory(memory) => of_memory(memory)?,
                 Held::File(mapping) => of_file(mapping)?,
@@ -101,7 +99,7 @@ impl Plants {
                 }
                 Held::Frames(frames) => frames.clone(),
                 Held::Everywhere => flags.pfns()?.collect(),
-                Held::Unknown => continue,
+                Held::Unknown | Held::ToBeWritten(_) => continue,
             };
             let mut sure = Vec::new();
             for pfn in frames {
