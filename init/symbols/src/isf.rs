@@ -2,7 +2,7 @@
 //! kernel in a dump.
 //!
 //! The form differs from the kernel's types: it has no typedefs and no qualifiers, members without a
-//! name are marked, and all structures and unions share one space of names ([`names`]). volatility3
+//! name are marked, and all structures and unions share one space of names (`names`). volatility3
 //! knows a kernel by its banner, which is in the file byte for byte.
 
 mod json;

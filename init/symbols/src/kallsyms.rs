@@ -9,7 +9,7 @@
 //!   from base - 1 (`CONFIG_KALLSYMS_ABSOLUTE_PERCPU`, x86 before 6.15),
 //! - 32-bit distances from the entry itself (without `kallsyms_relative_base`, 7.x).
 //!
-//! Kernels before 6.0 do not have the tables in VMCOREINFO: [`scan`] finds them in the image.
+//! Kernels before 6.0 do not have the tables in VMCOREINFO: `scan` finds them in the image.
 
 mod names;
 mod scan;

@@ -17,7 +17,7 @@ const MAX_DEPTH: u32 = 32;
 const C99: u8 = 0x0c;
 const PRODUCER: &str = "afterimage: made of the BTF and kallsyms in a dump";
 
-/// The sections that [`write`] makes.
+/// The sections that [`write()`] makes.
 #[derive(Debug)]
 pub(super) struct Sections {
     pub(super) info: Vec<u8>,

@@ -91,7 +91,7 @@ fn wait_for_movers() -> Result<()> {
     for _ in 0..MAX_LOOKS {
         sleep(LOOK);
         let now = moved()?;
-        quiet = if now == before { quiet + 1 } else { 0 };
+        quiet = if now == before { u32::saturating_add(quiet, 1) } else { 0 };
         if quiet == QUIET_LOOKS {
             return Ok(());
         }
