@@ -58,8 +58,12 @@ pub enum MakeError {
 
 /// Makes the debug file `out` of the dump in `files`. It appears under its name when it is whole.
 pub fn make(files: &[PathBuf], out: &Path) -> Result<Report, MakeError> {
+    of_input(&Input::open(files)?, files, out)
+}
+
+/// The same of a dump that is open.
+pub(crate) fn of_input(input: &Input, files: &[PathBuf], out: &Path) -> Result<Report, MakeError> {
     let failed = |source| MakeError::Write { path: out.to_owned(), source };
-    let input = Input::open(files)?;
     if input.machine() != "x86_64" {
         return Err(MakeError::Machine(input.machine().to_owned()));
     }

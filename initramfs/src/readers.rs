@@ -124,11 +124,13 @@ pub fn run(
     arguments: &[OsString],
     warn: &dyn Fn(&Report),
 ) -> Result<ExitStatus, ReaderError> {
-    reader.check(&Input::open(files)?)?;
+    let input = Input::open(files)?;
+    reader.check(&input)?;
     let folder = tempfile::Builder::new().prefix("afterimage-").tempdir();
     let folder = folder.map_err(|source| ReaderError::Folder { path: std::env::temp_dir(), source })?;
     let vmlinux = folder.path().join("vmlinux");
-    warn(&debuginfo::make(files, &vmlinux)?);
+    warn(&debuginfo::of_input(&input, files, &vmlinux)?);
+    drop(input);
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => ReaderError::Missing { name: reader.name(), remedy: reader.remedy() },
         _ => ReaderError::Start { name: reader.name(), source },

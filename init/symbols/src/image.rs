@@ -1,18 +1,17 @@
 //! The kernel's image: where its parts lie, and what is in them.
 
-use base::addr::{VirtAddr, to_u64, to_usize};
+use base::addr::VirtAddr;
 use vmcore::kernel::Kernel;
 
 use crate::btf::Types;
 use crate::kallsyms::{Symbol, SymbolTable};
+use crate::memory;
 
 /// `__START_KERNEL_map`: the image lies above it; what is below is not moved by KASLR (per-CPU
 /// variables of x86 before 6.15 are at 0).
 pub(crate) const IMAGE: u64 = 0xffff_ffff_8000_0000;
 /// A function is believed to be no longer.
 const MAX_FUNCTION: u64 = 1 << 20;
-/// Bytes of memory that are read at a time.
-const PAGE: u64 = 4096;
 /// A part of the image is believed to have no more bytes.
 const MAX_PART: u64 = 256 << 20;
 
@@ -83,19 +82,7 @@ impl<'a> Image<'a> {
     /// Memory from `start` to `end`; zeros where nothing can be read.
     pub(crate) fn bytes(&self, start: u64, end: u64) -> Vec<u8> {
         let len = end.saturating_sub(start).min(MAX_PART);
-        let mut bytes = vec![0; to_usize(len)];
-        let mut at = start;
-        let mut rest = bytes.as_mut_slice();
-        while !rest.is_empty() {
-            let take = to_usize(PAGE.saturating_sub(at % PAGE)).min(rest.len());
-            let (head, tail) = rest.split_at_mut(take);
-            if self.kernel.read(VirtAddr(at), head, "the kernel's image").is_err() {
-                head.fill(0);
-            }
-            at = at.saturating_add(to_u64(take));
-            rest = tail;
-        }
-        bytes
+        memory::or_zeros(self.kernel, start, len)
     }
 
     /// `HZ`: ticks a second. The clock of jiffies has `mult` = nanoseconds of a tick, shifted left by

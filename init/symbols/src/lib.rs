@@ -34,6 +34,7 @@ mod image;
 pub mod isf;
 pub mod kallsyms;
 mod list;
+mod memory;
 pub mod model;
 pub mod modules;
 pub mod orc;

@@ -175,6 +175,14 @@ impl Tables {
         Some(Self { ip, entries, header, layout })
     }
 
+    /// The code that each entry is of; `ip` are the bytes at [`Tables::ip`].
+    pub(crate) fn code<'a>(&self, ip: &'a [u8]) -> impl Iterator<Item = u64> + use<'a> {
+        let start = self.ip.0.0;
+        let places = (0_u64..).map(move |index| start.wrapping_add(index.wrapping_mul(4)));
+        let words = ip.chunks_exact(4).map(|word| Fields(word).i32(0).unwrap_or(0));
+        places.zip(words).map(|(place, word)| place.wrapping_add_signed(word.into()))
+    }
+
     /// Number of entries.
     #[must_use]
     pub fn len(&self) -> u64 {

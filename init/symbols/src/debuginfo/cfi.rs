@@ -1,7 +1,6 @@
 //! Call frame information out of ORC, so that readers that do not know ORC unwind stacks, too.
 
 use base::addr::{VirtAddr, to_u64};
-use base::fields::Fields;
 
 use super::dies::{sleb, uleb};
 use super::prologue;
@@ -130,11 +129,7 @@ impl Frames {
 fn of_orc(frames: &mut Frames, image: &Image<'_>, tables: &Tables, layout: orc::Layout) {
     let ip = image.bytes(tables.ip.0.0, tables.ip.1.0);
     let entries = image.bytes(tables.entries.0.0, tables.entries.1.0);
-    let places = (0_u64..).map(|index| tables.ip.0.0.wrapping_add(index.wrapping_mul(4)));
-    let addresses = places
-        .zip(ip.chunks_exact(4))
-        .map(|(place, word)| place.wrapping_add_signed(Fields(word).i32(0).unwrap_or(0).into()));
-    let all: Vec<(u64, &[u8])> = addresses.zip(entries.chunks_exact(ENTRY)).collect();
+    let all: Vec<(u64, &[u8])> = tables.code(&ip).zip(entries.chunks_exact(ENTRY)).collect();
     // A table that is not in order is damaged: nothing in it can be found.
     if !all.is_sorted_by_key(|(address, _)| *address) {
         return;

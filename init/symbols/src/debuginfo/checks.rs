@@ -23,14 +23,10 @@ pub(super) fn orc(image: &Image<'_>, tables: &Tables) -> Result<(), &'static str
     let (Ok(ip), Ok(_)) = (read(tables.ip.0, bytes_of(4)), read(tables.entries.0, bytes_of(entries))) else {
         return Err("stacks are not unwound exactly: the kernel's ORC tables are not in the dump");
     };
-    let places = (0_u64..).map(|index| tables.ip.0.0.wrapping_add(index.wrapping_mul(4)));
-    let addresses = places
-        .zip(ip.chunks_exact(4))
-        .map(|(place, word)| place.wrapping_add_signed(Fields(word).i32(0).unwrap_or(0).into()));
     let start = image.text().map_or(0, |(start, _)| start);
     let end = image.find(&["_end"]).unwrap_or(u64::MAX);
     let mut last = start;
-    for address in addresses {
+    for address in tables.code(&ip) {
         if !(last..end).contains(&address) {
             return Err(
                 "stacks are not unwound exactly: the kernel's ORC tables are damaged, they are not in order",

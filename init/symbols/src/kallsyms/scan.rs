@@ -8,7 +8,8 @@
 
 use vmcore::kernel::Kernel;
 
-use super::{Addresses, KallsymsError, MAX_SYMBOLS, PIECE, Places};
+use super::{Addresses, KallsymsError, MAX_SYMBOLS, Places};
+use crate::memory;
 use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 
@@ -36,7 +37,7 @@ pub(super) fn find(kernel: &Kernel<'_>) -> Result<Places, KallsymsError> {
     let mut tried = 0;
     while at < end {
         let overlap = to_u64(MAX_BEHIND);
-        let window = memory(kernel, at, WINDOW.saturating_add(overlap));
+        let window = memory::or_zeros(kernel, at, WINDOW.saturating_add(overlap));
         let hits = window.windows(DIGITS.len()).take(to_usize(WINDOW)).enumerate();
         for (offset, _) in hits.filter(|(_, bytes)| *bytes == DIGITS) {
             let digits = at.saturating_add(to_u64(offset));
@@ -53,23 +54,6 @@ pub(super) fn find(kernel: &Kernel<'_>) -> Result<Places, KallsymsError> {
     Err(KallsymsError::NotFound)
 }
 
-/// `len` bytes from `at` on; zeros where nothing can be read.
-fn memory(kernel: &Kernel<'_>, at: u64, len: u64) -> Vec<u8> {
-    let mut bytes = vec![0; to_usize(len)];
-    let mut from = at;
-    let mut rest = bytes.as_mut_slice();
-    while !rest.is_empty() {
-        let take = to_usize(PIECE.saturating_sub(from % PIECE)).min(rest.len());
-        let (head, tail) = rest.split_at_mut(take);
-        if kernel.read(VirtAddr(from), head, "the kernel's image").is_err() {
-            head.fill(0);
-        }
-        from = from.saturating_add(to_u64(take));
-        rest = tail;
-    }
-    bytes
-}
-
 /// The tables around the digits of a token table; `behind` is memory from the digits on.
 fn around(kernel: &Kernel<'_>, base: u64, digits: u64, behind: &[u8]) -> Option<Places> {
     let first = to_usize(digits.next_multiple_of(8).saturating_sub(digits));
@@ -78,7 +62,7 @@ fn around(kernel: &Kernel<'_>, base: u64, digits: u64, behind: &[u8]) -> Option<
     let tokens = digits.checked_sub(u64::from(of_zero))?;
     let index = VirtAddr(digits.checked_add(to_u64(index))?);
     let before = tokens.saturating_sub(MAX_NAMES).max(base) & !7;
-    let bytes = memory(kernel, before, tokens.checked_sub(before)?);
+    let bytes = memory::or_zeros(kernel, before, tokens.checked_sub(before)?);
     let fields = Fields(&bytes);
     let bases = (0..bytes.len()).step_by(8).filter(|&at| fields.u64(at) == Some(base));
     let counted = bases.filter_map(|at| Some((at, at.checked_add(8).and_then(|at| fields.u32(at))?)));
