@@ -75,7 +75,7 @@ fn with<T>(
     }
     let kernel = input.kernel();
     let model = Model::read(&kernel)?;
-    let system = System::new(&kernel, &model.symbols, &model.types)?;
+    let system = System::new(&kernel, &model.known())?;
     let processes = tasks::all(&system)?;
     run(&input, &system, &processes)
 }

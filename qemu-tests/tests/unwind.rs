@@ -8,7 +8,7 @@ use qemu_tests::kernel::Kernel;
 use qemu_tests::raw_core;
 use std::collections::BTreeMap;
 use symbols::model::Model;
-use symbols::unwind::{How, Registers, Unwinder};
+use symbols::unwind::{How, Registers, SleeperLayout, Unwinder};
 use vmcore::kernel::Kernel as OldKernel;
 use vmcore::source::{Access, Core, Vmcore};
 
@@ -25,8 +25,9 @@ fn plain(name: &str) -> String {
 fn ours(core: &Vmcore) -> Result<(BTreeMap<u32, Vec<String>>, usize)> {
     let kernel = OldKernel::new(core, core.info(), core.mappings());
     let model = Model::read(&kernel)?;
-    let unwinder = Unwinder::new(&kernel, &model.symbols, &model.types);
+    let unwinder = Unwinder::new(&kernel, &model.symbols, &model.known());
     ensure!(!unwinder.modules().is_empty(), "no module was found");
+    let sleeper = SleeperLayout::ask(&model.known()).context("no inactive_task_frame")?;
     let offset = |path: &str| model.types.offset("task_struct", path).with_context(|| format!("no {path}"));
     let (tasks, pid) = (offset("tasks")?, offset("pid")?);
     let first = model.symbols.find("init_task").context("no init_task")?;
@@ -34,11 +35,10 @@ fn ours(core: &Vmcore) -> Result<(BTreeMap<u32, Vec<String>>, usize)> {
     let mut task = kernel.read_u64(at(first.0, tasks), "a task")?.wrapping_sub(tasks);
     let (mut all, mut guessed) = (BTreeMap::new(), 0_usize);
     while task != first.0 && all.len() < MAX_TASKS {
-        let registers =
-            Registers::of_sleeper(&kernel, &model.types, VirtAddr(task)).context("no registers")?;
+        let registers = Registers::of_sleeper(&kernel, &sleeper, VirtAddr(task)).context("no registers")?;
         let frames = unwinder.stack(&registers);
         guessed = guessed.saturating_add(frames.iter().filter(|frame| frame.how == How::Scan).count());
-        let names = frames.iter().filter_map(|frame| unwinder.function(frame)).map(|place| plain(place.name));
+        let names = frames.iter().filter_map(|frame| unwinder.function(frame)).map(|place| plain(&place.name));
         all.insert(kernel.read_u32(at(task, pid), "a PID")?, names.collect());
         task = kernel.read_u64(at(task, tasks), "a task")?.wrapping_sub(tasks);
     }

@@ -62,7 +62,7 @@ pub fn is_tmpfs(system: &System<'_>, mapping: VirtAddr) -> bool {
         .cache
         .operations
         .and_then(|offset| system.pointer(mapping, offset, "address_space.a_ops").ok().flatten());
-    of.is_some() && of == system.symbols.find("shmem_aops")
+    of.is_some() && of == system.variables.shmem_aops
 }
 
 /// The node that an entry leads to, if it does (`xa_is_node`).

@@ -1,6 +1,6 @@
 //! Where the members of the kernel's structures lie: looked up by name once.
 
-use symbols::btf::{Space, Types};
+use symbols::knowledge::Knowledge;
 
 /// A member that the kernel's types lack, under any of the names that it has had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -12,13 +12,17 @@ pub struct Missing {
     pub member: &'static str,
 }
 
-fn optional(types: &Types, structure: &'static str, paths: &[&'static str]) -> Option<u64> {
-    paths.iter().find_map(|path| types.offset(structure, path))
+fn optional(known: &dyn Knowledge, structure: &'static str, paths: &[&'static str]) -> Option<u64> {
+    paths.iter().find_map(|path| known.offset(structure, path))
 }
 
-fn required(types: &Types, structure: &'static str, paths: &[&'static str]) -> Result<u64, Missing> {
+fn required(
+    known: &dyn Knowledge,
+    structure: &'static str,
+    paths: &[&'static str],
+) -> Result<u64, Missing> {
     let member = paths.first().copied().unwrap_or_default();
-    optional(types, structure, paths).ok_or(Missing { structure, member })
+    optional(known, structure, paths).ok_or(Missing { structure, member })
 }
 
 /// Structures with the offsets of their members; in brackets those that some kernels lack.
@@ -36,10 +40,11 @@ macro_rules! layouts {
         }
 
         impl $name {
-            pub(crate) fn read(types: &Types) -> Result<Self, Missing> {
+            /// Looks the members up. Fails at the first that has to be there.
+            pub fn ask(known: &dyn Knowledge) -> Result<Self, Missing> {
                 Ok(Self {
-                    $($field: required(types, $structure, &[$($path),+])?,)*
-                    $($($some: optional(types, $structure, &[$($some_path),+]),)*)?
+                    $($field: required(known, $structure, &[$($path),+])?,)*
+                    $($($some: optional(known, $structure, &[$($some_path),+]),)*)?
                 })
             }
         }
@@ -139,12 +144,12 @@ pub struct FolioLayout {
 }
 
 impl FolioLayout {
-    fn read(types: &Types) -> Result<Self, Missing> {
-        let structure = if types.size_of("folio").is_some() { "folio" } else { "page" };
-        let page_size = types.size_of("page").filter(|size| (32..=256).contains(size));
+    fn ask(known: &dyn Knowledge) -> Result<Self, Missing> {
+        let structure = if known.size_of("folio").is_some() { "folio" } else { "page" };
+        let page_size = known.size_of("page").filter(|size| (32..=256).contains(size));
         Ok(Self {
-            mapping: required(types, structure, &["mapping"])?,
-            index: required(types, structure, &["index"])?,
+            mapping: required(known, structure, &["mapping"])?,
+            index: required(known, structure, &["index"])?,
             page_size: page_size.ok_or(Missing { structure: "page", member: "size" })?,
         })
     }
@@ -174,16 +179,16 @@ pub struct MapleLayout {
 
 impl MapleLayout {
     /// None where there are no maple trees.
-    fn read(types: &Types) -> Option<Self> {
+    fn ask(known: &dyn Knowledge) -> Option<Self> {
         let node = |structure: &'static str| {
-            let (pivots, of) = types.member(types.named(Space::Struct, structure)?, "pivot")?;
-            let slots = types.offset(structure, "slot")?;
-            let (_, count) = types.get(types.strip(of))?.elements()?;
-            let count = u64::from(count).checked_add(1).filter(|count| *count <= 64)?;
+            let pivots = known.offset(structure, "pivot")?;
+            let slots = known.offset(structure, "slot")?;
+            let count = known.elements(structure, "pivot")?;
+            let count = count.checked_add(1).filter(|count| *count <= 64)?;
             Some(MapleNode { pivots, slots, count })
         };
         Some(Self {
-            root: types.offset("maple_tree", "ma_root")?,
+            root: known.offset("maple_tree", "ma_root")?,
             range: node("maple_range_64")?,
             allocation: node("maple_arange_64")?,
         })
@@ -241,49 +246,44 @@ pub enum FpuLayout {
 }
 
 impl FpuLayout {
-    fn read(types: &Types, task: &TaskLayout, task_size: u64) -> Self {
+    fn ask(known: &dyn Knowledge, task: &TaskLayout, task_size: u64) -> Self {
         // Since 6.16 the FPU's state lies right behind the task (x86_task_fpu).
         let fpu = task.fpu.unwrap_or(task_size);
-        let behind = types.offset("fpu", "fpstate").zip(types.offset("fpstate", "regs"));
+        let behind = known.offset("fpu", "fpstate").zip(known.offset("fpstate", "regs"));
         if let Some((fpstate, registers)) = behind {
             return Self::Behind { pointer: fpu.saturating_add(fpstate), registers };
         }
-        let inline = types.offset("fpu", "state").filter(|_| task.fpu.is_some());
+        let inline = known.offset("fpu", "state").filter(|_| task.fpu.is_some());
         inline.map_or(Self::Unknown, |state| Self::Inline(fpu.saturating_add(state)))
     }
 }
 
 impl Layout {
     /// Looks all members up. Fails at the first that nothing works without.
-    pub fn read(types: &Types) -> Result<Self, Missing> {
-        let task = TaskLayout::read(types)?;
-        let task_size = types.size_of("task_struct").unwrap_or(0);
-        let mm_type = types.named(Space::Struct, "mm_struct");
-        let auxv = mm_type.and_then(|mm| types.member(mm, "saved_auxv")).map(|(_, of)| of);
-        let node = types.named(Space::Struct, "xa_node");
-        let slots = node.and_then(|node| types.member(node, "slots")).map(|(_, of)| of);
-        let slots = slots.and_then(|of| types.get(types.strip(of))).and_then(|found| found.elements());
-        let union = types.named(Space::Union, "thread_union").and_then(|id| types.size(id));
+    pub fn ask(known: &dyn Knowledge) -> Result<Self, Missing> {
+        let task = TaskLayout::ask(known)?;
+        let task_size = known.size_of("task_struct").unwrap_or(0);
+        let stack_size = known.size_of("thread_union");
         Ok(Self {
             task,
-            signal: SignalLayout::read(types)?,
-            mm: MmLayout::read(types)?,
-            vma: VmaLayout::read(types)?,
-            file: FileLayout::read(types)?,
-            dentry: DentryLayout::read(types)?,
-            mount: MountLayout::read(types)?,
-            cache: CacheLayout::read(types)?,
-            node: NodeLayout::read(types)?,
-            folio: FolioLayout::read(types)?,
-            maple: MapleLayout::read(types),
-            node_slots: slots.map_or(64, |(_, count)| u64::from(count.min(64))),
+            signal: SignalLayout::ask(known)?,
+            mm: MmLayout::ask(known)?,
+            vma: VmaLayout::ask(known)?,
+            file: FileLayout::ask(known)?,
+            dentry: DentryLayout::ask(known)?,
+            mount: MountLayout::ask(known)?,
+            cache: CacheLayout::ask(known)?,
+            node: NodeLayout::ask(known)?,
+            folio: FolioLayout::ask(known)?,
+            maple: MapleLayout::ask(known),
+            node_slots: known.elements("xa_node", "slots").map_or(64, |count| count.min(64)),
             task_size,
-            auxv_len: auxv.and_then(|of| types.size(of)).unwrap_or(0).min(4096),
-            stack_size: union.filter(|size| size.is_power_of_two() && *size <= 1 << 16).unwrap_or(1 << 14),
-            ids: types.offset("cred", "uid").zip(types.offset("cred", "gid")),
-            pid_number: types.offset("pid", "numbers").zip(types.offset("upid", "nr")).map(sum),
-            vdso: types.offset("vdso_image", "data").zip(types.offset("vdso_image", "size")),
-            fpu: FpuLayout::read(types, &task, task_size),
+            auxv_len: known.member_size("mm_struct", "saved_auxv").unwrap_or(0).min(4096),
+            stack_size: stack_size.filter(|size| size.is_power_of_two() && *size <= 1 << 16).unwrap_or(1 << 14),
+            ids: known.offset("cred", "uid").zip(known.offset("cred", "gid")),
+            pid_number: known.offset("pid", "numbers").zip(known.offset("upid", "nr")).map(sum),
+            vdso: known.offset("vdso_image", "data").zip(known.offset("vdso_image", "size")),
+            fpu: FpuLayout::ask(known, &task, task_size),
         })
     }
 }

@@ -183,7 +183,7 @@ impl Plan {
 /// `empty_zero_page`: what is read and was never written leads to it.
 fn zero_page(pages: &Pages<'_>) -> Option<Pfn> {
     let system = pages.system;
-    let at = system.symbols.find("empty_zero_page")?;
+    let at = system.variables.empty_zero_page?;
     let at = system.kernel.translate(at).ok()?;
     Some(system.kernel.page_size().pfn_of(at))
 }

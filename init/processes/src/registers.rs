@@ -221,14 +221,20 @@ fn xstate(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The number of the CPU on which the kernel panicked, and of that which a thread is on.
+/// The number of the CPU on which the kernel panicked, if it did.
+#[must_use]
+pub fn crashed_cpu(system: &System<'_>) -> Option<u32> {
+    // Both are -1 as long as nobody panics.
+    let cpu = |at: Option<VirtAddr>| {
+        system.kernel.read_u32(at?, "the number of the CPU").ok().filter(|cpu| *cpu < 1 << 16)
+    };
+    cpu(system.variables.crashing_cpu).or_else(|| cpu(system.variables.panic_cpu))
+}
+
+/// Whether it panicked in this thread.
 #[must_use]
 pub fn crashed(system: &System<'_>, task: &Task) -> bool {
-    let symbol = |name| {
-        let at = system.symbols.find(name)?;
-        system.kernel.read_u32(at, name).ok().filter(|cpu| *cpu < 1 << 16)
-    };
-    let cpu = symbol("crashing_cpu").or_else(|| symbol("panic_cpu"));
+    let cpu = crashed_cpu(system);
     let layout = &system.layout.task;
     let on = layout.cpu.and_then(|at| system.half(task.address, at, "task_struct.cpu").ok());
     cpu.is_some() && cpu == on && is_running(system, task)

@@ -1,8 +1,7 @@
 //! A kernel with what is known of its structures.
 
 use base::addr::{PhysAddr, VirtAddr};
-use symbols::btf::Types;
-use symbols::kallsyms::SymbolTable;
+use symbols::knowledge::Knowledge;
 use vmcore::kernel::{Kernel, KernelError, Paging};
 
 use crate::layout::{Layout, Missing};
@@ -29,13 +28,42 @@ pub enum SystemError {
     NoTasks,
 }
 
+/// Addresses of global variables; none of one that the kernel does not have.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "the names of the kernel")]
+pub struct Variables {
+    pub init_task: Option<VirtAddr>,
+    pub vmemmap_base: Option<VirtAddr>,
+    pub shmem_aops: Option<VirtAddr>,
+    pub nr_swapfiles: Option<VirtAddr>,
+    pub empty_zero_page: Option<VirtAddr>,
+    pub crashing_cpu: Option<VirtAddr>,
+    pub panic_cpu: Option<VirtAddr>,
+}
+
+impl Variables {
+    /// Looks them up.
+    #[must_use]
+    pub fn ask(known: &dyn Knowledge) -> Self {
+        Self {
+            init_task: known.symbol("init_task"),
+            vmemmap_base: known.symbol("vmemmap_base"),
+            shmem_aops: known.symbol("shmem_aops"),
+            nr_swapfiles: known.symbol("nr_swapfiles"),
+            empty_zero_page: known.symbol("empty_zero_page"),
+            crashing_cpu: known.symbol("crashing_cpu"),
+            panic_cpu: known.symbol("panic_cpu"),
+        }
+    }
+}
+
 /// A kernel with what is known of its structures.
 #[derive(Debug)]
 pub struct System<'a> {
     /// Its memory.
     pub kernel: &'a Kernel<'a>,
-    /// Its symbols.
-    pub symbols: &'a SymbolTable,
+    /// Where its variables are.
+    pub variables: Variables,
     /// Where members lie.
     pub layout: Layout,
     /// How page tables are built.
@@ -48,13 +76,14 @@ pub struct System<'a> {
 
 impl<'a> System<'a> {
     /// Looks up what is needed.
-    pub fn new(kernel: &'a Kernel<'a>, symbols: &'a SymbolTable, types: &Types) -> Result<Self, SystemError> {
-        let layout = Layout::read(types)?;
+    pub fn new(kernel: &'a Kernel<'a>, known: &dyn Knowledge) -> Result<Self, SystemError> {
+        let layout = Layout::ask(known)?;
+        let variables = Variables::ask(known);
         let paging = kernel.paging().ok_or(SystemError::NoPaging)?;
-        let base = symbols.find("vmemmap_base");
+        let base = variables.vmemmap_base;
         let vmemmap = base.and_then(|at| kernel.read_u64(at, "vmemmap_base").ok()).unwrap_or(VMEMMAP);
         let pages = base::addr::PfnRange::count(kernel.memory().ranges());
-        Ok(Self { kernel, symbols, layout, paging, vmemmap, pages })
+        Ok(Self { kernel, variables, layout, paging, vmemmap, pages })
     }
 
     /// The address of a member.

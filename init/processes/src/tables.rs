@@ -78,7 +78,7 @@ pub fn walk(
 
 /// `nr_swapfiles`: types of swap entries below it are swap files, those above are special.
 fn swap_files(system: &System<'_>) -> u64 {
-    let at = system.symbols.find("nr_swapfiles");
+    let at = system.variables.nr_swapfiles;
     let count = at.and_then(|at| system.kernel.read_u32(at, "nr_swapfiles").ok());
     // There are 32 types, and at least three are special.
     count.map_or(29, u64::from).min(29)

@@ -68,7 +68,7 @@ impl Processes {
 
 /// Reads the list of tasks. One that is torn is read from its other end, too.
 pub fn all(system: &System<'_>) -> Result<Processes, SystemError> {
-    let init = system.symbols.find("init_task").ok_or(SystemError::NoTasks)?;
+    let init = system.variables.init_task.ok_or(SystemError::NoTasks)?;
     Ok(from(system, init))
 }
 

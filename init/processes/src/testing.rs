@@ -2,7 +2,6 @@
 //! [`DIRECT`], and a layout with members at places of our own.
 
 use base::addr::VirtAddr;
-use symbols::kallsyms::SymbolTable;
 use vmcore::format::vmcoreinfo::VmcoreInfo;
 use vmcore::kernel::{Kernel, Paging};
 use vmcore::source::testing::CoreFile;
@@ -12,7 +11,7 @@ use crate::layout::{
     CacheLayout, DentryLayout, FileLayout, FolioLayout, FpuLayout, Layout, MapleLayout, MapleNode, MmLayout,
     MountLayout, NodeLayout, SignalLayout, TaskLayout, VmaLayout,
 };
-use crate::system::System;
+use crate::system::{System, Variables};
 
 /// Where physical memory is mapped.
 pub(crate) const DIRECT: u64 = 0xffff_8880_0000_0000;
@@ -53,11 +52,10 @@ impl Made {
         let info = VmcoreInfo::default();
         let linear = [(VirtAddr(DIRECT), base::addr::PhysAddr(0), LEN as u64)];
         let kernel = Kernel::new(&core, &info, &linear);
-        let symbols = SymbolTable::default();
         let paging = Paging { levels, encryption_mask: 0 };
         let pages = LEN as u64 / PAGE;
         let layout = layout();
-        let system = System { kernel: &kernel, symbols: &symbols, layout, paging, vmemmap: VMEMMAP, pages };
+        let system = System { kernel: &kernel, variables: Variables::default(), layout, paging, vmemmap: VMEMMAP, pages };
         look(&system, &core)
     }
 }

@@ -134,9 +134,9 @@ fn a_list_of_mappings_ends_where_it_does_not_ascend() {
     made.put(0xa100, &[0x3000, 0x4000, 3, 0, 0, 0, DIRECT + 0xa000]);
     mm(&mut made, 0, DIRECT + 0xa000);
     made.with(4, |system, _| {
-        let System { kernel, symbols, paging, vmemmap, pages, .. } = *system;
+        let System { kernel, variables, paging, vmemmap, pages, .. } = *system;
         let layout = Layout { maple: None, ..system.layout };
-        let old = System { kernel, symbols, layout, paging, vmemmap, pages };
+        let old = System { kernel, variables, layout, paging, vmemmap, pages };
         let space = Space::read(&old, virt(0xf000)).unwrap();
         assert_eq!((space.mappings.len(), space.faults.len()), (2, 2), "{:?}", space.faults);
         assert!(space.faults[1].contains("2 of 3 mappings"), "{:?}", space.faults);

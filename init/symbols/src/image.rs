@@ -5,6 +5,7 @@ use vmcore::kernel::Kernel;
 
 use crate::btf::Types;
 use crate::kallsyms::{Symbol, SymbolTable};
+use crate::knowledge::{self, Read};
 use crate::memory;
 
 /// `__START_KERNEL_map`: the image lies above it; what is below is not moved by KASLR (per-CPU
@@ -13,7 +14,7 @@ pub(crate) const IMAGE: u64 = 0xffff_ffff_8000_0000;
 /// A function is believed to be no longer.
 const MAX_FUNCTION: u64 = 1 << 20;
 /// A part of the image is believed to have no more bytes.
-const MAX_PART: u64 = 256 << 20;
+pub(crate) const MAX_PART: u64 = 256 << 20;
 
 /// The image of a kernel.
 pub(crate) struct Image<'a> {
@@ -64,11 +65,6 @@ impl<'a> Image<'a> {
         self.text.first().copied().flatten()
     }
 
-    /// The kernel's code, and what of it is thrown away after the start.
-    pub(crate) fn code(&self) -> [Option<(u64, u64)>; 2] {
-        self.text
-    }
-
     /// Whether code lies there.
     pub(crate) fn is_text(&self, address: VirtAddr) -> bool {
         self.text.iter().flatten().any(|&(start, end)| (start..end).contains(&address.0))
@@ -85,17 +81,8 @@ impl<'a> Image<'a> {
         memory::or_zeros(self.kernel, start, len)
     }
 
-    /// `HZ`: ticks a second. The clock of jiffies has `mult` = nanoseconds of a tick, shifted left by
-    /// `shift` (kernel/time/jiffies.c).
+    /// `HZ`: ticks a second.
     pub(crate) fn hertz(&self, types: &Types) -> Option<u32> {
-        let clock = self.symbols.find("clocksource_jiffies")?;
-        let word = |member| {
-            let at = clock.checked_add(types.offset("clocksource", member)?)?;
-            self.kernel.read_u32(at, "clocksource_jiffies").ok()
-        };
-        let (mult, shift) = (u64::from(word("mult")?), word("shift")?);
-        let tick = mult.checked_shr(shift).filter(|tick| *tick > 0)?;
-        let hertz = 1_000_000_000_u64.saturating_add(tick / 2).checked_div(tick)?;
-        u32::try_from(hertz).ok().filter(|hertz| (10..=10_000).contains(hertz))
+        knowledge::hertz(self.kernel, &Read { symbols: self.symbols, types })
     }
 }

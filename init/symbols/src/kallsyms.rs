@@ -11,19 +11,24 @@
 //!
 //! Kernels before 6.0 do not have the tables in VMCOREINFO: `scan` finds them in the image.
 
+pub mod index;
 mod names;
 mod scan;
 mod table;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use vmcore::kernel::{Kernel, KernelError};
 
 use base::addr::{VirtAddr, to_u64};
 
+use crate::knowledge::{Knowledge, Question};
 use names::{Names, Tokens};
 pub(crate) use table::Builder;
 pub use table::{Symbol, SymbolTable};
+use table::is_global;
 
 /// Symbols that are believed; kernels with all options have 250,000.
 const MAX_SYMBOLS: u32 = 1 << 21;
@@ -76,6 +81,43 @@ pub enum KallsymsError {
     },
 }
 
+/// Symbols of a kernel, however they are kept.
+pub trait Symbols {
+    /// The address of a symbol; of several of the name a global one, then the lowest.
+    fn find(&self, name: &str) -> Option<VirtAddr>;
+
+    /// Whether there is one symbol of this name, and no second one.
+    fn is_only(&self, name: &str) -> bool;
+
+    /// The symbol that `address` lies behind, and how far.
+    fn at(&self, address: VirtAddr) -> Option<(Cow<'_, str>, u64)>;
+}
+
+impl Symbols for SymbolTable {
+    fn find(&self, name: &str) -> Option<VirtAddr> {
+        Self::find(self, name)
+    }
+
+    fn is_only(&self, name: &str) -> bool {
+        self.only(name).is_some()
+    }
+
+    fn at(&self, address: VirtAddr) -> Option<(Cow<'_, str>, u64)> {
+        let (symbol, offset) = Self::at(self, address)?;
+        Some((self.name(symbol).into(), offset))
+    }
+}
+
+/// Symbols alone answer where symbols are.
+impl Knowledge for SymbolTable {
+    fn ask(&self, question: Question<'_>) -> Option<u64> {
+        match question {
+            Question::Symbol(name) => self.find(name).map(|address| address.0),
+            _ => None,
+        }
+    }
+}
+
 /// Where the tables lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Places {
@@ -99,13 +141,16 @@ enum Addresses {
 
 /// Reads all symbols of the kernel.
 pub fn read(kernel: &Kernel<'_>) -> Result<SymbolTable, KallsymsError> {
-    let places = match named(kernel)? {
-        Some(places) => places,
-        None => scan::find(kernel)?,
-    };
-    let table = decode(kernel, places)?;
+    let table = decode(kernel, places(kernel)?)?;
     verify(kernel, &table)?;
     Ok(table)
+}
+
+fn places(kernel: &Kernel<'_>) -> Result<Places, KallsymsError> {
+    match named(kernel)? {
+        Some(places) => Ok(places),
+        None => scan::find(kernel),
+    }
 }
 
 /// The tables as VMCOREINFO names them, if it does.
@@ -140,19 +185,19 @@ fn bytes(kernel: &Kernel<'_>, at: VirtAddr, len: usize, what: &'static str) -> R
     Ok(bytes)
 }
 
-/// Expands all names and addresses.
-fn decode(kernel: &Kernel<'_>, places: Places) -> Result<SymbolTable, KallsymsError> {
+fn check_count(places: Places) -> Result<usize, KallsymsError> {
     if !(1..=MAX_SYMBOLS).contains(&places.count) {
         let value = u64::from(places.count);
         return Err(KallsymsError::Damaged { what: "the number of symbols", value });
     }
-    let count = usize::try_from(places.count).unwrap_or(usize::MAX);
+    Ok(usize::try_from(places.count).unwrap_or(usize::MAX))
+}
+
+/// Expands all names and addresses.
+fn decode(kernel: &Kernel<'_>, places: Places) -> Result<SymbolTable, KallsymsError> {
+    let count = check_count(places)?;
     let addresses = addresses(kernel, places.addresses, count)?;
     let tokens = Tokens::read(kernel, places)?;
-    let mut pairs = addresses.iter().zip(addresses.iter().skip(1));
-    if let Some((_, &value)) = pairs.find(|(one, next)| one > next) {
-        return Err(KallsymsError::Damaged { what: "an address that is below the one before it", value });
-    }
     let mut names = Names::new(kernel, places.names);
     let mut table = Builder::with_capacity(count);
     let mut name = Vec::new();
@@ -182,8 +227,23 @@ fn decode(kernel: &Kernel<'_>, places: Places) -> Result<SymbolTable, KallsymsEr
     Ok(table.finish())
 }
 
-/// The address of each symbol.
-fn addresses(kernel: &Kernel<'_>, addresses: Addresses, count: usize) -> Result<Vec<u64>, KallsymsError> {
+/// The address of each symbol, in ascending order.
+fn addresses(kernel: &Kernel<'_>, places: Addresses, count: usize) -> Result<Vec<u64>, KallsymsError> {
+    let addresses = read_addresses(kernel, places, count)?;
+    let mut pairs = addresses.iter().zip(addresses.iter().skip(1));
+    match pairs.find(|(one, next)| one > next) {
+        None => Ok(addresses),
+        Some((_, &value)) => {
+            Err(KallsymsError::Damaged { what: "an address that is below the one before it", value })
+        }
+    }
+}
+
+fn read_addresses(
+    kernel: &Kernel<'_>,
+    addresses: Addresses,
+    count: usize,
+) -> Result<Vec<u64>, KallsymsError> {
     let read = |at, size: usize| bytes(kernel, at, count.saturating_mul(size), "the addresses of symbols");
     let words = |bytes: &[u8]| -> Vec<i32> {
         bytes.chunks_exact(4).filter_map(|word| word.try_into().ok()).map(i32::from_le_bytes).collect()
@@ -218,12 +278,12 @@ fn addresses(kernel: &Kernel<'_>, addresses: Addresses, count: usize) -> Result<
 /// Compares with the symbols that VMCOREINFO has: all must be equal. A symbol that only one of them
 /// has says nothing: data is not in the table without `CONFIG_KALLSYMS_ALL`, and some names are
 /// macros. Then the banner of the kernel must be where the table has it.
-fn verify(kernel: &Kernel<'_>, table: &SymbolTable) -> Result<(), KallsymsError> {
+fn verify(kernel: &Kernel<'_>, table: &dyn Symbols) -> Result<(), KallsymsError> {
     let mut equal = 0_usize;
     for (name, theirs) in kernel.info().symbols() {
         match table.find(name) {
             Some(ours) if ours == theirs => equal = equal.saturating_add(1),
-            Some(ours) if table.only(name).is_some() && !POINTERS.contains(&name) => {
+            Some(ours) if table.is_only(name) && !POINTERS.contains(&name) => {
                 return Err(KallsymsError::Contradicts { name: name.to_owned(), ours, theirs });
             }
             _ => {}
@@ -232,7 +292,8 @@ fn verify(kernel: &Kernel<'_>, table: &SymbolTable) -> Result<(), KallsymsError>
     if equal == 0 {
         return Err(KallsymsError::Damaged { what: "the number of known symbols", value: 0 });
     }
-    let (Some(release), Some(banner)) = (kernel.info().get("OSRELEASE"), table.only("linux_banner")) else {
+    let banner = table.find("linux_banner").filter(|_| table.is_only("linux_banner"));
+    let (Some(release), Some(banner)) = (kernel.info().get("OSRELEASE"), banner) else {
         return Ok(());
     };
     let wanted = format!("Linux version {release} ");

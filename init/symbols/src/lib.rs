@@ -9,7 +9,7 @@
 //! - [`btf`]: the types of the kernel and its modules.
 //! - [`globals`]: the types of global variables, from a table of C declarations; [`declaration`]
 //!   reads those.
-//! - [`model`]: the three of them together.
+//! - [`model`]: the three of them together; [`knowledge`]: what walkers ask of them.
 //! - [`modules`]: loaded modules and their functions.
 //! - [`orc`]: tables that say how stacks are unwound; [`unwind`] does it.
 //! - [`debuginfo`]: the ELF file with a symbol table, DWARF and call frame information.
@@ -33,6 +33,7 @@ pub mod globals;
 mod image;
 pub mod isf;
 pub mod kallsyms;
+pub mod knowledge;
 mod list;
 mod memory;
 pub mod model;

@@ -6,6 +6,7 @@ use crate::btf::{self, Types};
 use crate::debuginfo::DebuginfoError;
 use crate::globals::{self, Globals};
 use crate::kallsyms::{self, SymbolTable};
+use crate::knowledge::Read;
 
 /// Symbols, types and global variables of a kernel.
 #[derive(Debug)]
@@ -25,6 +26,12 @@ pub struct Model {
 }
 
 impl Model {
+    /// What walkers ask of it.
+    #[must_use]
+    pub fn known(&self) -> Read<'_> {
+        Read { symbols: &self.symbols, types: &self.types }
+    }
+
     /// Reads all of it from memory.
     pub fn read(kernel: &Kernel<'_>) -> Result<Self, DebuginfoError> {
         let symbols = kallsyms::read(kernel)?;

@@ -5,8 +5,8 @@ use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 use vmcore::kernel::{Kernel, KernelError};
 
-use crate::btf::Types;
 use crate::kallsyms::{Builder, SymbolTable};
+use crate::knowledge::Knowledge;
 use crate::list;
 use crate::orc::{ENTRY, Layout, Tables};
 
@@ -25,14 +25,26 @@ const SYMBOL_NAME: usize = 512;
 /// A loaded module.
 #[derive(Clone, Debug)]
 pub struct Module {
+    /// Its `struct module`.
+    pub address: VirtAddr,
     /// Its name; bytes that are not printable are replaced.
     pub name: String,
     /// Its code: first address and the one behind the last.
     pub text: (u64, u64),
-    /// Its symbols; empty if they cannot be read.
+    /// Its symbols; empty if they cannot be read, or were not (see [`list`]).
     pub symbols: SymbolTable,
+    /// Where they lie.
+    functions: Option<Functions>,
     /// How its stacks are unwound.
     pub orc: Option<Tables>,
+}
+
+/// Where the symbols of a module lie (`struct mod_kallsyms`).
+#[derive(Clone, Copy, Debug)]
+struct Functions {
+    symtab: VirtAddr,
+    count: u32,
+    strtab: VirtAddr,
 }
 
 /// Where members of the structures are.
@@ -49,14 +61,14 @@ struct Offsets {
 }
 
 impl Offsets {
-    fn find(types: &Types) -> Option<Self> {
-        let module = |path| types.offset("module", path);
-        let table = |path| types.offset("mod_kallsyms", path);
+    fn find(known: &dyn Knowledge) -> Option<Self> {
+        let module = |path| known.offset("module", path);
+        let table = |path| known.offset("mod_kallsyms", path);
         let layout = module("core_layout.base").zip(module("core_layout.text_size"));
         // An array of memories by kind since 6.4 (ac3b43283923); the first is the code.
         let memory = || {
             let first = module("mem")?;
-            let of = |path| types.offset("module_memory", path)?.checked_add(first);
+            let of = |path| known.offset("module_memory", path)?.checked_add(first);
             of("base").zip(of("size"))
         };
         let orc = ["arch.num_orcs", "arch.orc_unwind_ip", "arch.orc_unwind"].map(module);
@@ -76,20 +88,33 @@ impl Offsets {
     }
 }
 
-/// Reads the list of modules. One that cannot be read is left out, and so is what follows it.
+/// Reads the list of modules, and their symbols. One that cannot be read is left out, and so is what
+/// follows it.
 #[must_use]
-pub fn read(
-    kernel: &Kernel<'_>,
-    symbols: &SymbolTable,
-    types: &Types,
-    layout: Option<Layout>,
-) -> Vec<Module> {
-    let (Some(head), Some(offsets)) = (symbols.find("modules"), Offsets::find(types)) else {
-        return Vec::new();
-    };
+pub fn read(kernel: &Kernel<'_>, known: &dyn Knowledge, layout: Option<Layout>) -> Vec<Module> {
+    let mut modules = list(kernel, known, layout);
+    for module in &mut modules {
+        module.symbols = module.read_symbols(kernel);
+    }
+    modules
+}
+
+/// The same without their symbols, which may take some MiB.
+#[must_use]
+pub fn list(kernel: &Kernel<'_>, known: &dyn Knowledge, layout: Option<Layout>) -> Vec<Module> {
+    let (offsets, head) = (Offsets::find(known), known.symbol("modules"));
+    let (Some(head), Some(offsets)) = (head, offsets) else { return Vec::new() };
     let (entries, _) = list::all(kernel, head, MAX_MODULES);
     let base = |entry: &VirtAddr| entry.0.wrapping_sub(offsets.list);
     entries.iter().map_while(|entry| module(kernel, base(entry), &offsets, layout).ok().flatten()).collect()
+}
+
+impl Module {
+    /// Reads its symbols; none if they cannot be read.
+    #[must_use]
+    pub fn read_symbols(&self, kernel: &Kernel<'_>) -> SymbolTable {
+        self.functions.and_then(|functions| functions.read(kernel).ok()).unwrap_or_default()
+    }
 }
 
 fn at(base: u64, offset: u64) -> VirtAddr {
@@ -110,44 +135,54 @@ fn module(
     let Some(end) = start.checked_add(len).filter(|_| len <= MAX_TEXT) else { return Ok(None) };
     let printable = name.chars().map(|char| if char.is_ascii_graphic() { char } else { '?' });
     Ok(Some(Module {
+        address: VirtAddr(base),
         name: printable.collect(),
         text: (start, end),
-        symbols: functions(kernel, base, offsets).unwrap_or_default(),
+        symbols: SymbolTable::default(),
+        functions: functions(kernel, base, offsets).ok(),
         orc: tables(kernel, base, offsets, layout),
     }))
 }
 
-/// The symbols of a module that have an address (`struct mod_kallsyms`).
-fn functions(kernel: &Kernel<'_>, base: u64, offsets: &Offsets) -> Result<SymbolTable, KernelError> {
+/// Where the symbols of a module lie.
+fn functions(kernel: &Kernel<'_>, base: u64, offsets: &Offsets) -> Result<Functions, KernelError> {
     let what = "a module's symbols";
     let table = kernel.read_u64(at(base, offsets.kallsyms), what)?;
-    let symtab = kernel.read_u64(at(table, offsets.symtab), what)?;
-    let strtab = kernel.read_u64(at(table, offsets.strtab), what)?;
+    let symtab = VirtAddr(kernel.read_u64(at(table, offsets.symtab), what)?);
+    let strtab = VirtAddr(kernel.read_u64(at(table, offsets.strtab), what)?);
     let count = kernel.read_u32(at(table, offsets.num_symtab), what)?;
     if count > MAX_SYMBOLS {
         return Err(KernelError::Absurd { what, value: count.into() });
     }
-    let mut bytes = vec![0; to_usize(count.into()).saturating_mul(SYMBOL)];
-    kernel.read(VirtAddr(symtab), &mut bytes, what)?;
-    let mut builder = Builder::with_capacity(to_usize(count.into()));
-    for symbol in bytes.chunks_exact(SYMBOL).map(Fields) {
-        let (name, info, section, value) = (symbol.u32(0), symbol.u8(4), symbol.u16(6), symbol.u64(8));
-        let (Some(name), Some(info), Some(section), Some(value)) = (name, info, section, value) else {
-            continue;
-        };
-        // SHN_UNDEF, and names of sections and files.
-        if section == 0 || name == 0 || value == 0 {
-            continue;
+    Ok(Functions { symtab, count, strtab })
+}
+
+impl Functions {
+    /// The symbols that have an address.
+    fn read(self, kernel: &Kernel<'_>) -> Result<SymbolTable, KernelError> {
+        let count = to_usize(self.count.into());
+        let mut bytes = vec![0; count.saturating_mul(SYMBOL)];
+        kernel.read(self.symtab, &mut bytes, "a module's symbols")?;
+        let mut builder = Builder::with_capacity(count);
+        for symbol in bytes.chunks_exact(SYMBOL).map(Fields) {
+            let (name, info, section, value) = (symbol.u32(0), symbol.u8(4), symbol.u16(6), symbol.u64(8));
+            let (Some(name), Some(info), Some(section), Some(value)) = (name, info, section, value) else {
+                continue;
+            };
+            // SHN_UNDEF, and names of sections and files.
+            if section == 0 || name == 0 || value == 0 {
+                continue;
+            }
+            let text = text(kernel, at(self.strtab.0, name.into()));
+            let plain = !text.is_empty() && text.iter().all(u8::is_ascii_graphic);
+            // STB_LOCAL is 0.
+            let kind = if info >> 4 == 0 { b't' } else { b'T' };
+            if plain {
+                builder.push(VirtAddr(value), kind, &text);
+            }
         }
-        let text = text(kernel, at(strtab, name.into()));
-        let plain = !text.is_empty() && text.iter().all(u8::is_ascii_graphic);
-        // STB_LOCAL is 0.
-        let kind = if info >> 4 == 0 { b't' } else { b'T' };
-        if plain {
-            builder.push(VirtAddr(value), kind, &text);
-        }
+        Ok(builder.finish())
     }
-    Ok(builder.finish())
 }
 
 /// A string, up to its NUL; empty if it is too long or cannot be read.

@@ -8,7 +8,7 @@ use base::addr::{VirtAddr, to_u64};
 use base::fields::Fields;
 use vmcore::kernel::Kernel;
 
-use crate::kallsyms::SymbolTable;
+use crate::knowledge::Knowledge;
 
 #[cfg(test)]
 mod tests;
@@ -148,9 +148,9 @@ pub struct Tables {
 impl Tables {
     /// Finds the tables of the kernel itself; none if it has no ORC (`CONFIG_UNWINDER_ORC` off).
     #[must_use]
-    pub fn find(kernel: &Kernel<'_>, symbols: &SymbolTable) -> Option<Self> {
+    pub fn find(kernel: &Kernel<'_>, known: &dyn Knowledge) -> Option<Self> {
         let part = |start: &str, stop: &str| {
-            let (start, stop) = (symbols.find(start)?, symbols.find(stop)?);
+            let (start, stop) = (known.symbol(start)?, known.symbol(stop)?);
             stop.0.checked_sub(start.0).filter(|len| *len > 0)?;
             Some((start, stop))
         };
@@ -162,7 +162,7 @@ impl Tables {
         if count > MAX_ENTRIES || entries.1.0.checked_sub(entries.0.0)?.abs_diff(bytes) >= 64 {
             return None;
         }
-        let header = symbols.find("orc_header").or_else(|| symbols.find("__start_orc_header"));
+        let header = known.symbol("orc_header").or_else(|| known.symbol("__start_orc_header"));
         let header = header.and_then(|start| Some((start, start.checked_add(20)?)));
         let layout = match header {
             Some((start, _)) => {

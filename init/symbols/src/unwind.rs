@@ -6,15 +6,18 @@
 //! found. The stack is hostile: no more than [`MAX_FRAMES`] are found, and it must go upwards but for
 //! a few changes of the stack.
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
+
 use base::addr::{VirtAddr, to_u64};
 use base::fields::Fields;
 use vmcore::kernel::Kernel;
 
-use crate::btf::Types;
-use crate::kallsyms::{Symbol, SymbolTable};
+use crate::kallsyms::{SymbolTable, Symbols};
+use crate::knowledge::Knowledge;
 use crate::modules::{self, Module};
+use crate::orc;
 use crate::orc::{Base, ENTRY, Entry, Tables};
-use crate::{image, orc};
 
 /// Frames of one stack.
 pub const MAX_FRAMES: usize = 128;
@@ -85,23 +88,44 @@ impl Registers {
     /// Of a task that does not run: what `__switch_to_asm` has pushed (`struct inactive_task_frame`,
     /// arch/x86/include/asm/switch_to.h).
     #[must_use]
-    pub fn of_sleeper(kernel: &Kernel<'_>, types: &Types, task: VirtAddr) -> Option<Self> {
-        let saved = task.checked_add(types.offset("task_struct", "thread.sp")?)?;
-        let frame = VirtAddr(kernel.read_u64(saved, "a task's stack").ok()?);
-        let word = |member| {
-            let at = frame.checked_add(types.offset("inactive_task_frame", member)?)?;
-            kernel.read_u64(at, "a task's stack").ok()
-        };
-        let sp = frame.checked_add(types.size_of("inactive_task_frame")?)?.0;
-        Some(Self { ip: word("ret_addr")?, exact: false, sp, bp: word("bp")?, others: [None; 5] })
+    pub fn of_sleeper(kernel: &Kernel<'_>, layout: &SleeperLayout, task: VirtAddr) -> Option<Self> {
+        let frame = VirtAddr(kernel.read_u64(task.checked_add(layout.saved)?, "a task's stack").ok()?);
+        let word = |offset| kernel.read_u64(frame.checked_add(offset)?, "a task's stack").ok();
+        let sp = frame.checked_add(layout.size)?.0;
+        Some(Self { ip: word(layout.ip)?, exact: false, sp, bp: word(layout.bp)?, others: [None; 5] })
+    }
+}
+
+/// Where a task that does not run has its registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SleeperLayout {
+    /// `task_struct.thread.sp`
+    saved: u64,
+    /// `inactive_task_frame.ret_addr`, `.bp`
+    ip: u64,
+    bp: u64,
+    /// Bytes of it.
+    size: u64,
+}
+
+impl SleeperLayout {
+    /// Looks it up.
+    #[must_use]
+    pub fn ask(known: &dyn Knowledge) -> Option<Self> {
+        Some(Self {
+            saved: known.offset("task_struct", "thread.sp")?,
+            ip: known.offset("inactive_task_frame", "ret_addr")?,
+            bp: known.offset("inactive_task_frame", "bp")?,
+            size: known.size_of("inactive_task_frame")?,
+        })
     }
 }
 
 /// What a symbol says of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place<'a> {
     /// The function.
-    pub name: &'a str,
+    pub name: Cow<'a, str>,
     /// Bytes from its start.
     pub offset: u64,
     /// The module that it belongs to.
@@ -109,15 +133,17 @@ pub struct Place<'a> {
 }
 
 /// Unwinds stacks of a kernel.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "the table of symbols may be any")]
 pub struct Unwinder<'a> {
     kernel: &'a Kernel<'a>,
-    symbols: &'a SymbolTable,
+    symbols: &'a dyn Symbols,
     /// The kernel's code.
     text: Option<(u64, u64)>,
     init: Option<(u64, u64)>,
     orc: Option<Tables>,
     modules: Vec<Module>,
+    /// The symbols of each, read when the first of its functions is met.
+    functions: Vec<OnceCell<SymbolTable>>,
     /// A task that was just made goes on here, not behind a call.
     fork: Option<u64>,
 }
@@ -125,13 +151,20 @@ pub struct Unwinder<'a> {
 impl<'a> Unwinder<'a> {
     /// An unwinder with the tables of the kernel and its modules, as far as there are some.
     #[must_use]
-    pub fn new(kernel: &'a Kernel<'a>, symbols: &'a SymbolTable, types: &Types) -> Self {
-        let image = image::Image::new(kernel, symbols);
-        let orc = Tables::find(kernel, symbols);
-        let modules = modules::read(kernel, symbols, types, orc.and_then(|orc| orc.layout));
-        let fork = ["ret_from_fork_asm", "ret_from_fork"].iter().find_map(|name| symbols.find(name));
-        let [text, init] = image.code();
-        Self { kernel, symbols, text, init, orc, modules, fork: fork.map(|address| address.0) }
+    pub fn new(kernel: &'a Kernel<'a>, symbols: &'a dyn Symbols, known: &dyn Knowledge) -> Self {
+        let orc = Tables::find(kernel, known);
+        let modules = modules::list(kernel, known, orc.and_then(|orc| orc.layout));
+        let fork = ["ret_from_fork_asm", "ret_from_fork"].iter().find_map(|name| known.symbol(name));
+        Self {
+            kernel,
+            symbols,
+            text: known.part(&["_text", "_stext"], &["_etext"]),
+            init: known.part(&["_sinittext"], &["_einittext"]),
+            orc,
+            functions: modules.iter().map(|_| OnceCell::new()).collect(),
+            modules,
+            fork: fork.map(|address| address.0),
+        }
     }
 
     /// The modules.
@@ -146,12 +179,14 @@ impl<'a> Unwinder<'a> {
     pub fn place(&self, address: VirtAddr) -> Option<Place<'_>> {
         let within = |&(start, end): &(u64, u64)| (start..end).contains(&address.0);
         if [self.text, self.init].iter().flatten().any(within) {
-            let (symbol, offset) = self.symbols.at(address)?;
-            return Some(Place { name: self.symbols.name(symbol), offset, module: None });
+            let (name, offset) = self.symbols.at(address)?;
+            return Some(Place { name, offset, module: None });
         }
-        let module = self.modules.iter().find(|module| within(&module.text))?;
-        let (symbol, offset): (&Symbol, u64) = module.symbols.at(address)?;
-        Some(Place { name: module.symbols.name(symbol), offset, module: Some(&module.name) })
+        let mut modules = self.modules.iter().zip(&self.functions);
+        let (module, functions) = modules.find(|(module, _)| within(&module.text))?;
+        let functions = functions.get_or_init(|| module.read_symbols(self.kernel));
+        let (symbol, offset) = functions.at(address)?;
+        Some(Place { name: functions.name(symbol).into(), offset, module: Some(&module.name) })
     }
 
     /// The function of a frame.

@@ -21,8 +21,13 @@ impl Symbol {
     /// (`w` and `W`).
     #[must_use]
     pub fn is_global(&self) -> bool {
-        self.kind.is_ascii_uppercase() || matches!(self.kind, b'w' | b'v')
+        is_global(self.kind)
     }
+}
+
+/// Whether other files see a symbol of this type.
+pub(super) fn is_global(kind: u8) -> bool {
+    kind.is_ascii_uppercase() || matches!(kind, b'w' | b'v')
 }
 
 /// Symbols, in the order of their addresses; of one address in the order of the kernel's table.

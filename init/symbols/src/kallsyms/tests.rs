@@ -210,3 +210,49 @@ fn without_any_key_nothing_is_found() {
         assert!(matches!(error, KallsymsError::NotFound), "{error}");
     }
 }
+
+#[test]
+fn the_index_says_what_the_table_says() {
+    for encoding in ALL {
+        let made = made(encoding);
+        let table = table(&made).unwrap();
+        with_kernel(&made.info, &made.bytes, |kernel| {
+            let index = index::read(kernel).unwrap();
+            for symbol in table.all() {
+                let name = table.name(symbol);
+                assert_eq!(index.find(name), table.find(name), "{encoding:?} {name}");
+                assert_eq!(index.is_only(name), table.only(name).is_some(), "{encoding:?} {name}");
+                for address in [symbol.address.0.wrapping_sub(1), symbol.address.0, symbol.address.0 + 3] {
+                    let (address, table) = (VirtAddr(address), &table as &dyn Symbols);
+                    assert_eq!(index.at(address), table.at(address), "{encoding:?} {name}");
+                }
+            }
+            assert_eq!(index.find("no_such_symbol"), None);
+            assert!(!index.is_only("no_such_symbol"));
+        });
+    }
+}
+
+#[test]
+fn an_index_must_have_what_is_known() {
+    let made = made(Encoding::FromPlace);
+    let known = VirtAddr(made.address("init_task").unwrap());
+    with_kernel(&made.info, &made.bytes, |kernel| {
+        assert!(index::read_as_known(kernel, &[("init_task", known)]).is_ok());
+        let moved = index::read_as_known(kernel, &[("init_task", VirtAddr(known.0 + 8))]).unwrap_err();
+        assert!(moved.to_string().contains("init_task"), "{moved}");
+        assert!(index::read_as_known(kernel, &[("other_task", known)]).is_err());
+    });
+}
+
+#[test]
+fn a_damaged_index_is_refused() {
+    let made = made(Encoding::Relative);
+    let names = made.place("names");
+    for (at, byte) in [(names, 0), (names + 40, 0xff)] {
+        let mut bytes = made.bytes.clone();
+        bytes[at] = byte;
+        let read = with_kernel(&made.info, &bytes, |kernel| index::read(kernel).map(|_| ()));
+        assert!(read.is_err(), "{at}");
+    }
+}
