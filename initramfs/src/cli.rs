@@ -289,6 +289,18 @@ pub(crate) enum Debug {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+    /// Say what was running when the kernel in a vmcore or dump came to its end: the cause, the task, stacks of
+    /// all CPUs and of tasks that wait, memory, modules, mounts, the end of the log
+    ///
+    /// Exit code 3: something could not be read.
+    Summary {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// The vmcore or dump; of a split dump all files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Make the core file of a process, out of a vmcore or a dump that holds the memory of processes
     /// (level 0 or 1); gdb opens it
     ///

@@ -57,6 +57,7 @@ pub mod stack;
 pub mod status;
 pub mod stream;
 pub mod strip;
+pub mod summary;
 pub mod survey;
 pub mod sys;
 pub mod trusted;

@@ -18,7 +18,7 @@ use afterimage::readers::Reader;
 use afterimage::sys::wiping::Wiping;
 use afterimage::{
     debuginfo, estimate, gcore, host, inspect, isf, keys, loader, offline, output, planned, raw, readers,
-    status, stream, survey,
+    status, stream, summary, survey,
 };
 use base::config::{Config, Dump};
 use clap::Parser;
@@ -144,6 +144,13 @@ fn debug(command: Debug) -> Result<ExitCode, Failure> {
         Debug::Symbols { files, output } => {
             let made = isf::make(&files, &output)?;
             print(&isf::text(&made, &output))
+        }
+        Debug::Summary { json, files } => {
+            let findings = summary::of(&files)?;
+            let text =
+                if json { findings.to_json(usize::MAX) + "\n" } else { findings.to_text(usize::MAX) };
+            print(&text)?;
+            Ok(whole_or_damaged(findings.missing.is_empty()))
         }
         Debug::Gcore { list: true, files, .. } => print(&gcore::list(&files)?),
         Debug::Gcore { output, files, .. } => process_core(&files, output.as_deref()),

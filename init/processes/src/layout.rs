@@ -1,55 +1,10 @@
 //! Where the members of the kernel's structures lie: looked up by name once.
 
 use symbols::knowledge::Knowledge;
+use symbols::layouts;
 
-/// A member that the kernel's types lack, under any of the names that it has had.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the kernel's types have no {member} in struct {structure}")]
-pub struct Missing {
-    /// The structure.
-    pub structure: &'static str,
-    /// The newest name of the member.
-    pub member: &'static str,
-}
-
-fn optional(known: &dyn Knowledge, structure: &'static str, paths: &[&'static str]) -> Option<u64> {
-    paths.iter().find_map(|path| known.offset(structure, path))
-}
-
-fn required(
-    known: &dyn Knowledge,
-    structure: &'static str,
-    paths: &[&'static str],
-) -> Result<u64, Missing> {
-    let member = paths.first().copied().unwrap_or_default();
-    optional(known, structure, paths).ok_or(Missing { structure, member })
-}
-
-/// Structures with the offsets of their members; in brackets those that some kernels lack.
-/// Members have had several names.
-macro_rules! layouts {
-    ($($name:ident of $structure:literal {
-        $($field:ident: $($path:literal)|+,)*
-    } $([ $($some:ident: $($some_path:literal)|+,)* ])?)*) => { $(
-        #[doc = concat!("`struct ", $structure, "`")]
-        #[derive(Clone, Copy, Debug, Default)]
-        #[expect(missing_docs, reason = "the names of the kernel")]
-        pub struct $name {
-            $(pub $field: u64,)*
-            $($(pub $some: Option<u64>,)*)?
-        }
-
-        impl $name {
-            /// Looks the members up. Fails at the first that has to be there.
-            pub fn ask(known: &dyn Knowledge) -> Result<Self, Missing> {
-                Ok(Self {
-                    $($field: required(known, $structure, &[$($path),+])?,)*
-                    $($($some: optional(known, $structure, &[$($some_path),+]),)*)?
-                })
-            }
-        }
-    )* };
-}
+pub use symbols::knowledge::layout::Missing;
+use symbols::knowledge::layout::required;
 
 layouts! {
     TaskLayout of "task_struct" {

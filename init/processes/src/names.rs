@@ -15,26 +15,53 @@ const MAX_STEPS: usize = 4096;
 /// The path of the `struct file` at `file`, from the root of all mounts.
 pub fn path(system: &System<'_>, file: VirtAddr) -> Result<Vec<u8>, KernelError> {
     let layout = &system.layout;
-    let pointer = |base, offset, what| {
-        let found = system.pointer(base, offset, what)?;
-        found.ok_or(KernelError::Absurd { what, value: 0 })
-    };
-    let first = pointer(file, layout.file.dentry, "file.f_path.dentry")?;
-    let inner = pointer(file, layout.file.mount, "file.f_path.mnt")?;
+    let first = pointer(system, file, layout.file.dentry, "file.f_path.dentry")?;
+    let inner = pointer(system, file, layout.file.mount, "file.f_path.mnt")?;
     // struct vfsmount is a member of struct mount.
-    let mut mount = VirtAddr(inner.0.wrapping_sub(layout.mount.inner));
-    let mut dentry = first;
+    let mount = VirtAddr(inner.0.wrapping_sub(layout.mount.inner));
+    let mut path = of(system, mount, first)?;
+    // Files without a name in any directory are roots: "memfd:NAME", "dev/zero", "SYSV00000000".
+    if path.is_empty() {
+        path = [b"/".as_slice(), &name(system, first)?].concat();
+    }
+    let unhashed = layout.dentry.hash_back.map(|offset| system.word(first, offset, "dentry.d_hash.pprev"));
+    if unhashed.transpose()? == Some(0) {
+        path.extend_from_slice(b" (deleted)");
+    }
+    Ok(path)
+}
+
+/// Where the `struct mount` at `mount` is mounted; "/" for the root of all mounts.
+pub fn of_mount(system: &System<'_>, mount: VirtAddr) -> Result<Vec<u8>, KernelError> {
+    let root = pointer(system, mount, system.layout.mount.root, "vfsmount.mnt_root")?;
+    let path = of(system, mount, root)?;
+    Ok(if path.is_empty() { b"/".to_vec() } else { path })
+}
+
+fn pointer(
+    system: &System<'_>,
+    base: VirtAddr,
+    offset: u64,
+    what: &'static str,
+) -> Result<VirtAddr, KernelError> {
+    system.pointer(base, offset, what)?.ok_or(KernelError::Absurd { what, value: 0 })
+}
+
+/// The path of a directory entry in a mount; empty for the root of all mounts.
+fn of(system: &System<'_>, mount: VirtAddr, dentry: VirtAddr) -> Result<Vec<u8>, KernelError> {
+    let layout = &system.layout;
+    let (mut mount, mut dentry) = (mount, dentry);
     let mut names: Vec<Vec<u8>> = Vec::new();
     let mut len = 0_usize;
     for _ in 0..MAX_STEPS {
-        let parent = pointer(dentry, layout.dentry.parent, "dentry.d_parent")?;
-        let root = pointer(mount, layout.mount.root, "vfsmount.mnt_root")?;
+        let parent = pointer(system, dentry, layout.dentry.parent, "dentry.d_parent")?;
+        let root = pointer(system, mount, layout.mount.root, "vfsmount.mnt_root")?;
         if dentry == root || dentry == parent {
-            let above = pointer(mount, layout.mount.parent, "mount.mnt_parent")?;
+            let above = pointer(system, mount, layout.mount.parent, "mount.mnt_parent")?;
             if above == mount {
                 break;
             }
-            dentry = pointer(mount, layout.mount.mountpoint, "mount.mnt_mountpoint")?;
+            dentry = pointer(system, mount, layout.mount.mountpoint, "mount.mnt_mountpoint")?;
             mount = above;
             continue;
         }
@@ -46,17 +73,7 @@ pub fn path(system: &System<'_>, file: VirtAddr) -> Result<Vec<u8>, KernelError>
         names.push(name);
         dentry = parent;
     }
-    // Files without a name in any directory are roots: "memfd:NAME", "dev/zero", "SYSV00000000".
-    if names.is_empty() {
-        names.push(name(system, first)?);
-    }
-    let mut path: Vec<u8> =
-        names.iter().rev().flat_map(|name| [b"/".as_slice(), name]).flatten().copied().collect();
-    let unhashed = layout.dentry.hash_back.map(|offset| system.word(first, offset, "dentry.d_hash.pprev"));
-    if unhashed.transpose()? == Some(0) {
-        path.extend_from_slice(b" (deleted)");
-    }
-    Ok(path)
+    Ok(names.iter().rev().flat_map(|name| [b"/".as_slice(), name]).flatten().copied().collect())
 }
 
 /// The name of a directory entry: no NUL and no line end is left in it.

@@ -81,6 +81,19 @@ impl Processors {
         Self(all)
     }
 
+    /// What the CPUs had in their registers that ran these threads (their numbers; 0 is idle): CPUs in
+    /// ascending order, as their notes are, but not all of them need to have written one.
+    #[must_use]
+    pub fn of_cpus(&self, pids: &[Option<u32>]) -> Vec<Option<[u64; REGISTERS]>> {
+        let counted = (1_u32..).zip(&self.0).all(|(number, (of, _))| number == *of);
+        let mut notes = self.0.iter().peekable();
+        let of_cpu = |pid: &Option<u32>| {
+            let fits = |note: &&(u32, [u64; REGISTERS])| counted || Some(note.0) == *pid;
+            notes.next_if(fits).map(|(_, registers)| *registers)
+        };
+        pids.iter().map(of_cpu).collect()
+    }
+
     /// The registers of the processor `cpu`, which ran the thread `pid`.
     fn of(&self, cpu: Option<u32>, pid: u32) -> Option<&[u64; REGISTERS]> {
         let counted = (1_u32..).zip(&self.0).all(|(number, (of, _))| number == *of);
@@ -110,6 +123,12 @@ fn set(registers: &mut [u64; REGISTERS], index: usize, value: Option<u64>) {
         *register = value;
     }
 }
+
+/// Names of the first of them.
+pub const NAMES: [&str; PT_REGS] = [
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
+    "orig_rax", "rip", "cs", "eflags", "rsp", "ss",
+];
 
 /// Whether these can be registers of user space. FRED keeps more than the selectors in their words.
 fn are_of_user(registers: &[u64; REGISTERS]) -> bool {

@@ -182,8 +182,8 @@ fn process(
     Ok(Process { leader, threads })
 }
 
-/// A task.
-fn read(system: &System<'_>, address: VirtAddr) -> Result<Task, KernelError> {
+/// Reads the `task_struct` at `address`.
+pub fn read(system: &System<'_>, address: VirtAddr) -> Result<Task, KernelError> {
     let task = &system.layout.task;
     let number = |offset, what| {
         let value = system.half(address, offset, what)?;

@@ -5,6 +5,7 @@
 //! to read 10 MiB of tables. Which answers are needed nobody has to list: [`Recorder`] notes what is
 //! asked.
 
+pub mod layout;
 #[cfg(test)]
 mod tests;
 

@@ -7,7 +7,7 @@ use base::fields::{Fields, put};
 use vmcore::kernel::{Kernel, KernelError};
 
 use super::{Kind, MAX_BYTES, Type, TypeId, Types};
-use crate::kallsyms::SymbolTable;
+use crate::kallsyms::Symbols;
 use crate::list;
 
 /// `BTF_MAGIC`
@@ -68,7 +68,7 @@ pub enum BtfError {
 }
 
 /// The types of the kernel itself.
-pub fn read(kernel: &Kernel<'_>, symbols: &SymbolTable) -> Result<Types, BtfError> {
+pub fn read(kernel: &Kernel<'_>, symbols: &dyn Symbols) -> Result<Types, BtfError> {
     let (Some(start), Some(stop)) = (symbols.find("__start_BTF"), symbols.find("__stop_BTF")) else {
         return Err(BtfError::NoBtf);
     };
@@ -87,7 +87,7 @@ pub fn read(kernel: &Kernel<'_>, symbols: &SymbolTable) -> Result<Types, BtfErro
 /// types of a module could not be had. Names are safe to be shown.
 pub fn module_types(
     kernel: &Kernel<'_>,
-    symbols: &SymbolTable,
+    symbols: &dyn Symbols,
     types: &mut Types,
 ) -> Vec<(String, Result<(), BtfError>)> {
     let offsets = ["list", "btf"].map(|name| types.offset("btf_module", name));

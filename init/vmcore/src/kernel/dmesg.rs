@@ -6,6 +6,7 @@
 //! loops, and the output has a limit of its own: page tables can show one page of line breaks as a
 //! ring of 2 GiB, which would be 75 GB of text.
 
+mod lines;
 mod tail;
 
 use std::io::{self, Write};
@@ -16,6 +17,7 @@ use crate::kernel::{Kernel, KernelError};
 use base::addr::{PfnRange, VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 
+pub use lines::Line;
 pub use tail::{Death, Tail};
 
 /// Flag bits at the top of `prb_desc.state_var`; the rest is the record's id.
@@ -89,6 +91,9 @@ struct RecordInfo {
     ts_nsec: u64,
     /// Thread id, or CPU number with [`CALLER_IS_CPU`].
     caller: Option<u32>,
+    /// Whether the kernel wrote it: what comes by /dev/kmsg never has the facility 0
+    /// (devkmsg_write(), kernel/printk/printk.c).
+    by_kernel: bool,
 }
 
 /// What stands in front of a record's first line, and is blank in front of its other ones.
@@ -168,6 +173,9 @@ struct InfoLayout {
     size: usize,
     ts_nsec: usize,
     text_len: usize,
+    /// Right behind the length since there is this ring (struct printk_info,
+    /// kernel/printk/printk_ringbuffer.h); VMCOREINFO does not have it.
+    facility: usize,
     caller_id: Option<usize>,
 }
 
@@ -211,6 +219,7 @@ impl<'a, 'm> Ring<'a, 'm> {
                 size: to_usize(kernel.size("printk_info")?),
                 ts_nsec: member("printk_info.ts_nsec")?,
                 text_len: member("printk_info.text_len")?,
+                facility: member("printk_info.text_len")?.saturating_add(2),
                 caller_id: member("printk_info.caller_id").ok(),
             },
         };
@@ -361,7 +370,8 @@ impl<'a, 'm> Ring<'a, 'm> {
         } else if begin == FAILED_LPOS {
             return Ok(None);
         }
-        Ok(Some(RecordInfo { ts_nsec, caller: self.info.caller_id.and_then(|offset| info.u32(offset)) }))
+        let caller = self.info.caller_id.and_then(|offset| info.u32(offset));
+        Ok(Some(RecordInfo { ts_nsec, caller, by_kernel: info.u8(self.info.facility) == Some(0) }))
     }
 
     /// The text of the data block from `begin` to `next`, which wraps as a whole to the ring's

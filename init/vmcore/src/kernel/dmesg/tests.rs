@@ -207,7 +207,7 @@ fn escaped_bytes_cannot_be_mistaken_for_text() {
 fn the_length_is_known_before_a_record_is_written() {
     for text in [&b"plain\ttext"[..], b"a\nb\n\n", b"\\\x00\xff\x7f", b""] {
         for caller in [None, Some(7)] {
-            let info = RecordInfo { ts_nsec: 99_999_000_000_000, caller };
+            let info = RecordInfo { ts_nsec: 99_999_000_000_000, caller, by_kernel: true };
             let mut out = Vec::new();
             write_record(info, text, &mut out).unwrap();
             assert_eq!(to_u64(out.len()), printed_len(&prefix(info), text));

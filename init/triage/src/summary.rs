@@ -1,0 +1,302 @@
+//! The walk through a kernel's memory for a summary. What says most is sent first.
+
+use std::collections::VecDeque;
+
+use base::addr::{VirtAddr, to_u64};
+use processes::registers::Processors;
+use processes::resident::Held;
+use processes::system::{System, SystemError};
+use processes::tasks::{self, Processes};
+use symbols::btf::{self, BtfError, Types};
+use symbols::kallsyms::index::{self, Index};
+use symbols::kallsyms::{KallsymsError, Symbols};
+use symbols::knowledge::{self, Answers, Knowledge, Read};
+use symbols::unwind::Unwinder;
+use vmcore::kernel::dmesg::{Line, Ring};
+use vmcore::kernel::{Kernel, uts};
+use vmcore::source::Core;
+
+use crate::cause::{Cause, Kind, Place, Search};
+use crate::findings::{About, Findings, Frame, MAX_ROWS, Missing, ModuleRow, Piece};
+use crate::stacks::Stacks;
+use crate::wanted::Wanted;
+use crate::{mounts, numbers, signature};
+
+/// Records of the log that are looked at, and bytes of their text.
+const RECORDS: u64 = 50_000;
+const TEXT: u64 = 4 << 20;
+/// Lines of the log that a summary has, and bytes of each.
+const LOG_LINES: usize = 200;
+const LOG_LINE: usize = 512;
+/// Tasks that wait, and mounts, in a summary.
+const BLOCKED: usize = 64;
+const MOUNTS: usize = 256;
+
+/// The kernel that is looked at.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "a core may be any")]
+pub struct Subject<'a> {
+    /// Its memory, with what CPUs had in their registers.
+    pub core: &'a dyn Core,
+    /// The same by its own addresses.
+    pub kernel: &'a Kernel<'a>,
+    /// What was written down while it lived.
+    pub answers: Option<&'a Answers>,
+    /// Whether nobody crashed: a planned switch.
+    pub planned: bool,
+}
+
+/// Walks through the memory and makes the summary.
+#[must_use]
+pub fn of(subject: Subject<'_>) -> Findings {
+    let mut findings = Findings::default();
+    walk(subject, &mut |piece| findings.add(piece));
+    findings
+}
+
+/// Walks through the memory, and sends what is found.
+pub fn walk(subject: Subject<'_>, send: &mut dyn FnMut(Piece)) {
+    send(Piece::About(about(subject.kernel)));
+    let search = log(subject, send);
+    let cause = cause(subject, &search, None);
+    send(Piece::Cause(cause.clone()));
+    // Without a look at the stack: the kinds that have none of their own keep it.
+    send(Piece::Signature(signature::of(cause.kind, &[])));
+    match subject.answers {
+        Some(answers) => {
+            let names = index::read_as_known(subject.kernel, &known_places(answers));
+            with_names(subject, answers, names, &search, send);
+        }
+        None => match tables(subject.kernel) {
+            Ok((index, types)) => {
+                let known = Read { symbols: &index, types: &types };
+                machine(subject, &known, &index, &search, send);
+            }
+            Err(error) => miss(send, "all that needs the kernel's symbols and types", &error),
+        },
+    }
+    send(Piece::Done);
+}
+
+fn miss(send: &mut dyn FnMut(Piece), what: &str, error: &dyn core::error::Error) {
+    send(Piece::Missing(Missing { what: what.to_owned(), why: base::log::chain(error) }));
+}
+
+/// Why a kernel's own tables cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum TablesError {
+    #[error(transparent)]
+    Symbols(#[from] KallsymsError),
+    #[error(transparent)]
+    Types(#[from] BtfError),
+}
+
+fn tables(kernel: &Kernel<'_>) -> Result<(Index, Types), TablesError> {
+    let index = index::read(kernel)?;
+    let types = btf::read(kernel, &index)?;
+    types.agree(kernel.info())?;
+    Ok((index, types))
+}
+
+/// Symbols whose addresses were written down: they show whether a table is sound.
+fn known_places(answers: &Answers) -> Vec<(&'static str, VirtAddr)> {
+    let names = ["init_task", "modules", "tainted_mask", "_etext", "linux_banner"];
+    names.into_iter().filter_map(|name| Some((name, answers.symbol(name)?))).collect()
+}
+
+/// Has no names.
+struct Nameless;
+
+impl Symbols for Nameless {
+    fn find(&self, _: &str) -> Option<VirtAddr> {
+        None
+    }
+
+    fn is_only(&self, _: &str) -> bool {
+        false
+    }
+
+    fn at(&self, _: VirtAddr) -> Option<(std::borrow::Cow<'_, str>, u64)> {
+        None
+    }
+}
+
+/// Goes on without names of functions where there are none.
+fn with_names(
+    subject: Subject<'_>,
+    known: &dyn Knowledge,
+    names: Result<Index, KallsymsError>,
+    search: &Search,
+    send: &mut dyn FnMut(Piece),
+) {
+    match names {
+        Ok(index) => machine(subject, known, &index, search, send),
+        Err(error) => {
+            miss(send, "names of functions on stacks", &error);
+            machine(subject, known, &Nameless, search, send);
+        }
+    }
+}
+
+fn about(kernel: &Kernel<'_>) -> About {
+    let info = kernel.info();
+    let names = uts::discover(kernel).unwrap_or_else(|_| uts::fallback(info, None));
+    About {
+        host: names.nodename,
+        release: names.release,
+        version: names.version,
+        machine: names.machine,
+        build_id: info.get("BUILD-ID").map(str::to_owned),
+        time: info.crash_time(),
+        cmdline: None,
+    }
+}
+
+/// Sends the end of the log; what is to be known of its lines.
+fn log(subject: Subject<'_>, send: &mut dyn FnMut(Piece)) -> Search {
+    let mut search = Search::default();
+    let ring = match Ring::discover(subject.kernel) {
+        Ok(ring) => ring,
+        Err(error) => {
+            miss(send, "the log", &error);
+            return search;
+        }
+    };
+    let mut last = VecDeque::new();
+    ring.newest(RECORDS, TEXT, &mut |line: Line| {
+        search.line(&line);
+        let text = line.text.chars().take(LOG_LINE).collect::<String>();
+        let (seconds, micros) = (line.nanoseconds / 1_000_000_000, line.nanoseconds / 1000 % 1_000_000);
+        last.push_back(format!("[{seconds:5}.{micros:06}] {text}"));
+        if last.len() > LOG_LINES {
+            last.pop_front();
+        }
+    });
+    send(Piece::Log(last.into()));
+    search
+}
+
+fn cause(subject: Subject<'_>, search: &Search, caller: Option<Place>) -> Cause {
+    let found = search.cause(caller);
+    if !subject.planned {
+        return found;
+    }
+    let title = "the machine was handed to another kernel on purpose".to_owned();
+    Cause { kind: Kind::Planned, title, evidence: Vec::new(), function: None, module: None, task: None }
+}
+
+/// All that needs symbols and types.
+fn machine(
+    subject: Subject<'_>,
+    known: &dyn Knowledge,
+    names: &dyn Symbols,
+    search: &Search,
+    send: &mut dyn FnMut(Piece),
+) {
+    let kernel = subject.kernel;
+    let wanted = Wanted::ask(known);
+    let cmdline = numbers::cmdline(kernel, &wanted.machine);
+    send(Piece::About(About { cmdline, ..about(kernel) }));
+    let mut totals = numbers::read(kernel, &wanted.machine, knowledge::hertz(kernel, known));
+    let online = numbers::online(kernel, &wanted.cpus);
+    totals.cpus = u32::try_from(online.len()).ok();
+    send(Piece::Numbers(totals.clone()));
+
+    let system = match System::new(kernel, known) {
+        Ok(system) => system,
+        Err(error) => return miss(send, "tasks", &error),
+    };
+    let held = Held::new(kernel.memory());
+    let unwinder = Unwinder::new(kernel, names, known);
+    let stacks = Stacks { system: &system, unwinder: &unwinder, sleeper: wanted.sleeper, held: &held };
+    let mut crashed = None;
+    let processors = Processors::read(subject.core);
+    stacks.cpus(&wanted.cpus, &online, &processors, &mut |cpu, _| {
+        if cpu.crashed {
+            crashed = Some(cpu.stack.clone());
+            cpu.task.iter().cloned().for_each(|task| send(Piece::Panicking(task)));
+        }
+        send(Piece::Cpu(cpu));
+    });
+    let processes = tasks::all(&system);
+    let crash = Crash { stacks: &stacks, stack: crashed.unwrap_or_default(), search };
+    crash.name(subject, processes.as_ref().ok(), send);
+    match processes {
+        Ok(processes) => of_tasks(&stacks, &processes, totals, send),
+        Err(error) => miss(send, "tasks", &error),
+    }
+    of_modules(&unwinder, kernel, &wanted, send);
+    of_mounts(&system, &wanted, send);
+}
+
+/// What is known of a crash.
+struct Crash<'a> {
+    stacks: &'a Stacks<'a>,
+    /// Of the CPU on which it was.
+    stack: Vec<Frame>,
+    search: &'a Search,
+}
+
+impl Crash<'_> {
+    /// Sends the cause and what to call it, now that there is a stack.
+    fn name(&self, subject: Subject<'_>, processes: Option<&Processes>, send: &mut dyn FnMut(Piece)) {
+        // What may be of an earlier call says nothing.
+        let sure = self.stack.iter().take_while(|frame| frame.how != "scan");
+        let sure: Vec<&Frame> = sure.collect();
+        let of_panic = |frame: &&&Frame| matches!(signature::plain(&frame.function), "panic" | "vpanic" | "nmi_panic");
+        let called = sure.iter().rposition(|frame| of_panic(&frame));
+        let caller = called.and_then(|at| sure.get(at.checked_add(1)?));
+        let caller = caller.map(|frame| (frame.function.clone(), frame.module.clone()));
+        let cause = cause(subject, self.search, caller);
+        let waits = cause.task.as_ref().filter(|_| cause.kind == Kind::HungTask);
+        let waits = waits.and_then(|(pid, _)| self.stacks.of_sleeper(processes?, *pid));
+        let functions: Vec<&str> = match &waits {
+            Some(stack) => stack.iter().map(|frame| frame.function.as_str()).collect(),
+            None => sure.iter().map(|frame| frame.function.as_str()).collect(),
+        };
+        send(Piece::Signature(signature::of(cause.kind, &functions)));
+        send(Piece::Cause(cause));
+    }
+}
+
+fn of_tasks(
+    stacks: &Stacks<'_>,
+    processes: &Processes,
+    totals: crate::findings::Numbers,
+    send: &mut dyn FnMut(Piece),
+) {
+    let threads = processes.all.iter().map(|process| process.threads.len());
+    let tasks = Some(threads.fold(0, |sum: u64, threads| sum.saturating_add(to_u64(threads))));
+    send(Piece::Numbers(crate::findings::Numbers { tasks, ..totals }));
+    for fault in processes.faults.iter().take(8) {
+        send(Piece::Missing(Missing { what: "some tasks".to_owned(), why: fault.clone() }));
+    }
+    let more = stacks.blocked(processes, BLOCKED, &mut |task| send(Piece::Blocked(task)));
+    if more > 0 {
+        send(Piece::BlockedMore(more));
+    }
+}
+
+fn of_modules(unwinder: &Unwinder<'_>, kernel: &Kernel<'_>, wanted: &Wanted, send: &mut dyn FnMut(Piece)) {
+    for module in unwinder.modules().iter().take(MAX_ROWS) {
+        let mask = wanted.module_taints.and_then(|offset| {
+            kernel.read_u64(module.address.checked_add(offset)?, "module.taints").ok()
+        });
+        let taints = numbers::letters(mask.unwrap_or(0)).map(|(letter, _)| letter).collect();
+        let address = format!("{:#x}", module.text.0);
+        send(Piece::Module(ModuleRow { name: module.name.clone(), address, taints }));
+    }
+}
+
+fn of_mounts(system: &System<'_>, wanted: &Wanted, send: &mut dyn FnMut(Piece)) {
+    let mounts = match &wanted.mounts {
+        Ok(mounts) => mounts,
+        Err(missing) => return miss(send, "mounts", missing),
+    };
+    let Some(init) = system.variables.init_task else {
+        return miss(send, "mounts", &SystemError::NoTasks);
+    };
+    if let Err(error) = mounts::walk(system, mounts, init, MOUNTS, &mut |mount| send(Piece::Mount(mount))) {
+        miss(send, "mounts", &error);
+    }
+}
