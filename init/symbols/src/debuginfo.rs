@@ -14,7 +14,6 @@ mod checks;
 mod dies;
 mod dwarf;
 mod elf;
-mod prologue;
 mod sections;
 #[cfg(test)]
 mod tests;

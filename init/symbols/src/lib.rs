@@ -39,6 +39,7 @@ mod memory;
 pub mod model;
 pub mod modules;
 pub mod orc;
+mod prologue;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod unwind;

@@ -9,15 +9,15 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 
-use base::addr::{VirtAddr, to_u64};
+use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 use vmcore::kernel::Kernel;
 
 use crate::kallsyms::{SymbolTable, Symbols};
 use crate::knowledge::Knowledge;
 use crate::modules::{self, Module};
-use crate::orc;
 use crate::orc::{Base, ENTRY, Entry, Tables};
+use crate::{orc, prologue};
 
 /// Frames of one stack.
 pub const MAX_FRAMES: usize = 128;
@@ -25,6 +25,8 @@ pub const MAX_FRAMES: usize = 128;
 const MAX_CHANGES: u32 = 8;
 /// `THREAD_SIZE` of x86_64: a stack is aligned to it.
 const STACK: u64 = 16 << 10;
+/// Bytes at the start of a function that set up its frame.
+const MAX_PROLOGUE: u64 = 64;
 /// Offsets in `struct pt_regs` (arch/x86/include/asm/ptrace.h), and where what the CPU pushes begins.
 const R13: u64 = 16;
 const BP: u64 = 32;
@@ -43,6 +45,9 @@ pub enum How {
     Registers,
     /// By ORC.
     Orc,
+    /// By the first instructions of the function, for which there is no ORC: `__crash_kexec`, in which
+    /// every panic ends, is such a one before 6.2 (STACK_FRAME_NON_STANDARD).
+    Prologue,
     /// By the frame pointer.
     FramePointer,
     /// It looks like a return address: it may be one of an earlier call.
@@ -221,8 +226,9 @@ impl<'a> Unwinder<'a> {
                     Some(next)
                 }
                 Next::Unknown => {
-                    how = How::FramePointer;
-                    self.by_frame_pointer(&at)
+                    let by_prologue = self.by_prologue(&at);
+                    how = if by_prologue.is_some() { How::Prologue } else { How::FramePointer };
+                    by_prologue.or_else(|| self.by_frame_pointer(&at))
                 }
             };
             let Some(next) = next else {
@@ -328,6 +334,24 @@ impl<'a> Unwinder<'a> {
         let mut bytes = [0; ENTRY];
         self.kernel.read(VirtAddr(at), &mut bytes, "unwind tables").ok()?;
         layout.decode(&bytes)
+    }
+
+    /// The caller by what the function has done to the stack since it was entered.
+    fn by_prologue(&self, at: &Registers) -> Option<Registers> {
+        let address = if at.exact { at.ip } else { at.ip.wrapping_sub(1) };
+        let offset = self.place(VirtAddr(address))?.offset;
+        let mut code = vec![0; to_usize(offset.min(MAX_PROLOGUE))];
+        self.kernel.read(VirtAddr(address.wrapping_sub(offset)), &mut code, "code").ok()?;
+        let found = prologue::decode(&code);
+        let caller = match found.frame_pointer {
+            Some(depth) => at.bp.wrapping_add(depth),
+            None => at.sp.wrapping_add(found.depth),
+        };
+        let ip = self.word(caller.wrapping_sub(8)).filter(|ip| caller > at.sp && self.is_return(*ip))?;
+        // RBP is 6 in DWARF.
+        let saved = found.saved.iter().find(|(_, register)| *register == 6);
+        let bp = saved.and_then(|(depth, _)| self.word(caller.wrapping_sub(*depth))).unwrap_or(at.bp);
+        Some(Registers { ip, exact: false, sp: caller, bp, others: [None; 5] })
     }
 
     /// The caller by BP: it points to the saved one, behind which the return address is.

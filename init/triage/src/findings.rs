@@ -59,7 +59,7 @@ pub struct Frame {
     pub offset: u64,
     /// The module that it belongs to.
     pub module: Option<String>,
-    /// How it was found: `registers`, `orc`, `frame-pointer`, or `scan`, which may be one of an
+    /// How it was found: `registers`, `orc`, `prologue`, `frame-pointer`, or `scan`, which may be one of an
     /// earlier call.
     pub how: String,
 }

@@ -37,6 +37,7 @@ impl Stacks<'_> {
             let how = match frame.how {
                 How::Registers => "registers",
                 How::Orc => "orc",
+                How::Prologue => "prologue",
                 How::FramePointer => "frame-pointer",
                 How::Scan => "scan",
             };

@@ -3,7 +3,7 @@
 use base::addr::{VirtAddr, to_u64};
 
 use super::dies::{sleb, uleb};
-use super::prologue;
+use crate::prologue;
 use crate::image::Image;
 use crate::orc::{self, Base, ENTRY, Entry, Frame, Tables};
 

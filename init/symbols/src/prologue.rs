@@ -7,22 +7,22 @@ use base::fields::Fields;
 
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Prologue {
+pub(crate) struct Prologue {
     /// Bytes from the stack pointer to the caller's stack.
-    pub(super) depth: u64,
+    pub(crate) depth: u64,
     /// The same from BP, if it is a frame pointer.
-    pub(super) frame_pointer: Option<u64>,
+    pub(crate) frame_pointer: Option<u64>,
     /// Registers that were pushed, by their numbers in DWARF, with the depth where each one is.
-    pub(super) saved: Vec<(u64, u8)>,
+    pub(crate) saved: Vec<(u64, u8)>,
     /// Bytes of the instructions that were understood.
-    pub(super) len: u64,
+    pub(crate) len: u64,
 }
 
 /// DWARF's numbers of the registers that an instruction numbers 0 to 7.
 const NUMBERS: [u8; 8] = [0, 2, 1, 3, 7, 6, 4, 5];
 
 /// Reads the first instructions.
-pub(super) fn decode(code: &[u8]) -> Prologue {
+pub(crate) fn decode(code: &[u8]) -> Prologue {
     // The return address is on the stack.
     let mut found = Prologue { depth: 8, ..Prologue::default() };
     let mut rest = code;
