@@ -1,10 +1,11 @@
 //! `/init` of the capture image: PID 1 supervises, its child captures, its child's children are the
-//! user's hooks, and another child of its own prepares the final action.
+//! user's hooks and the walker, and another child of PID 1 prepares the final action.
 //!
 //! ## Start here
 //! - `run`: the capture, step by step, as PID 1's child runs it.
 //! - `targets`: the one file that knows all kinds of target, and opens them.
 //! - `pid1`: attempts, deadlines, the final action. `pid1::child` gives up a child that comes no further.
+//! - `walker`: looks through the old kernel's memory for the summary, in a process without rights.
 //! - `run::handoff`: what comes after the capture: the next kernel, the real root, a shell.
 //!
 //! ```text
@@ -20,6 +21,7 @@ mod pid1;
 mod run;
 mod sys;
 mod targets;
+mod walker;
 
 use std::process::{self, ExitCode};
 
@@ -32,6 +34,9 @@ fn main() -> ExitCode {
     if let Some(arguments) = hooks::arguments() {
         eprintln!("afterimage: hook: {}", hooks::become_hook(&arguments));
         return ExitCode::FAILURE;
+    }
+    if walker::is_wanted() {
+        return if walker::child() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if let Some(order) = handoff::order() {
         return if handoff::child(&order) { ExitCode::SUCCESS } else { ExitCode::FAILURE };

@@ -9,6 +9,7 @@ mod live;
 mod modules;
 mod save;
 pub(crate) mod secrets;
+mod summary;
 mod trigger;
 
 use core::cell::OnceCell;
@@ -30,6 +31,7 @@ use vmcore::filter::PageFilter;
 use vmcore::format::kdump::Utsname;
 use vmcore::format::vmcoreinfo::VmcoreInfo;
 use vmcore::kernel::Kernel;
+use triage::findings::Findings;
 use vmcore::report::{Degradation, Outcome, Run, Summary};
 use vmcore::session::{describe, open_core, page_filter, record_origin, request, settle};
 
@@ -105,6 +107,8 @@ fn capture(
         rung,
         skip,
         filter,
+        findings: OnceCell::new(),
+        walk_ended_badly: attempt.earlier.iter().any(|earlier| earlier.step.as_deref() == Some("summary")),
         start,
     };
     if attempt.earlier.is_empty() {
@@ -114,6 +118,7 @@ fn capture(
     let best = save_to_targets(&job, attempt, &mut summary);
     if best == Outcome::Failed {
         log::error!("no target takes anything now; the end of the old kernel's log follows");
+        last_resort::say(job.findings());
         job.kernel.iter().for_each(|kernel| last_resort::save(kernel, time));
     }
     say(best, &summary);
@@ -186,6 +191,10 @@ struct Job<'a> {
     skip: Vec<PfnRange>,
     /// Found when the log is safe: looking at damaged struct pages may end the attempt.
     filter: OnceCell<Option<PageFilter<'a>>>,
+    /// What was running; found when the log is safe.
+    findings: OnceCell<Findings>,
+    /// Whether an earlier attempt came to its end while that was looked for.
+    walk_ended_badly: bool,
     start: Instant,
 }
 
@@ -195,6 +204,19 @@ impl<'a> Job<'a> {
         let mut discover = || self.core.and_then(|core| page_filter(core, self.info, summary));
         let dares = self.rung < Rung::Unfiltered;
         self.filter.get_or_init(|| if dares { discover() } else { None }).as_ref()
+    }
+
+    /// What was running when the old kernel came to its end.
+    fn findings(&self) -> &Findings {
+        self.findings.get_or_init(|| summary::make(self))
+    }
+
+    /// What was written down of the kernel, if this is it: symbols and structures differ between
+    /// builds, and addresses between boots.
+    fn knowledge(&self) -> &str {
+        let recorded = VmcoreInfo::parse(self.facts.vmcoreinfo.as_bytes());
+        let is_same = ["BUILD-ID", "OSRELEASE", "KERNELOFFSET"].iter().all(|key| recorded.get(key) == self.info.get(key));
+        if is_same { &self.facts.knowledge } else { "" }
     }
 
     /// The dump that is wanted.

@@ -40,6 +40,7 @@ pub mod input;
 pub mod inspect;
 pub mod isf;
 pub mod keys;
+pub mod knowledge;
 pub mod loader;
 pub mod map;
 pub mod modules;

@@ -61,6 +61,8 @@ pub enum Step {
     Open,
     /// Saving the log and the notes.
     Log,
+    /// Looking through the memory for the summary.
+    Summary,
     /// Writing the dump.
     Dump,
     /// Writing result.json and letting go of the target.
@@ -69,12 +71,13 @@ pub enum Step {
     Handoff,
 }
 
-const STEPS: [(Step, &str); 8] = [
+const STEPS: [(Step, &str); 9] = [
     (Step::Modules, "modules"),
     (Step::Vmcore, "vmcore"),
     (Step::Hook, "hook"),
     (Step::Open, "open"),
     (Step::Log, "log"),
+    (Step::Summary, "summary"),
     (Step::Dump, "dump"),
     (Step::Close, "close"),
     (Step::Handoff, "handoff"),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
+use triage::findings::Findings;
 use vmcore::kernel::Kernel;
 use vmcore::kernel::dmesg::{self, DmesgError};
 
@@ -28,6 +29,14 @@ const PART: usize = 960;
 /// Variables that are written. Firmware has some tens of KiB for all its variables, and some does
 /// not boot when they are used up.
 const PARTS: usize = 8;
+
+/// Puts the head of the summary on the consoles: what happened, and on which stack.
+pub(super) fn say(findings: &Findings) {
+    let head = Findings { log: Vec::new(), ..findings.clone() };
+    for line in head.to_text(TAIL_BYTES).lines().take(TAIL_LINES) {
+        log::error!("summary: {line}");
+    }
+}
 
 /// Saves the end of the log without a target.
 pub(super) fn save(kernel: &Kernel<'_>, time: u64) {

@@ -1,10 +1,10 @@
-//! What is saved on one target, in this order: the log, then the dump or what stands for it, then
+//! What is saved on one target, in this order: the log, the summary, then the dump or what stands for it, then
 //! `result.json`.
 
 use std::io::{self, BufWriter, Write};
 
 use crate::run::fit::{Fit, fit};
-use crate::run::{Job, hooks, live, seconds_since};
+use crate::run::{Job, hooks, live, seconds_since, summary};
 use crate::targets::Ways;
 use base::attempt::Rung;
 use base::beat::{self, Beat, Step};
@@ -72,6 +72,8 @@ pub(super) fn save_to(
         save_dmesg(job, target.as_mut(), summary);
         summary.seconds.dmesg = lap.lap();
     }
+    summary::save(job.findings(), target.as_mut(), summary);
+    summary.seconds.summary = lap.lap();
     save_live(job, slow, target.as_mut(), summary);
     let result = reserve_result(target.as_mut());
     let settled = save_dump_or_notes(job, config, target.as_mut(), summary);

@@ -19,6 +19,9 @@ use vmcore::kernel::Kernel;
 use crate::btf::{Space, TypeId, Types};
 use crate::kallsyms::Symbols;
 
+/// Answers that are read; walkers need some hundreds.
+const MAX_ANSWERS: usize = 1 << 16;
+
 /// A question about a kernel. Structures may be unions or typedefs, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question<'a> {
@@ -140,6 +143,30 @@ impl Knowledge for Read<'_> {
 /// Answers that were written down.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answers(pub BTreeMap<String, u64>);
+
+impl Answers {
+    /// As text: a line for each, the number in hex before the question.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        self.0.iter().map(|(question, answer)| format!("{answer:x} {question}\n")).collect()
+    }
+
+    /// Reads the text. A line that is none is left out: what it answered is not known.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let lines = text.lines().take(MAX_ANSWERS).filter_map(|line| {
+            let (answer, question) = line.split_once(' ')?;
+            Some((question.to_owned(), u64::from_str_radix(answer, 16).ok()?))
+        });
+        Self(lines.collect())
+    }
+
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl Knowledge for Answers {
     fn ask(&self, question: Question<'_>) -> Option<u64> {

@@ -189,14 +189,17 @@ impl Wanted {
     }
 }
 
-/// Asks all that walkers ask, of a kernel that lives: so that it can be written down.
-pub fn ask_all(kernel: &Kernel<'_>, known: &dyn Knowledge) {
+/// Asks all that walkers ask, so that the answers are written down. `kernel` is the memory, if it can be
+/// read: without it nothing is asked that depends on what is in it.
+pub fn ask_all(kernel: Option<&Kernel<'_>>, known: &dyn Knowledge) {
     let _ = Layout::ask(known);
     let _ = Variables::ask(known);
     let _ = Wanted::ask(known);
-    let _ = knowledge::hertz(kernel, known);
-    let orc = Tables::find(kernel, known);
-    let _ = modules::list(kernel, known, orc.and_then(|orc| orc.layout));
+    if let Some(kernel) = kernel {
+        let _ = knowledge::hertz(kernel, known);
+        let orc = Tables::find(kernel, known);
+        let _ = modules::list(kernel, known, orc.and_then(|orc| orc.layout));
+    }
     for name in CODE {
         let _ = known.symbol(name);
     }

@@ -168,6 +168,8 @@ pub struct Phases {
     pub open: f64,
     /// Saving the log.
     pub dmesg: f64,
+    /// Making and saving the summary.
+    pub summary: f64,
     /// Writing the dump.
     pub dump: f64,
     /// All of it.
@@ -245,6 +247,10 @@ pub struct Summary {
     pub dmesg: Option<DmesgStats>,
     /// How the kernel died, by its log.
     pub death: Option<Death>,
+    /// The kind of its end, by the summary.
+    pub cause: Option<String>,
+    /// The signature of the crash: crashes of one kind have the same.
+    pub signature: Option<String>,
     /// Threads that read and compressed.
     pub workers: usize,
     /// Seconds by phase.

@@ -33,6 +33,7 @@ use crate::crashkernel::{Need, cma_bytes, mib, need, reserve};
 use crate::fingerprint::crc32;
 use crate::host;
 use crate::image;
+use crate::knowledge;
 use crate::network;
 use crate::remote::{self, SecretFile};
 use crate::signatures::{ModuleFacts, Policy};
@@ -222,6 +223,7 @@ fn arm(
     };
     let (boot, root) = (next.boot.and_then(Result::ok), next.root.and_then(Result::ok));
     let facts = Facts {
+        knowledge: known_of_kernel(&mut loaded),
         stacks,
         disks,
         views,
@@ -373,6 +375,22 @@ fn check_host(need: Need) -> Result<(), LoadError> {
         log::warn!("the crash kernel reservation is {} MiB: {}", mib(have), reserve(mib(need.recommended)));
     }
     Ok(())
+}
+
+/// What a summary will need, as text; notes in the record what came of trying it.
+fn known_of_kernel(loaded: &mut Loaded) -> String {
+    let (text, tried) = match knowledge::gather() {
+        Ok(gathered) => (gathered.answers.to_text(), gathered.tried),
+        Err(error) => (String::new(), Err(error)),
+    };
+    match tried {
+        Ok(processes) => loaded.walked = Some(processes),
+        Err(error) => {
+            loaded.walk_fault = base::log::chain(&error);
+            log::warn!("the summary of a crash may lack tasks and stacks: {}", loaded.walk_fault);
+        }
+    }
+    text
 }
 
 fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {

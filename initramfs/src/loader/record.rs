@@ -86,6 +86,12 @@ pub struct Loaded {
     /// Whether the kernel keeps the core header up to date when CPUs and memory come and go.
     #[serde(default)]
     pub updates_header: bool,
+    /// Processes that a walk through the kernel's memory found, as the summary of a crash will walk.
+    #[serde(default)]
+    pub walked: Option<usize>,
+    /// Why there was no walk, or what is wrong with it; empty if nothing is.
+    #[serde(default)]
+    pub walk_fault: String,
     /// What was in memory right after the load; in a file of its own.
     #[serde(skip)]
     pub print: Print,

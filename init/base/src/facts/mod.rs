@@ -43,6 +43,10 @@ pub struct Facts {
     /// VMCOREINFO of the running kernel, as text: where the note of the vmcore is damaged, this one
     /// is not.
     pub vmcoreinfo: String,
+    /// What walkers through the kernel's memory have to know of it (`symbols::knowledge::Answers`), as
+    /// text: a capture then needs not read the kernel's own tables, which may be damaged.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub knowledge: String,
     /// CPUs that were online.
     pub cpus: u32,
     /// APIC id of the CPU that the firmware started; the capture kernel may run on another one.

@@ -33,6 +33,8 @@ fn what_was_asked_is_answered_again() {
         assert_eq!(asked.4, (None, None, None));
         let answers = recorder.answers();
         assert_eq!(ask(&answers), asked);
+        assert_eq!(Answers::parse(&answers.to_text()), answers);
+        assert_eq!(ask(&Answers::parse("x symbol init_task\nsymbol\n")).0, None, "damage is no answer");
         assert_eq!(answers.0.len(), 5, "nothing is written down of what is not there");
         assert_eq!(answers.symbol("pid"), None, "it was not asked");
     });

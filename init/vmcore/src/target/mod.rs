@@ -23,6 +23,10 @@ pub use ledger::Ledger;
 pub enum Artifact {
     /// The kernel log, saved first.
     Dmesg,
+    /// What was running when the kernel came to its end, for people.
+    SummaryText,
+    /// The same for programs.
+    Summary,
     /// What live collectors found before a planned switch: a tar.
     Live,
     /// Registers and VMCOREINFO, where there is no dump: an ELF core without memory.
@@ -39,6 +43,8 @@ impl Artifact {
     pub fn name(self) -> &'static str {
         match self {
             Self::Dmesg => "dmesg.txt",
+            Self::SummaryText => "summary.txt",
+            Self::Summary => "summary.json",
             Self::Live => "live.tar",
             Self::Notes => "notes.elf",
             Self::Vmcore => "vmcore",
