@@ -26,12 +26,12 @@ use base::beat::{self, Beat, Step};
 use base::config::{self, Config, CrashLoop, When};
 use base::facts::{Facts, MemoryRange, Planned};
 use base::time::{Lap, seconds};
+use triage::findings::Findings;
 use vmcore::dump::Request;
 use vmcore::filter::PageFilter;
 use vmcore::format::kdump::Utsname;
 use vmcore::format::vmcoreinfo::VmcoreInfo;
 use vmcore::kernel::Kernel;
-use triage::findings::Findings;
 use vmcore::report::{Degradation, Outcome, Run, Summary};
 use vmcore::session::{describe, open_core, page_filter, record_origin, request, settle};
 
@@ -215,7 +215,9 @@ impl<'a> Job<'a> {
     /// builds, and addresses between boots.
     fn knowledge(&self) -> &str {
         let recorded = VmcoreInfo::parse(self.facts.vmcoreinfo.as_bytes());
-        let is_same = ["BUILD-ID", "OSRELEASE", "KERNELOFFSET"].iter().all(|key| recorded.get(key) == self.info.get(key));
+        let is_same = ["BUILD-ID", "OSRELEASE", "KERNELOFFSET"]
+            .iter()
+            .all(|key| recorded.get(key) == self.info.get(key));
         if is_same { &self.facts.knowledge } else { "" }
     }
 

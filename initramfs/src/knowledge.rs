@@ -39,7 +39,9 @@ pub enum KnowledgeError {
     #[error("the types in {BTF}")]
     Types(#[from] BtfError),
     /// Addresses are hidden.
-    #[error("{KALLSYMS} shows no addresses: set kernel.kptr_restrict to 1 or 0 while the capture kernel is loaded")]
+    #[error(
+        "{KALLSYMS} shows no addresses: set kernel.kptr_restrict to 1 or 0 while the capture kernel is loaded"
+    )]
     Hidden,
     /// Its memory.
     #[error(transparent)]
@@ -63,10 +65,12 @@ pub struct Gathered {
 
 /// Asks the running kernel.
 pub fn gather() -> Result<Gathered, KnowledgeError> {
-    let read = |path: &str| fs::read(path).map_err(|source| KnowledgeError::Read { path: path.into(), source });
+    let read =
+        |path: &str| fs::read(path).map_err(|source| KnowledgeError::Read { path: path.into(), source });
     let core = Vmcore::open(Path::new(KCORE), Access::Pread);
     let info = core.as_ref().map_or_else(|_| VmcoreInfo::default(), |core| core.info().clone());
-    let map = fs::read_to_string(format!("/boot/System.map-{}", crate::host::read("/proc/sys/kernel/osrelease")));
+    let map =
+        fs::read_to_string(format!("/boot/System.map-{}", crate::host::read("/proc/sys/kernel/osrelease")));
     let symbols = HostSymbols::parse(
         &String::from_utf8_lossy(&read(KALLSYMS)?),
         &map.unwrap_or_default(),

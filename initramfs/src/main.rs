@@ -147,8 +147,7 @@ fn debug(command: Debug) -> Result<ExitCode, Failure> {
         }
         Debug::Summary { json, files } => {
             let findings = summary::of(&files)?;
-            let text =
-                if json { findings.to_json(usize::MAX) + "\n" } else { findings.to_text(usize::MAX) };
+            let text = if json { findings.to_json(usize::MAX) + "\n" } else { findings.to_text(usize::MAX) };
             print(&text)?;
             Ok(whole_or_damaged(findings.missing.is_empty()))
         }

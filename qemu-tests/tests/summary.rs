@@ -41,7 +41,8 @@ fn judge(series: &str) -> Result<()> {
     for name in ["dmesg.txt", "summary.txt", "summary.json", "vmcore", "result.json"] {
         ensure!(names.iter().any(|found| found == name), "no {name} in {names:?}");
     }
-    let size = |wanted: &str| dump.files().iter().find(|(name, _)| name == wanted).map_or(0, |(_, size)| *size);
+    let size =
+        |wanted: &str| dump.files().iter().find(|(name, _)| name == wanted).map_or(0, |(_, size)| *size);
     ensure!(size("summary.txt") + size("summary.json") <= LIMIT, "{:?}", dump.files());
     let text = std::fs::read_to_string(dump.file("summary.json")).context("summary.json")?;
     let summary: Value = serde_json::from_str(&text)?;

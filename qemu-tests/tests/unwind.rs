@@ -38,7 +38,8 @@ fn ours(core: &Vmcore) -> Result<(BTreeMap<u32, Vec<String>>, usize)> {
         let registers = Registers::of_sleeper(&kernel, &sleeper, VirtAddr(task)).context("no registers")?;
         let frames = unwinder.stack(&registers);
         guessed = guessed.saturating_add(frames.iter().filter(|frame| frame.how == How::Scan).count());
-        let names = frames.iter().filter_map(|frame| unwinder.function(frame)).map(|place| plain(&place.name));
+        let names =
+            frames.iter().filter_map(|frame| unwinder.function(frame)).map(|place| plain(&place.name));
         all.insert(kernel.read_u32(at(task, pid), "a PID")?, names.collect());
         task = kernel.read_u64(at(task, tasks), "a task")?.wrapping_sub(tasks);
     }

@@ -234,7 +234,9 @@ impl Layout {
             node_slots: known.elements("xa_node", "slots").map_or(64, |count| count.min(64)),
             task_size,
             auxv_len: known.member_size("mm_struct", "saved_auxv").unwrap_or(0).min(4096),
-            stack_size: stack_size.filter(|size| size.is_power_of_two() && *size <= 1 << 16).unwrap_or(1 << 14),
+            stack_size: stack_size
+                .filter(|size| size.is_power_of_two() && *size <= 1 << 16)
+                .unwrap_or(1 << 14),
             ids: known.offset("cred", "uid").zip(known.offset("cred", "gid")),
             pid_number: known.offset("pid", "numbers").zip(known.offset("upid", "nr")).map(sum),
             vdso: known.offset("vdso_image", "data").zip(known.offset("vdso_image", "size")),

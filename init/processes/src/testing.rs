@@ -55,7 +55,14 @@ impl Made {
         let paging = Paging { levels, encryption_mask: 0 };
         let pages = LEN as u64 / PAGE;
         let layout = layout();
-        let system = System { kernel: &kernel, variables: Variables::default(), layout, paging, vmemmap: VMEMMAP, pages };
+        let system = System {
+            kernel: &kernel,
+            variables: Variables::default(),
+            layout,
+            paging,
+            vmemmap: VMEMMAP,
+            pages,
+        };
         look(&system, &core)
     }
 }

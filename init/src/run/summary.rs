@@ -133,10 +133,14 @@ fn end(child: &mut Child, why: Option<String>) -> io::Result<Option<String>> {
 /// Saves it.
 pub(super) fn save(findings: &Findings, target: &mut dyn Target, summary: &mut Summary) {
     summary.cause = findings.cause.as_ref().filter(|cause| cause.kind != Kind::Unknown).map(|cause| {
-        serde_json::to_value(cause.kind).ok().and_then(|kind| kind.as_str().map(str::to_owned)).unwrap_or_default()
+        serde_json::to_value(cause.kind)
+            .ok()
+            .and_then(|kind| kind.as_str().map(str::to_owned))
+            .unwrap_or_default()
     });
     summary.signature = findings.signature.as_ref().map(|signature| signature.hash.clone());
-    let is_small = target.room().is_some_and(|room| room / 2 < u64::try_from(JSON + TEXT).unwrap_or(u64::MAX));
+    let is_small =
+        target.room().is_some_and(|room| room / 2 < u64::try_from(JSON + TEXT).unwrap_or(u64::MAX));
     let (text, json) = if is_small { (SMALL, SMALL) } else { (TEXT, JSON) };
     // The text first: it is what people read.
     let saved = write(target, Artifact::SummaryText, &findings.to_text(text))

@@ -27,8 +27,8 @@ use base::addr::{VirtAddr, to_u64};
 use crate::knowledge::{Knowledge, Question};
 use names::{Names, Tokens};
 pub(crate) use table::Builder;
-pub use table::{Symbol, SymbolTable};
 use table::is_global;
+pub use table::{Symbol, SymbolTable};
 
 /// Symbols that are believed; kernels with all options have 250,000.
 const MAX_SYMBOLS: u32 = 1 << 21;

@@ -154,7 +154,8 @@ fn place(text: &str) -> Option<Place> {
     let (symbol, rest) = text.split_once(' ').unwrap_or((text, ""));
     let (name, offset) = symbol.split_once("+0x")?;
     let is_offset = offset.split('/').all(|part| !part.is_empty()) && offset.contains('/');
-    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(&byte));
+    let is_name =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(&byte));
     let module = rest.trim().strip_prefix('[').and_then(|rest| rest.split([']', ' ']).next());
     (is_offset && is_name).then(|| (name.to_owned(), module.map(str::to_owned)))
 }

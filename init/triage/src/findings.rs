@@ -1,6 +1,9 @@
 //! What a summary holds, and how it comes together piece by piece: whoever walks through hostile
 //! memory may be ended at any time, and what it has sent by then is kept.
 
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cause::Cause;
@@ -281,11 +284,8 @@ impl Findings {
             }
             step.take_from(&mut smaller);
         }
-        let mut text = form(&smaller);
-        while text.len() > limit {
-            text.pop();
-        }
-        text
+        let text = form(&smaller);
+        text.get(..text.floor_char_boundary(limit)).unwrap_or_default().to_owned()
     }
 }
 

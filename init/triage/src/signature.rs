@@ -67,28 +67,60 @@ fn is_panic(name: &str) -> bool {
 
 fn is_exception(name: &str) -> bool {
     let of_entry = ["asm_exc_", "exc_"].iter().any(|start| name.starts_with(start));
-    let of_report = ["oops_end", "die", "die_addr", "page_fault_oops", "__warn", "report_bug", "kasan_report"];
+    let of_report =
+        ["oops_end", "die", "die_addr", "page_fault_oops", "__warn", "report_bug", "kasan_report"];
     // 5.10 has its own names.
-    let older = ["async_page_fault", "page_fault", "general_protection", "warn_slowpath_fmt", "__warn_printk"];
+    let older =
+        ["async_page_fault", "page_fault", "general_protection", "warn_slowpath_fmt", "__warn_printk"];
     of_entry || of_report.contains(&name) || older.contains(&name)
 }
 
 fn is_interrupt(name: &str) -> bool {
-    let starts = ["asm_sysvec_", "sysvec_", "asm_common_interrupt", "asm_exc_nmi", "exc_nmi", "end_repeat_nmi"];
+    let starts =
+        ["asm_sysvec_", "sysvec_", "asm_common_interrupt", "asm_exc_nmi", "exc_nmi", "end_repeat_nmi"];
     starts.iter().any(|start| name.starts_with(start)) || name == "apic_timer_interrupt"
 }
 
 /// Functions in which a CPU is anywhere while it spins or waits, and those of every system call and thread.
 fn is_noise(name: &str) -> bool {
     let exact = [
-        "delay_tsc", "delay_halt", "__delay", "__const_udelay", "__udelay", "__ndelay", "cpu_relax", "rep_nop",
-        "ktime_get", "rdtsc_ordered", "read_tsc", "touch_softlockup_watchdog", "touch_nmi_watchdog",
-        "native_queued_spin_lock_slowpath", "queued_spin_lock_slowpath", "pv_queued_spin_lock_slowpath",
-        "__raw_spin_lock", "_raw_spin_lock", "_raw_spin_lock_irqsave", "_raw_spin_lock_irq",
-        "__schedule", "schedule", "preempt_schedule", "preempt_schedule_common", "__cond_resched",
-        "entry_SYSCALL_64", "entry_SYSCALL_compat", "do_syscall_64", "do_syscall_x64", "x64_sys_call",
-        "ret_from_fork", "ret_from_fork_asm", "kthread", "worker_thread", "process_one_work",
-        "secondary_startup_64", "secondary_startup_64_no_verify",
+        "delay_tsc",
+        "delay_halt",
+        "__delay",
+        "__const_udelay",
+        "__udelay",
+        "__ndelay",
+        "cpu_relax",
+        "rep_nop",
+        "ktime_get",
+        "rdtsc_ordered",
+        "read_tsc",
+        "touch_softlockup_watchdog",
+        "touch_nmi_watchdog",
+        "native_queued_spin_lock_slowpath",
+        "queued_spin_lock_slowpath",
+        "pv_queued_spin_lock_slowpath",
+        "__raw_spin_lock",
+        "_raw_spin_lock",
+        "_raw_spin_lock_irqsave",
+        "_raw_spin_lock_irq",
+        "__schedule",
+        "schedule",
+        "preempt_schedule",
+        "preempt_schedule_common",
+        "__cond_resched",
+        "entry_SYSCALL_64",
+        "entry_SYSCALL_compat",
+        "do_syscall_64",
+        "do_syscall_x64",
+        "x64_sys_call",
+        "ret_from_fork",
+        "ret_from_fork_asm",
+        "kthread",
+        "worker_thread",
+        "process_one_work",
+        "secondary_startup_64",
+        "secondary_startup_64_no_verify",
     ];
     exact.contains(&name) || name.starts_with("__pv_queued_spin_lock") || name.starts_with("__pfx_")
 }
@@ -125,9 +157,23 @@ pub fn of(kind: Kind, functions: &[&str]) -> Signature {
 /// What stands between the report of an exception and the function in which it was.
 fn is_of_exception(name: &str) -> bool {
     let between = [
-        "no_context", "__bad_area_nosemaphore", "bad_area_nosemaphore", "do_user_addr_fault", "do_kern_addr_fault",
-        "handle_page_fault", "__do_page_fault", "do_trap", "do_error_trap", "handle_bug", "fixup_exception",
-        "exception_enter", "bust_spinlocks", "kernelmode_fixup_or_oops", "__die", "__die_body", "probe_kernel_read",
+        "no_context",
+        "__bad_area_nosemaphore",
+        "bad_area_nosemaphore",
+        "do_user_addr_fault",
+        "do_kern_addr_fault",
+        "handle_page_fault",
+        "__do_page_fault",
+        "do_trap",
+        "do_error_trap",
+        "handle_bug",
+        "fixup_exception",
+        "exception_enter",
+        "bust_spinlocks",
+        "kernelmode_fixup_or_oops",
+        "__die",
+        "__die_body",
+        "probe_kernel_read",
         "do_general_protection",
     ];
     is_exception(name) || is_panic(name) || between.contains(&name)
@@ -138,12 +184,28 @@ mod tests {
     use super::*;
 
     const SYSRQ: [&str; 9] = [
-        "machine_kexec", "__crash_kexec", "panic", "sysrq_handle_crash", "__handle_sysrq.cold",
-        "write_sysrq_trigger", "proc_reg_write", "vfs_write", "entry_SYSCALL_64_after_hwframe",
+        "machine_kexec",
+        "__crash_kexec",
+        "panic",
+        "sysrq_handle_crash",
+        "__handle_sysrq.cold",
+        "write_sysrq_trigger",
+        "proc_reg_write",
+        "vfs_write",
+        "entry_SYSCALL_64_after_hwframe",
     ];
     const OOPS: [&str; 12] = [
-        "crash_kexec", "oops_end", "page_fault_oops.constprop.0", "do_user_addr_fault", "exc_page_fault",
-        "asm_exc_page_fault", "wedge_deref.isra.0", "wedge_write", "vfs_write", "ksys_write", "do_syscall_64",
+        "crash_kexec",
+        "oops_end",
+        "page_fault_oops.constprop.0",
+        "do_user_addr_fault",
+        "exc_page_fault",
+        "asm_exc_page_fault",
+        "wedge_deref.isra.0",
+        "wedge_write",
+        "vfs_write",
+        "ksys_write",
+        "do_syscall_64",
         "entry_SYSCALL_64_after_hwframe",
     ];
 
@@ -156,9 +218,17 @@ mod tests {
         );
         assert_eq!(functions(Kind::Oops, &OOPS), ["wedge_deref", "wedge_write", "vfs_write", "ksys_write"]);
         let lockup = [
-            "panic", "watchdog_timer_fn", "__hrtimer_run_queues", "hrtimer_interrupt",
-            "__sysvec_apic_timer_interrupt", "sysvec_apic_timer_interrupt", "asm_sysvec_apic_timer_interrupt",
-            "delay_tsc", "wedge_spin", "wedge_write", "vfs_write",
+            "panic",
+            "watchdog_timer_fn",
+            "__hrtimer_run_queues",
+            "hrtimer_interrupt",
+            "__sysvec_apic_timer_interrupt",
+            "sysvec_apic_timer_interrupt",
+            "asm_sysvec_apic_timer_interrupt",
+            "delay_tsc",
+            "wedge_spin",
+            "wedge_write",
+            "vfs_write",
         ];
         assert_eq!(functions(Kind::SoftLockup, &lockup), ["wedge_spin", "wedge_write", "vfs_write"]);
         let waits = ["__schedule", "schedule", "schedule_timeout", "wedge_wait", "vfs_write"];
@@ -181,8 +251,15 @@ mod tests {
     #[test]
     fn an_exception_inside_an_interrupt_is_the_innermost_one() {
         let stack = [
-            "oops_end", "exc_general_protection", "asm_exc_general_protection", "timer_of_a_module", "call_timer_fn",
-            "asm_sysvec_apic_timer_interrupt", "memcpy", "asm_exc_page_fault", "user_copy",
+            "oops_end",
+            "exc_general_protection",
+            "asm_exc_general_protection",
+            "timer_of_a_module",
+            "call_timer_fn",
+            "asm_sysvec_apic_timer_interrupt",
+            "memcpy",
+            "asm_exc_page_fault",
+            "user_copy",
         ];
         let found = of(Kind::Oops, &stack).functions;
         assert_eq!(found[..2], ["timer_of_a_module", "call_timer_fn"]);

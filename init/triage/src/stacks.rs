@@ -96,10 +96,8 @@ impl Stacks<'_> {
         processors: &Processors,
         each: &mut dyn FnMut(Cpu, Option<&tasks::Task>),
     ) {
-        let current: Vec<Option<tasks::Task>> =
-            online.iter().map(|cpu| self.current(cpus, *cpu)).collect();
-        let pids: Vec<Option<u32>> =
-            current.iter().map(|task| task.as_ref().map(|task| task.pid)).collect();
+        let current: Vec<Option<tasks::Task>> = online.iter().map(|cpu| self.current(cpus, *cpu)).collect();
+        let pids: Vec<Option<u32>> = current.iter().map(|task| task.as_ref().map(|task| task.pid)).collect();
         let registers = processors.of_cpus(&pids);
         let crashed = crashed_cpu(self.system).filter(|_| registers.iter().any(Option::is_some));
         let all = online.iter().zip(&current).zip(registers);
@@ -144,12 +142,7 @@ impl Stacks<'_> {
     }
 
     /// Tasks that wait and cannot be interrupted, `limit` of them; how many more there are.
-    pub(crate) fn blocked(
-        &self,
-        processes: &Processes,
-        limit: usize,
-        each: &mut dyn FnMut(Blocked),
-    ) -> u64 {
+    pub(crate) fn blocked(&self, processes: &Processes, limit: usize, each: &mut dyn FnMut(Blocked)) -> u64 {
         let threads = processes.all.iter().flat_map(|process| &process.threads);
         let mut more = 0_u64;
         for (number, task) in threads.filter(|task| self.is_blocked(task)).enumerate() {

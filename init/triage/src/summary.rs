@@ -243,7 +243,8 @@ impl Crash<'_> {
         // What may be of an earlier call says nothing.
         let sure = self.stack.iter().take_while(|frame| frame.how != "scan");
         let sure: Vec<&Frame> = sure.collect();
-        let of_panic = |frame: &&&Frame| matches!(signature::plain(&frame.function), "panic" | "vpanic" | "nmi_panic");
+        let of_panic =
+            |frame: &&&Frame| matches!(signature::plain(&frame.function), "panic" | "vpanic" | "nmi_panic");
         let called = sure.iter().rposition(|frame| of_panic(&frame));
         let caller = called.and_then(|at| sure.get(at.checked_add(1)?));
         let caller = caller.map(|frame| (frame.function.clone(), frame.module.clone()));
@@ -279,9 +280,9 @@ fn of_tasks(
 
 fn of_modules(unwinder: &Unwinder<'_>, kernel: &Kernel<'_>, wanted: &Wanted, send: &mut dyn FnMut(Piece)) {
     for module in unwinder.modules().iter().take(MAX_ROWS) {
-        let mask = wanted.module_taints.and_then(|offset| {
-            kernel.read_u64(module.address.checked_add(offset)?, "module.taints").ok()
-        });
+        let mask = wanted
+            .module_taints
+            .and_then(|offset| kernel.read_u64(module.address.checked_add(offset)?, "module.taints").ok());
         let taints = numbers::letters(mask.unwrap_or(0)).map(|(letter, _)| letter).collect();
         let address = format!("{:#x}", module.text.0);
         send(Piece::Module(ModuleRow { name: module.name.clone(), address, taints }));

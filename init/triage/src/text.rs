@@ -75,7 +75,10 @@ fn head(findings: &Findings, out: &mut String) {
     row("machine", counts.into_iter().flatten().collect::<Vec<_>>().join(", "));
     for (kind, count, last) in &numbers.hardware_errors {
         let last = utc(*last).unwrap_or_default();
-        row("hardware", format!("{count} errors of {}, from which the kernel recovered; the last {last}", line(kind)));
+        row(
+            "hardware",
+            format!("{count} errors of {}, from which the kernel recovered; the last {last}", line(kind)),
+        );
     }
     let memory = numbers.memory.iter().map(|(name, kib)| format!("{name} {} MiB", kib >> 10));
     row("memory", memory.collect::<Vec<_>>().join(", "));
@@ -109,8 +112,13 @@ fn stack(frames: &[Frame], out: &mut String) {
             "frame-pointer" => "~ ",
             _ => "  ",
         };
-        let _ =
-            writeln!(out, "  {mark}{}+{:#x}{}", line(&frame.function), frame.offset, module.unwrap_or_default());
+        let _ = writeln!(
+            out,
+            "  {mark}{}+{:#x}{}",
+            line(&frame.function),
+            frame.offset,
+            module.unwrap_or_default()
+        );
     }
 }
 
@@ -161,7 +169,8 @@ fn blocked(findings: &Findings, out: &mut String) {
 fn rows(findings: &Findings, out: &mut String) {
     if !findings.modules.is_empty() {
         let names = findings.modules.iter().map(|module| {
-            let taints = if module.taints.is_empty() { String::new() } else { format!("({})", module.taints) };
+            let taints =
+                if module.taints.is_empty() { String::new() } else { format!("({})", module.taints) };
             line(&module.name) + &taints
         });
         let _ = writeln!(out, "\nModules: {}", names.collect::<Vec<_>>().join(" "));
@@ -169,7 +178,13 @@ fn rows(findings: &Findings, out: &mut String) {
     if !findings.mounts.is_empty() {
         out.push_str("\nMounts:\n");
         for mount in &findings.mounts {
-            let _ = writeln!(out, "  {} on {} type {}", line(&mount.source), line(&mount.path), line(&mount.kind));
+            let _ = writeln!(
+                out,
+                "  {} on {} type {}",
+                line(&mount.source),
+                line(&mount.path),
+                line(&mount.kind)
+            );
         }
     }
 }

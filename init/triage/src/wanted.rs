@@ -7,9 +7,9 @@ use processes::system::Variables;
 use symbols::knowledge::layout::Missing;
 use symbols::knowledge::{self, Knowledge};
 use symbols::layouts;
+use symbols::modules;
 use symbols::orc::Tables;
 use symbols::unwind::SleeperLayout;
-use symbols::modules;
 use vmcore::kernel::Kernel;
 
 layouts! {
@@ -207,5 +207,12 @@ pub fn ask_all(kernel: Option<&Kernel<'_>>, known: &dyn Knowledge) {
 
 /// What the unwinder asks.
 const CODE: [&str; 8] = [
-    "_text", "_stext", "_etext", "_sinittext", "_einittext", "ret_from_fork_asm", "ret_from_fork", "linux_banner",
+    "_text",
+    "_stext",
+    "_etext",
+    "_sinittext",
+    "_einittext",
+    "ret_from_fork_asm",
+    "ret_from_fork",
+    "linux_banner",
 ];

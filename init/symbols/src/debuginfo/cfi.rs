@@ -3,9 +3,9 @@
 use base::addr::{VirtAddr, to_u64};
 
 use super::dies::{sleb, uleb};
-use crate::prologue;
 use crate::image::Image;
 use crate::orc::{self, Base, ENTRY, Entry, Frame, Tables};
+use crate::prologue;
 
 /// Numbers of registers in DWARF (System V ABI, AMD64 supplement, figure 3.36).
 const BP: u8 = 6;

@@ -69,7 +69,9 @@ impl Index {
         let mut rest = self.names.get(to_usize(mark.into())..).unwrap_or_default();
         for number in first.saturating_sub(first % MARKED)..self.addresses.len() {
             let Some((len, behind)) = rest.split_first_chunk::<2>() else { return };
-            let Some((name, behind)) = behind.split_at_checked(u16::from_le_bytes(*len).into()) else { return };
+            let Some((name, behind)) = behind.split_at_checked(u16::from_le_bytes(*len).into()) else {
+                return;
+            };
             rest = behind;
             if number >= first && !each(number, name) {
                 return;
@@ -80,7 +82,10 @@ impl Index {
     /// Type and name of a symbol, into `out`.
     fn expand(&self, tokens: &[u8], out: &mut Vec<u8>) {
         out.clear();
-        tokens.iter().filter_map(|token| self.tokens.get(*token)).for_each(|text| out.extend_from_slice(text));
+        tokens
+            .iter()
+            .filter_map(|token| self.tokens.get(*token))
+            .for_each(|text| out.extend_from_slice(text));
     }
 
     fn hashes(&self) -> &[u32] {
@@ -155,7 +160,11 @@ pub fn read_as_known(kernel: &Kernel<'_>, known: &[(&str, VirtAddr)]) -> Result<
         let mut names = numbers.filter_map(|number| index.named(number));
         if !names.any(|(_, ours)| ours == name.as_bytes()) {
             let nearest = index.addresses.get(first).copied().unwrap_or(0);
-            return Err(KallsymsError::Contradicts { name: name.to_owned(), ours: VirtAddr(nearest), theirs });
+            return Err(KallsymsError::Contradicts {
+                name: name.to_owned(),
+                ours: VirtAddr(nearest),
+                theirs,
+            });
         }
     }
     Ok(index)

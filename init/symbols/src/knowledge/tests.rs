@@ -24,7 +24,11 @@ fn what_was_asked_is_answered_again() {
                 known.offset("task_struct", "tasks.prev"),
                 known.size_of("task_struct"),
                 (known.member_size("task_struct", "comm"), known.elements("task_struct", "comm")),
-                (known.offset("task_struct", "no_such"), known.symbol("no_such"), known.value("no_such", "A")),
+                (
+                    known.offset("task_struct", "no_such"),
+                    known.symbol("no_such"),
+                    known.value("no_such", "A"),
+                ),
             )
         };
         let asked = ask(&recorder);

@@ -14,6 +14,7 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
     findings.extend(loaded_image(host));
     findings.extend(loaded_kernel(host));
     findings.extend(staged(host));
+    findings.extend(summary(host));
     findings.extend(rivals(host));
     findings.extend([
         reservation(host),
@@ -74,6 +75,20 @@ fn staged(host: &Host) -> Option<Finding> {
                      reset the machine";
         Finding::failure("staged", found, "afterimage switch --unstage")
     })
+}
+
+/// What came of the walk through the kernel's memory that `load` tried.
+fn summary(host: &Host) -> Option<Finding> {
+    let record = host.recorded.as_ref()?;
+    if !record.walk_fault.is_empty() {
+        let found = format!("the summary of a crash may lack tasks and stacks: {}", record.walk_fault);
+        let remedy =
+            format!("log and dump are saved all the same; once that is mended: {}", host.load_command());
+        return Some(Finding::warning("summary", found, remedy));
+    }
+    let found =
+        |count| format!("a walk through the kernel's memory found the {count} processes that /proc shows");
+    record.walked.map(|count| Finding::ok("summary", found(count)))
 }
 
 fn loaded_image(host: &Host) -> Option<Finding> {
@@ -281,6 +296,20 @@ mod tests {
 
     fn unload(host: &mut Host) {
         (host.is_loaded, host.recorded) = (false, None);
+    }
+
+    #[test]
+    fn what_the_walk_found_is_told() {
+        let mut host = healthy();
+        assert_eq!(summary(&host), None, "an older record says nothing");
+        let record = host.recorded.as_mut().unwrap();
+        record.walked = Some(61);
+        let found = summary(&host).unwrap();
+        assert!(found.level == Level::Ok && found.found.contains("the 61 processes"), "{found:?}");
+        host.recorded.as_mut().unwrap().walk_fault = "it misses 7".into();
+        let found = summary(&host).unwrap();
+        assert!(found.level == Level::Warning && found.found.contains("it misses 7"), "{found:?}");
+        assert!(found.remedy.unwrap().contains("afterimage load"));
     }
 
     #[test]
