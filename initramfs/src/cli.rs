@@ -301,6 +301,25 @@ pub(crate) enum Debug {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Bring out what was running, as JSON Lines (processes, open files, sockets, mounts, modules, a timeline),
+    /// and the files that were in memory only, into a new folder
+    ///
+    /// Files of tmpfs are recovered whole, of others the pages that never reached the disk: at their paths
+    /// below `[root]`. Exit code 3: something could not be read.
+    Triage {
+        /// The folder to make
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        /// MiB of one recovered file at most
+        #[arg(long, value_name = "MIB", default_value_t = 64)]
+        file_limit: u64,
+        /// MiB of all recovered files at most
+        #[arg(long, value_name = "MIB", default_value_t = 2048)]
+        limit: u64,
+        /// The vmcore or dump; of a split dump all files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Make the core file of a process, out of a vmcore or a dump that holds the memory of processes
     /// (level 0 or 1); gdb opens it
     ///

@@ -61,6 +61,7 @@ pub mod strip;
 pub mod summary;
 pub mod survey;
 pub mod sys;
+pub mod triage;
 pub mod trusted;
 pub mod volume_key;
 pub mod watchdog;

@@ -16,9 +16,10 @@ use afterimage::offline::OfflineError;
 use afterimage::output::OutputError;
 use afterimage::readers::Reader;
 use afterimage::sys::wiping::Wiping;
+use ::triage::artefacts::Limits;
 use afterimage::{
     debuginfo, estimate, gcore, host, inspect, isf, keys, loader, offline, output, planned, raw, readers,
-    status, stream, summary, survey,
+    status, stream, summary, survey, triage,
 };
 use base::config::{Config, Dump};
 use clap::Parser;
@@ -150,6 +151,12 @@ fn debug(command: Debug) -> Result<ExitCode, Failure> {
             let text = if json { findings.to_json(usize::MAX) + "\n" } else { findings.to_text(usize::MAX) };
             print(&text)?;
             Ok(whole_or_damaged(findings.missing.is_empty()))
+        }
+        Debug::Triage { output, file_limit, limit, files } => {
+            let mib = |count: u64| count.saturating_mul(1 << 20);
+            let done = triage::make(&files, &output, Limits { file: mib(file_limit), files: mib(limit) })?;
+            print(&triage::text(&done, &output))?;
+            Ok(whole_or_damaged(done.iter().all(|done| done.with_errors == 0 && done.stopped.is_none())))
         }
         Debug::Gcore { list: true, files, .. } => print(&gcore::list(&files)?),
         Debug::Gcore { output, files, .. } => process_core(&files, output.as_deref()),

@@ -31,6 +31,19 @@ pub fn path(system: &System<'_>, file: VirtAddr) -> Result<Vec<u8>, KernelError>
     Ok(path)
 }
 
+/// The path of a directory that is told by two pointers: to its dentry and to its vfsmount, each by the
+/// structure and the offset that it lies at.
+pub fn in_mount(
+    system: &System<'_>,
+    dentry: (VirtAddr, u64),
+    mount: (VirtAddr, u64),
+) -> Result<Vec<u8>, KernelError> {
+    let dentry = pointer(system, dentry.0, dentry.1, "path.dentry")?;
+    let inner = pointer(system, mount.0, mount.1, "path.mnt")?;
+    let path = of(system, VirtAddr(inner.0.wrapping_sub(system.layout.mount.inner)), dentry)?;
+    Ok(if path.is_empty() { b"/".to_vec() } else { path })
+}
+
 /// Where the `struct mount` at `mount` is mounted; "/" for the root of all mounts.
 pub fn of_mount(system: &System<'_>, mount: VirtAddr) -> Result<Vec<u8>, KernelError> {
     let root = pointer(system, mount, system.layout.mount.root, "vfsmount.mnt_root")?;
@@ -76,8 +89,8 @@ fn of(system: &System<'_>, mount: VirtAddr, dentry: VirtAddr) -> Result<Vec<u8>,
     Ok(names.iter().rev().flat_map(|name| [b"/".as_slice(), name]).flatten().copied().collect())
 }
 
-/// The name of a directory entry: no NUL and no line end is left in it.
-fn name(system: &System<'_>, dentry: VirtAddr) -> Result<Vec<u8>, KernelError> {
+/// The name of the `struct dentry` at `dentry`: no NUL and no line end is left in it.
+pub fn name(system: &System<'_>, dentry: VirtAddr) -> Result<Vec<u8>, KernelError> {
     let layout = &system.layout.dentry;
     let len = system.half(dentry, layout.name_len, "dentry.d_name.len")?;
     if len == 0 || len > MAX_NAME {

@@ -5,6 +5,7 @@
 //! - [`summary`]: walks through the memory and sends what it finds, piece by piece.
 //! - [`findings`]: the pieces, and the summary that they become: as JSON and as text.
 //! - [`cause`]: why the kernel came to its end, by its log; [`signature`]: a name for it.
+//! - [`artefacts`]: triage: rows of processes, files, sockets, and what is in memory only.
 //! - [`wanted`]: what the walkers have to know of a kernel.
 //!
 //! ## Words
@@ -18,6 +19,7 @@
     allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")
 )]
 
+pub mod artefacts;
 pub mod cause;
 pub mod findings;
 mod mounts;

@@ -7,11 +7,24 @@ use processes::names;
 use processes::system::System;
 use vmcore::kernel::KernelError;
 
-use crate::findings::Mount;
 use crate::wanted::Mounts;
 
 /// Bytes of the name of a device or a type.
 const NAME: usize = 256;
+
+/// A mount, with what could not be read of it.
+pub(crate) struct Found {
+    /// Its `struct mount`.
+    pub(crate) address: VirtAddr,
+    /// What is mounted: a device, or a name.
+    pub(crate) source: Result<String, String>,
+    /// Where.
+    pub(crate) path: Result<String, String>,
+    /// The type of its file system.
+    pub(crate) kind: Result<String, String>,
+    /// The directory of the file system that is mounted.
+    pub(crate) root: Option<VirtAddr>,
+}
 
 /// Calls `each` with the mounts of a task, from the root on, at most `limit`.
 pub(crate) fn walk(
@@ -19,7 +32,7 @@ pub(crate) fn walk(
     wanted: &Mounts,
     task: VirtAddr,
     limit: usize,
-    each: &mut dyn FnMut(Mount),
+    each: &mut dyn FnMut(Found),
 ) -> Result<(), KernelError> {
     let follow = |base: VirtAddr, offset: u64, what: &'static str| {
         system.pointer(base, offset, what)?.ok_or(KernelError::Absurd { what, value: 0 })
@@ -50,27 +63,32 @@ pub(crate) fn walk(
     Ok(())
 }
 
-fn row(system: &System<'_>, wanted: &Mounts, mount: VirtAddr) -> Mount {
-    let unknown = |error: KernelError| format!("? ({})", base::log::chain(&error));
+fn row(system: &System<'_>, wanted: &Mounts, mount: VirtAddr) -> Found {
+    let chain = |error: KernelError| base::log::chain(&error);
     let path = names::of_mount(system, mount).map(|path| String::from_utf8_lossy(&path).into_owned());
-    let source = text(system, mount, wanted.mount.device);
-    let kind = || {
-        let what = "vfsmount.mnt_sb";
-        let superblock = system.pointer(mount, wanted.mount.superblock, what)?;
-        let superblock = superblock.ok_or(KernelError::Absurd { what, value: 0 })?;
-        let what = "super_block.s_type";
-        let kind = system.pointer(superblock, wanted.superblock.kind, what)?;
-        text(system, kind.ok_or(KernelError::Absurd { what, value: 0 })?, wanted.kind.name)
+    let pointer = |base, offset, what: &'static str| {
+        system.pointer(base, offset, what)?.ok_or(KernelError::Absurd { what, value: 0 })
     };
-    Mount {
-        source: source.unwrap_or_else(unknown),
-        path: path.unwrap_or_else(unknown),
-        kind: kind().unwrap_or_else(unknown),
+    let superblock = pointer(mount, wanted.mount.superblock, "vfsmount.mnt_sb");
+    let kind = |superblock: &VirtAddr| {
+        let kind = pointer(*superblock, wanted.superblock.kind, "super_block.s_type")?;
+        text(system, kind, wanted.kind.name)
+    };
+    let root = pointer(mount, system.layout.mount.root, "vfsmount.mnt_root");
+    Found {
+        address: mount,
+        source: text(system, mount, wanted.mount.device).map_err(chain),
+        path: path.map_err(chain),
+        kind: match &superblock {
+            Ok(superblock) => kind(superblock).map_err(chain),
+            Err(error) => Err(base::log::chain(error)),
+        },
+        root: root.ok(),
     }
 }
 
 /// The string that a member points to.
-fn text(system: &System<'_>, base: VirtAddr, offset: u64) -> Result<String, KernelError> {
+pub(crate) fn text(system: &System<'_>, base: VirtAddr, offset: u64) -> Result<String, KernelError> {
     let what = "a name";
     let mut at = system.pointer(base, offset, what)?.ok_or(KernelError::Absurd { what, value: 0 })?;
     let mut text = Vec::new();

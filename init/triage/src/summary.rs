@@ -16,8 +16,9 @@ use vmcore::kernel::dmesg::{Line, Ring};
 use vmcore::kernel::{Kernel, uts};
 use vmcore::source::Core;
 
+use crate::artefacts::Clock;
 use crate::cause::{Cause, Kind, Place, Search};
-use crate::findings::{About, Findings, Frame, MAX_ROWS, Missing, ModuleRow, Piece};
+use crate::findings::{About, Findings, Frame, MAX_ROWS, Missing, ModuleRow, Mount, Piece};
 use crate::stacks::Stacks;
 use crate::wanted::Wanted;
 use crate::{mounts, numbers, signature};
@@ -136,6 +137,14 @@ fn with_names(
             machine(subject, known, &Nameless, search, send);
         }
     }
+}
+
+/// What the kernel's clocks said in the end.
+#[must_use]
+pub fn clock(kernel: &Kernel<'_>, known: &dyn Knowledge) -> Clock {
+    let machine = Wanted::ask(known).machine;
+    let uptime = numbers::read(kernel, &machine, knowledge::hertz(kernel, known)).uptime;
+    Clock { now: kernel.info().crash_time(), uptime }
 }
 
 fn about(kernel: &Kernel<'_>) -> About {
@@ -297,7 +306,12 @@ fn of_mounts(system: &System<'_>, wanted: &Wanted, send: &mut dyn FnMut(Piece)) 
     let Some(init) = system.variables.init_task else {
         return miss(send, "mounts", &SystemError::NoTasks);
     };
-    if let Err(error) = mounts::walk(system, mounts, init, MOUNTS, &mut |mount| send(Piece::Mount(mount))) {
+    if let Err(error) = mounts::walk(system, mounts, init, MOUNTS, &mut |found| send(Piece::Mount(mount(found)))) {
         miss(send, "mounts", &error);
     }
+}
+
+fn mount(found: mounts::Found) -> Mount {
+    let or_why = |value: Result<String, String>| value.unwrap_or_else(|error| format!("? ({error})"));
+    Mount { source: or_why(found.source), path: or_why(found.path), kind: or_why(found.kind) }
 }

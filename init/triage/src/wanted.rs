@@ -47,7 +47,7 @@ pub struct Mounts {
 }
 
 impl Mounts {
-    fn ask(known: &dyn Knowledge) -> Result<Self, Missing> {
+    pub(crate) fn ask(known: &dyn Knowledge) -> Result<Self, Missing> {
         Ok(Self {
             mount: MountsLayout::ask(known)?,
             superblock: SuperLayout::ask(known)?,

@@ -1,0 +1,204 @@
+//! What triage brings out of a kernel's memory: an artefact is a kind of rows with a walk that yields
+//! them. One driver runs all of them, limits them, and records how each one did.
+//!
+//! To add one: a file here with a type that is an [`Artefact`], and its line in [`ALL`].
+
+mod cached;
+mod files;
+mod modules;
+mod mounted;
+mod processes;
+mod row;
+mod sockets;
+#[cfg(test)]
+mod tests;
+mod timeline;
+
+use std::io;
+use std::time::Instant;
+
+use ::processes::resident::Held;
+use ::processes::system::System;
+use ::processes::tasks::Processes;
+use serde::Serialize;
+use symbols::knowledge::Knowledge;
+use symbols::knowledge::layout::Missing;
+
+pub use row::Row;
+pub use timeline::Clock;
+
+/// Rows of one artefact.
+const MAX_ROWS: u64 = 500_000;
+
+/// Where rows and files go.
+pub trait Output {
+    /// Takes a row of an artefact.
+    fn row(&mut self, artefact: &'static str, row: &Row) -> io::Result<()>;
+
+    /// Begins a file that was recovered: its path on the machine, and its length in bytes. Returns
+    /// the name that it has in the output.
+    fn begin(&mut self, path: &str, bytes: u64) -> io::Result<String>;
+
+    /// Writes bytes of that file; what is never written is a hole.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Ends it.
+    fn end(&mut self) -> io::Result<()>;
+}
+
+/// What walks stand on.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "knowledge may be any")]
+pub struct Ground<'a> {
+    /// The kernel.
+    pub system: &'a System<'a>,
+    /// What is known of it.
+    pub known: &'a dyn Knowledge,
+    /// Its processes.
+    pub processes: &'a Processes,
+    /// Pages that are there.
+    pub held: &'a Held,
+    /// What its clocks say.
+    pub clock: Clock,
+    /// Bounds of what is recovered.
+    pub limits: Limits,
+}
+
+/// Bounds of what is recovered.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of one file.
+    pub file: u64,
+    /// Bytes of all files.
+    pub files: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { file: 64 << 20, files: 2 << 30 }
+    }
+}
+
+/// A kind of rows.
+trait Artefact: Sized {
+    /// Rows are in NAME.jsonl.
+    const NAME: &'static str;
+
+    /// Looks up where the members of structures are that the walk needs.
+    fn ask(known: &dyn Knowledge) -> Result<Self, Missing>;
+
+    /// Yields rows.
+    fn walk(&self, ground: &Ground<'_>, rows: &mut Rows<'_>) -> Result<(), Stop>;
+}
+
+/// Why a walk stops.
+#[derive(Debug, thiserror::Error)]
+pub enum Stop {
+    /// The output takes no more.
+    #[error("writing")]
+    Output(#[from] io::Error),
+    /// There are more rows than are believed.
+    #[error("there are more than {MAX_ROWS} rows")]
+    TooMany,
+    /// The place to start from cannot be found.
+    #[error("{0}")]
+    Start(String),
+}
+
+/// Takes rows.
+struct Rows<'a> {
+    name: &'static str,
+    output: &'a mut dyn Output,
+    timeline: &'a mut u64,
+    count: u64,
+    errors: u64,
+}
+
+impl Rows<'_> {
+    /// Takes a row, and what it says of times.
+    fn add(&mut self, row: Row) -> Result<(), Stop> {
+        if self.count >= MAX_ROWS {
+            return Err(Stop::TooMany);
+        }
+        self.count = self.count.saturating_add(1);
+        if row.has_errors() {
+            self.errors = self.errors.saturating_add(1);
+        }
+        self.output.row(self.name, &row)?;
+        for event in row.events() {
+            *self.timeline = self.timeline.saturating_add(1);
+            self.output.row(timeline::NAME, &event)?;
+        }
+        Ok(())
+    }
+}
+
+/// How an artefact did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Done {
+    /// Its name.
+    pub artefact: &'static str,
+    /// Rows.
+    pub rows: u64,
+    /// Rows that say that something could not be read.
+    pub with_errors: u64,
+    /// Why there are no more, or none.
+    pub stopped: Option<String>,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+/// An artefact in the list.
+struct Entry {
+    ask: fn(&dyn Knowledge),
+    run: fn(&Ground<'_>, &mut dyn Output, &mut u64) -> Done,
+}
+
+const fn entry<A: Artefact>() -> Entry {
+    Entry { ask: ask::<A>, run: run::<A> }
+}
+
+/// All of them, in the order in which they are walked: small ones that say most first.
+const ALL: &[Entry] = &[
+    entry::<processes::Layout>(),
+    entry::<mounted::Layout>(),
+    entry::<modules::Layout>(),
+    entry::<sockets::Layout>(),
+    entry::<files::Layout>(),
+    entry::<cached::Layout>(),
+];
+
+fn ask<A: Artefact>(known: &dyn Knowledge) {
+    let _ = A::ask(known);
+}
+
+fn run<A: Artefact>(ground: &Ground<'_>, output: &mut dyn Output, timeline: &mut u64) -> Done {
+    let start = Instant::now();
+    let mut rows = Rows { name: A::NAME, output, timeline, count: 0, errors: 0 };
+    let stopped = match A::ask(ground.known) {
+        Ok(layout) => layout.walk(ground, &mut rows).err().map(|stop| base::log::chain(&stop)),
+        Err(missing) => Some(missing.to_string()),
+    };
+    Done {
+        artefact: A::NAME,
+        rows: rows.count,
+        with_errors: rows.errors,
+        stopped,
+        seconds: base::time::seconds(start.elapsed()),
+    }
+}
+
+/// Asks what all of them ask, so that the answers can be written down.
+pub fn ask_all(known: &dyn Knowledge) {
+    ALL.iter().for_each(|entry| (entry.ask)(known));
+}
+
+/// Runs all of them, one after the other; how each one did.
+pub fn run_all(ground: &Ground<'_>, output: &mut dyn Output) -> Vec<Done> {
+    let mut events = 0_u64;
+    let mut done: Vec<Done> =
+        ALL.iter().map(|entry| (entry.run)(ground, output, &mut events)).collect();
+    let artefact = timeline::NAME;
+    done.push(Done { artefact, rows: events, with_errors: 0, stopped: None, seconds: 0.0 });
+    done
+}
