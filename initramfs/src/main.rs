@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use ::triage::artefacts::Limits;
 use afterimage::check;
 use afterimage::image::{self, Sources};
 use afterimage::input::{self, Input};
@@ -16,7 +17,6 @@ use afterimage::offline::OfflineError;
 use afterimage::output::OutputError;
 use afterimage::readers::Reader;
 use afterimage::sys::wiping::Wiping;
-use ::triage::artefacts::Limits;
 use afterimage::{
     debuginfo, estimate, gcore, host, inspect, isf, keys, loader, offline, output, planned, raw, readers,
     status, stream, summary, survey, triage,

@@ -72,7 +72,8 @@ pub fn make(files: &[PathBuf], out: &Path, limits: Limits) -> Result<Vec<Done>, 
     let findings = summary::of(subject);
     folder.text("summary.txt", &findings.to_text(usize::MAX)).map_err(failed)?;
     folder.text("summary.json", &findings.to_json(usize::MAX)).map_err(failed)?;
-    let index = serde_json::json!({ "format": 1, "afterimage": env!("CARGO_PKG_VERSION"), "artefacts": done });
+    let index =
+        serde_json::json!({ "format": 1, "afterimage": env!("CARGO_PKG_VERSION"), "artefacts": done });
     folder.text("index.json", &format!("{index:#}\n")).map_err(failed)?;
     folder.finish().map_err(failed)?;
     Ok(done)

@@ -33,6 +33,7 @@ pub mod gdb;
 pub mod initramfs;
 pub mod inputs;
 pub mod kernel;
+pub mod last_words;
 pub mod marker;
 pub mod network;
 pub mod outcome;

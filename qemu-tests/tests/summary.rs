@@ -1,9 +1,17 @@
-//! The summary that a capture saves before the first page: what it says is what the machine was.
+//! The summary that a capture saves before the first page, and triage of the dump: what they say is what
+//! the machine was, and what was in memory only is found again.
 
 use anyhow::{Context, Result, ensure};
+use qemu_tests::binaries::Binaries;
+use qemu_tests::command::{Run, command};
+use qemu_tests::extra_disk::{Content, ExtraDisk};
 use qemu_tests::kernel::Kernel;
+use qemu_tests::last_words::{Triage, UNSYNCED, UNSYNCED_LINES, unsynced_line};
+use qemu_tests::outcome::{Dump, Outcome};
 use qemu_tests::scenario::{HOST, Scenario};
 use serde_json::Value;
+use std::fs;
+use std::process::Command;
 
 /// Bytes that both files may have together.
 const LIMIT: u64 = 256 << 10;
@@ -35,8 +43,41 @@ fn judge(series: &str) -> Result<()> {
     let kernel = Kernel::of_series(series)?;
     let mut scenario = Scenario::new(&format!("summary-{series}"), &kernel);
     scenario.memory_mib = 512;
+    scenario.config.level = 1;
+    scenario.extra = ["xfs", "btrfs"].map(|kind| ExtraDisk::of(kind, 384, Content::Filesystem(kind))).into();
+    scenario.layout = ["mount /dev/vdb /x xfs", "mount /dev/vdc /b btrfs"].map(str::to_owned).into();
+    scenario.append = "prod.last=/disk,/x,/b".to_owned();
     let outcome = scenario.run()?;
     let dump = outcome.dump()?;
+    ensure_summary(series, &kernel, dump)?;
+    ensure_triage(&outcome, dump)?;
+    outcome.discard()
+}
+
+/// What triage brings out of the dump.
+fn ensure_triage(outcome: &Outcome, dump: &Dump) -> Result<()> {
+    let out = outcome.scratch("triage");
+    command(&Binaries::get()?.afterimage.to_string_lossy())
+        .args(["triage", "-o"])
+        .args([&out, &dump.file("vmcore")])
+        .run()?;
+    let triage = Triage(&out);
+    triage.ensure_like_proc()?;
+    let lines: String = (0..UNSYNCED_LINES).map(|number| unsynced_line(&outcome.seed, number)).collect();
+    for directory in ["/disk", "/x", "/b"] {
+        let path = format!("{directory}/{UNSYNCED}");
+        let found = triage.recovered(&path)?;
+        ensure!(found == lines.as_bytes(), "{path}: {} bytes instead of {}", found.len(), lines.len());
+    }
+    for image in ["disk.img", "extra-xfs.img", "extra-btrfs.img"].map(|name| outcome.scratch(name)) {
+        let needle = unsynced_line(&outcome.seed, UNSYNCED_LINES / 2);
+        let grep = Command::new("grep").args(["-q", "-a", "-F", needle.trim_end()]).arg(&image).status()?;
+        ensure!(grep.code() == Some(1), "{} has {needle:?}, or cannot be read: {grep}", image.display());
+    }
+    Ok(())
+}
+
+fn ensure_summary(series: &str, kernel: &Kernel, dump: &Dump) -> Result<()> {
     let names: Vec<String> = dump.files().into_iter().map(|(name, _)| name).collect();
     for name in ["dmesg.txt", "summary.txt", "summary.json", "vmcore", "result.json"] {
         ensure!(names.iter().any(|found| found == name), "no {name} in {names:?}");
@@ -44,7 +85,7 @@ fn judge(series: &str) -> Result<()> {
     let size =
         |wanted: &str| dump.files().iter().find(|(name, _)| name == wanted).map_or(0, |(_, size)| *size);
     ensure!(size("summary.txt") + size("summary.json") <= LIMIT, "{:?}", dump.files());
-    let text = std::fs::read_to_string(dump.file("summary.json")).context("summary.json")?;
+    let text = fs::read_to_string(dump.file("summary.json")).context("summary.json")?;
     let summary: Value = serde_json::from_str(&text)?;
     let is = |path: &str, wanted: &Value| {
         let found = summary.pointer(path);
@@ -69,5 +110,5 @@ fn judge(series: &str) -> Result<()> {
     let seconds = result.pointer("/seconds/summary").and_then(Value::as_f64).context("no time")?;
     ensure!(seconds <= 2.0, "the summary took {seconds} s");
     eprintln!("{series}: the summary took {seconds} s");
-    outcome.discard()
+    Ok(())
 }

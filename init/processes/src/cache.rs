@@ -32,6 +32,9 @@ pub struct Piece {
     pub pages: u64,
     /// What the cache has of them.
     pub cached: Cached,
+    /// Of pages the `struct page` of the first of those that belong together (the folio): it has their
+    /// flags.
+    pub folio: Option<VirtAddr>,
 }
 
 /// Calls `each` with what the cache of the `address_space` at `mapping` has of the pages from
@@ -44,7 +47,12 @@ pub fn walk(
     each: &mut dyn FnMut(Piece),
 ) {
     let Ok(head) = system.word(mapping, system.layout.cache.head, "address_space.i_pages") else {
-        return each(Piece { index: first, pages: behind.saturating_sub(first), cached: Cached::Lost });
+        return each(Piece {
+            index: first,
+            pages: behind.saturating_sub(first),
+            cached: Cached::Lost,
+            folio: None,
+        });
     };
     let mut walk = Walk { system, mapping, first, behind, steps, each };
     match node_of(head) {
@@ -132,8 +140,9 @@ impl Walk<'_, '_> {
         if entry & 1 != 0 {
             return self.tell(index, pages, Cached::Value);
         }
-        let cached = self.page(VirtAddr(entry), index).map_or(Cached::Lost, Cached::Page);
-        self.tell(index, pages, cached);
+        let folio = VirtAddr(entry);
+        let cached = self.page(folio, index).map_or(Cached::Lost, Cached::Page);
+        self.tell_of(index, pages, cached, Some(folio));
     }
 
     /// The page of index `index` in the folio at `folio`, if that is of this file.
@@ -150,6 +159,10 @@ impl Walk<'_, '_> {
 
     /// Hands out what lies in the range that was asked for.
     fn tell(&mut self, index: u64, pages: u64, cached: Cached) {
+        self.tell_of(index, pages, cached, None);
+    }
+
+    fn tell_of(&mut self, index: u64, pages: u64, cached: Cached, folio: Option<VirtAddr>) {
         let (start, end) = (index.max(self.first), index.saturating_add(pages).min(self.behind));
         let pages = end.saturating_sub(start);
         if pages == 0 {
@@ -159,6 +172,6 @@ impl Walk<'_, '_> {
             Cached::Page(pfn) => Cached::Page(pfn.saturating_add(start.saturating_sub(index))),
             other => other,
         };
-        (self.each)(Piece { index: start, pages, cached });
+        (self.each)(Piece { index: start, pages, cached, folio });
     }
 }

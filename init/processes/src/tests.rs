@@ -162,9 +162,15 @@ fn file(made: &mut Made) {
 
 fn cached(system: &System<'_>, range: (u64, u64)) -> Vec<(u64, u64, Cached)> {
     let mut found = Vec::new();
-    cache::walk(system, virt(0xc000), range, &Steps::new(system), &mut |Piece { index, pages, cached }| {
-        found.push((index, pages, cached));
-    });
+    cache::walk(
+        system,
+        virt(0xc000),
+        range,
+        &Steps::new(system),
+        &mut |Piece { index, pages, cached, .. }| {
+            found.push((index, pages, cached));
+        },
+    );
     found
 }
 

@@ -196,8 +196,7 @@ pub fn ask_all(known: &dyn Knowledge) {
 /// Runs all of them, one after the other; how each one did.
 pub fn run_all(ground: &Ground<'_>, output: &mut dyn Output) -> Vec<Done> {
     let mut events = 0_u64;
-    let mut done: Vec<Done> =
-        ALL.iter().map(|entry| (entry.run)(ground, output, &mut events)).collect();
+    let mut done: Vec<Done> = ALL.iter().map(|entry| (entry.run)(ground, output, &mut events)).collect();
     let artefact = timeline::NAME;
     done.push(Done { artefact, rows: events, with_errors: 0, stopped: None, seconds: 0.0 });
     done

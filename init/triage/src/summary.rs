@@ -306,7 +306,9 @@ fn of_mounts(system: &System<'_>, wanted: &Wanted, send: &mut dyn FnMut(Piece)) 
     let Some(init) = system.variables.init_task else {
         return miss(send, "mounts", &SystemError::NoTasks);
     };
-    if let Err(error) = mounts::walk(system, mounts, init, MOUNTS, &mut |found| send(Piece::Mount(mount(found)))) {
+    if let Err(error) =
+        mounts::walk(system, mounts, init, MOUNTS, &mut |found| send(Piece::Mount(mount(found))))
+    {
         miss(send, "mounts", &error);
     }
 }

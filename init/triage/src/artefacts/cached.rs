@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use base::addr::{Pfn, VirtAddr, to_u64, to_usize};
-use base::fields::Fields;
 use ::processes::cache::{self, Cached, Piece};
 use ::processes::names;
 use ::processes::system::System;
 use ::processes::tables::Steps;
+use base::addr::{Pfn, VirtAddr, to_u64, to_usize};
+use base::fields::Fields;
 use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
 use symbols::layouts;
@@ -66,8 +66,9 @@ layouts! {
     }
     PageLayout of "page" {
         flags: "flags",
+    } [
         head: "compound_head",
-    }
+    ]
 }
 
 pub(super) struct Layout {
@@ -106,7 +107,9 @@ impl Artefact for Layout {
 
     fn walk(&self, ground: &Ground<'_>, rows: &mut Rows<'_>) -> Result<(), Stop> {
         let system = ground.system;
-        let head = self.superblocks.ok_or_else(|| Stop::Start("the kernel has no symbol super_blocks".to_owned()))?;
+        let head = self
+            .superblocks
+            .ok_or_else(|| Stop::Start("the kernel has no symbol super_blocks".to_owned()))?;
         let mut walk = Walk {
             layout: self,
             ground,
@@ -142,7 +145,9 @@ impl Layout {
     /// Where directories are mounted, by their dentries.
     fn roots(&self, ground: &Ground<'_>) -> BTreeMap<VirtAddr, String> {
         let mut roots = BTreeMap::new();
-        let (Ok(layout), Some(init)) = (&self.mounts, ground.system.variables.init_task) else { return roots };
+        let (Ok(layout), Some(init)) = (&self.mounts, ground.system.variables.init_task) else {
+            return roots;
+        };
         let _ = mounts::walk(ground.system, layout, init, MAX_SUPERBLOCKS, &mut |mount| {
             if let (Some(root), Ok(path)) = (mount.root, mount.path) {
                 roots.entry(root).or_insert(path);
@@ -180,7 +185,9 @@ impl Walk<'_> {
         let id = system.bytes(at, layout.id, 32, "super_block.s_id");
         let device = system.half(at, layout.device, "super_block.s_dev");
         let files = FileSystem {
-            in_memory: kind.as_deref().is_some_and(|kind| matches!(kind, "tmpfs" | "ramfs" | "rootfs" | "devtmpfs")),
+            in_memory: kind
+                .as_deref()
+                .is_some_and(|kind| matches!(kind, "tmpfs" | "ramfs" | "rootfs" | "devtmpfs")),
             kind: kind.unwrap_or_else(|| "unknown".to_owned()),
             id: id.map(|bytes| Fields(&bytes).text(0, 32).unwrap_or_default()).unwrap_or_default(),
             device: device.map(device_name).unwrap_or_default(),
@@ -199,7 +206,9 @@ impl Walk<'_> {
         if mode & TYPE != REGULAR {
             return Ok(());
         }
-        let Ok(Some(mapping)) = system.pointer(inode, layout.mapping, "inode.i_mapping") else { return Ok(()) };
+        let Ok(Some(mapping)) = system.pointer(inode, layout.mapping, "inode.i_mapping") else {
+            return Ok(());
+        };
         let cached = system.word(mapping, self.layout.mapping.pages, "address_space.nrpages").unwrap_or(0);
         if cached == 0 {
             return Ok(());
@@ -227,7 +236,10 @@ impl Walk<'_> {
         row.set("linux.filesystem.type", files.kind.clone());
         row.set("linux.filesystem.id", files.id.clone());
         row.set("linux.deleted", deleted);
-        row.set("linux.recovered.what", if files.in_memory { "whole" } else { "pages that were not written" });
+        row.set(
+            "linux.recovered.what",
+            if files.in_memory { "whole" } else { "pages that were not written" },
+        );
         self.times(inode, &path, &mut row);
         self.recover(&path, size, &pieces, &mut row, rows)?;
         rows.add(row)
@@ -289,7 +301,9 @@ impl Walk<'_> {
         let mut all = Vec::new();
         cache::walk(system, mapping, (0, end), &self.steps, &mut |piece| {
             let wanted = match piece.cached {
-                Cached::Page(pfn) => files.in_memory || self.is_unwritten(pfn),
+                Cached::Page(_) => {
+                    files.in_memory || piece.folio.is_some_and(|folio| self.is_unwritten(folio))
+                }
                 Cached::Value => files.in_memory,
                 Cached::Lost => true,
             };
@@ -298,24 +312,21 @@ impl Walk<'_> {
             }
         });
         // What cannot be read is of interest only where something else can be, or nothing else can be.
-        if !files.in_memory && all.iter().all(|piece| piece.cached == Cached::Lost) { Vec::new() } else { all }
+        if !files.in_memory && all.iter().all(|piece| piece.cached == Cached::Lost) {
+            Vec::new()
+        } else {
+            all
+        }
     }
 
-    /// Whether a page was written to and is not on the disk.
-    fn is_unwritten(&self, pfn: Pfn) -> bool {
-        let system = self.ground.system;
-        let page = |pfn: u64| {
-            let offset = pfn.checked_mul(system.layout.folio.page_size)?;
-            VirtAddr(system.vmemmap).checked_add(offset)
-        };
-        let flags = || -> Option<u64> {
-            let at = page(pfn.0)?;
-            // Of pages that belong together the first has the flags.
-            let head = system.word(at, self.layout.page.head, "page.compound_head").ok()?;
-            let at = if head & 1 == 1 { VirtAddr(head & !1) } else { at };
-            system.word(at, self.layout.page.flags, "page.flags").ok()
-        };
-        flags().is_some_and(|flags| self.layout.unwritten.iter().any(|bit| flags >> bit & 1 == 1))
+    /// Whether pages were written to and are not on the disk: the flags are in their first `struct page`.
+    fn is_unwritten(&self, folio: VirtAddr) -> bool {
+        let (system, layout) = (self.ground.system, &self.layout.page);
+        // Before there were folios the cache had the page itself, which may be one behind the first.
+        let head = layout.head.and_then(|offset| system.word(folio, offset, "page.compound_head").ok());
+        let first = head.filter(|head| head & 1 == 1).map_or(folio, |head| VirtAddr(head & !1));
+        let flags = system.word(first, layout.flags, "page.flags").unwrap_or(0);
+        self.layout.unwritten.iter().any(|bit| flags >> bit & 1 == 1)
     }
 
     /// Writes the pages, and says which.
@@ -374,5 +385,7 @@ impl Walk<'_> {
 }
 
 fn inode_number(system: &System<'_>, inode: VirtAddr, offset: u64) -> String {
-    system.word(inode, offset, "inode.i_ino").map_or_else(|error: KernelError| error.to_string(), |number| number.to_string())
+    system
+        .word(inode, offset, "inode.i_ino")
+        .map_or_else(|error: KernelError| error.to_string(), |number| number.to_string())
 }

@@ -1,15 +1,16 @@
 //! `files.jsonl`: open files of all kinds, those of which no name is left marked.
 
-use base::addr::{VirtAddr, to_usize};
-use base::fields::Fields;
 use ::processes::names;
 use ::processes::tasks::Task;
+use base::addr::{VirtAddr, to_usize};
+use base::fields::Fields;
 use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
 use symbols::layouts;
 use vmcore::kernel::KernelError;
 
 use super::{Artefact, Ground, Row, Rows, Stop};
+use crate::mounts;
 
 /// Descriptors of one process that are believed; its table is read in pieces.
 const MAX_FILES: u64 = 1 << 20;
@@ -46,6 +47,10 @@ layouts! {
     }
     SuperLayout of "super_block" {
         device: "s_dev",
+        kind: "s_type",
+    }
+    KindLayout of "file_system_type" {
+        name: "name",
     }
 }
 
@@ -79,7 +84,9 @@ impl Tables {
         let system = ground.system;
         let follow = |base: VirtAddr, offset: u64, what: &'static str| system.pointer(base, offset, what);
         let start = || -> Result<Option<(VirtAddr, u64)>, KernelError> {
-            let Some(files) = follow(task.address, self.task.files, "task_struct.files")? else { return Ok(None) };
+            let Some(files) = follow(task.address, self.task.files, "task_struct.files")? else {
+                return Ok(None);
+            };
             let Some(table) = follow(files, self.files.table, "files_struct.fdt")? else { return Ok(None) };
             let max = system.half(table, self.table.max, "fdtable.max_fds")?;
             let array = follow(table, self.table.files, "fdtable.fd")?;
@@ -124,13 +131,15 @@ impl Tables {
 pub(super) struct Layout {
     tables: Tables,
     superblock: SuperLayout,
+    kind: KindLayout,
 }
 
 impl Artefact for Layout {
     const NAME: &'static str = "files";
 
     fn ask(known: &dyn Knowledge) -> Result<Self, Missing> {
-        Ok(Self { tables: Tables::ask(known)?, superblock: SuperLayout::ask(known)? })
+        let superblock = SuperLayout::ask(known)?;
+        Ok(Self { tables: Tables::ask(known)?, superblock, kind: KindLayout::ask(known)? })
     }
 
     fn walk(&self, ground: &Ground<'_>, rows: &mut Rows<'_>) -> Result<(), Stop> {
@@ -158,18 +167,23 @@ impl Artefact for Layout {
 impl Layout {
     fn row(&self, ground: &Ground<'_>, file: VirtAddr, row: &mut Row) {
         let (system, layout) = (ground.system, &self.tables.file);
-        let path = names::path(system, file).map(|path| String::from_utf8_lossy(&path).into_owned());
-        row.read("file.path", path);
-        row.read("linux.flags", system.half(file, layout.flags, "file.f_flags").map(|word| format!("{word:#o}")));
+        row.read(
+            "linux.flags",
+            system.half(file, layout.flags, "file.f_flags").map(|word| format!("{word:#o}")),
+        );
         row.read("linux.position", system.word(file, layout.position, "file.f_pos"));
         let (inode, mode) = match self.tables.mode(ground, file) {
             Ok(found) => found,
             Err(error) => return row.error("file.inode", &base::log::chain(&error)),
         };
+        row.read("file.path", self.name(ground, file, inode));
         row.set("file.type", kind(mode));
         row.set("file.mode", format!("{:04o}", mode & 0o7777));
         let layout = &self.tables.inode;
-        row.read("file.inode", system.word(inode, layout.number, "inode.i_ino").map(|number| number.to_string()));
+        row.read(
+            "file.inode",
+            system.word(inode, layout.number, "inode.i_ino").map(|number| number.to_string()),
+        );
         row.read("file.size", system.word(inode, layout.size, "inode.i_size"));
         row.read("file.uid", system.half(inode, layout.uid, "inode.i_uid").map(|id| id.to_string()));
         let links = system.half(inode, layout.links, "inode.i_nlink");
@@ -183,6 +197,30 @@ impl Layout {
             system.half(superblock, self.superblock.device, "super_block.s_dev")
         });
         row.read("file.device", device.map(device_name));
+    }
+}
+
+impl Layout {
+    /// The name as /proc/PID/fd has it.
+    fn name(&self, ground: &Ground<'_>, file: VirtAddr, inode: VirtAddr) -> Result<String, KernelError> {
+        let system = ground.system;
+        let kind = || {
+            let superblock = system.pointer(inode, self.tables.inode.superblock, "inode.i_sb").ok()??;
+            let kind = system.pointer(superblock, self.superblock.kind, "super_block.s_type").ok()??;
+            mounts::text(system, kind, self.kind.name).ok()
+        };
+        let number = || system.word(inode, self.tables.inode.number, "inode.i_ino");
+        let path = || names::path(system, file).map(|path| String::from_utf8_lossy(&path).into_owned());
+        Ok(match kind().as_deref() {
+            Some("sockfs") => format!("socket:[{}]", number()?),
+            Some("pipefs") => format!("pipe:[{}]", number()?),
+            Some("anon_inodefs") => {
+                let path = path()?;
+                let name = path.trim_start_matches('/').split(" (deleted)").next().unwrap_or_default();
+                format!("anon_inode:{name}")
+            }
+            _ => path()?,
+        })
     }
 }
 

@@ -1,11 +1,11 @@
 //! `processes.jsonl`: processes with their threads, who they are, what they were started with.
 
-use base::addr::{VirtAddr, to_u64, to_usize};
 use ::processes::mappings::Space;
 use ::processes::names;
 use ::processes::resident::Pages;
 use ::processes::tasks::{Process, Task};
 use ::processes::user;
+use base::addr::{VirtAddr, to_u64, to_usize};
 use serde_json::Value;
 use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
@@ -235,7 +235,8 @@ impl Layout {
 
     fn groups(&self, ground: &Ground<'_>, task: VirtAddr, row: &mut Row) {
         let system = ground.system;
-        let proxy = self.task.namespaces.and_then(|at| system.pointer(task, at, "task_struct.nsproxy").ok()?);
+        let proxy =
+            self.task.namespaces.and_then(|at| system.pointer(task, at, "task_struct.nsproxy").ok()?);
         for &(name, pointer, number) in self.namespaces.iter().filter(|_| proxy.is_some()) {
             let number = proxy.and_then(|proxy| {
                 let namespace = system.pointer(proxy, pointer, "nsproxy").ok()??;

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ::processes::tasks::Task;
 use base::addr::{VirtAddr, to_usize};
 use base::fields::Fields;
-use ::processes::tasks::Task;
 use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
 use symbols::layouts;
@@ -120,7 +120,9 @@ impl Layout {
         let state = system.bytes(sock, layout.state, 1, "sock.skc_state");
         let state = state.map(|bytes| bytes.first().copied().unwrap_or(0));
         let protocol = short(layout.protocol, "sock.sk_protocol");
-        for (key, offset) in [("linux.socket.send_queue", layout.queued), ("linux.socket.receive_queue", layout.received)] {
+        for (key, offset) in
+            [("linux.socket.send_queue", layout.queued), ("linux.socket.receive_queue", layout.received)]
+        {
             row.read(key, system.half(sock, offset, "sock"));
         }
         if let Some(drops) = layout.drops {
@@ -145,7 +147,9 @@ impl Layout {
                         row.set("destination.port", port.swap_bytes());
                     }
                     (Ok(_), Ok(_)) => {}
-                    (Err(error), _) | (_, Err(error)) => row.error("destination.ip", &base::log::chain(&error)),
+                    (Err(error), _) | (_, Err(error)) => {
+                        row.error("destination.ip", &base::log::chain(&error))
+                    }
                 }
             }
             UNIX => {
@@ -160,15 +164,19 @@ impl Layout {
         let Some((layout, name)) = &self.unix else { return };
         let system = ground.system;
         let named = |sock: VirtAddr| -> Result<Option<String>, KernelError> {
-            let Some(address) = system.pointer(sock, layout.address, "unix_sock.addr")? else { return Ok(None) };
+            let Some(address) = system.pointer(sock, layout.address, "unix_sock.addr")? else {
+                return Ok(None);
+            };
             let len = u64::from(system.half(address, name.len, "unix_address.len")?);
             // Behind the family, two bytes.
             let path = len.saturating_sub(2).min(PATH);
-            let bytes = system.bytes(address, name.name.saturating_add(2), to_usize(path), "unix_address.name")?;
+            let bytes =
+                system.bytes(address, name.name.saturating_add(2), to_usize(path), "unix_address.name")?;
             let text = match bytes.split_first() {
                 // In a space of its own that is no file system: ss shows it with an @.
                 Some((0, rest)) => format!("@{}", String::from_utf8_lossy(rest)),
-                _ => String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned(),
+                _ => String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default())
+                    .into_owned(),
             };
             Ok(Some(text).filter(|text| !text.is_empty()))
         };

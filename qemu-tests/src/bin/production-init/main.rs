@@ -18,6 +18,7 @@ mod hook;
 mod hotplug;
 mod jobs;
 mod kernel_memory;
+mod last_words;
 mod layout;
 mod network;
 mod pagemap;
@@ -149,6 +150,9 @@ fn production() -> Result<()> {
     }
     if let Ok(arguments) = line.get("prod.capture") {
         return steps::switch(&out_of_a_word(arguments));
+    }
+    if line.get("prod.last").is_ok() {
+        last_words::say(seed, &line.list("prod.last").collect::<Vec<_>>())?;
     }
     match line.get("prod.panic") {
         Ok(cpu) => steps::panic_on(cpu),

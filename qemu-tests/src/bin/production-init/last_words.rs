@@ -1,0 +1,76 @@
+//! What the system says right before its end: what /proc shows, in a file of a tmpfs, and lines in files
+//! that nobody writes to the disk.
+
+use crate::user_memory::set;
+use anyhow::{Context, Result};
+use qemu_tests::last_words::{SNAPSHOT, UNSYNCED, UNSYNCED_LINES, unsynced_line};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+/// Takes down what /proc shows, and writes the lines into a file in each of the directories.
+pub(crate) fn say(seed: &str, directories: &[&str]) -> Result<()> {
+    // Nothing but a full memory writes pages back from here on.
+    set("/proc/sys/vm/dirty_writeback_centisecs", "0")?;
+    fs::write(SNAPSHOT, snapshot()?).context("writing what /proc shows")?;
+    for directory in directories {
+        let path = Path::new(directory).join(UNSYNCED);
+        let mut file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+        for number in 0..UNSYNCED_LINES {
+            let line = unsynced_line(seed, number);
+            file.write_all(line.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// A line for each fact, in words with tabs between them.
+fn snapshot() -> Result<String> {
+    let mut out = String::new();
+    for line in read("/proc/mounts").lines() {
+        let words: Vec<&str> = line.split(' ').take(3).collect();
+        let _ = writeln!(out, "mount\t{}", words.join("\t"));
+    }
+    for line in read("/proc/modules").lines() {
+        let _ = writeln!(out, "module\t{}", line.split(' ').next().unwrap_or_default());
+    }
+    for entry in fs::read_dir("/proc").context("reading /proc")?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.parse::<u32>().is_ok() {
+            process(&name, &mut out);
+        }
+    }
+    Ok(out)
+}
+
+fn read(path: &str) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
+fn process(pid: &str, out: &mut String) {
+    let status = read(&format!("/proc/{pid}/status"));
+    let field = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"));
+        line.unwrap_or_default().split('\t').next().unwrap_or_default().to_owned()
+    };
+    let _ = writeln!(out, "process\t{pid}\t{}\t{}\t{}", field("PPid"), field("Uid"), field("Name"));
+    for (what, file) in [("args", "cmdline"), ("env", "environ")] {
+        let text = read(&format!("/proc/{pid}/{file}"));
+        if !text.is_empty() {
+            let words: Vec<&str> = text.trim_end_matches('\0').split('\0').collect();
+            let _ = writeln!(out, "{what}\t{pid}\t{}", words.join("\t"));
+        }
+    }
+    for what in ["exe", "cwd", "root"] {
+        if let Ok(target) = fs::read_link(format!("/proc/{pid}/{what}")) {
+            let _ = writeln!(out, "{what}\t{pid}\t{}", target.display());
+        }
+    }
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        if let Ok(target) = fs::read_link(entry.path()) {
+            let number = entry.file_name().to_string_lossy().into_owned();
+            let _ = writeln!(out, "fd\t{pid}\t{number}\t{}", target.display());
+        }
+    }
+}
