@@ -11,7 +11,7 @@ use base::addr::VirtAddr;
 use processes::system::{System, SystemError};
 use processes::tasks;
 use symbols::btf::{BtfError, Types};
-use symbols::kallsyms::Symbols;
+use symbols::kallsyms::{Symbols, index};
 use symbols::knowledge::{Answers, Read, Recorder};
 use triage::wanted;
 use vmcore::format::vmcoreinfo::VmcoreInfo;
@@ -91,7 +91,12 @@ pub fn gather() -> Result<Gathered, KnowledgeError> {
     };
     let kernel = Kernel::new(&core, &info, core.mappings());
     wanted::ask_all(Some(&kernel), &recorder);
-    let answers = recorder.answers();
+    let mut answers = recorder.answers();
+    // Without it names on stacks are searched for after a crash.
+    match index::locate(&kernel) {
+        Ok(noted) => answers.0.extend(noted.0),
+        Err(error) => log::warn!("the table of symbols: {}", base::log::chain(&error)),
+    }
     let tried = try_out(&kernel, &answers);
     Ok(Gathered { answers, tried })
 }

@@ -104,7 +104,10 @@ impl Triage<'_> {
         }
         for row in self.rows("files")? {
             let words = ["/process/pid", "/linux/fd", "/file/path"].map(|path| text(&row, path));
-            fact(&mut facts, "fd", &words.join("\t"));
+            // It was opened to panic.
+            if !words.contains(&"/proc/sysrq-trigger".to_owned()) {
+                fact(&mut facts, "fd", &words.join("\t"));
+            }
         }
         Ok(facts)
     }
@@ -119,8 +122,8 @@ fn said(snapshot: &str) -> Facts {
         |pid: &str| lines().any(|(of, rest)| of == "args" && rest.split('\t').next() == Some(pid));
     for (of, rest) in lines() {
         let pid = rest.split('\t').next().unwrap_or_default();
-        // The directory of descriptors was open to be read.
-        let own = of == "fd" && rest.ends_with("/fd");
+        // Directories of /proc were open to be read.
+        let own = of == "fd" && (rest.ends_with("/fd") || rest.ends_with("\t/proc"));
         let hidden = of == "mount" && rest.starts_with("nullfs\t");
         if (matches!(of, "mount" | "module") || is_of_user(pid)) && !own && !hidden {
             fact(&mut facts, of, rest);

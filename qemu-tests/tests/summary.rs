@@ -45,7 +45,8 @@ fn judge(series: &str) -> Result<()> {
     scenario.memory_mib = 512;
     scenario.config.level = 1;
     scenario.extra = ["xfs", "btrfs"].map(|kind| ExtraDisk::of(kind, 384, Content::Filesystem(kind))).into();
-    scenario.layout = ["mount /dev/vdb /x xfs", "mount /dev/vdc /b btrfs"].map(str::to_owned).into();
+    scenario.layout =
+        ["mount /dev/vdb /x xfs nouuid", "mount /dev/vdc /b btrfs subvolid=5"].map(str::to_owned).into();
     scenario.append = "prod.last=/disk,/x,/b".to_owned();
     let outcome = scenario.run()?;
     let dump = outcome.dump()?;

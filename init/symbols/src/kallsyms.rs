@@ -24,7 +24,7 @@ use vmcore::kernel::{Kernel, KernelError};
 
 use base::addr::{VirtAddr, to_u64};
 
-use crate::knowledge::{Knowledge, Question};
+use crate::knowledge::{Answers, Knowledge, Question};
 use names::{Names, Tokens};
 pub(crate) use table::Builder;
 use table::is_global;
@@ -126,6 +126,46 @@ struct Places {
     tokens: VirtAddr,
     index: VirtAddr,
     addresses: Addresses,
+}
+
+impl Places {
+    const NAMES: Question<'static> = Question::Symbol("kallsyms_names");
+    const COUNT: Question<'static> = Question::Value("kallsyms", "count");
+    const TOKENS: Question<'static> = Question::Symbol("kallsyms_token_table");
+    const INDEX: Question<'static> = Question::Symbol("kallsyms_token_index");
+    const ADDRESSES: Question<'static> = Question::Symbol("kallsyms_addresses");
+    const OFFSETS: Question<'static> = Question::Symbol("kallsyms_offsets");
+    const BASE: Question<'static> = Question::Value("kallsyms", "base");
+
+    /// Writes it down.
+    fn note(self, answers: &mut Answers) {
+        answers.note(Self::NAMES, self.names.0);
+        answers.note(Self::COUNT, self.count.into());
+        answers.note(Self::TOKENS, self.tokens.0);
+        answers.note(Self::INDEX, self.index.0);
+        match self.addresses {
+            Addresses::Absolute(at) => answers.note(Self::ADDRESSES, at.0),
+            Addresses::Relative { at, base } => {
+                answers.note(Self::OFFSETS, at.0);
+                answers.note(Self::BASE, base);
+            }
+            Addresses::FromPlace(at) => answers.note(Self::OFFSETS, at.0),
+        }
+    }
+
+    /// What was written down.
+    fn noted(answers: &Answers) -> Option<Self> {
+        let at = |question| answers.ask(question).map(VirtAddr);
+        let addresses = match (at(Self::ADDRESSES), at(Self::OFFSETS), answers.ask(Self::BASE)) {
+            (Some(at), _, _) => Addresses::Absolute(at),
+            (None, Some(at), Some(base)) => Addresses::Relative { at, base },
+            (None, Some(at), None) => Addresses::FromPlace(at),
+            (None, None, _) => return None,
+        };
+        let count = u32::try_from(answers.ask(Self::COUNT)?).ok()?;
+        let (names, tokens, index) = (at(Self::NAMES)?, at(Self::TOKENS)?, at(Self::INDEX)?);
+        Some(Self { names, count, tokens, index, addresses })
+    }
 }
 
 /// Where the addresses lie, and from where they count.

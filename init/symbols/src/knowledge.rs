@@ -161,6 +161,11 @@ impl Answers {
         Self(lines.collect())
     }
 
+    /// Writes an answer down.
+    pub fn note(&mut self, question: Question<'_>, answer: u64) {
+        self.0.insert(question.to_string(), answer);
+    }
+
     /// Whether nothing is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -65,7 +65,7 @@ pub fn walk(subject: Subject<'_>, send: &mut dyn FnMut(Piece)) {
     send(Piece::Signature(signature::of(cause.kind, &[])));
     match subject.answers {
         Some(answers) => {
-            let names = index::read_as_known(subject.kernel, &known_places(answers));
+            let names = index::read_as_known(subject.kernel, answers, &known_places(answers));
             with_names(subject, answers, names, &search, send);
         }
         None => match tables(subject.kernel) {

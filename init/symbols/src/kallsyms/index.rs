@@ -6,6 +6,8 @@ use std::cell::OnceCell;
 use base::addr::{VirtAddr, to_u64, to_usize};
 
 use super::names::{Names, Tokens};
+use crate::knowledge::Answers;
+
 use super::{KallsymsError, MAX_TEXT, Places, Symbols, addresses, check_count, is_global, verify};
 use vmcore::kernel::Kernel;
 
@@ -149,10 +151,25 @@ pub fn read(kernel: &Kernel<'_>) -> Result<Index, KallsymsError> {
     Ok(index)
 }
 
-/// The same, where addresses of symbols are known already: `known` are names and addresses that must
-/// be in it.
-pub fn read_as_known(kernel: &Kernel<'_>, known: &[(&str, VirtAddr)]) -> Result<Index, KallsymsError> {
-    let index = Index::read(kernel, super::places(kernel)?)?;
+/// Notes where the tables lie, if they have to be searched for: kernels before 6.0 do not have them in
+/// VMCOREINFO. What [`read_as_known`] is given then.
+pub fn locate(kernel: &Kernel<'_>) -> Result<Answers, KallsymsError> {
+    let mut answers = Answers::default();
+    if super::named(kernel)?.is_none() {
+        super::places(kernel)?.note(&mut answers);
+    }
+    Ok(answers)
+}
+
+/// The same as [`read()`], where something is known already: `known` are names and addresses that must
+/// be in it, and `answers` may say where the tables lie.
+pub fn read_as_known(
+    kernel: &Kernel<'_>,
+    answers: &Answers,
+    known: &[(&str, VirtAddr)],
+) -> Result<Index, KallsymsError> {
+    let noted = Places::noted(answers);
+    let index = Index::read(kernel, noted.map_or_else(|| super::places(kernel), Ok)?)?;
     for &(name, theirs) in known {
         // Several symbols may have one address.
         let first = index.addresses.partition_point(|symbol| *symbol < theirs.0);

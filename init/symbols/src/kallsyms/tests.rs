@@ -238,10 +238,11 @@ fn an_index_must_have_what_is_known() {
     let made = made(Encoding::FromPlace);
     let known = VirtAddr(made.address("init_task").unwrap());
     with_kernel(&made.info, &made.bytes, |kernel| {
-        assert!(index::read_as_known(kernel, &[("init_task", known)]).is_ok());
-        let moved = index::read_as_known(kernel, &[("init_task", VirtAddr(known.0 + 8))]).unwrap_err();
+        let read = |known: &[(&str, VirtAddr)]| index::read_as_known(kernel, &Answers::default(), known);
+        assert!(read(&[("init_task", known)]).is_ok());
+        let moved = read(&[("init_task", VirtAddr(known.0 + 8))]).unwrap_err();
         assert!(moved.to_string().contains("init_task"), "{moved}");
-        assert!(index::read_as_known(kernel, &[("other_task", known)]).is_err());
+        assert!(read(&[("other_task", known)]).is_err());
     });
 }
 
@@ -253,5 +254,26 @@ fn a_damaged_index_is_refused() {
         bytes[at] = byte;
         let read = with_kernel(&made.info, &bytes, |kernel| index::read(kernel).map(|_| ()));
         assert!(read.is_err(), "{at}");
+    }
+}
+
+#[test]
+fn tables_that_were_searched_for_once_are_found_by_what_was_noted() {
+    let short = MadeUp::short(Encoding::Relative, false, &types().blob(), 1000);
+    with_kernel(&short.info, &short.bytes, |kernel| {
+        let noted = index::locate(kernel).unwrap();
+        assert!(!noted.is_empty());
+        let noted = Answers::parse(&noted.to_text());
+        let index = index::read_as_known(kernel, &noted, &[]).unwrap();
+        assert_eq!(index.find("init_task").map(|at| at.0), short.address("init_task"));
+    });
+    for encoding in ALL {
+        let made = made(encoding);
+        let places = with_kernel(&made.info, &made.bytes, |kernel| named(kernel).unwrap().unwrap());
+        let mut answers = Answers::default();
+        places.note(&mut answers);
+        assert_eq!(Places::noted(&answers), Some(places), "{encoding:?}");
+        let noted = with_kernel(&made.info, &made.bytes, |kernel| index::locate(kernel).unwrap());
+        assert!(noted.is_empty(), "VMCOREINFO names them");
     }
 }

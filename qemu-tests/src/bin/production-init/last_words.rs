@@ -21,6 +21,8 @@ pub(crate) fn say(seed: &str, directories: &[&str]) -> Result<()> {
             let line = unsynced_line(seed, number);
             file.write_all(line.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
         }
+        // It stays open: some file systems write a new file when it is closed.
+        std::mem::forget(file);
     }
     Ok(())
 }
