@@ -289,8 +289,8 @@ pub(crate) enum Debug {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Say what was running when the kernel in a vmcore or dump came to its end: the cause, the task, stacks of
-    /// all CPUs and of tasks that wait, memory, modules, mounts, the end of the log
+    /// Say what was running when the kernel in a vmcore or dump came to its end: the cause, the task,
+    /// stacks of all CPUs and of tasks that wait, memory, modules, mounts, the end of the log
     ///
     /// Exit code 3: something could not be read.
     Summary {
@@ -301,8 +301,8 @@ pub(crate) enum Debug {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Bring out what was running, as JSON Lines (processes, open files, sockets, mounts, modules, a timeline),
-    /// and the files that were in memory only, into a new folder
+    /// Bring out what was running, as JSON Lines (processes, open files, sockets, mounts, modules, a
+    /// timeline), and the files that were in memory only, into a new folder
     ///
     /// Files of tmpfs are recovered whole, of others the pages that never reached the disk: at their paths
     /// below `[root]`. Exit code 3: something could not be read.

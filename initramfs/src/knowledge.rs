@@ -116,7 +116,8 @@ fn try_out(kernel: &Kernel<'_>, answers: &Answers) -> Result<usize, KnowledgeErr
     compare(&found.all.iter().map(|process| process.leader.pid).collect(), &before, &after)
 }
 
-/// All that was there before and after must have been found, and nothing else but what came or went meanwhile.
+/// All that was there before and after must have been found, and nothing else but what came or went
+/// meanwhile.
 fn compare(
     found: &BTreeSet<u32>,
     before: &BTreeSet<u32>,

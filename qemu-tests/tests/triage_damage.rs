@@ -20,9 +20,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 use std::{env, io};
+use symbols::btf;
 use symbols::kallsyms::index;
 use symbols::knowledge::{Answers, Read, Recorder};
-use symbols::btf;
 use triage::artefacts::{self, Ground, Limits, Output, Row};
 use triage::summary::{self, Subject};
 use triage::wanted;
@@ -115,7 +115,8 @@ fn walk(core: &dyn Core, memory: &dyn PhysicalMemory, answers: &Answers) -> Resu
     let held = Held::new(memory);
     let clock = summary::clock(&kernel, answers);
     let limits = Limits { file: 4 << 20, files: 64 << 20 };
-    let ground = Ground { system: &system, known: answers, processes: &processes, held: &held, clock, limits };
+    let (system, processes, held) = (&system, &processes, &held);
+    let ground = Ground { system, known: answers, processes, held, clock, limits };
     for done in artefacts::run_all(&ground, &mut counter) {
         if let Some(why) = done.stopped.filter(|why| why.contains("a row that is none")) {
             return Err(why);
@@ -193,7 +194,10 @@ fn damaged(series: &str, seed: u64, cases: u64) -> Result<()> {
         ensure!(counter.summary <= 256 << 10, "case {case} of seed {seed}: {} bytes", counter.summary);
         (slowest, most) = (slowest.max(took), most.max(counter.rows));
     }
-    eprintln!("{series}: {cases} cases at {} words; the slowest took {slowest:?}, the most rows were {most}", places.len());
+    eprintln!(
+        "{series}: {cases} cases at {} words; the slowest took {slowest:?}, the most rows were {most}",
+        places.len()
+    );
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! What is saved on one target, in this order: the log, the summary, then the dump or what stands for it, then
-//! `result.json`.
+//! What is saved on one target, in this order: the log, the summary, then the dump or what stands for
+//! it, then `result.json`.
 
 use std::io::{self, BufWriter, Write};
 

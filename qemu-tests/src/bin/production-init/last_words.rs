@@ -1,6 +1,7 @@
 //! What the system says right before its end: what /proc shows, in a file of a tmpfs, and lines in files
 //! that nobody writes to the disk.
 
+use crate::cmdline::CommandLine;
 use crate::user_memory::set;
 use anyhow::{Context, Result};
 use qemu_tests::last_words::{SNAPSHOT, UNSYNCED, UNSYNCED_LINES, unsynced_line};
@@ -9,12 +10,16 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
-/// Takes down what /proc shows, and writes the lines into a file in each of the directories.
-pub(crate) fn say(seed: &str, directories: &[&str]) -> Result<()> {
+/// Takes down what /proc shows, and writes the lines into a file in each of the directories that `prod.last`
+/// names; nothing if there is none.
+pub(crate) fn say(seed: &str, line: &CommandLine) -> Result<()> {
+    if line.get("prod.last").is_err() {
+        return Ok(());
+    }
     // Nothing but a full memory writes pages back from here on.
     set("/proc/sys/vm/dirty_writeback_centisecs", "0")?;
     fs::write(SNAPSHOT, snapshot()?).context("writing what /proc shows")?;
-    for directory in directories {
+    for directory in line.list("prod.last") {
         let path = Path::new(directory).join(UNSYNCED);
         let mut file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
         for number in 0..UNSYNCED_LINES {

@@ -151,9 +151,7 @@ fn production() -> Result<()> {
     if let Ok(arguments) = line.get("prod.capture") {
         return steps::switch(&out_of_a_word(arguments));
     }
-    if line.get("prod.last").is_ok() {
-        last_words::say(seed, &line.list("prod.last").collect::<Vec<_>>())?;
-    }
+    last_words::say(seed, &line)?;
     match line.get("prod.panic") {
         Ok(cpu) => steps::panic_on(cpu),
         Err(_) => Ok(()),
