@@ -148,7 +148,8 @@ impl Answers {
     /// As text: a line for each, the number in hex before the question.
     #[must_use]
     pub fn to_text(&self) -> String {
-        self.0.iter().map(|(question, answer)| format!("{answer:x} {question}\n")).collect()
+        let lines = self.0.iter().map(|(question, answer)| format!("{answer:x} {question}"));
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     /// Reads the text. A line that is none is left out: what it answered is not known.

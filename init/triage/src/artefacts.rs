@@ -116,7 +116,7 @@ struct Rows<'a> {
 
 impl Rows<'_> {
     /// Takes a row, and what it says of times.
-    fn add(&mut self, row: Row) -> Result<(), Stop> {
+    fn add(&mut self, row: &Row) -> Result<(), Stop> {
         if self.count >= MAX_ROWS {
             return Err(Stop::TooMany);
         }
@@ -124,7 +124,7 @@ impl Rows<'_> {
         if row.has_errors() {
             self.errors = self.errors.saturating_add(1);
         }
-        self.output.row(self.name, &row)?;
+        self.output.row(self.name, row)?;
         for event in row.events() {
             *self.timeline = self.timeline.saturating_add(1);
             self.output.row(timeline::NAME, &event)?;
@@ -190,7 +190,9 @@ fn run<A: Artefact>(ground: &Ground<'_>, output: &mut dyn Output, timeline: &mut
 
 /// Asks what all of them ask, so that the answers can be written down.
 pub fn ask_all(known: &dyn Knowledge) {
-    ALL.iter().for_each(|entry| (entry.ask)(known));
+    for entry in ALL {
+        (entry.ask)(known);
+    }
 }
 
 /// Runs all of them, one after the other; how each one did.

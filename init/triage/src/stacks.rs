@@ -50,20 +50,9 @@ impl Stacks<'_> {
         frames.iter().map(frame).collect()
     }
 
-    fn task(&self, task: &tasks::Task) -> Task {
-        Task {
-            pid: task.pid,
-            tgid: task.tgid,
-            comm: task.comm.clone(),
-            argv: None,
-            argv_error: None,
-            address: format!("{:#x}", task.address.0),
-        }
-    }
-
     /// The same with its arguments.
     pub(crate) fn with_arguments(&self, task: &tasks::Task) -> Task {
-        let found = self.task(task);
+        let found = plain(task);
         match task.mm.map(|mm| self.arguments(mm)) {
             None => found,
             Some(Ok(argv)) => Task { argv: Some(argv), ..found },
@@ -123,7 +112,7 @@ impl Stacks<'_> {
         let named = registers.iter().flat_map(|words| NAMES.iter().zip(words));
         Cpu {
             number,
-            task: task.map(|task| if crashed { self.with_arguments(task) } else { self.task(task) }),
+            task: task.map(|task| if crashed { self.with_arguments(task) } else { plain(task) }),
             crashed,
             user,
             registers: named.map(|(name, word)| ((*name).to_owned(), format!("{word:#x}"))).collect(),
@@ -153,7 +142,7 @@ impl Stacks<'_> {
             let kernel = self.system.kernel;
             let start = self.sleeper.and_then(|layout| Registers::of_sleeper(kernel, &layout, task.address));
             let stack = start.map(|start| self.frames(&start)).unwrap_or_default();
-            each(Blocked { task: self.task(task), stack });
+            each(Blocked { task: plain(task), stack });
         }
         more
     }
@@ -170,5 +159,17 @@ impl Stacks<'_> {
         let task = threads.find(|task| task.pid == pid)?;
         let start = Registers::of_sleeper(self.system.kernel, &self.sleeper?, task.address)?;
         Some(self.frames(&start))
+    }
+}
+
+/// The task without its arguments.
+fn plain(task: &tasks::Task) -> Task {
+    Task {
+        pid: task.pid,
+        tgid: task.tgid,
+        comm: task.comm.clone(),
+        argv: None,
+        argv_error: None,
+        address: format!("{:#x}", task.address.0),
     }
 }

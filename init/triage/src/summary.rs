@@ -254,8 +254,8 @@ impl Crash<'_> {
         let sure: Vec<&Frame> = sure.collect();
         let of_panic =
             |frame: &&&Frame| matches!(signature::plain(&frame.function), "panic" | "vpanic" | "nmi_panic");
-        let called = sure.iter().rposition(|frame| of_panic(&frame));
-        let caller = called.and_then(|at| sure.get(at.checked_add(1)?));
+        let panics = sure.iter().rposition(|frame| of_panic(&frame));
+        let caller = panics.and_then(|at| sure.get(at.checked_add(1)?));
         let caller = caller.map(|frame| (frame.function.clone(), frame.module.clone()));
         let cause = cause(subject, self.search, caller);
         let waits = cause.task.as_ref().filter(|_| cause.kind == Kind::HungTask);

@@ -242,7 +242,7 @@ impl Walk<'_> {
         );
         self.times(inode, &path, &mut row);
         self.recover(&path, size, &pieces, &mut row, rows)?;
-        rows.add(row)
+        rows.add(&row)
     }
 
     fn times(&self, inode: VirtAddr, path: &str, row: &mut Row) {

@@ -151,13 +151,13 @@ impl Artefact for Layout {
                 row.set("process.name", task.comm.clone());
                 row.set("linux.fd", number);
                 self.row(ground, file, &mut row);
-                rows.add(row)
+                rows.add(&row)
             })?;
             if let Err(error) = walked {
                 let mut row = Row::at(task.address);
                 row.set("process.pid", task.pid);
                 row.error("the table of open files", &base::log::chain(&error));
-                rows.add(row)?;
+                rows.add(&row)?;
             }
         }
         Ok(())

@@ -66,13 +66,13 @@ impl Artefact for Layout {
             let mut row = self.row(ground, module.address);
             row.set("linux.module.code", format!("{:#x}", module.text.0));
             row.set("linux.module.code_bytes", module.text.1.saturating_sub(module.text.0));
-            rows.add(row)?;
+            rows.add(&row)?;
         }
         let listed: BTreeSet<VirtAddr> = listed.iter().map(|module| module.address).collect();
         for address in self.in_sysfs(ground).into_iter().filter(|address| !listed.contains(address)) {
             let mut row = self.row(ground, address);
             row.set("linux.module.hidden", true);
-            rows.add(row)?;
+            rows.add(&row)?;
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ impl Artefact for Layout {
             row.put("linux.mount.path", found.path);
             row.put("linux.mount.type", found.kind);
             if result.is_ok() {
-                result = rows.add(row);
+                result = rows.add(&row);
             }
         });
         walked.map_err(|error| Stop::Start(base::log::chain(&error)))?;

@@ -116,12 +116,12 @@ impl Artefact for Layout {
 
     fn walk(&self, ground: &Ground<'_>, rows: &mut Rows<'_>) -> Result<(), Stop> {
         for process in &ground.processes.all {
-            rows.add(self.row(ground, process))?;
+            rows.add(&self.row(ground, process))?;
         }
         for fault in ground.processes.faults.iter().take(64) {
             let mut row = Row::default();
             row.error("the list of tasks", fault);
-            rows.add(row)?;
+            rows.add(&row)?;
         }
         Ok(())
     }
@@ -229,7 +229,7 @@ impl Layout {
         ];
         for (key, dentry, mount) in keys {
             let path = names::in_mount(system, (fs, dentry), (fs, mount));
-            row.read(key, path.map(text));
+            row.read(key, path.map(|path| text(&path)));
         }
     }
 
@@ -276,7 +276,7 @@ impl Layout {
         let system = ground.system;
         match system.pointer(mm, self.mm.exe, "mm_struct.exe_file") {
             Ok(Some(file)) => {
-                let path = names::path(system, file).map(text);
+                let path = names::path(system, file).map(|path| text(&path));
                 let deleted = path.as_ref().is_ok_and(|path| path.ends_with(" (deleted)"));
                 row.read("process.executable", path);
                 if deleted {
@@ -298,7 +298,7 @@ impl Layout {
             let mut bytes = vec![0; to_usize(len.min(TEXT))];
             user::read(&pages, &space, start, &mut bytes).map_err(|error| error.to_string())?;
             let all = bytes.strip_suffix(&[0]).unwrap_or(&bytes);
-            Ok(all.split(|byte| *byte == 0).map(|word| text(word.to_vec())).collect())
+            Ok(all.split(|byte| *byte == 0).map(text).collect())
         };
         row.put("process.args", words(self.mm.arg_start, self.mm.arg_end, "mm_struct.arg_start"));
         let args = row.get("process.args").and_then(Value::as_array).map(|args| {
@@ -313,8 +313,8 @@ impl Layout {
     }
 }
 
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8_lossy(&bytes).into_owned()
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// As ps has it (fs/proc/array.c).

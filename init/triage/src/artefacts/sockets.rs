@@ -79,7 +79,7 @@ impl Artefact for Layout {
             // A table that cannot be read is told by the artefact of files.
             let _ = self.tables.each(ground, task, &mut |number, file| {
                 let is_socket = self.tables.mode(ground, file).is_ok_and(|(_, mode)| mode & TYPE == SOCKET);
-                if is_socket { rows.add(self.row(ground, task, number, file)) } else { Ok(()) }
+                if is_socket { rows.add(&self.row(ground, task, number, file)) } else { Ok(()) }
             })?;
         }
         Ok(())
@@ -148,7 +148,7 @@ impl Layout {
                     }
                     (Ok(_), Ok(_)) => {}
                     (Err(error), _) | (_, Err(error)) => {
-                        row.error("destination.ip", &base::log::chain(&error))
+                        row.error("destination.ip", &base::log::chain(&error));
                     }
                 }
             }
