@@ -101,19 +101,14 @@ pub fn write<W: Write + Seek>(kernel: &Kernel<'_>, out: &mut W) -> Result<Report
     if image.text().is_none() {
         return Err(DebuginfoError::NoPart("_text and _etext"));
     }
-    let mut orc = Tables::find(kernel, &symbols);
-    let fault = match &orc {
-        None => Some("stacks are not unwound exactly: the kernel has no ORC tables"),
-        Some(tables) => match checks::orc(&image, tables) {
-            Ok(()) if tables.layout.is_none() => {
-                Some("gdb does not unwind stacks: the layout of the kernel's ORC tables is not known")
-            }
-            Ok(()) => None,
-            Err(fault) => {
-                orc = None;
-                Some(fault)
-            }
-        },
+    let (orc, fault) = match Tables::find(kernel, &symbols).map(|tables| checks::orc(&image, tables)) {
+        None => (None, Some("stacks are not unwound exactly: the kernel has no ORC tables")),
+        Some(Ok(orc)) if orc.tables.layout.is_none() => (
+            Some(orc),
+            Some("gdb does not unwind stacks: the layout of the kernel's ORC tables is not known"),
+        ),
+        Some(Ok(orc)) => (Some(orc), None),
+        Some(Err(fault)) => (None, Some(fault)),
     };
     report.missing.extend(fault.into_iter().chain(checks::build_id(&image)).map(str::to_owned));
     let dwarf = dwarf::write(&mut types, &found.variables, &image);
@@ -123,7 +118,7 @@ pub fn write<W: Write + Seek>(kernel: &Kernel<'_>, out: &mut W) -> Result<Report
     report.frames = frames.functions;
     report.unresolved = found.unresolved;
 
-    let mut all = sections::of_image(&image, orc.as_ref());
+    let mut all = sections::of_image(&image, orc);
     if let Some((one, other)) = checks::overlap(&all) {
         return Err(DebuginfoError::Overlap { one, other });
     }

@@ -2,10 +2,11 @@
 
 use base::addr::{VirtAddr, to_u64};
 
+use super::checks::Orc;
 use super::dies::{sleb, uleb};
 use super::prologue;
 use crate::image::Image;
-use crate::orc::{self, Base, ENTRY, Entry, Frame, Tables};
+use crate::orc::{Base, ENTRY, Entry, Frame, Layout};
 
 /// Numbers of registers in DWARF (System V ABI, AMD64 supplement, figure 3.36).
 const BP: u8 = 6;
@@ -54,10 +55,10 @@ struct Row {
 }
 
 /// Writes call frame information of all functions.
-pub(super) fn write(image: &Image<'_>, orc: Option<&Tables>) -> Frames {
+pub(super) fn write(image: &Image<'_>, orc: Option<&Orc>) -> Frames {
     let mut frames = Frames::default();
-    if let Some((tables, layout)) = orc.and_then(|tables| Some((tables, tables.layout?))) {
-        of_orc(&mut frames, image, tables, layout);
+    if let Some((orc, layout)) = orc.and_then(|orc| Some((orc, orc.tables.layout?))) {
+        of_orc(&mut frames, image, orc, layout);
     }
     for name in WITHOUT_ORC {
         let Some(symbol) = image.only(name) else { continue };
@@ -101,39 +102,32 @@ impl Frames {
         let mut body = [&[0xff, 0xff, 0xff, 0xff, 1][..], augmentation, &[1, 0x78, RETURN]].concat();
         // The caller's stack is behind the return address, which is at its end.
         body.extend([0x0c, SP, 8, 0x80 | RETURN, 1]);
-        self.block(body);
+        self.block(&[&body]);
         at
     }
 
     /// The entry of a piece of code.
     fn function(&mut self, signal: bool, start: u64, len: u64, program: &[u8]) {
         let common = self.common(signal);
-        let mut body = common.to_le_bytes().to_vec();
-        body.extend(start.to_le_bytes());
-        body.extend(len.to_le_bytes());
-        body.extend_from_slice(program);
-        self.block(body);
+        self.block(&[&common.to_le_bytes(), &start.to_le_bytes(), &len.to_le_bytes(), program]);
         self.functions = self.functions.saturating_add(1);
     }
 
     /// A length and a body, filled up with DW_CFA_nop.
-    fn block(&mut self, mut body: Vec<u8>) {
-        let len = body.len().saturating_add(4).next_multiple_of(8).saturating_sub(4);
-        body.resize(len, 0);
-        self.bytes.extend(u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
-        self.bytes.extend(body);
+    fn block(&mut self, body: &[&[u8]]) {
+        let len = body.iter().fold(4_usize, |len, part| len.saturating_add(part.len())).next_multiple_of(8);
+        let end = self.bytes.len().saturating_add(len);
+        let len = u32::try_from(len.saturating_sub(4)).unwrap_or(u32::MAX);
+        self.bytes.extend_from_slice(&len.to_le_bytes());
+        for part in body {
+            self.bytes.extend_from_slice(part);
+        }
+        self.bytes.resize(end, 0);
     }
 }
 
 /// Entries of all functions, from the tables of the kernel.
-fn of_orc(frames: &mut Frames, image: &Image<'_>, tables: &Tables, layout: orc::Layout) {
-    let ip = image.bytes(tables.ip.0.0, tables.ip.1.0);
-    let entries = image.bytes(tables.entries.0.0, tables.entries.1.0);
-    let all: Vec<(u64, &[u8])> = tables.code(&ip).zip(entries.chunks_exact(ENTRY)).collect();
-    // A table that is not in order is damaged: nothing in it can be found.
-    if !all.is_sorted_by_key(|(address, _)| *address) {
-        return;
-    }
+fn of_orc(frames: &mut Frames, image: &Image<'_>, orc: &Orc, layout: Layout) {
     let mut starts: Vec<u64> = image
         .symbols
         .all()
@@ -143,26 +137,33 @@ fn of_orc(frames: &mut Frames, image: &Image<'_>, tables: &Tables, layout: orc::
         .collect();
     starts.dedup();
     let last = image.text().map_or(0, |(_, end)| end);
+    let mut all = orc.tables.code(&orc.ip).zip(orc.entries.chunks_exact(ENTRY)).peekable();
+    let mut current: Option<(u64, &[u8])> = None;
+    let (mut rows, mut program) = (Vec::new(), Vec::new());
     for (index, &start) in (1_usize..).zip(&starts) {
         let end = starts.get(index).copied().unwrap_or(last);
-        let first = all.partition_point(|(address, _)| *address <= start).saturating_sub(1);
-        let mut rows = Vec::new();
-        let rest = all.get(first..).unwrap_or_default();
-        for (number, (address, bytes)) in (1_usize..).zip(rest) {
-            if *address >= end {
-                break;
-            }
-            let next = rest.get(number).map_or(end, |(address, _)| *address);
-            let (from, to) = ((*address).max(start), next.min(end));
-            let Some(entry) = layout.decode(bytes).filter(|_| from < to) else { continue };
-            rows.push(Row { start: from, end: to, entry });
+        while let Some(next) = all.next_if(|(address, _)| *address <= start) {
+            current = Some(next);
         }
-        runs(frames, image, &rows);
+        rows.clear();
+        loop {
+            let next = all.peek().map_or(end, |(address, _)| *address);
+            if let Some((address, bytes)) = current {
+                let (from, to) = (address.max(start), next.min(end));
+                let entry = layout.decode(bytes).filter(|_| from < to);
+                rows.extend(entry.map(|entry| Row { start: from, end: to, entry }));
+            }
+            match all.next_if(|(address, _)| *address < end) {
+                Some(next) => current = Some(next),
+                None => break,
+            }
+        }
+        runs(frames, image, &rows, &mut program);
     }
 }
 
 /// Writes what is known, a piece for each run of rows of one kind.
-fn runs(frames: &mut Frames, image: &Image<'_>, rows: &[Row]) {
+fn runs(frames: &mut Frames, image: &Image<'_>, rows: &[Row], program: &mut Vec<u8>) {
     let known = |row: &Row| {
         matches!(row.entry.frame, Frame::Call | Frame::Registers | Frame::Interrupt)
             && !matches!(row.entry.sp.0, Base::Undefined | Base::PreviousSp)
@@ -174,21 +175,21 @@ fn runs(frames: &mut Frames, image: &Image<'_>, rows: &[Row]) {
     for run in rows.chunk_by(|one, next| kind(one) == kind(next) && one.end == next.start) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
         let Some(signal) = kind(first) else { continue };
-        let program = program(run, first.start);
+        write_program(program, run, first.start);
         let start = image.link(VirtAddr(first.start));
-        frames.function(signal, start, last.end.saturating_sub(first.start), &program);
+        frames.function(signal, start, last.end.saturating_sub(first.start), program);
     }
 }
 
-/// The instructions of a run.
-fn program(rows: &[Row], start: u64) -> Vec<u8> {
-    let mut program = Vec::new();
+/// Writes the instructions of a run in place of what is there.
+fn write_program(program: &mut Vec<u8>, rows: &[Row], start: u64) {
+    program.clear();
     let mut at = start;
     let mut saved = None;
     for row in rows {
-        advance(&mut program, row.start.saturating_sub(at));
+        advance(program, row.start.saturating_sub(at));
         at = row.start;
-        stack(&mut program, row.entry);
+        stack(program, row.entry);
         if row.entry.frame == Frame::Call {
             let bp = match row.entry.bp {
                 (Base::PreviousSp, offset) if offset <= 0 && offset % 8 == 0 => {
@@ -201,17 +202,16 @@ fn program(rows: &[Row], start: u64) -> Vec<u8> {
                 match bp {
                     Some(words) => {
                         program.push(0x80 | BP);
-                        uleb(&mut program, words.into());
+                        uleb(program, words.into());
                     }
                     // DW_CFA_same_value
                     None => program.extend([0x08, BP]),
                 }
             }
         } else {
-            registers(&mut program, row.entry.frame);
+            registers(program, row.entry.frame);
         }
     }
-    program
 }
 
 /// `DW_CFA_advance_loc`

@@ -1,28 +1,40 @@
 //! Whether the parts of the image contradict each other: what is wrong is left out, and said.
 
-use base::addr::{VirtAddr, to_usize};
+use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 
 use super::sections::Section;
 use crate::image::Image;
-use crate::orc::{ENTRY, Tables};
+use crate::orc::{ENTRY, IP, Tables};
 
 /// Bytes of `.notes`, and notes, that are looked at.
 const MAX_NOTES: u64 = 64 << 10;
 /// `NT_GNU_BUILD_ID`
 const BUILD_ID: u32 = 3;
 
-/// Whether the tables of ORC are there and in order: ascending addresses of the image.
-pub(super) fn orc(image: &Image<'_>, tables: &Tables) -> Result<(), &'static str> {
-    let read = |start: VirtAddr, len: u64| {
-        let mut bytes = vec![0; to_usize(len)];
-        image.kernel.read(start, &mut bytes, "the tables of ORC").map(|()| bytes)
+/// The tables of ORC, read and in order: ascending addresses of the image.
+pub(super) struct Orc {
+    pub(super) tables: Tables,
+    /// The bytes of their sections.
+    pub(super) ip: Vec<u8>,
+    pub(super) entries: Vec<u8>,
+}
+
+/// Reads the tables of ORC. Their entries must be there; the end of a section may be aligned.
+pub(super) fn orc(image: &Image<'_>, tables: Tables) -> Result<Orc, &'static str> {
+    let read = |(start, end): (VirtAddr, VirtAddr), entry: usize| {
+        let entries = tables.len().saturating_mul(to_u64(entry));
+        let mut bytes = vec![0; to_usize(entries)];
+        image
+            .kernel
+            .read(start, &mut bytes, "the tables of ORC")
+            .map_err(|_| "stacks are not unwound exactly: the kernel's ORC tables are not in the dump")?;
+        bytes.truncate(to_usize(end.0.saturating_sub(start.0)));
+        bytes.extend(image.bytes(start.0.saturating_add(entries), end.0));
+        Ok::<_, &'static str>(bytes)
     };
-    let bytes_of = |size: u64| tables.len().saturating_mul(size);
-    let entries = u64::try_from(ENTRY).unwrap_or(u64::MAX);
-    let (Ok(ip), Ok(_)) = (read(tables.ip.0, bytes_of(4)), read(tables.entries.0, bytes_of(entries))) else {
-        return Err("stacks are not unwound exactly: the kernel's ORC tables are not in the dump");
-    };
+    let ip = read(tables.ip, IP)?;
+    let entries = read(tables.entries, ENTRY)?;
     let start = image.text().map_or(0, |(start, _)| start);
     let end = image.find(&["_end"]).unwrap_or(u64::MAX);
     let mut last = start;
@@ -34,7 +46,7 @@ pub(super) fn orc(image: &Image<'_>, tables: &Tables) -> Result<(), &'static str
         }
         last = address;
     }
-    Ok(())
+    Ok(Orc { tables, ip, entries })
 }
 
 /// What is wrong with the build id, by which readers tell whether a file is that of a dump.

@@ -4,7 +4,7 @@
 //! address. A reader that looks for the function of an address then reads a few entries, not all:
 //! with one unit for all, drgn's stack traces take ten times as long.
 
-use super::dies::{Dies, Value, at, tag};
+use super::dies::{Attributes, Dies, Value, at, tag};
 use crate::btf::{Kind, Space, Type, TypeId, Types};
 use crate::globals::Variable;
 use crate::image::Image;
@@ -182,12 +182,12 @@ fn entry(dies: &mut Dies, types: &Types, id: TypeId, names: &Names) {
         return;
     }
     dies.place(id);
-    let mut attributes: Vec<(u8, Value)> = name(found.name).into_iter().collect();
+    let mut attributes = Attributes::new([name(found.name)]);
     match found.kind {
         Kind::Int | Kind::Float => base(dies, types, found),
         Kind::Pointer => {
-            attributes.push((at::BYTE_SIZE, Value::U8(8)));
-            attributes.extend(of(types, found.target()));
+            attributes.add(Some((at::BYTE_SIZE, Value::U8(8))));
+            attributes.add(of(types, found.target()));
             dies.entry(tag::POINTER, false, &attributes);
         }
         Kind::Array => array(dies, types, found, names),
@@ -195,12 +195,12 @@ fn entry(dies: &mut Dies, types: &Types, id: TypeId, names: &Names) {
         Kind::Enum | Kind::Enum64 => enumeration(dies, found, names),
         Kind::Forward => {
             let tag = if found.flag { tag::UNION } else { tag::STRUCTURE };
-            attributes.push((at::DECLARATION, Value::Flag));
+            attributes.add(Some((at::DECLARATION, Value::Flag)));
             dies.entry(tag, false, &attributes);
         }
         Kind::Prototype => {
-            attributes.push((at::PROTOTYPED, Value::Flag));
-            attributes.extend(of(types, found.target()));
+            attributes.add(Some((at::PROTOTYPED, Value::Flag)));
+            attributes.add(of(types, found.target()));
             dies.entry(tag::PROTOTYPE, found.parameters().next().is_some(), &attributes);
             parameters(dies, types, found);
         }
@@ -211,7 +211,7 @@ fn entry(dies: &mut Dies, types: &Types, id: TypeId, names: &Names) {
                 Kind::Restrict => tag::RESTRICT,
                 _ => tag::TYPEDEF,
             };
-            attributes.extend(of(types, found.target()));
+            attributes.add(of(types, found.target()));
             dies.entry(tag, false, &attributes);
         }
     }
@@ -260,7 +260,7 @@ fn array(dies: &mut Dies, types: &Types, found: Type<'_>, names: &Names) {
             _ => break,
         }
     }
-    dies.entry(tag::ARRAY, true, &of(types, element).into_iter().collect::<Vec<_>>());
+    dies.entry(tag::ARRAY, true, &Attributes::new([of(types, element)]));
     for length in lengths {
         let attributes = [(at::TYPE, Value::Type(names.index)), (at::COUNT, Value::U32(length))];
         dies.entry(tag::SUBRANGE, false, &attributes);
@@ -278,25 +278,23 @@ fn structure(dies: &mut Dies, types: &Types, found: Type<'_>) {
         Kind::Union => (tag::UNION, true),
         _ => (tag::STRUCTURE, false),
     };
-    let mut attributes: Vec<(u8, Value)> = name(found.name).into_iter().collect();
-    attributes.push((at::BYTE_SIZE, Value::U32(found.size())));
+    let attributes = Attributes::new([name(found.name), Some((at::BYTE_SIZE, Value::U32(found.size())))]);
     let members = found.members().count();
     dies.entry(tag, members > 0, &attributes);
     for (number, member) in (1_usize..).zip(found.members()) {
         let id = plain(types, member.of);
         let at_end = is_union || number == members;
-        attributes.clear();
-        attributes.extend(name(member.name));
+        let mut attributes = Attributes::new([name(member.name)]);
         if at_end && is_boundless(types, id) {
-            attributes.push((at::TYPE, Value::Boundless(id)));
+            attributes.add(Some((at::TYPE, Value::Boundless(id))));
         } else {
-            attributes.extend(of(types, id));
+            attributes.add(of(types, id));
         }
         if member.bits != 0 {
-            attributes.push((at::BIT_SIZE, Value::U8(member.bits)));
-            attributes.push((at::DATA_BIT_OFFSET, Value::U32(member.bit)));
+            attributes.add(Some((at::BIT_SIZE, Value::U8(member.bits))));
+            attributes.add(Some((at::DATA_BIT_OFFSET, Value::U32(member.bit))));
         } else if !is_union || member.bit != 0 {
-            attributes.push((at::MEMBER_LOCATION, Value::U32(member.bit / 8)));
+            attributes.add(Some((at::MEMBER_LOCATION, Value::U32(member.bit / 8))));
         }
         dies.entry(tag::MEMBER, false, &attributes);
     }
@@ -306,15 +304,15 @@ fn structure(dies: &mut Dies, types: &Types, found: Type<'_>) {
 }
 
 fn enumeration(dies: &mut Dies, found: Type<'_>, names: &Names) {
-    let mut attributes: Vec<(u8, Value)> = name(found.name).into_iter().collect();
+    let mut attributes = Attributes::new([name(found.name)]);
     if found.enumerators().next().is_none() {
-        attributes.push((at::DECLARATION, Value::Flag));
+        attributes.add(Some((at::DECLARATION, Value::Flag)));
         dies.entry(tag::ENUMERATION, false, &attributes);
         return;
     }
     let [size, ..] = found.size().to_le_bytes();
-    attributes.push((at::BYTE_SIZE, Value::U8(size)));
-    attributes.push((at::TYPE, Value::Type(names.enumeration(found.size(), found.flag))));
+    attributes.add(Some((at::BYTE_SIZE, Value::U8(size))));
+    attributes.add(Some((at::TYPE, Value::Type(names.enumeration(found.size(), found.flag)))));
     dies.entry(tag::ENUMERATION, true, &attributes);
     for (name, value) in found.enumerators() {
         // What has no sign and needs all 64 bits has a form of its own.
@@ -335,7 +333,7 @@ fn parameters(dies: &mut Dies, types: &Types, found: Type<'_>) {
         any = true;
         match of(types, id) {
             Some(of) => {
-                let attributes: Vec<(u8, Value)> = name(parameter).into_iter().chain([of]).collect();
+                let attributes = Attributes::new([name(parameter), Some(of)]);
                 dies.entry(tag::PARAMETER, false, &attributes);
             }
             None => dies.entry(tag::ANY_PARAMETERS, false, &[]),
@@ -393,17 +391,14 @@ fn write_functions(dies: &mut Dies, types: &Types, unit: &[Function], names: &Na
     dies.entry(tag::UNIT, true, &attributes);
     for function in unit {
         let prototype = function.prototype.and_then(|id| types.get(id));
-        attributes.clear();
-        attributes.push((at::NAME, Value::String(function.name)));
-        if let Some(prototype) = prototype {
-            attributes.push((at::PROTOTYPED, Value::Flag));
-            attributes.extend(of(types, prototype.target()));
-        }
-        if function.is_global {
-            attributes.push((at::EXTERNAL, Value::Flag));
-        }
-        attributes.push((at::LOW_PC, Value::Address(function.address)));
-        attributes.push((at::HIGH_PC, Value::U64(function.len)));
+        let attributes = Attributes::new([
+            Some((at::NAME, Value::String(function.name))),
+            prototype.map(|_| (at::PROTOTYPED, Value::Flag)),
+            prototype.and_then(|prototype| of(types, prototype.target())),
+            function.is_global.then_some((at::EXTERNAL, Value::Flag)),
+            Some((at::LOW_PC, Value::Address(function.address))),
+            Some((at::HIGH_PC, Value::U64(function.len))),
+        ]);
         let has_parameters = prototype.is_some_and(|found| found.parameters().next().is_some());
         dies.entry(tag::FUNCTION, has_parameters, &attributes);
         if let Some(prototype) = prototype {

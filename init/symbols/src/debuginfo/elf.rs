@@ -8,7 +8,6 @@ use super::sections::{ALLOC, CODE, Content, NO_BITS, STRINGS, SYMBOLS, Section, 
 use crate::btf::Types;
 use crate::globals::Variable;
 use crate::image::{IMAGE, Image};
-use crate::kallsyms::Symbol;
 
 const HEADER: u64 = 64;
 const SEGMENT: u64 = 56;
@@ -28,6 +27,11 @@ pub(super) fn symbols(
     let table = image.symbols;
     let mut local = vec![0; to_usize(SYMBOL)];
     let mut global = Vec::new();
+    local.reserve(table.all().len().saturating_mul(to_usize(SYMBOL)));
+    let mut by_address: Vec<&Variable> = variables.iter().collect();
+    by_address.sort_by_key(|variable| variable.address);
+    let mut known = by_address.as_slice();
+    let mut above = table.all();
     for (number, section) in (1_u16..).zip(sections) {
         // STT_SECTION
         symbol(&mut local, 0, 3, number, (section.address, 0));
@@ -37,7 +41,16 @@ pub(super) fn symbols(
         let (number, section) = number(sections, address).map_or((ABSOLUTE, None), |(number, section)| {
             (u16::try_from(number).unwrap_or(ABSOLUTE), Some(section))
         });
-        let (kind, len) = kind(image, types, variables, found, section);
+        // All are in the order of their addresses.
+        while let Some((_, rest)) = known.split_first().filter(|(first, _)| first.address < found.address) {
+            known = rest;
+        }
+        while let Some((_, rest)) = above.split_first().filter(|(first, _)| first.address <= found.address) {
+            above = rest;
+        }
+        let here = known.iter().take_while(|variable| variable.address == found.address).copied();
+        let room = above.first().map_or(0, |next| next.address.0.saturating_sub(found.address.0));
+        let (kind, len) = kind(table.name(found), (types, here), section, room.min(MAX_OBJECT));
         let binding = if found.is_global() { 1 << 4 } else { 0 };
         let out = if found.is_global() { &mut global } else { &mut local };
         symbol(out, table.name_offset(found), binding | kind, number, (address, len));
@@ -51,34 +64,29 @@ pub(super) fn symbols(
     [symbols, Section::of_file(".strtab", STRINGS, table.names().to_vec(), 1)]
 }
 
-/// `STT_*` and the size of a symbol.
-fn kind(
-    image: &Image<'_>,
-    types: &Types,
-    variables: &[Variable],
-    symbol: &Symbol,
+/// `STT_*` and the size of a symbol, of the variables at its address; without one it fills its room.
+fn kind<'v>(
+    name: &str,
+    (types, mut variables): (&Types, impl Iterator<Item = &'v Variable>),
     section: Option<&Section>,
+    room: u64,
 ) -> (u8, u64) {
-    let name = image.symbols.name(symbol);
     let marks = ["_text", "_stext", "_etext", "_end", "_sdata", "_edata"];
     if name.starts_with("__start_") || name.starts_with("__stop_") || marks.contains(&name) {
         return (0, 0);
     }
-    let variable = variables.binary_search_by(|variable| variable.name.as_str().cmp(name)).ok();
-    let variable =
-        variable.and_then(|index| variables.get(index)).filter(|found| found.address == symbol.address);
-    let len = variable.and_then(|variable| types.size(variable.of));
-    let len = len.unwrap_or_else(|| image.symbols.gap(symbol.address).unwrap_or(0).min(MAX_OBJECT));
+    let variable = variables.find(|variable| variable.name == name);
+    let len = variable.and_then(|variable| types.size(variable.of)).unwrap_or(room);
     // STT_FUNC, STT_OBJECT
     (if section.is_some_and(|section| section.flags & CODE != 0) { 2 } else { 1 }, len)
 }
 
 fn symbol(out: &mut Vec<u8>, name: u32, info: u8, section: u16, (address, len): (u64, u64)) {
-    out.extend(name.to_le_bytes());
-    out.extend([info, 0]);
-    out.extend(section.to_le_bytes());
-    out.extend(address.to_le_bytes());
-    out.extend(len.to_le_bytes());
+    out.extend_from_slice(&name.to_le_bytes());
+    out.extend_from_slice(&[info, 0]);
+    out.extend_from_slice(&section.to_le_bytes());
+    out.extend_from_slice(&address.to_le_bytes());
+    out.extend_from_slice(&len.to_le_bytes());
 }
 
 /// Writes the file; returns its length. What has no bytes is left out of the file, as a hole.
