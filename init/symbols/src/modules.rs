@@ -1,6 +1,8 @@
 //! Loaded modules: where their code is, what their functions are called and how their stacks are
 //! unwound (`struct module`, include/linux/module.h).
 
+mod parts;
+
 use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 use vmcore::kernel::{Kernel, KernelError};
@@ -9,10 +11,13 @@ use crate::btf::Types;
 use crate::kallsyms::{Builder, SymbolTable};
 use crate::list;
 use crate::orc::{ENTRY, Layout, Tables};
+pub use parts::{Part, parts};
 
 /// Modules, and symbols and unwind entries of a module, that are believed.
 const MAX_MODULES: usize = 1024;
 const MAX_SYMBOLS: u32 = 1 << 18;
+/// Symbols of all modules.
+const MAX_ALL_SYMBOLS: u32 = 1 << 21;
 const MAX_ENTRIES: u32 = 1 << 20;
 /// Bytes of code of a module that are believed.
 const MAX_TEXT: u64 = 64 << 20;
@@ -25,6 +30,8 @@ const SYMBOL_NAME: usize = 512;
 /// A loaded module.
 #[derive(Clone, Debug)]
 pub struct Module {
+    /// Where its `struct module` lies.
+    pub at: VirtAddr,
     /// Its name; bytes that are not printable are replaced.
     pub name: String,
     /// Its code: first address and the one behind the last.
@@ -89,7 +96,9 @@ pub fn read(
     };
     let (entries, _) = list::all(kernel, head, MAX_MODULES);
     let base = |entry: &VirtAddr| entry.0.wrapping_sub(offsets.list);
-    entries.iter().map_while(|entry| module(kernel, base(entry), &offsets, layout).ok().flatten()).collect()
+    let mut budget = MAX_ALL_SYMBOLS;
+    let mut next = |entry| module(kernel, base(entry), &offsets, layout, &mut budget).ok().flatten();
+    entries.iter().map_while(&mut next).collect()
 }
 
 fn at(base: u64, offset: u64) -> VirtAddr {
@@ -101,6 +110,7 @@ fn module(
     base: u64,
     offsets: &Offsets,
     layout: Option<Layout>,
+    budget: &mut u32,
 ) -> Result<Option<Module>, KernelError> {
     let mut name = [0; NAME];
     kernel.read(at(base, offsets.name), &mut name, "a module's name")?;
@@ -110,23 +120,28 @@ fn module(
     let Some(end) = start.checked_add(len).filter(|_| len <= MAX_TEXT) else { return Ok(None) };
     let printable = name.chars().map(|char| if char.is_ascii_graphic() { char } else { '?' });
     Ok(Some(Module {
+        at: VirtAddr(base),
         name: printable.collect(),
         text: (start, end),
-        symbols: functions(kernel, base, offsets).unwrap_or_default(),
+        symbols: functions(kernel, base, offsets, budget).unwrap_or_default(),
         orc: tables(kernel, base, offsets, layout),
     }))
 }
 
 /// The symbols of a module that have an address (`struct mod_kallsyms`).
-fn functions(kernel: &Kernel<'_>, base: u64, offsets: &Offsets) -> Result<SymbolTable, KernelError> {
+fn functions(
+    kernel: &Kernel<'_>,
+    base: u64,
+    offsets: &Offsets,
+    budget: &mut u32,
+) -> Result<SymbolTable, KernelError> {
     let what = "a module's symbols";
     let table = kernel.read_u64(at(base, offsets.kallsyms), what)?;
     let symtab = kernel.read_u64(at(table, offsets.symtab), what)?;
     let strtab = kernel.read_u64(at(table, offsets.strtab), what)?;
     let count = kernel.read_u32(at(table, offsets.num_symtab), what)?;
-    if count > MAX_SYMBOLS {
-        return Err(KernelError::Absurd { what, value: count.into() });
-    }
+    let rest = budget.checked_sub(count).filter(|_| count <= MAX_SYMBOLS);
+    *budget = rest.ok_or(KernelError::Absurd { what, value: count.into() })?;
     let mut bytes = vec![0; to_usize(count.into()).saturating_mul(SYMBOL)];
     kernel.read(VirtAddr(symtab), &mut bytes, what)?;
     let mut builder = Builder::with_capacity(to_usize(count.into()));

@@ -1,5 +1,7 @@
 //! BTF out of the kernel's memory, checked.
 
+use core::ops::Range;
+
 use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::{Fields, put};
 use vmcore::kernel::{Kernel, KernelError};
@@ -81,13 +83,12 @@ pub fn read(kernel: &Kernel<'_>, symbols: &SymbolTable) -> Result<Types, BtfErro
     Ok(types)
 }
 
-/// Adds the types of all modules that have some, and says which those are: their names, and why the
-/// types of a module could not be had. Names are safe to be shown.
-pub fn module_types(
-    kernel: &Kernel<'_>,
-    symbols: &SymbolTable,
-    types: &mut Types,
-) -> Vec<(String, Result<(), BtfError>)> {
+/// The name of a module, which is safe to be shown, and the numbers of its types; or why they could not
+/// be had.
+pub type ModuleTypes = (String, Result<Range<u32>, BtfError>);
+
+/// Adds the types of all modules that have some, and says which those are.
+pub fn module_types(kernel: &Kernel<'_>, symbols: &SymbolTable, types: &mut Types) -> Vec<ModuleTypes> {
     let offsets = ["list", "btf"].map(|name| types.offset("btf_module", name));
     let fields = ["data", "data_size", "name"].map(|name| types.offset("btf", name));
     let (Some(head), [Some(list), Some(btf)], [Some(data), Some(size), Some(name)]) =
@@ -117,8 +118,9 @@ pub fn module_types(
             kernel.read(VirtAddr(data), &mut blob, "a module's types")?;
             Ok(blob)
         };
+        let first = types.len();
         let added = blob().and_then(|blob| types.add_split(&blob));
-        all.push((module, added));
+        all.push((module, added.map(|()| first..types.len())));
     }
     if !is_whole {
         let value = to_u64(all.len());

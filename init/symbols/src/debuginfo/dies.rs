@@ -176,9 +176,23 @@ pub(super) struct Dies {
     open: Vec<(u32, TypeId, bool)>,
     /// Whether types are in another unit than this one.
     far: bool,
+    /// Where strings and addresses are, if that is wanted.
+    marks: Option<Marks>,
+}
+
+/// What is another number in the file: where it is in `.debug_info`.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    pub(super) strings: Vec<u32>,
+    pub(super) addresses: Vec<(u32, u64)>,
 }
 
 impl Dies {
+    /// Entries of which it is remembered where strings and addresses are.
+    pub(super) fn marked() -> Self {
+        Self { marks: Some(Marks::default()), ..Self::default() }
+    }
+
     /// Bytes so far.
     pub(super) fn len(&self) -> u32 {
         u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
@@ -249,6 +263,14 @@ impl Dies {
     }
 
     fn value(&mut self, value: Value) {
+        if let Some(marks) = &mut self.marks {
+            let at = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+            match value {
+                Value::String(_) => marks.strings.push(at),
+                Value::Address(address) => marks.addresses.push((at, address)),
+                _ => {}
+            }
+        }
         match value {
             Value::Flag => {}
             Value::U8(value) => self.bytes.push(value),
@@ -286,11 +308,11 @@ impl Dies {
         }
     }
 
-    /// `.debug_info` and `.debug_abbrev`.
-    pub(super) fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
+    /// `.debug_info`, `.debug_abbrev` and what was remembered.
+    pub(super) fn finish(mut self) -> (Vec<u8>, Vec<u8>, Marks) {
         self.resolve();
         self.table.push(0);
-        (self.bytes, self.table)
+        (self.bytes, self.table, self.marks.unwrap_or_default())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::globals::Variable;
 use crate::image::Image;
 
 /// Functions in a unit.
-const FUNCTIONS: usize = 128;
+pub(super) const FUNCTIONS: usize = 128;
 /// A typedef or qualifier of a type tag, and arrays of arrays, that are followed.
 const MAX_DEPTH: u32 = 32;
 /// `DW_LANG_C99`
@@ -28,17 +28,17 @@ pub(super) struct Sections {
 }
 
 /// A function with its type.
-struct Function {
-    address: u64,
-    len: u64,
-    name: u32,
-    is_global: bool,
-    prototype: Option<TypeId>,
+pub(super) struct Function {
+    pub(super) address: u64,
+    pub(super) len: u64,
+    pub(super) name: u32,
+    pub(super) is_global: bool,
+    pub(super) prototype: Option<TypeId>,
 }
 
 /// Writes all of it. Strings are added to those of `types`, which become `.debug_str`.
 pub(super) fn write(types: &mut Types, variables: &[Variable], image: &Image<'_>) -> Sections {
-    let names = Names::add(types, variables);
+    let names = Names::add(types, variables, "vmlinux");
     let functions = functions(types, image);
     let types = &*types;
     let mut dies = Dies::default();
@@ -63,6 +63,21 @@ pub(super) fn write(types: &mut Types, variables: &[Variable], image: &Image<'_>
             ],
         );
     }
+    end_types(&mut dies, types, start, &names);
+    let mut aranges = Vec::new();
+    for unit in functions.chunks(FUNCTIONS) {
+        let start = dies.begin_unit(true);
+        if let Some((low, len)) = write_functions(&mut dies, types, unit, &names) {
+            range(&mut aranges, start, low, len);
+        }
+        dies.end_unit(start);
+    }
+    let (info, abbrev, _) = dies.finish();
+    Sections { info, abbrev, aranges, functions: functions.len() }
+}
+
+/// Ends the unit of types that begins at `start`: behind all others are arrays without a number of elements.
+pub(super) fn end_types(dies: &mut Dies, types: &Types, start: u32, names: &Names) {
     for id in dies.wanted() {
         let Some((element, _)) = types.get(id).and_then(|found| found.elements()) else { continue };
         dies.place_boundless(id);
@@ -72,20 +87,10 @@ pub(super) fn write(types: &mut Types, variables: &[Variable], image: &Image<'_>
     }
     dies.end_unit(start);
     dies.resolve();
-    let mut aranges = Vec::new();
-    for unit in functions.chunks(FUNCTIONS) {
-        let start = dies.begin_unit(true);
-        if let Some((low, len)) = write_functions(&mut dies, types, unit, &names) {
-            range(&mut aranges, start, low, len);
-        }
-        dies.end_unit(start);
-    }
-    let (info, abbrev) = dies.finish();
-    Sections { info, abbrev, aranges, functions: functions.len() }
 }
 
 /// Strings and types that entries need beside those of BTF.
-struct Names {
+pub(super) struct Names {
     producer: u32,
     unit: u32,
     directory: u32,
@@ -100,7 +105,7 @@ struct Names {
 }
 
 impl Names {
-    fn add(types: &mut Types, variables: &[Variable]) -> Self {
+    pub(super) fn add(types: &mut Types, variables: &[Variable], unit: &str) -> Self {
         let integers = [
             ("unsigned int", 4, false),
             ("int", 4, true),
@@ -123,7 +128,7 @@ impl Names {
             |key| enumerations.iter().find(|(found, _)| *found == key).map_or(TypeId::VOID, |(_, id)| *id);
         Self {
             producer: types.add_string(PRODUCER),
-            unit: types.add_string("vmlinux"),
+            unit: types.add_string(unit),
             directory: types.add_string("/"),
             expire: types.add_string("write_expire"),
             variables: variables.iter().map(|variable| types.add_string(&variable.name)).collect(),
@@ -133,13 +138,18 @@ impl Names {
         }
     }
 
-    fn unit(&self) -> [(u8, Value); 4] {
+    pub(super) fn unit(&self) -> [(u8, Value); 4] {
         [
             (at::PRODUCER, Value::String(self.producer)),
             (at::LANGUAGE, Value::U8(C99)),
             (at::NAME, Value::String(self.unit)),
             (at::COMP_DIR, Value::String(self.directory)),
         ]
+    }
+
+    /// The types that entries need.
+    pub(super) fn types(&self) -> impl Iterator<Item = TypeId> {
+        self.enumerations.iter().map(|(_, id)| *id)
     }
 
     fn enumeration(&self, size: u32, signed: bool) -> TypeId {
@@ -171,8 +181,16 @@ fn name(offset: u32) -> Option<(u8, Value)> {
     (offset != 0).then_some((at::NAME, Value::String(offset)))
 }
 
+/// Writes the entry of a structure or union that says only that there is one.
+pub(super) fn declaration(dies: &mut Dies, types: &Types, id: TypeId) {
+    let Some(found) = types.get(id) else { return };
+    dies.place(id);
+    let tag = if found.kind == Kind::Union { tag::UNION } else { tag::STRUCTURE };
+    dies.entry(tag, false, &Attributes::new([name(found.name), Some((at::DECLARATION, Value::Flag))]));
+}
+
 /// Writes the entry of a type.
-fn entry(dies: &mut Dies, types: &Types, id: TypeId, names: &Names) {
+pub(super) fn entry(dies: &mut Dies, types: &Types, id: TypeId, names: &Names) {
     let Some(found) = types.get(id) else { return };
     let is_type = !matches!(
         found.kind,
@@ -382,7 +400,12 @@ fn functions(types: &mut Types, image: &Image<'_>) -> Vec<Function> {
 }
 
 /// Writes a unit of functions; returns its lowest address and its length.
-fn write_functions(dies: &mut Dies, types: &Types, unit: &[Function], names: &Names) -> Option<(u64, u64)> {
+pub(super) fn write_functions(
+    dies: &mut Dies,
+    types: &Types,
+    unit: &[Function],
+    names: &Names,
+) -> Option<(u64, u64)> {
     let (first, last) = (unit.first()?, unit.last()?);
     let low = first.address;
     let len = last.address.saturating_add(last.len).saturating_sub(low);
@@ -409,7 +432,7 @@ fn write_functions(dies: &mut Dies, types: &Types, unit: &[Function], names: &Na
 }
 
 /// Adds the addresses of the unit at `start` to `.debug_aranges` (DWARF 4, section 6.1.2).
-fn range(aranges: &mut Vec<u8>, start: u32, low: u64, len: u64) {
+pub(super) fn range(aranges: &mut Vec<u8>, start: u32, low: u64, len: u64) {
     aranges.extend(44_u32.to_le_bytes());
     aranges.extend(2_u16.to_le_bytes());
     aranges.extend(start.to_le_bytes());

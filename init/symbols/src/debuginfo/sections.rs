@@ -9,6 +9,8 @@
 //! - `.rodata` has its bytes up to `linux_banner`, which crash reads.
 //! - The build id is in `.notes`.
 
+use std::borrow::Cow;
+
 use base::addr::{VirtAddr, to_u64};
 
 use super::checks::Orc;
@@ -33,7 +35,7 @@ pub(super) enum Content {
 /// A section.
 #[derive(Debug)]
 pub(super) struct Section {
-    pub(super) name: &'static str,
+    pub(super) name: Cow<'static, str>,
     /// `SHT_*`
     pub(super) kind: u32,
     /// `SHF_*`
@@ -51,18 +53,28 @@ pub(super) struct Section {
 pub(super) const BITS: u32 = 1;
 pub(super) const SYMBOLS: u32 = 2;
 pub(super) const STRINGS: u32 = 3;
-const NOTE: u32 = 7;
+pub(super) const RELOCATIONS: u32 = 4;
+pub(super) const NOTE: u32 = 7;
 pub(super) const NO_BITS: u32 = 8;
 /// `SHF_WRITE`, `SHF_ALLOC`, `SHF_EXECINSTR`
-const WRITE: u64 = 1;
+pub(super) const WRITE: u64 = 1;
 pub(super) const ALLOC: u64 = 2;
 pub(super) const CODE: u64 = 4;
 
 impl Section {
     /// A section that is not in memory.
-    pub(super) fn of_file(name: &'static str, kind: u32, bytes: Vec<u8>, align: u64) -> Self {
+    pub(super) fn of_file(name: impl Into<Cow<'static, str>>, kind: u32, bytes: Vec<u8>, align: u64) -> Self {
         let len = to_u64(bytes.len());
-        Self { name, kind, flags: 0, address: 0, len, content: Content::Bytes(bytes), align, more: (0, 0, 0) }
+        Self {
+            name: name.into(),
+            kind,
+            flags: 0,
+            address: 0,
+            len,
+            content: Content::Bytes(bytes),
+            align,
+            more: (0, 0, 0),
+        }
     }
 
     pub(super) fn is_in_memory(&self) -> bool {
@@ -114,7 +126,16 @@ impl Sections<'_> {
             _ => 16,
         };
         let len = end.saturating_sub(start);
-        self.all.push(Section { name, kind, flags, address, len, content, align, more: (0, 0, 0) });
+        self.all.push(Section {
+            name: name.into(),
+            kind,
+            flags,
+            address,
+            len,
+            content,
+            align,
+            more: (0, 0, 0),
+        });
     }
 
     /// Adds a copy of memory.
@@ -197,7 +218,7 @@ fn tail(image: &Image<'_>, sections: &mut Vec<Section>) {
     let end = sections.iter().map(|section| section.address.saturating_add(section.len)).max().unwrap_or(0);
     if last >= end && last >= IMAGE {
         sections.push(Section {
-            name: ".tail",
+            name: ".tail".into(),
             kind: NO_BITS,
             flags: WRITE | ALLOC,
             address: end,
