@@ -88,9 +88,9 @@ fn compressed(mut plain: NamedTempFile, out: &Path) -> io::Result<NamedTempFile>
 /// if it is not there. Each appears under its name when it is whole.
 pub fn make_modules(files: &[PathBuf], dir: &Path) -> Result<Split, MakeError> {
     let input = Input::open_x86_64(files)?;
-    fs::create_dir_all(dir).map_err(|source| MakeError::Write { path: dir.to_owned(), source })?;
     let mut last = dir.to_owned();
     let mut write = |name: &str, bytes: &[u8]| {
+        fs::create_dir_all(dir)?;
         last = dir.join(format!("{name}.ko.debug"));
         let mut file = beside::begin(&last, files)?;
         file.write_all(bytes)?;

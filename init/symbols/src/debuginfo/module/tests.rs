@@ -221,3 +221,52 @@ fn notes_end_where_they_end() {
     assert!(without_padding(vec![0xff; 64]).is_empty());
     assert!(without_padding(note[..20].to_vec()).is_empty());
 }
+
+#[test]
+fn any_symbol_part_and_table_may_be_anything() {
+    let mut seed = 5_u64;
+    let mut random = move |end: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 16) % end
+    };
+    let kernel = MadeUp::new(Encoding::Relative, true, &types().blob(), 3);
+    with_kernel(&kernel.info, &kernel.bytes, |kernel| {
+        let symbols = kallsyms::read(kernel).unwrap();
+        let image = Image::new(kernel, &symbols);
+        for case in 0..300 {
+            let mut place = |base: u64| match random(8) {
+                0 => random(u64::MAX),
+                1 => u64::MAX - random(16),
+                _ => base.wrapping_add(random(0x3000)),
+            };
+            let mut builder = Builder::with_capacity(8);
+            for name in ["own_function", "cold_function", "twice", "other", "own_function.cold"] {
+                builder.push(VirtAddr(place(CODE)), b't', name.as_bytes());
+            }
+            let text = (place(CODE), place(CODE));
+            let module = Module { symbols: builder.finish(), text, ..module() };
+            let mut starts = [0; 4].map(|_| place(CODE));
+            starts.sort_unstable();
+            let ends = starts.iter().skip(1).chain([&u64::MAX]);
+            let mut parts = all_parts();
+            for ((part, start), end) in parts.iter_mut().zip(starts).zip(ends) {
+                (part.address, part.len) = (start, (end - start).min(0x1000));
+            }
+            let mut orc = orc();
+            for bytes in [&mut orc.ip, &mut orc.entries] {
+                let at = usize::try_from(place(0)).unwrap() % bytes.len();
+                bytes[at] = u8::try_from(place(0) & 0xff).unwrap();
+            }
+            let (mut types, ids) = all_types();
+            let source = Source { module: &module, parts: &parts, types: ids, orc: Some(&orc) };
+            let (file, report) = write(&image, &mut types, &source).unwrap();
+            let elf = Elf::parse(&file).unwrap();
+            assert_eq!(elf.syms.len(), 1 + parts.len() + report.symbols, "case {case}");
+            let (entries, _) = named(&file);
+            for entry in entries.values() {
+                let of = entry.1.get(&dies::at::TYPE);
+                assert!(of.is_none_or(|of| entries.contains_key(of)), "case {case}: {entry:?}");
+            }
+        }
+    });
+}

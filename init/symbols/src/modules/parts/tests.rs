@@ -130,3 +130,30 @@ fn what_is_not_known_is_left_out() {
     let (_, image) = old(6);
     assert_eq!(found(&(Types::parse(&Btf::default().blob()).unwrap(), image)), []);
 }
+
+#[test]
+fn any_word_may_be_anything() {
+    let mut seed = 11_u64;
+    let mut random = |end: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 33).unwrap() % end
+    };
+    for case in 0..200 {
+        let (types, mut image) = if case % 2 == 0 { old(6) } else { new(true) };
+        for _ in 0..=random(4) {
+            let at = random(0x500) & !7;
+            let value = match random(4) {
+                0 => START + u64::try_from(random(END)).unwrap(),
+                1 => CODE + u64::try_from(random(0x5000)).unwrap(),
+                2 => u64::MAX >> random(64),
+                _ => u64::try_from(random(64)).unwrap(),
+            };
+            put(&mut image, at, &value.to_le_bytes());
+        }
+        let parts = found(&(types, image));
+        let follow = |pair: &[Part]| {
+            pair[0].address.checked_add(pair[0].len).is_some_and(|end| end <= pair[1].address)
+        };
+        assert!(parts.windows(2).all(follow), "case {case}: {parts:x?}");
+    }
+}
