@@ -253,10 +253,14 @@ pub(crate) enum Debug {
         #[arg(required_unless_present = "captures", value_name = "FILE")]
         files: Vec<PathBuf>,
         /// The file to write; NAME.xz is compressed, and crash opens it as it is
-        #[arg(short, long, value_name = "FILE", required_unless_present = "captures")]
+        #[arg(short, long, value_name = "FILE", required_unless_present_any = ["captures", "split_modules"])]
         output: Option<PathBuf>,
+        /// Make NAME.ko.debug of each loaded module in this directory: `mod -S DIR` in crash,
+        /// `-s DIR/NAME.ko.debug` for drgn
+        #[arg(long, value_name = "DIR")]
+        split_modules: Option<PathBuf>,
         /// Make `vmlinux.xz` beside the dump of each capture in this directory that has none yet
-        #[arg(long, value_name = "DIR", conflicts_with_all = ["files", "output"])]
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["files", "output", "split_modules"])]
         captures: Option<PathBuf>,
     },
     /// Start crash on a vmcore or dump, with the debug file that is made of it

@@ -1,12 +1,13 @@
 //! `afterimage debuginfo`: the debug file of the kernel in a dump, made of the dump alone.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufWriter, Seek, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use liblzma::write::XzEncoder;
-use symbols::debuginfo::{self, DebuginfoError, Report};
+use symbols::debuginfo::{self, DebuginfoError, Report, Split};
 use tempfile::NamedTempFile;
 
 use crate::beside;
@@ -35,9 +36,6 @@ pub enum MakeError {
         /// Cause.
         source: io::Error,
     },
-    /// A kernel of another machine.
-    #[error("it is a dump of {0}: debug files are made of x86_64 kernels only")]
-    Machine(String),
     /// What is needed is not in it.
     #[error("making {path}")]
     Make {
@@ -58,15 +56,13 @@ pub enum MakeError {
 
 /// Makes the debug file `out` of the dump in `files`. It appears under its name when it is whole.
 pub fn make(files: &[PathBuf], out: &Path) -> Result<Report, MakeError> {
-    of_input(&Input::open(files)?, files, out)
+    of_input(&Input::open_x86_64(files)?, files, out)
 }
 
 /// The same of a dump that is open.
 pub(crate) fn of_input(input: &Input, files: &[PathBuf], out: &Path) -> Result<Report, MakeError> {
     let failed = |source| MakeError::Write { path: out.to_owned(), source };
-    if input.machine() != "x86_64" {
-        return Err(MakeError::Machine(input.machine().to_owned()));
-    }
+    input.ensure_x86_64()?;
     let file = beside::begin(out, files).map_err(failed)?;
     let mut writer = BufWriter::with_capacity(1 << 18, file);
     let report = debuginfo::write(&input.kernel(), &mut writer);
@@ -86,6 +82,25 @@ fn compressed(mut plain: NamedTempFile, out: &Path) -> io::Result<NamedTempFile>
     plain.rewind()?;
     io::copy(&mut plain, &mut encoder)?;
     encoder.finish()
+}
+
+/// Makes `NAME.ko.debug` of each module that was loaded in the dump in `files`, in a directory that is made
+/// if it is not there. Each appears under its name when it is whole.
+pub fn make_modules(files: &[PathBuf], dir: &Path) -> Result<Split, MakeError> {
+    let input = Input::open_x86_64(files)?;
+    let mut last = dir.to_owned();
+    let mut write = |name: &str, bytes: &[u8]| {
+        fs::create_dir_all(dir)?;
+        last = dir.join(format!("{name}.ko.debug"));
+        let mut file = beside::begin(&last, files)?;
+        file.write_all(bytes)?;
+        beside::publish(file, &last)
+    };
+    let split = debuginfo::write_modules(&input.kernel(), &mut write);
+    split.map_err(|source| match source {
+        DebuginfoError::Write(source) => MakeError::Write { path: last, source },
+        source => MakeError::Make { path: dir.to_owned(), source },
+    })
 }
 
 /// A debug file, and what came of it.
@@ -129,6 +144,30 @@ pub fn text(report: &Report, out: &Path) -> String {
     for line in warnings(report) {
         text.push_str(&line);
         text.push('\n');
+    }
+    text
+}
+
+/// What is in the files of modules, for people.
+#[must_use]
+pub fn text_of_modules(split: &Split, dir: &Path) -> String {
+    let mut text = String::new();
+    for made in &split.modules {
+        let path = dir.join(format!("{}.ko.debug", made.name));
+        let _ = writeln!(
+            text,
+            "{}: {} symbols, {} types, {} functions",
+            path.display(),
+            made.symbols,
+            made.types,
+            made.functions
+        );
+    }
+    if split.modules.is_empty() && split.missing.is_empty() {
+        text.push_str("no module was loaded\n");
+    }
+    for what in &split.missing {
+        let _ = writeln!(text, "missing: {what}");
     }
     text
 }

@@ -31,9 +31,6 @@ pub enum GcoreError {
     /// The dump.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// A kernel of another machine.
-    #[error("it is a dump of {0}: processes are read from dumps of x86_64 only")]
-    Machine(String),
     /// The kernel's own symbols and types.
     #[error("reading the kernel's symbols and types")]
     Model(#[from] DebuginfoError),
@@ -69,10 +66,7 @@ fn with<T>(
     files: &[PathBuf],
     run: impl FnOnce(&Input, &System<'_>, &Processes) -> Result<T, GcoreError>,
 ) -> Result<T, GcoreError> {
-    let input = Input::open(files)?;
-    if input.machine() != "x86_64" {
-        return Err(GcoreError::Machine(input.machine().to_owned()));
-    }
+    let input = Input::open_x86_64(files)?;
     let kernel = input.kernel();
     let model = Model::read(&kernel)?;
     let system = System::new(&kernel, &model.known())?;

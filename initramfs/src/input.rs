@@ -75,6 +75,9 @@ pub enum InputError {
     /// Nothing is in it.
     #[error("{0} is empty")]
     Empty(PathBuf),
+    /// A kernel of another machine.
+    #[error("it is a dump of {0}: symbols, types and processes are read from dumps of x86_64 only")]
+    Machine(String),
     /// Several files, and not all are dumps.
     #[error(
         "{0} is no part of a split dump: name one file, all parts of a split dump, or the parts of a flattened dump \
@@ -122,6 +125,19 @@ impl Input {
             ([path], [head]) if dumps == 0 => Self::open_memory(path, head),
             _ => Ok(Self::settled(Files::Kdump(Box::new(Kdump::open_set(paths)?)))),
         }
+    }
+
+    /// Opens the dump of a machine whose symbols, types and processes can be read.
+    pub fn open_x86_64(paths: &[PathBuf]) -> Result<Self, InputError> {
+        let input = Self::open(paths)?;
+        input.ensure_x86_64()?;
+        Ok(input)
+    }
+
+    /// Fails if its symbols, types and processes cannot be read because of the machine.
+    pub fn ensure_x86_64(&self) -> Result<(), InputError> {
+        let machine = self.machine();
+        if machine == "x86_64" { Ok(()) } else { Err(InputError::Machine(machine.to_owned())) }
     }
 
     /// Opens a file that is no dump.

@@ -29,9 +29,6 @@ pub enum MakeError {
     /// The dump.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// A kernel of another machine.
-    #[error("it is a dump of {0}: symbols are made of x86_64 kernels only")]
-    Machine(String),
     /// A name that volatility3 does not look at.
     #[error("volatility3 finds its symbols only in files that end in .json or .json.xz, and {0} does not")]
     Name(PathBuf),
@@ -69,10 +66,7 @@ pub fn make(files: &[PathBuf], out: &Path) -> Result<Made, MakeError> {
     if !NAMES.iter().any(|end| name.ends_with(end)) {
         return Err(MakeError::Name(out.to_owned()));
     }
-    let input = Input::open(files)?;
-    if input.machine() != "x86_64" {
-        return Err(MakeError::Machine(input.machine().to_owned()));
-    }
+    let input = Input::open_x86_64(files)?;
     let file = beside::begin(out, files).map_err(failed)?;
     let write = |out: &mut dyn Write| isf::write(&input.kernel(), out);
     let (file, report) = if name.ends_with(".xz") { compressed(file, write) } else { plain(file, write) }

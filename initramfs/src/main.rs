@@ -135,10 +135,15 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
 fn debug(command: Debug) -> Result<ExitCode, Failure> {
     match command {
         Debug::Debuginfo { captures: Some(dir), .. } => debug_files(&dir),
-        Debug::Debuginfo { files, output, .. } => {
-            let output = output.unwrap_or_default();
-            let report = debuginfo::make(&files, &output)?;
-            print(&debuginfo::text(&report, &output))
+        Debug::Debuginfo { files, output, split_modules, .. } => {
+            let mut text = String::new();
+            if let Some(output) = output {
+                text.push_str(&debuginfo::text(&debuginfo::make(&files, &output)?, &output));
+            }
+            if let Some(dir) = split_modules {
+                text.push_str(&debuginfo::text_of_modules(&debuginfo::make_modules(&files, &dir)?, &dir));
+            }
+            print(&text)
         }
         Debug::Crash { files, arguments } => debugged(Reader::Crash, &files, &arguments),
         Debug::Drgn { file, arguments } => debugged(Reader::Drgn, &[file], &arguments),

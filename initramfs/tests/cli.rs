@@ -81,6 +81,34 @@ fn files_that_are_no_core_are_refused() {
     assert!(!Path::new(out).exists(), "a refused input leaves no output");
 }
 
+/// Symbols, types and processes are read from dumps of one machine; all commands that need them say so alike.
+#[test]
+fn dumps_of_another_machine_have_no_symbols() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("vmcore"), dir.path().join("out.json"));
+    let mut bytes = core().bytes();
+    // EM_AARCH64
+    bytes[18] = 183;
+    fs::write(&file, bytes).unwrap();
+    let (file, out) = (text(&file), text(&out));
+    let all: [&[&str]; 6] = [
+        &["debuginfo", file, "-o", out],
+        &["debuginfo", file, "--split-modules", out],
+        &["symbols", file, "-o", out],
+        &["gcore", file, "1", "-o", out],
+        &["gcore", "--list", file],
+        &["crash", file],
+    ];
+    for args in all {
+        refused(args, "it is a dump of aarch64");
+    }
+    assert!(!Path::new(out).exists());
+    refused(
+        &["debuginfo", text(core().write().path()), "--split-modules", out],
+        "reading the kernel's symbols",
+    );
+}
+
 #[test]
 fn outputs_that_cannot_be_are_refused() {
     let dir = tempfile::tempdir().unwrap();

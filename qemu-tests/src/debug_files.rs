@@ -7,6 +7,7 @@ use crate::readers::{crash_program, drgn_python, python};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,50 @@ pub fn make(dump: &[PathBuf], out: &Path) -> Result<String> {
         .arg(out)
         .run()?;
     Ok(String::from_utf8_lossy(&message.stdout).into_owned())
+}
+
+/// Makes the debug files of the modules in a dump.
+pub fn make_modules(dump: &[PathBuf], folder: &Path) -> Result<String> {
+    let message = command(&Binaries::get()?.afterimage.to_string_lossy())
+        .arg("debuginfo")
+        .args(dump)
+        .arg("--split-modules")
+        .arg(folder)
+        .run()?;
+    Ok(String::from_utf8_lossy(&message.stdout).into_owned())
+}
+
+/// What drgn says of a module with its debug file.
+#[derive(Debug, Deserialize)]
+pub struct OfModule {
+    /// The name of the file.
+    pub file: String,
+    /// Modules that have a file, and the kernel.
+    pub loaded: Vec<String>,
+    /// What lies at the second byte of the function.
+    pub symbol: String,
+    /// Whether that is where the module lies.
+    pub is_in_module: bool,
+    /// Whether the function in DWARF lies where the symbol does.
+    pub is_function: bool,
+    /// The function's type.
+    pub function: String,
+    /// Members of the structure.
+    pub members: Vec<String>,
+    /// Whether a structure of the kernel, of which the file has the name, is found whole.
+    pub resolved: bool,
+}
+
+/// Asks drgn for a function and a structure of a module.
+pub fn of_module(
+    core: &Path,
+    vmlinux: &Path,
+    folder: &Path,
+    [module, function, structure]: [&str; 3],
+) -> Result<OfModule> {
+    let arguments: [OsString; 6] =
+        [core.into(), vmlinux.into(), folder.into(), module.into(), function.into(), structure.into()];
+    python(&drgn_python()?, include_str!("modules.py"), &arguments)
 }
 
 /// Compares all types by their layout.

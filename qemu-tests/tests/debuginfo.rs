@@ -8,7 +8,11 @@ use qemu_tests::debug_files::{self, crash, drgn, ensure_equal, layouts, make};
 use qemu_tests::inputs;
 use qemu_tests::kernel::Kernel;
 use qemu_tests::raw_core;
+use qemu_tests::readers;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 use std::slice;
 
 /// Commands of crash whose texts differ: they print lines of source, symbols that only `vmlinux` has,
@@ -149,6 +153,44 @@ fn debuggers_are_started_with_the_debug_file() -> Result<()> {
     Ok(())
 }
 
+/// drgn and crash take the files of modules for the distribution's: symbols, functions, types.
+#[test]
+fn debuggers_load_the_files_of_modules() -> Result<()> {
+    let core = raw_core::of("6.1")?;
+    let work = tempfile::tempdir()?;
+    let (vmlinux, folder) = (work.path().join("vmlinux"), work.path().join("modules"));
+    make(slice::from_ref(&core), &vmlinux)?;
+    eprintln!("{}", debug_files::make_modules(slice::from_ref(&core), &folder)?);
+    let found =
+        debug_files::of_module(&core, &vmlinux, &folder, ["virtio_blk", "virtblk_probe", "virtio_blk"])?;
+    ensure!(found.file == "virtio_blk.ko.debug" && found.symbol == "virtblk_probe", "{found:?}");
+    ensure!(found.loaded.len() == fs::read_dir(&folder)?.count() + 1, "not all are loaded: {found:?}");
+    ensure!(found.is_in_module && found.is_function && found.resolved, "{found:?}");
+    ensure!(found.function == "int (struct virtio_device *vdev)", "{found:?}");
+    ensure!(found.members.starts_with(&["vdev_mutex".into(), "vdev".into(), "disk".into()]), "{found:?}");
+    let load = format!("mod -S {}", folder.display());
+    let commands = [&load, "whatis virtblk_probe", "struct virtio_blk", "dis virtblk_probe 2"];
+    let texts = readers::crash(&vmlinux, &core, &commands)?;
+    let all = texts.join("\n");
+    let files = all.matches(".ko.debug").count();
+    ensure!(files == found.loaded.len() - 1 && !all.contains("not loaded"), "{files} files:\n{all}");
+    for expected in
+        ["int virtblk_probe(struct virtio_device *);", "struct mutex vdev_mutex;", "<virtblk_probe+"]
+    {
+        ensure!(all.contains(expected), "no {expected} in:\n{all}");
+    }
+    Ok(())
+}
+
+/// Names and contents of the files in a folder.
+fn contents(folder: &Path) -> Result<BTreeMap<OsString, Vec<u8>>> {
+    let entries = fs::read_dir(folder)?.map(|entry| {
+        let entry = entry?;
+        Ok((entry.file_name(), fs::read(entry.path())?))
+    });
+    entries.collect()
+}
+
 /// Every form of dump of one crash gives the same file, byte for byte.
 #[test]
 fn each_form_of_dump_gives_the_same_file() -> Result<()> {
@@ -157,6 +199,9 @@ fn each_form_of_dump_gives_the_same_file() -> Result<()> {
     let path = |name: &str| work.path().join(name);
     make(slice::from_ref(&core), &path("of-core"))?;
     let expected = fs::read(path("of-core"))?;
+    debug_files::make_modules(slice::from_ref(&core), &path("modules-of-core"))?;
+    let of_modules = contents(&path("modules-of-core"))?;
+    ensure!(of_modules.len() > 3, "too few modules: {:?}", of_modules.keys());
     for form in ["kdump", "flattened", "elf", "lime"] {
         command(&Binaries::get()?.afterimage.to_string_lossy())
             .args(["dump", "--force", "--level", "31", "--format", form])
@@ -164,6 +209,11 @@ fn each_form_of_dump_gives_the_same_file() -> Result<()> {
             .run()?;
         make(&[path("dump")], &path("of-dump"))?;
         ensure!(fs::read(path("of-dump"))? == expected, "a {form} dump of level 31 gives another file");
+        debug_files::make_modules(&[path("dump")], &path("modules-of-dump"))?;
+        ensure!(
+            contents(&path("modules-of-dump"))? == of_modules,
+            "a {form} dump gives other files of modules"
+        );
     }
     // Beside the dumps of a directory of captures: once, and not where there is none.
     for name in ["one", "two", "log-only"] {

@@ -12,36 +12,42 @@ pub struct Fields<'a>(pub &'a [u8]);
 impl<'a> Fields<'a> {
     /// `len` bytes at `offset`.
     #[must_use]
+    #[inline]
     pub fn bytes(self, offset: usize, len: usize) -> Option<&'a [u8]> {
         self.0.get(offset..offset.checked_add(len)?)
     }
 
     /// One byte at `offset`.
     #[must_use]
+    #[inline]
     pub fn u8(self, offset: usize) -> Option<u8> {
         self.0.get(offset).copied()
     }
 
     /// Little-endian `u16` at `offset`.
     #[must_use]
+    #[inline]
     pub fn u16(self, offset: usize) -> Option<u16> {
         self.bytes(offset, 2).map(LE::read_u16)
     }
 
     /// Little-endian `u32` at `offset`.
     #[must_use]
+    #[inline]
     pub fn u32(self, offset: usize) -> Option<u32> {
         self.bytes(offset, 4).map(LE::read_u32)
     }
 
     /// Little-endian `i32` at `offset`.
     #[must_use]
+    #[inline]
     pub fn i32(self, offset: usize) -> Option<i32> {
         self.bytes(offset, 4).map(LE::read_i32)
     }
 
     /// Little-endian `u64` at `offset`.
     #[must_use]
+    #[inline]
     pub fn u64(self, offset: usize) -> Option<u64> {
         self.bytes(offset, 8).map(LE::read_u64)
     }

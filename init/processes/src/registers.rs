@@ -2,6 +2,7 @@
 
 use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
+use symbols::pt_regs::{CS, FLAGS, IP, SS, WORDS};
 use vmcore::format::note::NoteKind;
 use vmcore::source::Core;
 
@@ -11,15 +12,10 @@ use crate::tasks::Task;
 
 /// `struct user_regs_struct` of x86_64 (arch/x86/include/asm/user_64.h).
 pub const REGISTERS: usize = 27;
-/// The first of them are those of `struct pt_regs`, in the same order.
-const PT_REGS: usize = 21;
-const CS: usize = 17;
-const FLAGS: usize = 18;
-const SS: usize = 20;
+/// The first of them are those of `struct pt_regs`; behind them are these.
 const FS_BASE: usize = 21;
 const GS_BASE: usize = 22;
 const DS: usize = 23;
-const IP: usize = 16;
 /// `__USER_CS`, `__USER32_CS`, `__USER_DS`
 const USER_CODE: [u64; 2] = [0x33, 0x23];
 const USER_DATA: u64 = 0x2b;
@@ -125,7 +121,7 @@ fn set(registers: &mut [u64; REGISTERS], index: usize, value: Option<u64>) {
 }
 
 /// Names of the first of them.
-pub const NAMES: [&str; PT_REGS] = [
+pub const NAMES: [&str; WORDS] = [
     "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
     "orig_rax", "rip", "cs", "eflags", "rsp", "ss",
 ];
@@ -171,7 +167,7 @@ pub fn of(system: &System<'_>, processors: &Processors, task: &Task) -> Register
 /// What the thread's entry into the kernel has left at the top of its kernel stack.
 fn on_stack(system: &System<'_>, task: VirtAddr) -> Option<[u64; REGISTERS]> {
     let stack = system.pointer(task, system.layout.task.stack, "task_struct.stack").ok()??;
-    let len = PT_REGS.saturating_mul(8);
+    let len = WORDS.saturating_mul(8);
     PADDINGS.into_iter().find_map(|padding| {
         let offset = system.layout.stack_size.checked_sub(padding)?.checked_sub(to_u64(len))?;
         let bytes = system.bytes(stack, offset, len, "a kernel stack").ok()?;
@@ -269,7 +265,7 @@ fn is_running(system: &System<'_>, task: &Task) -> bool {
 /// Bytes of a thread's FPU registers that `NT_FPREGSET` has.
 pub const FPREGSET: usize = FXSAVE;
 
-const _: () = assert!(NOTE_LEN == 328 && XSTATE == 832);
+const _: () = assert!(NOTE_LEN == 328 && XSTATE == 832 && WORDS == FS_BASE);
 
 /// The instruction that a thread was at.
 #[must_use]

@@ -12,13 +12,14 @@ mod signs;
 #[cfg(test)]
 mod tests;
 
+use core::ffi::CStr;
 use std::collections::BTreeMap;
 
 use base::addr::{to_u64, to_usize};
 use base::fields::Fields;
 
 pub use index::Space;
-pub use read::{BtfError, module_types, read};
+pub use read::{BtfError, ModuleTypes, module_types, read};
 
 /// Modifiers and arrays in arrays that are followed; [`check`] lets no type have more.
 const MAX_DEPTH: u32 = 32;
@@ -303,7 +304,7 @@ impl Types {
     #[must_use]
     pub fn string(&self, offset: u32) -> &str {
         let bytes = self.strings.get(to_usize(offset.into())..).unwrap_or_default();
-        core::str::from_utf8(bytes.split(|&byte| byte == 0).next().unwrap_or_default()).unwrap_or_default()
+        CStr::from_bytes_until_nul(bytes).ok().and_then(|text| text.to_str().ok()).unwrap_or_default()
     }
 
     /// The name of a type.

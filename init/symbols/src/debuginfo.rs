@@ -11,9 +11,11 @@
 
 mod cfi;
 mod checks;
+mod closure;
 mod dies;
 mod dwarf;
 mod elf;
+mod module;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -25,9 +27,15 @@ use vmcore::kernel::Kernel;
 use crate::btf::BtfError;
 use crate::image::Image;
 use crate::kallsyms::KallsymsError;
+use crate::knowledge::Read;
 use crate::model::Model;
+use crate::modules;
 use crate::orc::Tables;
+pub use module::ModuleReport;
 use sections::{BITS, Section};
+
+/// Bytes of the files of all modules.
+const MAX_SPLIT: usize = 1 << 30;
 
 /// Why there is no debug file.
 #[derive(Debug, thiserror::Error)]
@@ -51,9 +59,9 @@ pub enum DebuginfoError {
     #[error("the kernel's symbol table is damaged: {one} and {other} overlap")]
     Overlap {
         /// The lower one.
-        one: &'static str,
+        one: String,
         /// The other one.
-        other: &'static str,
+        other: String,
     },
     /// The file could not be written.
     #[error("writing the debug file")]
@@ -91,7 +99,7 @@ pub fn write<W: Write + Seek>(kernel: &Kernel<'_>, out: &mut W) -> Result<Report
     let mut report = Report {
         symbols: model.symbols.all().len(),
         types: model.types_read,
-        modules: model.modules,
+        modules: model.modules.len(),
         without_types: std::mem::take(&mut model.without_types),
         ..Report::default()
     };
@@ -100,29 +108,29 @@ pub fn write<W: Write + Seek>(kernel: &Kernel<'_>, out: &mut W) -> Result<Report
     if image.text().is_none() {
         return Err(DebuginfoError::NoPart("_text and _etext"));
     }
-    let mut orc = Tables::find(kernel, &symbols);
-    let fault = match &orc {
-        None => Some("stacks are not unwound exactly: the kernel has no ORC tables"),
-        Some(tables) => match checks::orc(&image, tables) {
-            Ok(()) if tables.layout.is_none() => {
-                Some("gdb does not unwind stacks: the layout of the kernel's ORC tables is not known")
-            }
-            Ok(()) => None,
-            Err(fault) => {
-                orc = None;
-                Some(fault)
-            }
-        },
+    let (orc, fault) = match Tables::find(kernel, &symbols).map(|tables| checks::orc(&image, tables)) {
+        None => (None, Some("stacks are not unwound exactly: the kernel has no ORC tables".to_owned())),
+        Some(Ok(orc)) => {
+            let unknown = "gdb does not unwind stacks: the layout of the kernel's ORC tables is not known";
+            let fault = orc.tables.layout.is_none().then(|| unknown.to_owned());
+            (Some(orc), fault)
+        }
+        Some(Err(fault)) => (None, Some(fault)),
     };
-    report.missing.extend(fault.into_iter().chain(checks::build_id(&image)).map(str::to_owned));
+    report.missing.extend(fault.into_iter().chain(checks::build_id(&image).map(str::to_owned)));
+    let layout = orc.as_ref().and_then(|orc| orc.tables.layout);
+    let loaded = modules::read(kernel, &Read { symbols: &symbols, types: &types }, layout);
+    let (of_modules, missing) = checks::orc_of_modules(&image, &loaded);
+    report.missing.extend(missing);
     let dwarf = dwarf::write(&mut types, &found.variables, &image);
-    let frames = cfi::write(&image, orc.as_ref());
+    let frames = cfi::write(&image, orc.as_ref(), &of_modules);
+    drop(of_modules);
     report.functions = dwarf.functions;
     report.variables = found.variables.len();
     report.frames = frames.functions;
     report.unresolved = found.unresolved;
 
-    let mut all = sections::of_image(&image, orc.as_ref());
+    let mut all = sections::of_image(&image, orc);
     if let Some((one, other)) = checks::overlap(&all) {
         return Err(DebuginfoError::Overlap { one, other });
     }
@@ -137,8 +145,69 @@ pub fn write<W: Write + Seek>(kernel: &Kernel<'_>, out: &mut W) -> Result<Report
     all.extend(debug.map(|(name, bytes, align)| Section::of_file(name, BITS, bytes, align)));
     let [table, strings] = elf::symbols(&image, &types, &found.variables, &all);
     all.extend([table, strings]);
-    report.bytes = elf::write(out, all)?;
+    report.bytes = elf::write(out, elf::Kind::Executable, all)?;
     Ok(report)
+}
+
+/// What came of the files of modules.
+#[derive(Clone, Debug, Default)]
+pub struct Split {
+    /// Modules that have one.
+    pub modules: Vec<ModuleReport>,
+    /// Which have none, or not all of it, and why.
+    pub missing: Vec<String>,
+}
+
+/// Makes a debug file of each loaded module and gives it, with the module's name, to `each`. A name is
+/// one that may be a file's, and no two are the same.
+pub fn write_modules(
+    kernel: &Kernel<'_>,
+    each: &mut dyn FnMut(&str, &[u8]) -> io::Result<()>,
+) -> Result<Split, DebuginfoError> {
+    let Model { symbols, mut types, modules: typed, without_types, .. } = Model::read(kernel)?;
+    let image = Image::new(kernel, &symbols);
+    let layout = Tables::find(kernel, &symbols).and_then(|tables| tables.layout);
+    let loaded = modules::read(kernel, &Read { symbols: &symbols, types: &types }, layout);
+    let (mut of_orc, missing) = checks::orc_of_modules(&image, &loaded);
+    let mut split = Split { modules: Vec::new(), missing };
+    let of_types = without_types.into_iter().map(|what| format!("types of the module {what}"));
+    split.missing.extend(of_types);
+    let mut rest = MAX_SPLIT;
+    for module in &loaded {
+        let name = &module.name;
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
+        if name.is_empty()
+            || !name.chars().all(is_name)
+            || split.modules.iter().any(|made| made.name == *name)
+        {
+            split
+                .missing
+                .push(format!("a file of the module {name}: its name cannot be a file's, or is there twice"));
+            continue;
+        }
+        let parts = modules::parts(kernel, &types, module);
+        if parts.is_empty() {
+            split
+                .missing
+                .push(format!("a file of the module {name}: where its sections lie is not in the dump"));
+            continue;
+        }
+        let ids = typed.iter().find(|(typed, _)| typed == name).map_or(0..0, |(_, ids)| ids.clone());
+        let orc = of_orc
+            .iter()
+            .position(|(of, _)| of.address == module.address)
+            .map(|index| of_orc.swap_remove(index).1);
+        let source = module::Source { module, parts: &parts, types: ids, orc: orc.as_ref() };
+        let (bytes, report) = module::write(&image, &mut types, &source)?;
+        let Some(left) = rest.checked_sub(bytes.len()) else {
+            split.missing.push(format!("files of the module {name} and those behind it: they are too large"));
+            break;
+        };
+        rest = left;
+        each(name, &bytes)?;
+        split.modules.push(report);
+    }
+    Ok(split)
 }
 
 /// What the file says of itself, as text.

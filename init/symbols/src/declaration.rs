@@ -42,6 +42,8 @@ pub struct Declarations<'t> {
     /// Structures, unions and enumerations without a name, by a hash of the names in them; none if there
     /// are several. The names themselves would take many times the memory of the types.
     unnamed: HashMap<u64, Option<TypeId>>,
+    /// Enumerations by hashes of the names in them, in order; empty until a declaration wants one.
+    enumerations: Vec<(u64, TypeId)>,
 }
 
 impl<'t> Declarations<'t> {
@@ -66,7 +68,7 @@ impl<'t> Declarations<'t> {
                 _ => {}
             }
         }
-        Self { types, derived, forwards: HashMap::new(), unnamed }
+        Self { types, derived, forwards: HashMap::new(), unnamed, enumerations: Vec::new() }
     }
 
     /// The types, those of declarations among them.
@@ -260,7 +262,7 @@ impl<'t> Declarations<'t> {
     }
 
     /// The number of elements that a token stands for.
-    fn length(&self, token: &str) -> Result<u32, DeclarationError> {
+    fn length(&mut self, token: &str) -> Result<u32, DeclarationError> {
         let unknown = || DeclarationError::Unknown(format!("number of elements {token}"));
         let (name, more) = token.strip_suffix("+1").map_or((token, 0), |name| (name, 1));
         let value = if token.starts_with('?') {
@@ -280,11 +282,21 @@ impl<'t> Declarations<'t> {
         u32::try_from(value).map_err(|_| unknown())
     }
 
-    /// The value of the first enumerator of a name. Few declarations have one.
-    fn enumerator(&self, name: &str) -> Option<i128> {
-        let all = self.types.ids().filter_map(|id| self.types.get(id));
-        let mut all = all.flat_map(|found| found.enumerators());
-        all.find(|(found, _)| self.types.string(*found) == name).map(|(_, value)| value)
+    /// The value of the first enumerator of a name.
+    fn enumerator(&mut self, name: &str) -> Option<i128> {
+        let types = &*self.types;
+        if self.enumerations.is_empty() {
+            let all = types.ids().filter_map(|id| Some((id, types.get(id)?)));
+            let names = all.flat_map(|(id, found)| found.enumerators().map(move |(name, _)| (name, id)));
+            self.enumerations =
+                names.map(|(name, id)| (hash(std::iter::once(types.string(name))), id)).collect();
+            self.enumerations.sort_unstable();
+        }
+        let wanted = hash(std::iter::once(name));
+        let start = self.enumerations.partition_point(|(hash, _)| *hash < wanted);
+        let namesakes = self.enumerations.iter().skip(start).take_while(|(hash, _)| *hash == wanted);
+        let mut all = namesakes.filter_map(|(_, id)| types.get(*id)).flat_map(|found| found.enumerators());
+        all.find(|(found, _)| types.string(*found) == name).map(|(_, value)| value)
     }
 
     /// Whether the members of a structure have these names.

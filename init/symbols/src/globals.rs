@@ -60,8 +60,9 @@ pub fn resolve(types: &mut Types, symbols: &SymbolTable) -> Globals {
         while let Some((_, text)) = lines.next_if(|(next, _)| *next == name) {
             texts.push(text);
         }
-        let symbol = symbols.symbol(name).filter(|_| !known.contains(name) && symbols.only(name).is_some());
-        let Some(symbol) = symbol else { continue };
+        let mut namesakes = symbols.all_named(name);
+        let symbol = namesakes.next().filter(|_| namesakes.next().is_none());
+        let Some(symbol) = symbol.filter(|_| !known.contains(name)) else { continue };
         let room = symbols.gap(symbol.address).unwrap_or(0);
         let candidates = texts.into_iter().filter_map(|text| fitting(&mut declarations, text, name, room));
         if let Some((_, of)) = candidates.reduce(|best, next| if next.0 > best.0 { next } else { best }) {

@@ -57,7 +57,8 @@ impl<'a> Image<'a> {
 
     /// The symbol of a name that is no other symbol's.
     pub(crate) fn only(&self, name: &str) -> Option<&Symbol> {
-        self.symbols.only(name).and_then(|_| self.symbols.symbol(name))
+        let mut all = self.symbols.all_named(name);
+        all.next().filter(|_| all.next().is_none())
     }
 
     /// The kernel's code, with KASLR.

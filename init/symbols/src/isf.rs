@@ -105,7 +105,7 @@ pub fn write(kernel: &Kernel<'_>, out: &mut dyn Write) -> Result<Report, IsfErro
         typed: isf.symbols.values().filter(|symbol| symbol.of.is_some()).count(),
         structures: isf.names.structures.len(),
         enumerations: isf.names.enumerations.len(),
-        modules: model.modules,
+        modules: model.modules.len(),
         without_types: model.without_types.clone(),
         unresolved: ASKED.into_iter().filter(is_untyped).collect(),
     };

@@ -11,8 +11,10 @@
 //!   reads those.
 //! - [`model`]: the three of them together; [`knowledge`]: what walkers ask of them.
 //! - [`modules`]: loaded modules and their functions.
-//! - [`orc`]: tables that say how stacks are unwound; [`unwind`] does it.
-//! - [`debuginfo`]: the ELF file with a symbol table, DWARF and call frame information.
+//! - [`orc`]: tables that say how stacks are unwound; [`unwind`] does it; [`pt_regs`] is where registers
+//!   are saved.
+//! - [`debuginfo`]: the ELF file with a symbol table, DWARF and call frame information, and one of each
+//!   module.
 //! - [`isf`]: the same for volatility3.
 //!
 //! ## Words
@@ -40,6 +42,7 @@ pub mod model;
 pub mod modules;
 pub mod orc;
 mod prologue;
+pub mod pt_regs;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod unwind;

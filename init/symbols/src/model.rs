@@ -1,5 +1,7 @@
 //! What there is to know of a kernel by its names: symbols, types, global variables.
 
+use core::ops::Range;
+
 use vmcore::kernel::Kernel;
 
 use crate::btf::{self, Types};
@@ -19,8 +21,8 @@ pub struct Model {
     pub globals: Globals,
     /// Types that were read; behind them come those that variables need.
     pub types_read: u32,
-    /// Modules whose types are there.
-    pub modules: usize,
+    /// Modules whose types are there, and the numbers of those.
+    pub modules: Vec<(String, Range<u32>)>,
     /// Modules whose types could not be had, and why.
     pub without_types: Vec<String>,
 }
@@ -40,10 +42,10 @@ impl Model {
         }
         let mut types = btf::read(kernel, &symbols)?;
         types.agree(kernel.info())?;
-        let (mut modules, mut without_types) = (0_usize, Vec::new());
+        let (mut modules, mut without_types) = (Vec::new(), Vec::new());
         for (name, added) in btf::module_types(kernel, &symbols, &mut types) {
             match added {
-                Ok(()) => modules = modules.saturating_add(1),
+                Ok(types) => modules.push((name, types)),
                 Err(error) => without_types.push(format!("{name}: {}", base::log::chain(&error))),
             }
         }

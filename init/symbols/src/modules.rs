@@ -1,6 +1,8 @@
 //! Loaded modules: where their code is, what their functions are called and how their stacks are
 //! unwound (`struct module`, include/linux/module.h).
 
+mod parts;
+
 use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 use vmcore::kernel::{Kernel, KernelError};
@@ -9,10 +11,13 @@ use crate::kallsyms::{Builder, SymbolTable};
 use crate::knowledge::Knowledge;
 use crate::list;
 use crate::orc::{ENTRY, Layout, Tables};
+pub use parts::{Part, parts};
 
 /// Modules, and symbols and unwind entries of a module, that are believed.
 const MAX_MODULES: usize = 1024;
 const MAX_SYMBOLS: u32 = 1 << 18;
+/// Symbols of all modules.
+const MAX_ALL_SYMBOLS: u32 = 1 << 21;
 const MAX_ENTRIES: u32 = 1 << 20;
 /// Bytes of code of a module that are believed.
 const MAX_TEXT: u64 = 64 << 20;
@@ -106,10 +111,18 @@ pub fn list(kernel: &Kernel<'_>, known: &dyn Knowledge, layout: Option<Layout>) 
     let (Some(head), Some(offsets)) = (head, offsets) else { return Vec::new() };
     let (entries, _) = list::all(kernel, head, MAX_MODULES);
     let base = |entry: &VirtAddr| entry.0.wrapping_sub(offsets.list);
-    entries.iter().map_while(|entry| module(kernel, base(entry), &offsets, layout).ok().flatten()).collect()
+    let mut budget = MAX_ALL_SYMBOLS;
+    let mut next = |entry| module(kernel, base(entry), &offsets, layout, &mut budget).ok().flatten();
+    entries.iter().map_while(&mut next).collect()
 }
 
 impl Module {
+    /// One of a test.
+    #[cfg(test)]
+    pub(crate) fn made_up(name: String, text: (u64, u64), symbols: SymbolTable) -> Self {
+        Self { address: VirtAddr(0), name, text, symbols, functions: None, orc: None }
+    }
+
     /// Reads its symbols; none if they cannot be read.
     #[must_use]
     pub fn read_symbols(&self, kernel: &Kernel<'_>) -> SymbolTable {
@@ -126,6 +139,7 @@ fn module(
     base: u64,
     offsets: &Offsets,
     layout: Option<Layout>,
+    budget: &mut u32,
 ) -> Result<Option<Module>, KernelError> {
     let mut name = [0; NAME];
     kernel.read(at(base, offsets.name), &mut name, "a module's name")?;
@@ -139,21 +153,25 @@ fn module(
         name: printable.collect(),
         text: (start, end),
         symbols: SymbolTable::default(),
-        functions: functions(kernel, base, offsets).ok(),
+        functions: functions(kernel, base, offsets, budget).ok(),
         orc: tables(kernel, base, offsets, layout),
     }))
 }
 
 /// Where the symbols of a module lie.
-fn functions(kernel: &Kernel<'_>, base: u64, offsets: &Offsets) -> Result<Functions, KernelError> {
+fn functions(
+    kernel: &Kernel<'_>,
+    base: u64,
+    offsets: &Offsets,
+    budget: &mut u32,
+) -> Result<Functions, KernelError> {
     let what = "a module's symbols";
     let table = kernel.read_u64(at(base, offsets.kallsyms), what)?;
     let symtab = VirtAddr(kernel.read_u64(at(table, offsets.symtab), what)?);
     let strtab = VirtAddr(kernel.read_u64(at(table, offsets.strtab), what)?);
     let count = kernel.read_u32(at(table, offsets.num_symtab), what)?;
-    if count > MAX_SYMBOLS {
-        return Err(KernelError::Absurd { what, value: count.into() });
-    }
+    let rest = budget.checked_sub(count).filter(|_| count <= MAX_SYMBOLS);
+    *budget = rest.ok_or(KernelError::Absurd { what, value: count.into() })?;
     Ok(Functions { symtab, count, strtab })
 }
 

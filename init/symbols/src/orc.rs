@@ -15,6 +15,7 @@ mod tests;
 
 /// Bytes of an entry, and of the word that says of which address it is.
 pub const ENTRY: usize = 6;
+pub(crate) const IP: usize = 4;
 /// Entries that are believed; a kernel with all options has half a million.
 const MAX_ENTRIES: u64 = 1 << 22;
 
@@ -178,8 +179,8 @@ impl Tables {
     /// The code that each entry is of; `ip` are the bytes at [`Tables::ip`].
     pub(crate) fn code<'a>(&self, ip: &'a [u8]) -> impl Iterator<Item = u64> + use<'a> {
         let start = self.ip.0.0;
-        let places = (0_u64..).map(move |index| start.wrapping_add(index.wrapping_mul(4)));
-        let words = ip.chunks_exact(4).map(|word| Fields(word).i32(0).unwrap_or(0));
+        let places = (0_u64..).map(move |index| start.wrapping_add(index.wrapping_mul(to_u64(IP))));
+        let words = ip.chunks_exact(IP).map(|word| Fields(word).i32(0).unwrap_or(0));
         places.zip(words).map(|(place, word)| place.wrapping_add_signed(word.into()))
     }
 

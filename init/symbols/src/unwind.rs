@@ -17,6 +17,7 @@ use crate::kallsyms::{SymbolTable, Symbols};
 use crate::knowledge::Knowledge;
 use crate::modules::{self, Module};
 use crate::orc::{Base, ENTRY, Entry, Tables};
+use crate::pt_regs::{self, AX, BP, CS, DI, DX, IP, R10, R13, SP, WORDS};
 use crate::{orc, prologue};
 
 /// Frames of one stack.
@@ -27,17 +28,6 @@ const MAX_CHANGES: u32 = 8;
 const STACK: u64 = 16 << 10;
 /// Bytes at the start of a function that set up its frame.
 const MAX_PROLOGUE: u64 = 64;
-/// Offsets in `struct pt_regs` (arch/x86/include/asm/ptrace.h), and where what the CPU pushes begins.
-const R13: u64 = 16;
-const BP: u64 = 32;
-const R10: u64 = 56;
-const AX: u64 = 80;
-const DX: u64 = 96;
-const DI: u64 = 112;
-const IP: u64 = 128;
-const CS: u64 = 136;
-const SP: u64 = 152;
-
 /// How a frame was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
@@ -85,7 +75,7 @@ impl Registers {
     /// Of `struct pt_regs`, or of the note of a CPU, which begins with it (`struct user_regs_struct`).
     #[must_use]
     pub fn of_pt_regs(bytes: &[u8]) -> Option<Self> {
-        let word = |offset| Fields(bytes).u64(to_usize(offset));
+        let word = |register: usize| Fields(bytes).u64(register.checked_mul(8)?);
         let others = [AX, DX, DI, R10, R13].map(word);
         Some(Self { ip: word(IP)?, exact: true, sp: word(SP)?, bp: word(BP)?, others })
     }
@@ -266,17 +256,17 @@ impl<'a> Unwinder<'a> {
                 ip.map(|ip| Registers { ip, exact: self.fork == Some(ip), sp, bp: at.bp, others: [None; 5] })
             }
             orc::Frame::Registers => {
-                if self.word(sp.wrapping_add(CS)).is_none_or(|cs| cs & 3 == 3) {
+                if self.word(sp.wrapping_add(pt_regs::offset(CS))).is_none_or(|cs| cs & 3 == 3) {
                     return Next::End;
                 }
-                let mut bytes = [0; 168];
+                let mut bytes = [0; WORDS * 8];
                 let read = self.kernel.read(VirtAddr(sp), &mut bytes, "saved registers");
                 read.ok().and_then(|()| Registers::of_pt_regs(&bytes))
             }
             // Only what the CPU pushes is there.
             _ => {
-                let start = sp.wrapping_sub(IP);
-                let word = |offset: u64| self.word(start.wrapping_add(offset));
+                let start = sp.wrapping_sub(pt_regs::offset(IP));
+                let word = |register| self.word(start.wrapping_add(pt_regs::offset(register)));
                 if word(CS).is_none_or(|cs| cs & 3 == 3) {
                     return Next::End;
                 }

@@ -7,6 +7,7 @@ use processes::resident::{Held, Pages};
 use processes::system::System;
 use processes::tasks::{self, Processes};
 use processes::user;
+use symbols::pt_regs::CS;
 use symbols::unwind::{How, Registers, SleeperLayout, Unwinder};
 
 use crate::findings::{Blocked, Cpu, Frame, Task};
@@ -18,8 +19,6 @@ const ARGUMENTS: u64 = 4096;
 /// for work.
 const UNINTERRUPTIBLE: u32 = 2;
 const NO_LOAD: u32 = 0x400;
-/// Where CS, and RIP, are among the registers.
-const CS: usize = 17;
 
 /// Looks at tasks and their stacks.
 pub(crate) struct Stacks<'a> {

@@ -151,25 +151,26 @@ impl Types {
             while let Some((id, is_done)) = way.pop() {
                 let Some(height) = slot(id).and_then(|slot| heights.get(slot).copied()) else { continue };
                 let fault = |what| Err((id.0, (what, id.0)));
-                below.clear();
                 match (is_done, height) {
-                    (true, _) | (false, 0) => {
-                        if let Some(found) = self.get(id) {
-                            next(found, &mut below);
-                        }
-                    }
+                    (true, _) | (false, 0) => {}
                     (false, ON_THE_WAY) => return fault("a way back to itself, type"),
                     (false, _) => continue,
                 }
-                let height = if is_done {
-                    let of = |id: &TypeId| slot(*id).and_then(|slot| heights.get(slot).copied()).unwrap_or(0);
-                    below.iter().map(of).max().unwrap_or(0).saturating_add(1)
+                below.clear();
+                if let Some(found) = self.get(id) {
+                    next(found, &mut below);
+                }
+                // Those from before this blob have none.
+                let of = |id: &TypeId| slot(*id).map_or(Some(0), |slot| heights.get(slot).copied());
+                let is_known = |id: &TypeId| slot(*id).is_none() || !matches!(of(id), Some(0 | ON_THE_WAY));
+                let height = if is_done || below.iter().all(is_known) {
+                    below.iter().filter_map(of).max().unwrap_or(0).saturating_add(1)
                 } else {
                     way.push((id, true));
                     way.extend(below.iter().map(|id| (*id, false)));
                     ON_THE_WAY
                 };
-                if is_done && height > MAX_HEIGHT {
+                if height != ON_THE_WAY && height > MAX_HEIGHT {
                     return fault("too many types in it, type");
                 }
                 if let Some(slot) = slot(id).and_then(|slot| heights.get_mut(slot)) {

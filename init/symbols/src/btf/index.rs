@@ -28,26 +28,43 @@ impl Space {
 }
 
 impl Types {
-    /// Sorts the types that have names.
+    /// Sorts the types that have names and came in since the last time into those that are sorted.
     pub(super) fn index(&mut self) {
-        let space = |id: &TypeId| {
-            self.get(*id).filter(|found| found.name != 0).and_then(|found| Space::of(found.kind))
+        // The first eight bytes decide most comparisons without a look at the names.
+        let start = |name: &str| {
+            let mut bytes = [0; 8];
+            bytes.iter_mut().zip(name.bytes()).for_each(|(byte, of_name)| *byte = of_name);
+            u64::from_be_bytes(bytes)
         };
-        let mut by_name: Vec<TypeId> = self.ids().filter(|id| space(id).is_some()).collect();
-        by_name.sort_unstable_by(|one, other| {
-            let key = |id: &TypeId| (self.name(*id), space(id), *id);
-            key(one).cmp(&key(other))
-        });
-        self.by_name = by_name;
+        let named = |id: TypeId| {
+            let found = self.get(id).filter(|found| found.name != 0)?;
+            Space::of(found.kind).map(|_| (start(self.string(found.name)), id))
+        };
+        let mut new: Vec<(u64, TypeId)> = (self.read_end..self.len()).map(TypeId).filter_map(named).collect();
+        let key = |id: TypeId| (self.name(id), self.space(id), id);
+        new.sort_unstable_by(|one, other| one.0.cmp(&other.0).then_with(|| key(one.1).cmp(&key(other.1))));
+        let mut all = Vec::with_capacity(self.by_name.len().saturating_add(new.len()));
+        let mut rest = self.by_name.as_slice();
+        for (_, id) in new {
+            let (below, above) = rest.split_at(rest.partition_point(|&other| key(other) < key(id)));
+            all.extend_from_slice(below);
+            all.push(id);
+            rest = above;
+        }
+        all.extend_from_slice(rest);
+        self.by_name = all;
         self.read_end = self.len();
+    }
+
+    fn space(&self, id: TypeId) -> Option<Space> {
+        self.get(id).and_then(|found| Space::of(found.kind))
     }
 
     /// The type of this name; of several the kernel's own, else that of the first module.
     #[must_use]
     pub fn named(&self, space: Space, name: &str) -> Option<TypeId> {
-        let key = |id: TypeId| (self.name(id), self.get(id).and_then(|found| Space::of(found.kind)));
-        let wanted = (name, Some(space));
-        let start = self.by_name.partition_point(|&id| key(id) < wanted);
-        self.by_name.get(start).copied().filter(|&id| key(id) == wanted)
+        let key = |id: TypeId| self.name(id).cmp(name).then_with(|| self.space(id).cmp(&Some(space)));
+        let start = self.by_name.partition_point(|&id| key(id).is_lt());
+        self.by_name.get(start).copied().filter(|&id| key(id).is_eq())
     }
 }

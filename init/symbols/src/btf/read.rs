@@ -83,13 +83,12 @@ pub fn read(kernel: &Kernel<'_>, symbols: &dyn Symbols) -> Result<Types, BtfErro
     Ok(types)
 }
 
-/// Adds the types of all modules that have some, and says which those are: their names, and why the
-/// types of a module could not be had. Names are safe to be shown.
-pub fn module_types(
-    kernel: &Kernel<'_>,
-    symbols: &dyn Symbols,
-    types: &mut Types,
-) -> Vec<(String, Result<(), BtfError>)> {
+/// The name of a module, which is safe to be shown, and the numbers of its types; or why they could not
+/// be had.
+pub type ModuleTypes = (String, Result<Range<u32>, BtfError>);
+
+/// Adds the types of all modules that have some, and says which those are.
+pub fn module_types(kernel: &Kernel<'_>, symbols: &dyn Symbols, types: &mut Types) -> Vec<ModuleTypes> {
     let offsets = ["list", "btf"].map(|name| types.offset("btf_module", name));
     let fields = ["data", "data_size", "name"].map(|name| types.offset("btf", name));
     let (Some(head), [Some(list), Some(btf)], [Some(data), Some(size), Some(name)]) =
@@ -119,8 +118,9 @@ pub fn module_types(
             kernel.read(VirtAddr(data), &mut blob, "a module's types")?;
             Ok(blob)
         };
+        let first = types.len();
         let added = blob().and_then(|blob| types.add_split(&blob));
-        all.push((module, added));
+        all.push((module, added.map(|()| first..types.len())));
     }
     if !is_whole {
         let value = to_u64(all.len());
@@ -175,9 +175,13 @@ impl<'a> Blob<'a> {
                 u32::from(strings.last().copied().unwrap_or(0)),
             ));
         }
+        // Without a branch for each byte: nearly all blobs have nothing else.
+        let is_ascii =
+            strings.iter().fold(true, |all, byte| all & (*byte == 0 || matches!(*byte, b' '..=b'~')));
         let is_name = |name: &[u8]| {
             name.len() <= MAX_NAME
-                && core::str::from_utf8(name).is_ok_and(|name| !name.contains(base::text::is_unsafe))
+                && (is_ascii
+                    || core::str::from_utf8(name).is_ok_and(|name| !name.contains(base::text::is_unsafe)))
         };
         if let Some(name) = strings.split(|byte| *byte == 0).find(|name| !is_name(name)) {
             let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
@@ -284,52 +288,63 @@ impl Types {
 
     /// Turns the numbers and names in a type into those of the row; fails if one leads nowhere.
     fn renumber(&mut self, id: TypeId, shift: Shift) -> Result<(), (&'static str, u32)> {
-        let start = self.starts.get(to_usize(id.0.into())).copied().unwrap_or(0);
+        let start = to_usize(self.starts.get(to_usize(id.0.into())).copied().unwrap_or(0).into());
         let Some(found) = self.get(id) else { return Err(("the number", id.0)) };
         let places = Places::of(&found);
+        let words = self.bytes.get_mut(start..).unwrap_or_default();
         for (places, (base, delta, end), what) in [
             (places.types, (shift.base.0, shift.types, shift.end.0), "a reference to type"),
             (places.names, (shift.base.1, shift.strings, shift.end.1), "a name at"),
         ] {
-            for place in places {
-                let at = to_usize(start.into()).saturating_add(place);
-                let value = Fields(&self.bytes).u32(at).unwrap_or(u32::MAX);
+            for place in places.all() {
+                let value = Fields(words).u32(place).unwrap_or(u32::MAX);
                 let new = if value < base { Some(value) } else { value.checked_add(delta) };
                 let new = new.filter(|new| *new < end).ok_or((what, value))?;
-                put(&mut self.bytes, at, &new.to_le_bytes());
+                if new != value {
+                    put(words, place, &new.to_le_bytes());
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Where a type has numbers of types and places of names, in bytes from its start.
+/// Words in a type, in bytes from its start: one by itself, and one in each row of those behind it.
+#[derive(Clone, Copy)]
+struct Words {
+    first: Option<usize>,
+    rows: (usize, usize),
+    step: usize,
+}
+
+impl Words {
+    fn all(self) -> impl Iterator<Item = usize> {
+        self.first.into_iter().chain((self.rows.0..self.rows.1).step_by(self.step))
+    }
+}
+
+/// Where a type has numbers of types and places of names.
 struct Places {
-    types: Vec<usize>,
-    names: Vec<usize>,
+    types: Words,
+    names: Words,
 }
 
 impl Places {
     fn of(found: &Type<'_>) -> Self {
-        let rows = |range: Range<usize>, step| range.step_by(step).collect::<Vec<_>>();
         let end = found.more.len().saturating_add(12);
-        let mut types = if found.kind.has_type() { vec![8] } else { Vec::new() };
-        let mut names = vec![0];
-        match found.kind {
-            Kind::Array => types.extend([12, 16]),
-            Kind::Struct | Kind::Union => {
-                types.extend(rows(16..end, 12));
-                names.extend(rows(12..end, 12));
-            }
-            Kind::Enum => names.extend(rows(12..end, 8)),
-            Kind::Enum64 => names.extend(rows(12..end, 12)),
-            Kind::Prototype => {
-                types.extend(rows(16..end, 8));
-                names.extend(rows(12..end, 8));
-            }
-            Kind::Section => types.extend(rows(12..end, 12)),
-            _ => {}
+        let (types, names, step) = match found.kind {
+            // Element and index; behind them is the number of elements.
+            Kind::Array => ((12, 20), (0, 0), 4),
+            Kind::Struct | Kind::Union => ((16, end), (12, end), 12),
+            Kind::Enum => ((0, 0), (12, end), 8),
+            Kind::Enum64 => ((0, 0), (12, end), 12),
+            Kind::Prototype => ((16, end), (12, end), 8),
+            Kind::Section => ((12, end), (0, 0), 12),
+            _ => ((0, 0), (0, 0), 1),
+        };
+        Self {
+            types: Words { first: found.kind.has_type().then_some(8), rows: types, step },
+            names: Words { first: Some(0), rows: names, step },
         }
-        Self { types, names }
     }
 }

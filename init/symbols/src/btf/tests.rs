@@ -86,6 +86,37 @@ fn types_of_modules_go_on_where_the_kernel_s_end() {
 }
 
 #[test]
+fn names_of_modules_are_sorted_into_those_of_the_kernel() {
+    let mut kernel = Btf::default();
+    let int = kernel.int("int", 4, 1);
+    for name in ["b", "d", "common_prefix_2"] {
+        kernel.structure(name, 4, &[("x", int, 0)]);
+    }
+    let mut types = Types::parse(&kernel.blob()).unwrap();
+    let kernel_end = types.len();
+    let mut module = Btf::split(&kernel);
+    for name in ["a", "common_prefix_1", "d", "common_prefix_3", "e"] {
+        module.structure(name, 8, &[("x", int, 0)]);
+    }
+    module.add(8, "b", 0, int, &[]);
+    types.add_split(&module.blob()).unwrap();
+    types.index();
+    let is_kernel_s = |space, name| types.named(space, name).map(|id| (types.name(id), id.0 < kernel_end));
+    for name in ["b", "d", "common_prefix_2"] {
+        assert_eq!(is_kernel_s(Space::Struct, name), Some((name, true)));
+    }
+    for name in ["a", "common_prefix_1", "common_prefix_3", "e"] {
+        assert_eq!(is_kernel_s(Space::Struct, name), Some((name, false)));
+    }
+    assert_eq!(is_kernel_s(Space::Plain, "b"), Some(("b", false)));
+    assert_eq!(is_kernel_s(Space::Struct, "common_prefix"), None);
+    assert_eq!(is_kernel_s(Space::Union, "d"), None);
+    let all = types.by_name.clone();
+    types.index();
+    assert_eq!(types.by_name, all, "nothing is new");
+}
+
+#[test]
 fn of_a_damaged_module_nothing_is_added() {
     let kernel = types();
     let mut types = Types::parse(&kernel.blob()).unwrap();

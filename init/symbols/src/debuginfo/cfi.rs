@@ -2,10 +2,13 @@
 
 use base::addr::{VirtAddr, to_u64};
 
+use super::checks::Orc;
 use super::dies::{sleb, uleb};
 use crate::image::Image;
-use crate::orc::{self, Base, ENTRY, Entry, Frame, Tables};
-use crate::prologue;
+use crate::kallsyms::SymbolTable;
+use crate::modules::Module;
+use crate::orc::{Base, ENTRY, Entry, Frame};
+use crate::{prologue, pt_regs};
 
 /// Numbers of registers in DWARF (System V ABI, AMD64 supplement, figure 3.36).
 const BP: u8 = 6;
@@ -14,28 +17,26 @@ const RETURN: u8 = 16;
 /// Functions that ORC does not know, because they never return into their caller, but that are in the
 /// stack of every panic (`STACK_FRAME_NON_STANDARD`).
 const WITHOUT_ORC: [&str; 4] = ["__crash_kexec", "crash_kexec", "machine_kexec", "panic_smp_self_stop"];
-/// Offsets in `struct pt_regs` (arch/x86/include/asm/ptrace.h) by DWARF's numbers.
-const REGISTERS: [(u8, i16); 17] = [
-    (15, 0),
-    (14, 8),
-    (13, 16),
-    (12, 24),
-    (BP, 32),
-    (3, 40),
-    (11, 48),
-    (10, 56),
-    (9, 64),
-    (8, 72),
-    (0, 80),
-    (2, 88),
-    (1, 96),
-    (4, 104),
-    (5, 112),
-    (RETURN, 128),
-    (SP, 152),
+/// DWARF's numbers of what is in `struct pt_regs`, and its own.
+const REGISTERS: [(u8, usize); 17] = [
+    (15, pt_regs::R15),
+    (14, pt_regs::R14),
+    (13, pt_regs::R13),
+    (12, pt_regs::R12),
+    (BP, pt_regs::BP),
+    (3, pt_regs::BX),
+    (11, pt_regs::R11),
+    (10, pt_regs::R10),
+    (9, pt_regs::R9),
+    (8, pt_regs::R8),
+    (0, pt_regs::AX),
+    (2, pt_regs::CX),
+    (1, pt_regs::DX),
+    (4, pt_regs::SI),
+    (5, pt_regs::DI),
+    (RETURN, pt_regs::IP),
+    (SP, pt_regs::SP),
 ];
-/// Where what the CPU pushes begins in it.
-const INTERRUPT: i16 = 128;
 
 /// `.debug_frame`, and the functions that are in it.
 #[derive(Debug, Default)]
@@ -44,6 +45,8 @@ pub(super) struct Frames {
     pub(super) functions: u64,
     /// Where the common entries are: of calls, of signals.
     common: [Option<u32>; 2],
+    /// Where the first address of each piece is written, and that address, if that is wanted.
+    pub(super) places: Option<Vec<(u32, u64)>>,
 }
 
 /// What one entry of ORC says of a run of code.
@@ -53,11 +56,15 @@ struct Row {
     entry: Entry,
 }
 
-/// Writes call frame information of all functions.
-pub(super) fn write(image: &Image<'_>, orc: Option<&Tables>) -> Frames {
+/// Writes call frame information of all functions of the kernel and, at the same distance from where they
+/// run, of its modules.
+pub(super) fn write(image: &Image<'_>, orc: Option<&Orc>, modules: &[(&Module, Orc)]) -> Frames {
     let mut frames = Frames::default();
-    if let Some((tables, layout)) = orc.and_then(|tables| Some((tables, tables.layout?))) {
-        of_orc(&mut frames, image, tables, layout);
+    let link = |address| image.link(VirtAddr(address));
+    if let Some(orc) = orc {
+        let last = image.text().map_or(0, |(_, end)| end);
+        let functions = starts(image.symbols, |address| image.is_text(address));
+        of_orc(&mut frames, orc, &functions, last, link);
     }
     for name in WITHOUT_ORC {
         let Some(symbol) = image.only(name) else { continue };
@@ -77,7 +84,25 @@ pub(super) fn write(image: &Image<'_>, orc: Option<&Tables>) -> Frames {
         }
         frames.function(false, start, body, &program);
     }
+    for (module, orc) in modules {
+        of_module(&mut frames, module, orc, link);
+    }
     frames
+}
+
+/// Writes that of a module; `link` makes addresses of the file out of those where it runs.
+pub(super) fn of_module(frames: &mut Frames, module: &Module, orc: &Orc, link: impl Fn(u64) -> u64) {
+    let (first, end) = module.text;
+    let functions = starts(&module.symbols, |address| (first..end).contains(&address.0));
+    of_orc(frames, orc, &functions, end, link);
+}
+
+/// Where functions begin, ascending.
+fn starts(symbols: &SymbolTable, is_text: impl Fn(VirtAddr) -> bool) -> Vec<u64> {
+    let symbols = symbols.all().iter().map(|symbol| symbol.address);
+    let mut starts: Vec<u64> = symbols.filter(|address| is_text(*address)).map(|address| address.0).collect();
+    starts.dedup();
+    starts
 }
 
 /// `DW_CFA_def_cfa`
@@ -87,6 +112,11 @@ fn define(program: &mut Vec<u8>, register: u8, offset: u64) {
 }
 
 impl Frames {
+    /// Those of which it is remembered where first addresses are.
+    pub(super) fn marked() -> Self {
+        Self { places: Some(Vec::new()), ..Self::default() }
+    }
+
     /// The common entry of functions, or of what an interrupt pushes; written when it is wanted first.
     fn common(&mut self, signal: bool) -> u32 {
         let at = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
@@ -101,68 +131,65 @@ impl Frames {
         let mut body = [&[0xff, 0xff, 0xff, 0xff, 1][..], augmentation, &[1, 0x78, RETURN]].concat();
         // The caller's stack is behind the return address, which is at its end.
         body.extend([0x0c, SP, 8, 0x80 | RETURN, 1]);
-        self.block(body);
+        self.block(&[&body]);
         at
     }
 
     /// The entry of a piece of code.
     fn function(&mut self, signal: bool, start: u64, len: u64, program: &[u8]) {
         let common = self.common(signal);
-        let mut body = common.to_le_bytes().to_vec();
-        body.extend(start.to_le_bytes());
-        body.extend(len.to_le_bytes());
-        body.extend_from_slice(program);
-        self.block(body);
+        if let Some(places) = &mut self.places {
+            // Behind the length and the place of the common entry.
+            let at = u32::try_from(self.bytes.len().saturating_add(8)).unwrap_or(u32::MAX);
+            places.push((at, start));
+        }
+        self.block(&[&common.to_le_bytes(), &start.to_le_bytes(), &len.to_le_bytes(), program]);
         self.functions = self.functions.saturating_add(1);
     }
 
     /// A length and a body, filled up with DW_CFA_nop.
-    fn block(&mut self, mut body: Vec<u8>) {
-        let len = body.len().saturating_add(4).next_multiple_of(8).saturating_sub(4);
-        body.resize(len, 0);
-        self.bytes.extend(u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
-        self.bytes.extend(body);
+    fn block(&mut self, body: &[&[u8]]) {
+        let len = body.iter().fold(4_usize, |len, part| len.saturating_add(part.len())).next_multiple_of(8);
+        let end = self.bytes.len().saturating_add(len);
+        let len = u32::try_from(len.saturating_sub(4)).unwrap_or(u32::MAX);
+        self.bytes.extend_from_slice(&len.to_le_bytes());
+        for part in body {
+            self.bytes.extend_from_slice(part);
+        }
+        self.bytes.resize(end, 0);
     }
 }
 
-/// Entries of all functions, from the tables of the kernel.
-fn of_orc(frames: &mut Frames, image: &Image<'_>, tables: &Tables, layout: orc::Layout) {
-    let ip = image.bytes(tables.ip.0.0, tables.ip.1.0);
-    let entries = image.bytes(tables.entries.0.0, tables.entries.1.0);
-    let all: Vec<(u64, &[u8])> = tables.code(&ip).zip(entries.chunks_exact(ENTRY)).collect();
-    // A table that is not in order is damaged: nothing in it can be found.
-    if !all.is_sorted_by_key(|(address, _)| *address) {
-        return;
-    }
-    let mut starts: Vec<u64> = image
-        .symbols
-        .all()
-        .iter()
-        .filter(|symbol| image.is_text(symbol.address))
-        .map(|symbol| symbol.address.0)
-        .collect();
-    starts.dedup();
-    let last = image.text().map_or(0, |(_, end)| end);
-    for (index, &start) in (1_usize..).zip(&starts) {
+/// Entries of functions, which begin at `starts` and of which the last one ends at `last`.
+fn of_orc(frames: &mut Frames, orc: &Orc, starts: &[u64], last: u64, link: impl Fn(u64) -> u64) {
+    let Some(layout) = orc.tables.layout else { return };
+    let mut all = orc.tables.code(&orc.ip).zip(orc.entries.chunks_exact(ENTRY)).peekable();
+    let mut current: Option<(u64, &[u8])> = None;
+    let (mut rows, mut program) = (Vec::new(), Vec::new());
+    for (index, &start) in (1_usize..).zip(starts) {
         let end = starts.get(index).copied().unwrap_or(last);
-        let first = all.partition_point(|(address, _)| *address <= start).saturating_sub(1);
-        let mut rows = Vec::new();
-        let rest = all.get(first..).unwrap_or_default();
-        for (number, (address, bytes)) in (1_usize..).zip(rest) {
-            if *address >= end {
-                break;
-            }
-            let next = rest.get(number).map_or(end, |(address, _)| *address);
-            let (from, to) = ((*address).max(start), next.min(end));
-            let Some(entry) = layout.decode(bytes).filter(|_| from < to) else { continue };
-            rows.push(Row { start: from, end: to, entry });
+        while let Some(next) = all.next_if(|(address, _)| *address <= start) {
+            current = Some(next);
         }
-        runs(frames, image, &rows);
+        rows.clear();
+        loop {
+            let next = all.peek().map_or(end, |(address, _)| *address);
+            if let Some((address, bytes)) = current {
+                let (from, to) = (address.max(start), next.min(end));
+                let entry = layout.decode(bytes).filter(|_| from < to);
+                rows.extend(entry.map(|entry| Row { start: from, end: to, entry }));
+            }
+            match all.next_if(|(address, _)| *address < end) {
+                Some(next) => current = Some(next),
+                None => break,
+            }
+        }
+        runs(frames, &link, &rows, &mut program);
     }
 }
 
 /// Writes what is known, a piece for each run of rows of one kind.
-fn runs(frames: &mut Frames, image: &Image<'_>, rows: &[Row]) {
+fn runs(frames: &mut Frames, link: impl Fn(u64) -> u64, rows: &[Row], program: &mut Vec<u8>) {
     let known = |row: &Row| {
         matches!(row.entry.frame, Frame::Call | Frame::Registers | Frame::Interrupt)
             && !matches!(row.entry.sp.0, Base::Undefined | Base::PreviousSp)
@@ -174,21 +201,21 @@ fn runs(frames: &mut Frames, image: &Image<'_>, rows: &[Row]) {
     for run in rows.chunk_by(|one, next| kind(one) == kind(next) && one.end == next.start) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
         let Some(signal) = kind(first) else { continue };
-        let program = program(run, first.start);
-        let start = image.link(VirtAddr(first.start));
-        frames.function(signal, start, last.end.saturating_sub(first.start), &program);
+        write_program(program, run, first.start);
+        let start = link(first.start);
+        frames.function(signal, start, last.end.saturating_sub(first.start), program);
     }
 }
 
-/// The instructions of a run.
-fn program(rows: &[Row], start: u64) -> Vec<u8> {
-    let mut program = Vec::new();
+/// Writes the instructions of a run in place of what is there.
+fn write_program(program: &mut Vec<u8>, rows: &[Row], start: u64) {
+    program.clear();
     let mut at = start;
     let mut saved = None;
     for row in rows {
-        advance(&mut program, row.start.saturating_sub(at));
+        advance(program, row.start.saturating_sub(at));
         at = row.start;
-        stack(&mut program, row.entry);
+        stack(program, row.entry);
         if row.entry.frame == Frame::Call {
             let bp = match row.entry.bp {
                 (Base::PreviousSp, offset) if offset <= 0 && offset % 8 == 0 => {
@@ -201,17 +228,16 @@ fn program(rows: &[Row], start: u64) -> Vec<u8> {
                 match bp {
                     Some(words) => {
                         program.push(0x80 | BP);
-                        uleb(&mut program, words.into());
+                        uleb(program, words.into());
                     }
                     // DW_CFA_same_value
                     None => program.extend([0x08, BP]),
                 }
             }
         } else {
-            registers(&mut program, row.entry.frame);
+            registers(program, row.entry.frame);
         }
     }
-    program
 }
 
 /// `DW_CFA_advance_loc`
@@ -274,11 +300,12 @@ fn stack(program: &mut Vec<u8>, entry: Entry) {
 
 /// Where the registers of what was interrupted are.
 fn registers(program: &mut Vec<u8>, frame: Frame) {
-    let all = frame == Frame::Registers;
-    let start = if all { 0 } else { INTERRUPT };
-    for (register, offset) in REGISTERS.into_iter().filter(|(_, offset)| *offset >= start) {
-        // DW_CFA_offset_extended_sf
+    // What the CPU pushes is at the end.
+    let start = if frame == Frame::Registers { 0 } else { pt_regs::IP };
+    for (register, number) in REGISTERS {
+        let Some(words) = number.checked_sub(start) else { continue };
+        // DW_CFA_offset_extended_sf, in words of -8 bytes.
         program.extend([0x11, register]);
-        sleb(program, i64::from(offset.saturating_sub(start)) / -8);
+        sleb(program, 0_i64.saturating_sub_unsigned(to_u64(words)));
     }
 }

@@ -1,40 +1,100 @@
 //! Whether the parts of the image contradict each other: what is wrong is left out, and said.
 
-use base::addr::{VirtAddr, to_usize};
+use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 
 use super::sections::Section;
 use crate::image::Image;
-use crate::orc::{ENTRY, Tables};
+use crate::modules::Module;
+use crate::orc::{ENTRY, IP, Tables};
 
 /// Bytes of `.notes`, and notes, that are looked at.
 const MAX_NOTES: u64 = 64 << 10;
 /// `NT_GNU_BUILD_ID`
 const BUILD_ID: u32 = 3;
 
-/// Whether the tables of ORC are there and in order: ascending addresses of the image.
-pub(super) fn orc(image: &Image<'_>, tables: &Tables) -> Result<(), &'static str> {
-    let read = |start: VirtAddr, len: u64| {
-        let mut bytes = vec![0; to_usize(len)];
-        image.kernel.read(start, &mut bytes, "the tables of ORC").map(|()| bytes)
-    };
-    let bytes_of = |size: u64| tables.len().saturating_mul(size);
-    let entries = u64::try_from(ENTRY).unwrap_or(u64::MAX);
-    let (Ok(ip), Ok(_)) = (read(tables.ip.0, bytes_of(4)), read(tables.entries.0, bytes_of(entries))) else {
-        return Err("stacks are not unwound exactly: the kernel's ORC tables are not in the dump");
-    };
+/// Entries of ORC of all modules that are believed.
+const MAX_ENTRIES: u64 = 1 << 22;
+
+/// Tables of ORC, read and in order.
+pub(super) struct Orc {
+    pub(super) tables: Tables,
+    /// The bytes of their sections.
+    pub(super) ip: Vec<u8>,
+    pub(super) entries: Vec<u8>,
+}
+
+/// Why tables of ORC are not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OrcFault {
+    Absent,
+    Unordered,
+}
+
+impl OrcFault {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Absent => "are not in the dump",
+            Self::Unordered => "are damaged, they are not in order",
+        }
+    }
+}
+
+impl Orc {
+    /// Reads tables whose entries must be there and be of ascending addresses within `code`.
+    fn read(image: &Image<'_>, tables: Tables, code: (u64, u64)) -> Result<Self, OrcFault> {
+        let read = |(start, end): (VirtAddr, VirtAddr), entry: usize| {
+            let entries = tables.len().saturating_mul(to_u64(entry));
+            let mut bytes = vec![0; to_usize(entries)];
+            image.kernel.read(start, &mut bytes, "the tables of ORC").map_err(|_| OrcFault::Absent)?;
+            // The end of a section may be aligned.
+            bytes.truncate(to_usize(end.0.saturating_sub(start.0)));
+            bytes.extend(image.bytes(start.0.saturating_add(entries), end.0));
+            Ok::<_, OrcFault>(bytes)
+        };
+        let ip = read(tables.ip, IP)?;
+        let entries = read(tables.entries, ENTRY)?;
+        let (mut last, end) = code;
+        for address in tables.code(&ip) {
+            if !(last..end).contains(&address) {
+                return Err(OrcFault::Unordered);
+            }
+            last = address;
+        }
+        Ok(Self { tables, ip, entries })
+    }
+}
+
+/// Reads the tables of the kernel itself.
+pub(super) fn orc(image: &Image<'_>, tables: Tables) -> Result<Orc, String> {
     let start = image.text().map_or(0, |(start, _)| start);
     let end = image.find(&["_end"]).unwrap_or(u64::MAX);
-    let mut last = start;
-    for address in tables.code(&ip) {
-        if !(last..end).contains(&address) {
-            return Err(
-                "stacks are not unwound exactly: the kernel's ORC tables are damaged, they are not in order",
-            );
+    Orc::read(image, tables, (start, end))
+        .map_err(|fault| format!("stacks are not unwound exactly: the kernel's ORC tables {}", fault.text()))
+}
+
+/// The tables of each module that has some, and which cannot be had. What a module has thrown away after
+/// its start is still in them.
+pub(super) fn orc_of_modules<'m>(
+    image: &Image<'_>,
+    modules: &'m [Module],
+) -> (Vec<(&'m Module, Orc)>, Vec<String>) {
+    let (mut all, mut missing) = (Vec::new(), Vec::new());
+    let mut budget = MAX_ENTRIES;
+    for module in modules {
+        let Some(tables) = module.orc.filter(|tables| tables.layout.is_some()) else { continue };
+        let Some(rest) = budget.checked_sub(tables.len()) else { break };
+        budget = rest;
+        match Orc::read(image, tables, (0, u64::MAX)) {
+            Ok(orc) => all.push((module, orc)),
+            Err(fault) => missing.push(format!(
+                "stacks are not unwound exactly: ORC tables of the module {} {}",
+                module.name,
+                fault.text()
+            )),
         }
-        last = address;
     }
-    Ok(())
+    (all, missing)
 }
 
 /// What is wrong with the build id, by which readers tell whether a file is that of a dump.
@@ -74,14 +134,14 @@ fn find_build_id(notes: &[u8]) -> Option<&[u8]> {
 
 /// Two sections that overlap, if there are some: the symbols that mark them contradict each other. The
 /// first copy of per-CPU variables may lie in what is thrown away after the start (7.x).
-pub(super) fn overlap(sections: &[Section]) -> Option<(&'static str, &'static str)> {
+pub(super) fn overlap(sections: &[Section]) -> Option<(String, String)> {
     let mut all: Vec<&Section> = sections.iter().filter(|section| section.is_in_memory()).collect();
     all.retain(|section| section.name != ".data..percpu");
     all.sort_by_key(|section| section.address);
     let pairs = all.iter().zip(all.iter().skip(1));
     let mut overlapping =
         pairs.filter(|(one, next)| one.address.saturating_add(one.len) > next.address && next.len > 0);
-    overlapping.next().map(|(one, next)| (one.name, next.name))
+    overlapping.next().map(|(one, next)| (one.name.to_string(), next.name.to_string()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Debugging information entries, and the table of their abbreviations (DWARF 4, section 7.5).
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use base::addr::to_usize;
 use base::fields::put;
@@ -94,6 +95,40 @@ impl Value {
     }
 }
 
+/// The attributes of an entry; more than [`MAX_ATTRIBUTES`] no entry has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attributes {
+    all: [(u8, Value); MAX_ATTRIBUTES],
+    len: usize,
+}
+
+impl Attributes {
+    /// These, as far as they are there.
+    pub(super) fn new<const N: usize>(attributes: [Option<(u8, Value)>; N]) -> Self {
+        let mut new = Self { all: [(0, Value::Flag); MAX_ATTRIBUTES], len: 0 };
+        for attribute in attributes {
+            new.add(attribute);
+        }
+        new
+    }
+
+    /// Adds one, if it is there.
+    pub(super) fn add(&mut self, attribute: Option<(u8, Value)>) {
+        if let (Some(attribute), Some(slot)) = (attribute, self.all.get_mut(self.len)) {
+            *slot = attribute;
+            self.len = self.len.saturating_add(1);
+        }
+    }
+}
+
+impl std::ops::Deref for Attributes {
+    type Target = [(u8, Value)];
+
+    fn deref(&self) -> &Self::Target {
+        self.all.get(..self.len).unwrap_or_default()
+    }
+}
+
 /// What entries have in common, in one number that is quickly compared: tag, whether it has children,
 /// and for each attribute its number of seven bits and its form of five.
 type Abbreviation = u128;
@@ -105,11 +140,32 @@ fn abbreviation(tag: u8, children: bool, attributes: &[(u8, Value)], far: bool) 
     })
 }
 
+/// Mixes a number of a few dozen that this module alone makes: no table of them can be made slow.
+#[derive(Debug, Default)]
+struct Mixer(u64);
+
+impl Hasher for Mixer {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        let mixed = value.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        self.0 = u64::try_from(mixed >> 64).unwrap_or(0);
+    }
+}
+
 /// Entries, one behind the other, from the start of `.debug_info` on.
 #[derive(Debug, Default)]
 pub(super) struct Dies {
     bytes: Vec<u8>,
-    abbreviations: HashMap<Abbreviation, u64>,
+    abbreviations: HashMap<Abbreviation, u64, BuildHasherDefault<Mixer>>,
     /// `.debug_abbrev` without its end.
     table: Vec<u8>,
     /// Where each type begins; 0 where that is not known yet.
@@ -120,9 +176,23 @@ pub(super) struct Dies {
     open: Vec<(u32, TypeId, bool)>,
     /// Whether types are in another unit than this one.
     far: bool,
+    /// Where strings and addresses are, if that is wanted.
+    marks: Option<Marks>,
+}
+
+/// What is another number in the file: where it is in `.debug_info`.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    pub(super) strings: Vec<u32>,
+    pub(super) addresses: Vec<(u32, u64)>,
 }
 
 impl Dies {
+    /// Entries of which it is remembered where strings and addresses are.
+    pub(super) fn marked() -> Self {
+        Self { marks: Some(Marks::default()), ..Self::default() }
+    }
+
     /// Bytes so far.
     pub(super) fn len(&self) -> u32 {
         u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
@@ -193,26 +263,34 @@ impl Dies {
     }
 
     fn value(&mut self, value: Value) {
+        if let Some(marks) = &mut self.marks {
+            let at = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+            match value {
+                Value::String(_) => marks.strings.push(at),
+                Value::Address(address) => marks.addresses.push((at, address)),
+                _ => {}
+            }
+        }
         match value {
             Value::Flag => {}
             Value::U8(value) => self.bytes.push(value),
-            Value::String(value) | Value::U32(value) => self.bytes.extend(value.to_le_bytes()),
-            Value::U64(value) | Value::Address(value) => self.bytes.extend(value.to_le_bytes()),
+            Value::String(value) | Value::U32(value) => self.bytes.extend_from_slice(&value.to_le_bytes()),
+            Value::U64(value) | Value::Address(value) => self.bytes.extend_from_slice(&value.to_le_bytes()),
             Value::Signed(value) => sleb(&mut self.bytes, value),
             Value::Unsigned(value) => uleb(&mut self.bytes, value),
             Value::Type(id) => self.reference(id, false),
             Value::Boundless(id) => self.reference(id, true),
             // A block of 9 bytes: DW_OP_addr.
             Value::At(address) => {
-                self.bytes.extend([9, 0x03]);
-                self.bytes.extend(address.to_le_bytes());
+                self.bytes.extend_from_slice(&[9, 0x03]);
+                self.bytes.extend_from_slice(&address.to_le_bytes());
             }
         }
     }
 
     fn reference(&mut self, id: TypeId, boundless: bool) {
         self.open.push((self.len(), id, boundless));
-        self.bytes.extend([0; 4]);
+        self.bytes.extend_from_slice(&[0; 4]);
     }
 
     /// Ends the children of an entry.
@@ -230,11 +308,11 @@ impl Dies {
         }
     }
 
-    /// `.debug_info` and `.debug_abbrev`.
-    pub(super) fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
+    /// `.debug_info`, `.debug_abbrev` and what was remembered.
+    pub(super) fn finish(mut self) -> (Vec<u8>, Vec<u8>, Marks) {
         self.resolve();
         self.table.push(0);
-        (self.bytes, self.table)
+        (self.bytes, self.table, self.marks.unwrap_or_default())
     }
 }
 

@@ -4,13 +4,13 @@
 //! address. A reader that looks for the function of an address then reads a few entries, not all:
 //! with one unit for all, drgn's stack traces take ten times as long.
 
-use super::dies::{Dies, Value, at, tag};
+use super::dies::{Attributes, Dies, Value, at, tag};
 use crate::btf::{Kind, Space, Type, TypeId, Types};
 use crate::globals::Variable;
 use crate::image::Image;
 
 /// Functions in a unit.
-const FUNCTIONS: usize = 128;
+pub(super) const FUNCTIONS: usize = 128;
 /// A typedef or qualifier of a type tag, and arrays of arrays, that are followed.
 const MAX_DEPTH: u32 = 32;
 /// `DW_LANG_C99`
@@ -28,17 +28,17 @@ pub(super) struct Sections {
 }
 
 /// A function with its type.
-struct Function {
-    address: u64,
-    len: u64,
-    name: u32,
-    is_global: bool,
-    prototype: Option<TypeId>,
+pub(super) struct Function {
+    pub(super) address: u64,
+    pub(super) len: u64,
+    pub(super) name: u32,
+    pub(super) is_global: bool,
+    pub(super) prototype: Option<TypeId>,
 }
 
 /// Writes all of it. Strings are added to those of `types`, which become `.debug_str`.
 pub(super) fn write(types: &mut Types, variables: &[Variable], image: &Image<'_>) -> Sections {
-    let names = Names::add(types, variables);
+    let names = Names::add(types, variables, "vmlinux");
     let functions = functions(types, image);
     let types = &*types;
     let mut dies = Dies::default();
@@ -63,6 +63,21 @@ pub(super) fn write(types: &mut Types, variables: &[Variable], image: &Image<'_>
             ],
         );
     }
+    end_types(&mut dies, types, start, &names);
+    let mut aranges = Vec::new();
+    for unit in functions.chunks(FUNCTIONS) {
+        let start = dies.begin_unit(true);
+        if let Some((low, len)) = write_functions(&mut dies, types, unit, &names) {
+            range(&mut aranges, start, low, len);
+        }
+        dies.end_unit(start);
+    }
+    let (info, abbrev, _) = dies.finish();
+    Sections { info, abbrev, aranges, functions: functions.len() }
+}
+
+/// Ends the unit of types that begins at `start`: behind all others are arrays without a number of elements.
+pub(super) fn end_types(dies: &mut Dies, types: &Types, start: u32, names: &Names) {
     for id in dies.wanted() {
         let Some((element, _)) = types.get(id).and_then(|found| found.elements()) else { continue };
         dies.place_boundless(id);
@@ -72,20 +87,10 @@ pub(super) fn write(types: &mut Types, variables: &[Variable], image: &Image<'_>
     }
     dies.end_unit(start);
     dies.resolve();
-    let mut aranges = Vec::new();
-    for unit in functions.chunks(FUNCTIONS) {
-        let start = dies.begin_unit(true);
-        if let Some((low, len)) = write_functions(&mut dies, types, unit, &names) {
-            range(&mut aranges, start, low, len);
-        }
-        dies.end_unit(start);
-    }
-    let (info, abbrev) = dies.finish();
-    Sections { info, abbrev, aranges, functions: functions.len() }
 }
 
 /// Strings and types that entries need beside those of BTF.
-struct Names {
+pub(super) struct Names {
     producer: u32,
     unit: u32,
     directory: u32,
@@ -100,7 +105,7 @@ struct Names {
 }
 
 impl Names {
-    fn add(types: &mut Types, variables: &[Variable]) -> Self {
+    pub(super) fn add(types: &mut Types, variables: &[Variable], unit: &str) -> Self {
         let integers = [
             ("unsigned int", 4, false),
             ("int", 4, true),
@@ -123,7 +128,7 @@ impl Names {
             |key| enumerations.iter().find(|(found, _)| *found == key).map_or(TypeId::VOID, |(_, id)| *id);
         Self {
             producer: types.add_string(PRODUCER),
-            unit: types.add_string("vmlinux"),
+            unit: types.add_string(unit),
             directory: types.add_string("/"),
             expire: types.add_string("write_expire"),
             variables: variables.iter().map(|variable| types.add_string(&variable.name)).collect(),
@@ -133,13 +138,18 @@ impl Names {
         }
     }
 
-    fn unit(&self) -> [(u8, Value); 4] {
+    pub(super) fn unit(&self) -> [(u8, Value); 4] {
         [
             (at::PRODUCER, Value::String(self.producer)),
             (at::LANGUAGE, Value::U8(C99)),
             (at::NAME, Value::String(self.unit)),
             (at::COMP_DIR, Value::String(self.directory)),
         ]
+    }
+
+    /// The types that entries need.
+    pub(super) fn types(&self) -> impl Iterator<Item = TypeId> {
+        self.enumerations.iter().map(|(_, id)| *id)
     }
 
     fn enumeration(&self, size: u32, signed: bool) -> TypeId {
@@ -171,8 +181,16 @@ fn name(offset: u32) -> Option<(u8, Value)> {
     (offset != 0).then_some((at::NAME, Value::String(offset)))
 }
 
+/// Writes the entry of a structure or union that says only that there is one.
+pub(super) fn declaration(dies: &mut Dies, types: &Types, id: TypeId) {
+    let Some(found) = types.get(id) else { return };
+    dies.place(id);
+    let tag = if found.kind == Kind::Union { tag::UNION } else { tag::STRUCTURE };
+    dies.entry(tag, false, &Attributes::new([name(found.name), Some((at::DECLARATION, Value::Flag))]));
+}
+
 /// Writes the entry of a type.
-fn entry(dies: &mut Dies, types: &Types, id: TypeId, names: &Names) {
+pub(super) fn entry(dies: &mut Dies, types: &Types, id: TypeId, names: &Names) {
     let Some(found) = types.get(id) else { return };
     let is_type = !matches!(
         found.kind,
@@ -182,12 +200,12 @@ fn entry(dies: &mut Dies, types: &Types, id: TypeId, names: &Names) {
         return;
     }
     dies.place(id);
-    let mut attributes: Vec<(u8, Value)> = name(found.name).into_iter().collect();
+    let mut attributes = Attributes::new([name(found.name)]);
     match found.kind {
         Kind::Int | Kind::Float => base(dies, types, found),
         Kind::Pointer => {
-            attributes.push((at::BYTE_SIZE, Value::U8(8)));
-            attributes.extend(of(types, found.target()));
+            attributes.add(Some((at::BYTE_SIZE, Value::U8(8))));
+            attributes.add(of(types, found.target()));
             dies.entry(tag::POINTER, false, &attributes);
         }
         Kind::Array => array(dies, types, found, names),
@@ -195,12 +213,12 @@ fn entry(dies: &mut Dies, types: &Types, id: TypeId, names: &Names) {
         Kind::Enum | Kind::Enum64 => enumeration(dies, found, names),
         Kind::Forward => {
             let tag = if found.flag { tag::UNION } else { tag::STRUCTURE };
-            attributes.push((at::DECLARATION, Value::Flag));
+            attributes.add(Some((at::DECLARATION, Value::Flag)));
             dies.entry(tag, false, &attributes);
         }
         Kind::Prototype => {
-            attributes.push((at::PROTOTYPED, Value::Flag));
-            attributes.extend(of(types, found.target()));
+            attributes.add(Some((at::PROTOTYPED, Value::Flag)));
+            attributes.add(of(types, found.target()));
             dies.entry(tag::PROTOTYPE, found.parameters().next().is_some(), &attributes);
             parameters(dies, types, found);
         }
@@ -211,7 +229,7 @@ fn entry(dies: &mut Dies, types: &Types, id: TypeId, names: &Names) {
                 Kind::Restrict => tag::RESTRICT,
                 _ => tag::TYPEDEF,
             };
-            attributes.extend(of(types, found.target()));
+            attributes.add(of(types, found.target()));
             dies.entry(tag, false, &attributes);
         }
     }
@@ -260,7 +278,7 @@ fn array(dies: &mut Dies, types: &Types, found: Type<'_>, names: &Names) {
             _ => break,
         }
     }
-    dies.entry(tag::ARRAY, true, &of(types, element).into_iter().collect::<Vec<_>>());
+    dies.entry(tag::ARRAY, true, &Attributes::new([of(types, element)]));
     for length in lengths {
         let attributes = [(at::TYPE, Value::Type(names.index)), (at::COUNT, Value::U32(length))];
         dies.entry(tag::SUBRANGE, false, &attributes);
@@ -278,25 +296,23 @@ fn structure(dies: &mut Dies, types: &Types, found: Type<'_>) {
         Kind::Union => (tag::UNION, true),
         _ => (tag::STRUCTURE, false),
     };
-    let mut attributes: Vec<(u8, Value)> = name(found.name).into_iter().collect();
-    attributes.push((at::BYTE_SIZE, Value::U32(found.size())));
+    let attributes = Attributes::new([name(found.name), Some((at::BYTE_SIZE, Value::U32(found.size())))]);
     let members = found.members().count();
     dies.entry(tag, members > 0, &attributes);
     for (number, member) in (1_usize..).zip(found.members()) {
         let id = plain(types, member.of);
         let at_end = is_union || number == members;
-        attributes.clear();
-        attributes.extend(name(member.name));
+        let mut attributes = Attributes::new([name(member.name)]);
         if at_end && is_boundless(types, id) {
-            attributes.push((at::TYPE, Value::Boundless(id)));
+            attributes.add(Some((at::TYPE, Value::Boundless(id))));
         } else {
-            attributes.extend(of(types, id));
+            attributes.add(of(types, id));
         }
         if member.bits != 0 {
-            attributes.push((at::BIT_SIZE, Value::U8(member.bits)));
-            attributes.push((at::DATA_BIT_OFFSET, Value::U32(member.bit)));
+            attributes.add(Some((at::BIT_SIZE, Value::U8(member.bits))));
+            attributes.add(Some((at::DATA_BIT_OFFSET, Value::U32(member.bit))));
         } else if !is_union || member.bit != 0 {
-            attributes.push((at::MEMBER_LOCATION, Value::U32(member.bit / 8)));
+            attributes.add(Some((at::MEMBER_LOCATION, Value::U32(member.bit / 8))));
         }
         dies.entry(tag::MEMBER, false, &attributes);
     }
@@ -306,15 +322,15 @@ fn structure(dies: &mut Dies, types: &Types, found: Type<'_>) {
 }
 
 fn enumeration(dies: &mut Dies, found: Type<'_>, names: &Names) {
-    let mut attributes: Vec<(u8, Value)> = name(found.name).into_iter().collect();
+    let mut attributes = Attributes::new([name(found.name)]);
     if found.enumerators().next().is_none() {
-        attributes.push((at::DECLARATION, Value::Flag));
+        attributes.add(Some((at::DECLARATION, Value::Flag)));
         dies.entry(tag::ENUMERATION, false, &attributes);
         return;
     }
     let [size, ..] = found.size().to_le_bytes();
-    attributes.push((at::BYTE_SIZE, Value::U8(size)));
-    attributes.push((at::TYPE, Value::Type(names.enumeration(found.size(), found.flag))));
+    attributes.add(Some((at::BYTE_SIZE, Value::U8(size))));
+    attributes.add(Some((at::TYPE, Value::Type(names.enumeration(found.size(), found.flag)))));
     dies.entry(tag::ENUMERATION, true, &attributes);
     for (name, value) in found.enumerators() {
         // What has no sign and needs all 64 bits has a form of its own.
@@ -335,7 +351,7 @@ fn parameters(dies: &mut Dies, types: &Types, found: Type<'_>) {
         any = true;
         match of(types, id) {
             Some(of) => {
-                let attributes: Vec<(u8, Value)> = name(parameter).into_iter().chain([of]).collect();
+                let attributes = Attributes::new([name(parameter), Some(of)]);
                 dies.entry(tag::PARAMETER, false, &attributes);
             }
             None => dies.entry(tag::ANY_PARAMETERS, false, &[]),
@@ -384,7 +400,12 @@ fn functions(types: &mut Types, image: &Image<'_>) -> Vec<Function> {
 }
 
 /// Writes a unit of functions; returns its lowest address and its length.
-fn write_functions(dies: &mut Dies, types: &Types, unit: &[Function], names: &Names) -> Option<(u64, u64)> {
+pub(super) fn write_functions(
+    dies: &mut Dies,
+    types: &Types,
+    unit: &[Function],
+    names: &Names,
+) -> Option<(u64, u64)> {
     let (first, last) = (unit.first()?, unit.last()?);
     let low = first.address;
     let len = last.address.saturating_add(last.len).saturating_sub(low);
@@ -393,17 +414,14 @@ fn write_functions(dies: &mut Dies, types: &Types, unit: &[Function], names: &Na
     dies.entry(tag::UNIT, true, &attributes);
     for function in unit {
         let prototype = function.prototype.and_then(|id| types.get(id));
-        attributes.clear();
-        attributes.push((at::NAME, Value::String(function.name)));
-        if let Some(prototype) = prototype {
-            attributes.push((at::PROTOTYPED, Value::Flag));
-            attributes.extend(of(types, prototype.target()));
-        }
-        if function.is_global {
-            attributes.push((at::EXTERNAL, Value::Flag));
-        }
-        attributes.push((at::LOW_PC, Value::Address(function.address)));
-        attributes.push((at::HIGH_PC, Value::U64(function.len)));
+        let attributes = Attributes::new([
+            Some((at::NAME, Value::String(function.name))),
+            prototype.map(|_| (at::PROTOTYPED, Value::Flag)),
+            prototype.and_then(|prototype| of(types, prototype.target())),
+            function.is_global.then_some((at::EXTERNAL, Value::Flag)),
+            Some((at::LOW_PC, Value::Address(function.address))),
+            Some((at::HIGH_PC, Value::U64(function.len))),
+        ]);
         let has_parameters = prototype.is_some_and(|found| found.parameters().next().is_some());
         dies.entry(tag::FUNCTION, has_parameters, &attributes);
         if let Some(prototype) = prototype {
@@ -414,7 +432,7 @@ fn write_functions(dies: &mut Dies, types: &Types, unit: &[Function], names: &Na
 }
 
 /// Adds the addresses of the unit at `start` to `.debug_aranges` (DWARF 4, section 6.1.2).
-fn range(aranges: &mut Vec<u8>, start: u32, low: u64, len: u64) {
+pub(super) fn range(aranges: &mut Vec<u8>, start: u32, low: u64, len: u64) {
     aranges.extend(44_u32.to_le_bytes());
     aranges.extend(2_u16.to_le_bytes());
     aranges.extend(start.to_le_bytes());

@@ -3,20 +3,20 @@
 use std::io::{self, Seek, SeekFrom, Write};
 
 use base::addr::{to_u64, to_usize};
+use base::fields::put;
 
 use super::sections::{ALLOC, CODE, Content, NO_BITS, STRINGS, SYMBOLS, Section, number};
 use crate::btf::Types;
 use crate::globals::Variable;
 use crate::image::{IMAGE, Image};
-use crate::kallsyms::Symbol;
 
 const HEADER: u64 = 64;
 const SEGMENT: u64 = 56;
-const SYMBOL: u64 = 24;
+pub(super) const SYMBOL: u64 = 24;
 /// `SHN_ABS`
-const ABSOLUTE: u16 = 0xfff1;
+pub(super) const ABSOLUTE: u16 = 0xfff1;
 /// An object is believed to be no larger.
-const MAX_OBJECT: u64 = 1 << 24;
+pub(super) const MAX_OBJECT: u64 = 1 << 24;
 
 /// The symbol table: one symbol for each section, the local ones, the global ones.
 pub(super) fn symbols(
@@ -28,6 +28,11 @@ pub(super) fn symbols(
     let table = image.symbols;
     let mut local = vec![0; to_usize(SYMBOL)];
     let mut global = Vec::new();
+    local.reserve(table.all().len().saturating_mul(to_usize(SYMBOL)));
+    let mut by_address: Vec<&Variable> = variables.iter().collect();
+    by_address.sort_by_key(|variable| variable.address);
+    let mut known = by_address.as_slice();
+    let mut above = table.all();
     for (number, section) in (1_u16..).zip(sections) {
         // STT_SECTION
         symbol(&mut local, 0, 3, number, (section.address, 0));
@@ -37,7 +42,16 @@ pub(super) fn symbols(
         let (number, section) = number(sections, address).map_or((ABSOLUTE, None), |(number, section)| {
             (u16::try_from(number).unwrap_or(ABSOLUTE), Some(section))
         });
-        let (kind, len) = kind(image, types, variables, found, section);
+        // All are in the order of their addresses.
+        while let Some((_, rest)) = known.split_first().filter(|(first, _)| first.address < found.address) {
+            known = rest;
+        }
+        while let Some((_, rest)) = above.split_first().filter(|(first, _)| first.address <= found.address) {
+            above = rest;
+        }
+        let here = known.iter().take_while(|variable| variable.address == found.address).copied();
+        let room = above.first().map_or(0, |next| next.address.0.saturating_sub(found.address.0));
+        let (kind, len) = kind(table.name(found), (types, here), section, room.min(MAX_OBJECT));
         let binding = if found.is_global() { 1 << 4 } else { 0 };
         let out = if found.is_global() { &mut global } else { &mut local };
         symbol(out, table.name_offset(found), binding | kind, number, (address, len));
@@ -51,41 +65,45 @@ pub(super) fn symbols(
     [symbols, Section::of_file(".strtab", STRINGS, table.names().to_vec(), 1)]
 }
 
-/// `STT_*` and the size of a symbol.
-fn kind(
-    image: &Image<'_>,
-    types: &Types,
-    variables: &[Variable],
-    symbol: &Symbol,
+/// `STT_*` and the size of a symbol, of the variables at its address; without one it fills its room.
+fn kind<'v>(
+    name: &str,
+    (types, mut variables): (&Types, impl Iterator<Item = &'v Variable>),
     section: Option<&Section>,
+    room: u64,
 ) -> (u8, u64) {
-    let name = image.symbols.name(symbol);
     let marks = ["_text", "_stext", "_etext", "_end", "_sdata", "_edata"];
     if name.starts_with("__start_") || name.starts_with("__stop_") || marks.contains(&name) {
         return (0, 0);
     }
-    let variable = variables.binary_search_by(|variable| variable.name.as_str().cmp(name)).ok();
-    let variable =
-        variable.and_then(|index| variables.get(index)).filter(|found| found.address == symbol.address);
-    let len = variable.and_then(|variable| types.size(variable.of));
-    let len = len.unwrap_or_else(|| image.symbols.gap(symbol.address).unwrap_or(0).min(MAX_OBJECT));
+    let variable = variables.find(|variable| variable.name == name);
+    let len = variable.and_then(|variable| types.size(variable.of)).unwrap_or(room);
     // STT_FUNC, STT_OBJECT
     (if section.is_some_and(|section| section.flags & CODE != 0) { 2 } else { 1 }, len)
 }
 
-fn symbol(out: &mut Vec<u8>, name: u32, info: u8, section: u16, (address, len): (u64, u64)) {
-    out.extend(name.to_le_bytes());
-    out.extend([info, 0]);
-    out.extend(section.to_le_bytes());
-    out.extend(address.to_le_bytes());
-    out.extend(len.to_le_bytes());
+pub(super) fn symbol(out: &mut Vec<u8>, name: u32, info: u8, section: u16, (address, len): (u64, u64)) {
+    out.extend_from_slice(&name.to_le_bytes());
+    out.extend_from_slice(&[info, 0]);
+    out.extend_from_slice(&section.to_le_bytes());
+    out.extend_from_slice(&address.to_le_bytes());
+    out.extend_from_slice(&len.to_le_bytes());
+}
+
+/// A kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// What runs where it says: it has segments.
+    Executable,
+    /// What is put somewhere, section by section.
+    Relocatable,
 }
 
 /// Writes the file; returns its length. What has no bytes is left out of the file, as a hole.
-pub(super) fn write<W: Write + Seek>(out: &mut W, mut sections: Vec<Section>) -> io::Result<u64> {
+pub(super) fn write<W: Write + Seek>(out: &mut W, kind: Kind, mut sections: Vec<Section>) -> io::Result<u64> {
     let mut names = vec![0];
     let mut offsets = Vec::new();
-    for name in sections.iter().map(|section| section.name).chain([".shstrtab"]) {
+    for name in sections.iter().map(|section| &*section.name).chain([".shstrtab"]) {
         offsets.push(u32::try_from(names.len()).unwrap_or(u32::MAX));
         names.extend_from_slice(name.as_bytes());
         names.push(0);
@@ -93,7 +111,7 @@ pub(super) fn write<W: Write + Seek>(out: &mut W, mut sections: Vec<Section>) ->
     sections.push(Section::of_file(".shstrtab", STRINGS, names, 1));
     let loaded = sections.iter().filter(|section| section.is_in_memory()).count();
     // The notes have a segment, too.
-    let segments = to_u64(loaded).saturating_add(1);
+    let segments = if kind == Kind::Executable { to_u64(loaded).saturating_add(1) } else { 0 };
     let mut at = SEGMENT.saturating_mul(segments).saturating_add(HEADER);
     let mut places = Vec::new();
     for section in &sections {
@@ -120,6 +138,9 @@ pub(super) fn write<W: Write + Seek>(out: &mut W, mut sections: Vec<Section>) ->
     let end = out.stream_position()?;
     out.seek(SeekFrom::Start(0))?;
     out.write_all(&file_header(table, segments, to_u64(sections.len())))?;
+    if kind == Kind::Relocatable {
+        return Ok(end);
+    }
     for (section, place) in sections.iter().zip(&places).filter(|(section, _)| section.is_in_memory()) {
         out.write_all(&segment(1, section, *place))?;
     }
@@ -131,13 +152,17 @@ pub(super) fn write<W: Write + Seek>(out: &mut W, mut sections: Vec<Section>) ->
 fn file_header(sections: u64, segments: u64, count: u64) -> Vec<u8> {
     let half = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
     let sections_and_none = count.saturating_add(1);
-    // 64 bits, little-endian; an executable of x86_64.
+    // 64 bits, little-endian; an executable of x86_64, or a relocatable file, which has no segments.
     let mut out = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
-    for word in [0x100_0000, HEADER, sections] {
+    let (entry, place, size) = if segments > 0 { (0x100_0000, HEADER, SEGMENT) } else { (0, 0, 0) };
+    if segments == 0 {
+        put(&mut out, 16, &[1]);
+    }
+    for word in [entry, place, sections] {
         out.extend(word.to_le_bytes());
     }
     out.extend([0; 4]);
-    for value in [HEADER, SEGMENT, segments, 64, sections_and_none, count] {
+    for value in [HEADER, size, segments, 64, sections_and_none, count] {
         out.extend(half(value).to_le_bytes());
     }
     out

@@ -9,10 +9,12 @@
 //! - `.rodata` has its bytes up to `linux_banner`, which crash reads.
 //! - The build id is in `.notes`.
 
-use base::addr::to_u64;
+use std::borrow::Cow;
 
+use base::addr::{VirtAddr, to_u64};
+
+use super::checks::Orc;
 use crate::image::{IMAGE, Image};
-use crate::orc::Tables;
 
 /// The banner and some bytes behind it.
 const BANNER: u64 = 4096;
@@ -33,7 +35,7 @@ pub(super) enum Content {
 /// A section.
 #[derive(Debug)]
 pub(super) struct Section {
-    pub(super) name: &'static str,
+    pub(super) name: Cow<'static, str>,
     /// `SHT_*`
     pub(super) kind: u32,
     /// `SHF_*`
@@ -51,18 +53,28 @@ pub(super) struct Section {
 pub(super) const BITS: u32 = 1;
 pub(super) const SYMBOLS: u32 = 2;
 pub(super) const STRINGS: u32 = 3;
-const NOTE: u32 = 7;
+pub(super) const RELOCATIONS: u32 = 4;
+pub(super) const NOTE: u32 = 7;
 pub(super) const NO_BITS: u32 = 8;
 /// `SHF_WRITE`, `SHF_ALLOC`, `SHF_EXECINSTR`
-const WRITE: u64 = 1;
+pub(super) const WRITE: u64 = 1;
 pub(super) const ALLOC: u64 = 2;
 pub(super) const CODE: u64 = 4;
 
 impl Section {
     /// A section that is not in memory.
-    pub(super) fn of_file(name: &'static str, kind: u32, bytes: Vec<u8>, align: u64) -> Self {
+    pub(super) fn of_file(name: impl Into<Cow<'static, str>>, kind: u32, bytes: Vec<u8>, align: u64) -> Self {
         let len = to_u64(bytes.len());
-        Self { name, kind, flags: 0, address: 0, len, content: Content::Bytes(bytes), align, more: (0, 0, 0) }
+        Self {
+            name: name.into(),
+            kind,
+            flags: 0,
+            address: 0,
+            len,
+            content: Content::Bytes(bytes),
+            align,
+            more: (0, 0, 0),
+        }
     }
 
     pub(super) fn is_in_memory(&self) -> bool {
@@ -106,7 +118,7 @@ impl Sections<'_> {
         content: Content,
     ) {
         let Some((start, end)) = range.filter(|(start, end)| start < end) else { return };
-        let address = self.image.link(base::addr::VirtAddr(start));
+        let address = self.image.link(VirtAddr(start));
         let align = match kind {
             NOTE => 4,
             BITS if name.starts_with(".orc") => 1,
@@ -114,7 +126,16 @@ impl Sections<'_> {
             _ => 16,
         };
         let len = end.saturating_sub(start);
-        self.all.push(Section { name, kind, flags, address, len, content, align, more: (0, 0, 0) });
+        self.all.push(Section {
+            name: name.into(),
+            kind,
+            flags,
+            address,
+            len,
+            content,
+            align,
+            more: (0, 0, 0),
+        });
     }
 
     /// Adds a copy of memory.
@@ -127,24 +148,19 @@ impl Sections<'_> {
 }
 
 /// The sections of the image, in the order of their addresses.
-pub(super) fn of_image(image: &Image<'_>, orc: Option<&Tables>) -> Vec<Section> {
+pub(super) fn of_image(image: &Image<'_>, orc: Option<Orc>) -> Vec<Section> {
     let mut sections = Sections { image, all: Vec::new() };
     sections.add(".text", BITS, ALLOC | CODE, image.text(), Content::Hole);
     let (rodata, content) = rodata(image);
     sections.add(".rodata", BITS, WRITE | ALLOC, rodata, content);
     sections.copy(".notes", NOTE, ALLOC, image.between(&["__start_notes"], &["__stop_notes"]));
     let mut data = image.between(&["_sdata"], &["_edata"]);
-    let tables = orc.map(|orc| {
-        let header = orc.header.map(|(start, end)| (".orc_header", start, end));
-        let tables = [(".orc_unwind_ip", orc.ip.0, orc.ip.1), (".orc_unwind", orc.entries.0, orc.entries.1)];
-        header.into_iter().chain(tables).map(|(name, start, end)| (name, start.0, end.0)).collect::<Vec<_>>()
-    });
-    for (name, start, end) in tables.unwrap_or_default() {
+    for (name, (start, end), bytes) in orc.into_iter().flat_map(|orc| of_orc(image, orc)) {
         // A section ends where the next begins.
-        if let Some((first, last)) = data.filter(|(first, last)| (*first..*last).contains(&start)) {
-            data = Some((first, last.min(start)));
+        if let Some((first, last)) = data.filter(|(first, last)| (*first..*last).contains(&start.0)) {
+            data = Some((first, last.min(start.0)));
         }
-        sections.copy(name, BITS, ALLOC, Some((start, end)));
+        sections.add(name, BITS, ALLOC, Some((start.0, end.0)), Content::Bytes(bytes));
     }
     sections.add(".data", BITS, WRITE | ALLOC, data, Content::Hole);
     let per_cpu = image.between(&["__per_cpu_start"], &["__per_cpu_end"]);
@@ -166,10 +182,17 @@ pub(super) fn of_image(image: &Image<'_>, orc: Option<&Tables>) -> Vec<Section> 
     let mut all = sections.all;
     tail(image, &mut all);
     // What lies below the image comes behind the data.
-    let behind_data =
-        data.map_or(u64::MAX, |(start, _)| image.link(base::addr::VirtAddr(start)).saturating_add(1));
+    let behind_data = data.map_or(u64::MAX, |(start, _)| image.link(VirtAddr(start)).saturating_add(1));
     all.sort_by_key(|section| if section.address >= IMAGE { section.address } else { behind_data });
     all
+}
+
+/// The tables of ORC: names, addresses, bytes.
+fn of_orc(image: &Image<'_>, orc: Orc) -> Vec<(&'static str, (VirtAddr, VirtAddr), Vec<u8>)> {
+    let Orc { tables, ip, entries } = orc;
+    let header = tables.header.map(|(start, end)| (".orc_header", (start, end), image.bytes(start.0, end.0)));
+    let rest = [(".orc_unwind_ip", tables.ip, ip), (".orc_unwind", tables.entries, entries)];
+    header.into_iter().chain(rest).collect()
 }
 
 /// Read-only data up to what has a section of its own, and its bytes up to the banner.
@@ -195,7 +218,7 @@ fn tail(image: &Image<'_>, sections: &mut Vec<Section>) {
     let end = sections.iter().map(|section| section.address.saturating_add(section.len)).max().unwrap_or(0);
     if last >= end && last >= IMAGE {
         sections.push(Section {
-            name: ".tail",
+            name: ".tail".into(),
             kind: NO_BITS,
             flags: WRITE | ALLOC,
             address: end,

@@ -26,14 +26,14 @@ fn link(made: &MadeUp, name: &str) -> u64 {
     if address < OFFSET { address } else { address - OFFSET }
 }
 
-fn section<'a>(file: &'a [u8], elf: &Elf<'_>, name: &str) -> &'a [u8] {
+pub(super) fn section<'a>(file: &'a [u8], elf: &Elf<'_>, name: &str) -> &'a [u8] {
     let all = elf.section_headers.iter();
     let found = all.clone().find(|section| elf.shdr_strtab.get_at(section.sh_name) == Some(name)).unwrap();
     &file[found.file_range().unwrap()]
 }
 
 /// An attribute's number, or the place of what it refers to or is called.
-type Entry = (u8, BTreeMap<u8, u64>);
+pub(super) type Entry = (u8, BTreeMap<u8, u64>);
 
 /// A number in LEB128, of which the sign is lost.
 fn leb(bytes: &mut &[u8]) -> u64 {
@@ -114,7 +114,7 @@ fn entries(info: &[u8], abbrev: &[u8]) -> BTreeMap<u64, Entry> {
 }
 
 /// The entries of a file, each with its name.
-fn named(file: &[u8]) -> (BTreeMap<u64, Entry>, impl Fn(&Entry) -> String) {
+pub(super) fn named(file: &[u8]) -> (BTreeMap<u64, Entry>, impl Fn(&Entry) -> String) {
     let elf = Elf::parse(file).unwrap();
     let strings = section(file, &elf, ".debug_str").to_vec();
     let name = move |entry: &Entry| {

@@ -110,6 +110,24 @@ fn what_this_kernel_does_not_have_is_not_believed() {
 }
 
 #[test]
+fn of_enumerators_of_one_name_the_first_counts() {
+    let mut btf = Btf::default();
+    let char = btf.int("char", 1, 0);
+    btf.int("unsigned int", 4, 0);
+    let [other, size] = ["OTHER", "SIZE"].map(|name| btf.string(name));
+    btf.add(6, "one", 2, 4, &[other, 9, size, 3]);
+    btf.add(6, "two", 1, 4, &[size, 5]);
+    let mut types = Types::parse(&btf.blob()).unwrap();
+    let mut declarations = Declarations::new(&mut types);
+    for (text, length) in [("char a[SIZE]", 3), ("char b[OTHER]", 9), ("char c[SIZE+1]", 4)] {
+        let (_, of) = declarations.declare(text).unwrap();
+        let elements = declarations.types().get(of).and_then(|found| found.elements());
+        assert_eq!(elements, Some((TypeId(char), length)), "{text}");
+    }
+    assert!(declarations.declare("char d[NONE]").is_err());
+}
+
+#[test]
 fn what_is_no_declaration_is_refused() {
     let deep = format!("int {}one{}", "(*".repeat(40), ")".repeat(40));
     let long = "int ".repeat(300);

@@ -165,7 +165,10 @@ fn field<'a>(isf: &'a Isf<'a>, member: Member) -> Option<Field<'a>> {
         let of = FieldType::Bits { kind: "bitfield", bit_position: position, bit_length: member.bits, of };
         return is_number.then_some(Field { of, offset: byte, anonymous: None });
     }
-    let is_written = has_name || isf.names.may_be_anonymous(isf.types, id);
+    // volatility3 follows members without a name to their ends; types have some (`btf::check`).
+    let is_structure =
+        || isf.types.get(id).is_some_and(|found| matches!(found.kind, Kind::Struct | Kind::Union));
+    let is_written = has_name || is_structure();
     let anonymous = (!has_name).then_some(true);
     is_written.then_some(Field { of: FieldType::Plain(of), offset: member.bit / 8, anonymous })
 }

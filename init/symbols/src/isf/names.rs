@@ -4,7 +4,7 @@
 //! `kernel_cap_t`), and one without either is `unnamed_` and its number. Of several of one name the
 //! kernel's own has it; behind the names of others stands their number (`NAME.NUMBER`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::btf::{Kind, Type, TypeId, Types};
 
@@ -12,8 +12,6 @@ use crate::btf::{Kind, Type, TypeId, Types};
 const RESERVED: [&str; 8] = ["array", "bitfield", "bytes", "enum", "function", "pointer", "string", "void"];
 /// Begins the names of types without a name.
 const UNNAMED: &str = "unnamed_";
-/// Members without a name in each other that are written; the kernel has four.
-const MAX_ANONYMOUS: u32 = 16;
 
 /// The names of types.
 #[derive(Debug, Default)]
@@ -25,14 +23,12 @@ pub(super) struct Names {
     pub(super) numbers: BTreeMap<String, TypeId>,
     /// Those that are written under another name than their own.
     renamed: BTreeMap<TypeId, String>,
-    /// Structures and unions whose members without a name do not end.
-    endless: BTreeSet<TypeId>,
 }
 
 impl Names {
     /// The names of all these types.
     pub(super) fn new(types: &Types) -> Self {
-        let mut names = Self { endless: endless(types), ..Self::default() };
+        let mut names = Self::default();
         let (mut aliases, mut unnamed) = (BTreeMap::new(), Vec::new());
         for id in types.ids() {
             let Some(found) = types.get(id) else { continue };
@@ -95,13 +91,6 @@ impl Names {
         let kind = if declaration.flag { Kind::Union } else { Kind::Struct };
         types.get(id).is_some_and(|found| found.kind == kind).then_some(id)
     }
-
-    /// Whether a type may be a member without a name: volatility3 follows those to their ends.
-    pub(super) fn may_be_anonymous(&self, types: &Types, id: TypeId) -> bool {
-        let is_aggregate =
-            types.get(id).is_some_and(|found| matches!(found.kind, Kind::Struct | Kind::Union));
-        is_aggregate && !self.endless.contains(&id)
-    }
 }
 
 /// Whether it is a name in C, perhaps of several words. No other name goes out: volatility3 takes `!`
@@ -110,22 +99,4 @@ fn is_name(text: &str) -> bool {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b' ';
     let is_free = !text.starts_with(UNNAMED) && !RESERVED.contains(&text);
     !text.is_empty() && text.bytes().all(is_letter) && is_free
-}
-
-/// Structures and unions with members without a name that lead deeper than any kernel's do.
-fn endless(types: &Types) -> BTreeSet<TypeId> {
-    let below = |id: TypeId| {
-        let members = types.get(id).into_iter().flat_map(|found| found.members());
-        members.filter(|member| member.name == 0).map(|member| types.strip(member.of))
-    };
-    let mut open: BTreeSet<TypeId> = types.ids().filter(|id| below(*id).next().is_some()).collect();
-    for _ in 0..MAX_ANONYMOUS {
-        let left: BTreeSet<TypeId> =
-            open.iter().copied().filter(|id| below(*id).any(|id| open.contains(&id))).collect();
-        if left.len() == open.len() {
-            break;
-        }
-        open = left;
-    }
-    open
 }
