@@ -62,8 +62,13 @@ fn plain(text: &str) -> String {
     text.replace(".cold", "").replace("_after_hwframe", "").replace("[0])", "[])")
 }
 
-/// What crash says of a core, command by command. Fails if it did not get to the last one.
+/// What the newest crash says of a core, command by command. Fails if it did not get to the last one.
 pub fn crash(core: &Path, vmlinux: &Path) -> Result<Texts> {
+    crash_by(crash_program()?, core, vmlinux)
+}
+
+/// The same of another crash.
+pub fn crash_by(program: &Path, core: &Path, vmlinux: &Path) -> Result<Texts> {
     let work = tempfile::tempdir()?;
     let script = work.path().join("commands");
     let mut lines = String::new();
@@ -72,7 +77,7 @@ pub fn crash(core: &Path, vmlinux: &Path) -> Result<Texts> {
         writeln!(lines, "!echo '{MARK}{line}'\n{run}")?;
     }
     fs::write(&script, lines)?;
-    let message = command(&crash_program()?.to_string_lossy())
+    let message = command(&program.to_string_lossy())
         .arg("-s")
         .args([vmlinux, core])
         .arg("-i")

@@ -7,8 +7,9 @@ use qemu_tests::command::{Run, command};
 use qemu_tests::debug_files::{self, crash, drgn, ensure_equal, layouts, make};
 use qemu_tests::inputs;
 use qemu_tests::kernel::Kernel;
-use qemu_tests::raw_core;
+use qemu_tests::{raw_core, readers};
 use std::fs;
+use std::path::Path;
 use std::slice;
 
 /// Commands of crash whose texts differ: they print lines of source, symbols that only `vmlinux` has,
@@ -100,6 +101,21 @@ fn drgn_says_of_new_kernels_what_it_says_with_the_distributions_file() -> Result
         judge(series, Expected { values: 0, crash: None })?;
     }
     Ok(())
+}
+
+/// The crash that Debian 12 has for its 6.1.
+#[test]
+#[ignore = "full: an older crash"]
+fn crash_8_says_of_6_1_what_it_says_with_the_distributions_file() -> Result<()> {
+    let (core, theirs) = (raw_core::of("6.1")?, Kernel::with_symbols("6.1")?.vmlinux());
+    let work = tempfile::tempdir()?;
+    let ours = work.path().join("vmlinux");
+    make(slice::from_ref(&core), &ours)?;
+    let program = readers::crash_of("bookworm")?;
+    let say = |vmlinux: &Path| debug_files::crash_by(&program, &core, vmlinux);
+    let (with_theirs, with_ours) = (say(&theirs)?, say(&ours)?);
+    eprintln!("crash 8: {:?} differ", debug_files::differ(&with_theirs, &with_ours));
+    ensure_equal(&with_theirs, &with_ours, &OF_CRASH)
 }
 
 /// drgn with nothing but a dump of level 31 and the plugin: tasks, stacks, functions of modules.
