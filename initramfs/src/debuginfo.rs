@@ -11,6 +11,7 @@ use tempfile::NamedTempFile;
 
 use crate::beside;
 use crate::input::{Input, InputError};
+use crate::unreadable::Unreadable;
 
 /// The debug file beside a dump, and what is in the directory of a capture.
 const BESIDE: &str = "vmlinux.xz";
@@ -44,7 +45,7 @@ pub enum MakeError {
         /// The debug file.
         path: PathBuf,
         /// Cause.
-        source: DebuginfoError,
+        source: Unreadable,
     },
     /// The file.
     #[error("writing {path}")]
@@ -70,7 +71,10 @@ pub(crate) fn of_input(input: &Input, files: &[PathBuf], out: &Path) -> Result<R
     let file = beside::begin(out, files).map_err(failed)?;
     let mut writer = BufWriter::with_capacity(1 << 18, file);
     let report = debuginfo::write(&input.kernel(), &mut writer);
-    let report = report.map_err(|source| MakeError::Make { path: out.to_owned(), source })?;
+    let report = report.map_err(|error| match error {
+        DebuginfoError::Write(source) => failed(source),
+        cause => MakeError::Make { path: out.to_owned(), source: Unreadable::new(cause, input.info()) },
+    })?;
     writer.flush().map_err(failed)?;
     let file = writer.into_inner().map_err(|error| failed(error.into_error()))?;
     let is_xz = out.extension().is_some_and(|extension| extension == "xz");

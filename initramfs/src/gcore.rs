@@ -12,11 +12,11 @@ use processes::resident::{Held, Pages, Why};
 use processes::system::{System, SystemError};
 use processes::tasks::{self, Process, Processes};
 use processes::{Counts, notes};
-use symbols::debuginfo::DebuginfoError;
 use symbols::model::Model;
 
 use crate::beside;
 use crate::input::{Input, InputError};
+use crate::unreadable::Unreadable;
 
 /// Faults that are told one by one.
 const FAULTS: usize = 8;
@@ -36,7 +36,7 @@ pub enum GcoreError {
     Machine(String),
     /// The kernel's own symbols and types.
     #[error("reading the kernel's symbols and types")]
-    Model(#[from] DebuginfoError),
+    Model(#[source] Unreadable),
     /// What is known of the kernel is not enough.
     #[error("finding the processes")]
     System(#[from] SystemError),
@@ -74,7 +74,8 @@ fn with<T>(
         return Err(GcoreError::Machine(input.machine().to_owned()));
     }
     let kernel = input.kernel();
-    let model = Model::read(&kernel)?;
+    let model =
+        Model::read(&kernel).map_err(|cause| GcoreError::Model(Unreadable::new(cause, input.info())))?;
     let system = System::new(&kernel, &model.symbols, &model.types)?;
     let processes = tasks::all(&system)?;
     run(&input, &system, &processes)

@@ -41,10 +41,13 @@ pub enum DebuginfoError {
     Types(#[from] BtfError),
     /// The kernel has functions only in its symbol table.
     #[error(
-        "the kernel's symbol table has no variables (CONFIG_KALLSYMS_ALL is off): neither crash nor drgn can work with \
-         it; use the distribution's debug package"
+        "the kernel's symbol table has functions only, no variables (CONFIG_KALLSYMS_ALL is off), and without those \
+         neither debuggers nor we find a process"
     )]
     NoVariables,
+    /// It has variables, but not the first process.
+    #[error("the kernel's symbol table has no init_task, where each list of processes begins")]
+    NoInitTask,
     /// A part of the image that a debug file must have.
     #[error("the kernel's symbol table has no {0}, so the parts of its image are not known")]
     NoPart(&'static str),

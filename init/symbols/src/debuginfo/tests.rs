@@ -285,9 +285,22 @@ fn parts_that_overlap_are_refused() {
 #[test]
 fn a_kernel_without_variables_is_refused() {
     let mut made = made(Encoding::Relative);
-    let name = b"Dinit_task";
-    let at = made.bytes.windows(name.len()).position(|bytes| bytes == name).unwrap();
-    put(&mut made.bytes, at, b"Dinit_tusk");
+    let renamed = |made: &mut MadeUp, name: &[u8], new: &[u8]| {
+        let at = made.bytes.windows(name.len()).position(|bytes| bytes == name).unwrap();
+        put(&mut made.bytes, at, new);
+    };
+    renamed(&mut made, b"Dinit_task", b"Dinit_tusk");
+    assert!(matches!(file(&made).unwrap_err(), DebuginfoError::NoInitTask), "it has other variables");
+    // As without CONFIG_KALLSYMS_ALL: nothing but functions.
+    made.symbols
+        .iter_mut()
+        .filter(|symbol| symbol.2 == "init_task")
+        .for_each(|symbol| symbol.2 = "init_tusk".into());
+    for (_, kind, name) in made.symbols.clone() {
+        if "dDbB".contains(kind) {
+            renamed(&mut made, format!("{kind}{name}").as_bytes(), format!("t{name}").as_bytes());
+        }
+    }
     assert!(matches!(file(&made).unwrap_err(), DebuginfoError::NoVariables));
 }
 
