@@ -130,11 +130,23 @@ pub fn text(report: &Report, out: &Path) -> String {
         report.functions,
         report.variables,
     );
-    for line in warnings(report) {
+    for line in warnings(report).into_iter().chain(limit_of_crash(report)) {
         text.push_str(&line);
         text.push('\n');
     }
     text
+}
+
+/// What crash, the newest that was tried, cannot do with this kernel whatever the debug file, and the remedy.
+#[must_use]
+pub fn limit_of_crash(report: &Report) -> Option<String> {
+    let gone = report.gone.join(", ");
+    (!gone.is_empty()).then(|| {
+        format!(
+            "note: crash 9.0.2 ends with \"invalid structure member offset\", since this kernel has no {gone}; with the \
+             option --no_modules it reads all but the modules"
+        )
+    })
 }
 
 /// What is not in the file, a line each.
@@ -148,4 +160,19 @@ pub fn warnings(report: &Report) -> Vec<String> {
         )
     });
     missing.chain(unresolved).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_crash_cannot_read_is_said() {
+        let mut report = Report::default();
+        assert_eq!(limit_of_crash(&report), None);
+        report.gone = vec!["module.num_gpl_syms"];
+        let said = text(&report, Path::new("vmlinux"));
+        assert!(said.contains("no module.num_gpl_syms; with the option --no_modules"), "{said}");
+        assert!(warnings(&report).is_empty(), "drgn reads it");
+    }
 }

@@ -35,8 +35,8 @@ pub enum GcoreError {
     #[error("it is a dump of {0}: processes are read from dumps of x86_64 only")]
     Machine(String),
     /// The kernel's own symbols and types.
-    #[error("reading the kernel's symbols and types")]
-    Model(#[source] Unreadable),
+    #[error(transparent)]
+    Model(Unreadable),
     /// What is known of the kernel is not enough.
     #[error("finding the processes")]
     System(#[from] SystemError),

@@ -62,13 +62,14 @@ fn plain(text: &str) -> String {
     text.replace(".cold", "").replace("_after_hwframe", "").replace("[0])", "[])")
 }
 
-/// What the newest crash says of a core, command by command. Fails if it did not get to the last one.
-pub fn crash(core: &Path, vmlinux: &Path) -> Result<Texts> {
-    crash_by(crash_program()?, core, vmlinux)
+/// What the newest crash, started with some options, says of a core, command by command. Fails if it did not
+/// get to the last one.
+pub fn crash(core: &Path, vmlinux: &Path, options: &[&str]) -> Result<Texts> {
+    crash_by(crash_program()?, core, vmlinux, options)
 }
 
 /// The same of another crash.
-pub fn crash_by(program: &Path, core: &Path, vmlinux: &Path) -> Result<Texts> {
+pub fn crash_by(program: &Path, core: &Path, vmlinux: &Path, options: &[&str]) -> Result<Texts> {
     let work = tempfile::tempdir()?;
     let script = work.path().join("commands");
     let mut lines = String::new();
@@ -79,6 +80,7 @@ pub fn crash_by(program: &Path, core: &Path, vmlinux: &Path) -> Result<Texts> {
     fs::write(&script, lines)?;
     let message = command(&program.to_string_lossy())
         .arg("-s")
+        .args(options)
         .args([vmlinux, core])
         .arg("-i")
         .arg(&script)

@@ -23,7 +23,7 @@ use std::io::{self, Seek, Write};
 
 use vmcore::kernel::Kernel;
 
-use crate::btf::BtfError;
+use crate::btf::{BtfError, Types};
 use crate::image::Image;
 use crate::kallsyms::KallsymsError;
 use crate::model::Model;
@@ -85,6 +85,8 @@ pub struct Report {
     pub unresolved: Vec<String>,
     /// What else is missing.
     pub missing: Vec<String>,
+    /// Members that crash looks modules up with and that this kernel does not have.
+    pub gone: Vec<&'static str>,
     /// Bytes of the file, holes among them.
     pub bytes: u64,
 }
@@ -97,6 +99,7 @@ pub fn write<W: Write + Seek>(kernel: &Kernel<'_>, out: &mut W) -> Result<Report
         types: model.types_read,
         modules: model.modules,
         without_types: std::mem::take(&mut model.without_types),
+        gone: gone(&model.types),
         ..Report::default()
     };
     let Model { symbols, mut types, globals: found, .. } = model;
@@ -143,6 +146,13 @@ pub fn write<W: Write + Seek>(kernel: &Kernel<'_>, out: &mut W) -> Result<Report
     all.extend([table, strings]);
     report.bytes = elf::write(out, all)?;
     Ok(report)
+}
+
+/// What crash 9.0.2 wants of `struct module` in any kernel; 7.2 does not have it.
+fn gone(types: &Types) -> Vec<&'static str> {
+    let has_modules = types.offset("module", "list").is_some();
+    let is_gone = has_modules && types.offset("module", "num_gpl_syms").is_none();
+    is_gone.then_some("module.num_gpl_syms").into_iter().collect()
 }
 
 /// What the file says of itself, as text.
