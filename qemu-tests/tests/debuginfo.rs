@@ -27,6 +27,21 @@ const OF_CRASH: [&str; 10] = [
     "help -v",
 ];
 
+/// The same on 7.x, where crash finds the length of `swap_info` only in our file.
+const OF_CRASH_7: [&str; 11] = [
+    "bt -l",
+    "dis -l do_exit 8",
+    "sym schedule",
+    "sym -l",
+    "p init_task",
+    "p linux_banner",
+    "help -k",
+    "help -m",
+    "help -o",
+    "help -t",
+    "help -v",
+];
+
 /// What may differ.
 #[derive(Clone, Copy)]
 struct Expected<'a> {
@@ -103,7 +118,7 @@ fn debuggers_say_of_rt_kernels_what_they_say_with_the_distributions_file() -> Re
 #[ignore = "full: the newest kernels"]
 fn debuggers_say_of_new_kernels_what_they_say_with_the_distributions_file() -> Result<()> {
     for series in ["7.2", "7.3"] {
-        judge(series, Expected { values: 0, crash: &OF_CRASH, options: &["--no_modules"] })?;
+        judge(series, Expected { values: 0, crash: &OF_CRASH_7, options: &["--no_modules"] })?;
     }
     Ok(())
 }

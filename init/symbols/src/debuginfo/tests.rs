@@ -150,6 +150,11 @@ fn the_file_s_sections_and_symbols_are_read_back() {
         let do_it =
             elf.syms.iter().find(|symbol| elf.strtab.get_at(symbol.st_name) == Some("do_it")).unwrap();
         assert_eq!((do_it.st_size, do_it.st_info), (32, 0x12), "a global function");
+        let counter =
+            elf.syms.iter().find(|symbol| elf.strtab.get_at(symbol.st_name) == Some("counter")).unwrap();
+        let home = &elf.section_headers[counter.st_shndx];
+        assert_eq!(elf.shdr_strtab.get_at(home.sh_name), Some(".data..percpu"), "{encoding:?}");
+        assert_eq!(home.sh_type, 1, "crash knows per-CPU variables in a section with room in the file only");
         for header in &elf.program_headers {
             assert!(header.p_offset + header.p_filesz <= report.bytes);
         }
