@@ -73,7 +73,7 @@ pub(crate) fn of_input(input: &Input, files: &[PathBuf], out: &Path) -> Result<R
     let report = debuginfo::write(&input.kernel(), &mut writer);
     let report = report.map_err(|error| match error {
         DebuginfoError::Write(source) => failed(source),
-        cause => MakeError::Make { path: out.to_owned(), source: Unreadable::new(cause, input.info()) },
+        cause => MakeError::Make { path: out.to_owned(), source: Unreadable::new(&cause, input.info()) },
     })?;
     writer.flush().map_err(failed)?;
     let file = writer.into_inner().map_err(|error| failed(error.into_error()))?;

@@ -75,7 +75,7 @@ fn with<T>(
     }
     let kernel = input.kernel();
     let model =
-        Model::read(&kernel).map_err(|cause| GcoreError::Model(Unreadable::new(cause, input.info())))?;
+        Model::read(&kernel).map_err(|cause| GcoreError::Model(Unreadable::new(&cause, input.info())))?;
     let system = System::new(&kernel, &model.symbols, &model.types)?;
     let processes = tasks::all(&system)?;
     run(&input, &system, &processes)

@@ -87,7 +87,7 @@ pub fn make(files: &[PathBuf], out: &Path) -> Result<Made, MakeError> {
     let (file, report) = if name.ends_with(".xz") { compressed(file, write) } else { plain(file, write) }
         .map_err(|error| match error {
             IsfError::Model(cause) => {
-                MakeError::Make { path: out.to_owned(), source: Unreadable::new(cause, input.info()) }
+                MakeError::Make { path: out.to_owned(), source: Unreadable::new(&cause, input.info()) }
             }
             source => MakeError::Symbols { path: out.to_owned(), source },
         })?;

@@ -1,49 +1,29 @@
 //! Kernels whose own symbols or types cannot be had: why, what works all the same, and what can be
 //! done.
 
-use core::fmt::{self, Display, Formatter};
-
 use base::text;
 use symbols::debuginfo::DebuginfoError;
 use vmcore::format::vmcoreinfo::VmcoreInfo;
 
 /// Why nothing is made of a kernel's own symbols and types, and the way around it.
-#[derive(Debug)]
-pub struct Unreadable {
-    cause: DebuginfoError,
-    /// `OSRELEASE` and `BUILD-ID`.
-    release: Option<String>,
-    build_id: Option<String>,
-}
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(String);
 
 impl Unreadable {
-    pub(crate) fn new(cause: DebuginfoError, info: &VmcoreInfo) -> Self {
+    pub(crate) fn new(cause: &DebuginfoError, info: &VmcoreInfo) -> Self {
         let get = |key: &str| info.get(key).map(text::line);
-        Self { cause, release: get("OSRELEASE"), build_id: get("BUILD-ID") }
-    }
-}
-
-impl Display for Unreadable {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { cause, release, build_id } = self;
-        write!(
-            f,
+        let kernel =
+            get("OSRELEASE").map_or_else(|| "this kernel".to_owned(), |release| format!("kernel {release}"));
+        let id = get("BUILD-ID").map(|id| format!(" (build id {id})")).unwrap_or_default();
+        Self(format!(
             "{}. The commands dmesg, inspect and dump of afterimage need no symbols and work all the same; crash and drgn \
-             work with the vmlinux of the distribution's debug package for ",
+             work with the vmlinux of the distribution's debug package for {kernel}{id}: `crash VMLINUX DUMP`, \
+             `drgn -c DUMP -s VMLINUX`",
             base::log::chain(cause)
-        )?;
-        match release {
-            Some(release) => write!(f, "kernel {release}")?,
-            None => f.write_str("this kernel")?,
-        }
-        if let Some(id) = build_id {
-            write!(f, " (build id {id})")?;
-        }
-        f.write_str(": `crash VMLINUX DUMP`, `drgn -c DUMP -s VMLINUX`")
+        ))
     }
 }
-
-impl core::error::Error for Unreadable {}
 
 #[cfg(test)]
 mod tests {
@@ -53,7 +33,7 @@ mod tests {
     use super::*;
 
     fn of(cause: impl Into<DebuginfoError>, info: &str) -> String {
-        Unreadable::new(cause.into(), &VmcoreInfo::parse(info.as_bytes())).to_string()
+        Unreadable::new(&cause.into(), &VmcoreInfo::parse(info.as_bytes())).to_string()
     }
 
     #[test]

@@ -112,8 +112,8 @@ fn debuggers_say_of_rt_kernels_what_they_say_with_the_distributions_file() -> Re
     Ok(())
 }
 
-/// crash 9.0.2 does not read their modules with the distribution's file either, and ends unless it is told not
-/// to look for any.
+/// crash 9.0.2 does not read their modules with the distribution's file either, and ends unless it is told
+/// not to look for any.
 #[test]
 #[ignore = "full: the newest kernels"]
 fn debuggers_say_of_new_kernels_what_they_say_with_the_distributions_file() -> Result<()> {

@@ -21,8 +21,8 @@ fn plain(name: &str) -> String {
     name.strip_suffix("_after_hwframe").unwrap_or(name).to_owned()
 }
 
-/// Functions on the stack of each process, by PID, and how each was found. Of one that runs it is what its stack
-/// was when it last slept, and worth nothing.
+/// Functions on the stack of each process, by PID, and how each was found. Of one that runs it is what its
+/// stack was when it last slept, and worth nothing.
 fn ours(core: &Vmcore) -> Result<BTreeMap<u32, Vec<(String, How)>>> {
     let kernel = OldKernel::new(core, core.info(), core.mappings());
     let model = Model::read(&kernel)?;
