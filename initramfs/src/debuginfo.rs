@@ -12,6 +12,7 @@ use tempfile::NamedTempFile;
 
 use crate::beside;
 use crate::input::{Input, InputError};
+use crate::unreadable::Unreadable;
 
 /// The debug file beside a dump, and what is in the directory of a capture.
 const BESIDE: &str = "vmlinux.xz";
@@ -42,7 +43,7 @@ pub enum MakeError {
         /// The debug file.
         path: PathBuf,
         /// Cause.
-        source: DebuginfoError,
+        source: Unreadable,
     },
     /// The file.
     #[error("writing {path}")]
@@ -66,7 +67,10 @@ pub(crate) fn of_input(input: &Input, files: &[PathBuf], out: &Path) -> Result<R
     let file = beside::begin(out, files).map_err(failed)?;
     let mut writer = BufWriter::with_capacity(1 << 18, file);
     let report = debuginfo::write(&input.kernel(), &mut writer);
-    let report = report.map_err(|source| MakeError::Make { path: out.to_owned(), source })?;
+    let report = report.map_err(|error| match error {
+        DebuginfoError::Write(source) => failed(source),
+        cause => MakeError::Make { path: out.to_owned(), source: Unreadable::new(&cause, input.info()) },
+    })?;
     writer.flush().map_err(failed)?;
     let file = writer.into_inner().map_err(|error| failed(error.into_error()))?;
     let is_xz = out.extension().is_some_and(|extension| extension == "xz");
@@ -99,7 +103,7 @@ pub fn make_modules(files: &[PathBuf], dir: &Path) -> Result<Split, MakeError> {
     let split = debuginfo::write_modules(&input.kernel(), &mut write);
     split.map_err(|source| match source {
         DebuginfoError::Write(source) => MakeError::Write { path: last, source },
-        source => MakeError::Make { path: dir.to_owned(), source },
+        cause => MakeError::Make { path: dir.to_owned(), source: Unreadable::new(&cause, input.info()) },
     })
 }
 
@@ -141,7 +145,7 @@ pub fn text(report: &Report, out: &Path) -> String {
         report.functions,
         report.variables,
     );
-    for line in warnings(report) {
+    for line in warnings(report).into_iter().chain(limit_of_crash(report)) {
         text.push_str(&line);
         text.push('\n');
     }
@@ -172,6 +176,18 @@ pub fn text_of_modules(split: &Split, dir: &Path) -> String {
     text
 }
 
+/// What crash, the newest that was tried, cannot do with this kernel whatever the debug file, and the remedy.
+#[must_use]
+pub fn limit_of_crash(report: &Report) -> Option<String> {
+    let gone = report.gone.join(", ");
+    (!gone.is_empty()).then(|| {
+        format!(
+            "note: crash 9.0.2 ends with \"invalid structure member offset\", since this kernel has no {gone}; with the \
+             option --no_modules it reads all but the modules"
+        )
+    })
+}
+
 /// What is not in the file, a line each.
 #[must_use]
 pub fn warnings(report: &Report) -> Vec<String> {
@@ -183,4 +199,19 @@ pub fn warnings(report: &Report) -> Vec<String> {
         )
     });
     missing.chain(unresolved).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_crash_cannot_read_is_said() {
+        let mut report = Report::default();
+        assert_eq!(limit_of_crash(&report), None);
+        report.gone = vec!["module.num_gpl_syms"];
+        let said = text(&report, Path::new("vmlinux"));
+        assert!(said.contains("no module.num_gpl_syms; with the option --no_modules"), "{said}");
+        assert!(warnings(&report).is_empty(), "drgn reads it");
+    }
 }

@@ -12,11 +12,11 @@ use processes::resident::{Held, Pages, Why};
 use processes::system::{System, SystemError};
 use processes::tasks::{self, Process, Processes};
 use processes::{Counts, notes};
-use symbols::debuginfo::DebuginfoError;
 use symbols::model::Model;
 
 use crate::beside;
 use crate::input::{Input, InputError};
+use crate::unreadable::Unreadable;
 
 /// Faults that are told one by one.
 const FAULTS: usize = 8;
@@ -32,8 +32,8 @@ pub enum GcoreError {
     #[error(transparent)]
     Input(#[from] InputError),
     /// The kernel's own symbols and types.
-    #[error("reading the kernel's symbols and types")]
-    Model(#[from] DebuginfoError),
+    #[error(transparent)]
+    Model(Unreadable),
     /// What is known of the kernel is not enough.
     #[error("finding the processes")]
     System(#[from] SystemError),
@@ -68,7 +68,8 @@ fn with<T>(
 ) -> Result<T, GcoreError> {
     let input = Input::open_x86_64(files)?;
     let kernel = input.kernel();
-    let model = Model::read(&kernel)?;
+    let model =
+        Model::read(&kernel).map_err(|cause| GcoreError::Model(Unreadable::new(&cause, input.info())))?;
     let system = System::new(&kernel, &model.known())?;
     let processes = tasks::all(&system)?;
     run(&input, &system, &processes)

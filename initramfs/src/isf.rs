@@ -12,6 +12,7 @@ use vmcore::source::Form;
 
 use crate::beside;
 use crate::input::{Input, InputError};
+use crate::unreadable::Unreadable;
 
 /// Level 6 makes the file a quarter smaller, in 14 times the time and with 95 MiB of memory.
 const XZ_LEVEL: u32 = 0;
@@ -35,6 +36,14 @@ pub enum MakeError {
     /// What is needed is not in it.
     #[error("making {path}")]
     Make {
+        /// The file of symbols.
+        path: PathBuf,
+        /// Cause.
+        source: Unreadable,
+    },
+    /// What volatility3 needs is not in it.
+    #[error("making {path}")]
+    Symbols {
         /// The file of symbols.
         path: PathBuf,
         /// Cause.
@@ -70,7 +79,12 @@ pub fn make(files: &[PathBuf], out: &Path) -> Result<Made, MakeError> {
     let file = beside::begin(out, files).map_err(failed)?;
     let write = |out: &mut dyn Write| isf::write(&input.kernel(), out);
     let (file, report) = if name.ends_with(".xz") { compressed(file, write) } else { plain(file, write) }
-        .map_err(|source| MakeError::Make { path: out.to_owned(), source })?;
+        .map_err(|error| match error {
+            IsfError::Model(cause) => {
+                MakeError::Make { path: out.to_owned(), source: Unreadable::new(&cause, input.info()) }
+            }
+            source => MakeError::Symbols { path: out.to_owned(), source },
+        })?;
     // Not synced: it can be made again at any time.
     beside::publish(file, out).map_err(failed)?;
     Ok(Made { report, limits: limits(input.info(), input.form(), files) })

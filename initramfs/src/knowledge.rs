@@ -190,6 +190,10 @@ impl Symbols for HostSymbols {
         self.by_name.contains_key(name)
     }
 
+    fn kind(&self, _: &str) -> Option<u8> {
+        None
+    }
+
     fn at(&self, _: VirtAddr) -> Option<(std::borrow::Cow<'_, str>, u64)> {
         None
     }

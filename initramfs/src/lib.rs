@@ -14,7 +14,7 @@
 //! | [`planned`] | switching kernels on purpose |
 //! | [`boot_entry`] | what the machine goes on to after a capture |
 //! | [`raw`] | raw devices: making one a target, copying a capture off it |
-//! | [`debuginfo`], [`isf`], [`readers`] | what debuggers and volatility3 need to read a dump |
+//! | [`debuginfo`], [`isf`], [`readers`], [`unreadable`] | what debuggers and volatility3 need to read a dump |
 //! | [`gcore`] | a process of a dump, for debuggers |
 //! | [`input`], [`inspect`], [`survey`], [`map`], [`offline`], [`estimate`] | looking into cores and dumps, dumping a core that is a file |
 #![cfg_attr(
@@ -63,6 +63,7 @@ pub mod survey;
 pub mod sys;
 pub mod triage;
 pub mod trusted;
+pub mod unreadable;
 pub mod volume_key;
 pub mod watchdog;
 pub mod who;

@@ -238,7 +238,8 @@ fn debug_files(dir: &Path) -> Result<ExitCode, Failure> {
 /// Runs a debugger; its exit code is ours.
 fn debugged(reader: Reader, files: &[PathBuf], arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let status = readers::run(reader, files, arguments, &|report| {
-        for line in debuginfo::warnings(report) {
+        let limit = debuginfo::limit_of_crash(report).filter(|_| reader == Reader::Crash);
+        for line in debuginfo::warnings(report).into_iter().chain(limit) {
             output::complain(&line);
         }
     })?;

@@ -107,8 +107,14 @@ fn plain(text: &str) -> String {
     text.replace(".cold", "").replace("_after_hwframe", "").replace("[0])", "[])")
 }
 
-/// What crash says of a core, command by command. Fails if it did not get to the last one.
-pub fn crash(core: &Path, vmlinux: &Path) -> Result<Texts> {
+/// What the newest crash, started with some options, says of a core, command by command. Fails if it did not
+/// get to the last one.
+pub fn crash(core: &Path, vmlinux: &Path, options: &[&str]) -> Result<Texts> {
+    crash_by(crash_program()?, core, vmlinux, options)
+}
+
+/// The same of another crash.
+pub fn crash_by(program: &Path, core: &Path, vmlinux: &Path, options: &[&str]) -> Result<Texts> {
     let work = tempfile::tempdir()?;
     let script = work.path().join("commands");
     let mut lines = String::new();
@@ -117,8 +123,9 @@ pub fn crash(core: &Path, vmlinux: &Path) -> Result<Texts> {
         writeln!(lines, "!echo '{MARK}{line}'\n{run}")?;
     }
     fs::write(&script, lines)?;
-    let message = command(&crash_program()?.to_string_lossy())
+    let message = command(&program.to_string_lossy())
         .arg("-s")
+        .args(options)
         .args([vmlinux, core])
         .arg("-i")
         .arg(&script)

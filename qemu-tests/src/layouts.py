@@ -2,7 +2,8 @@
 
 Names come from the strings of our file. A type is the same if its size is, and each member's name, offset, bits and
 type. Prints JSON: how many types were compared, the names of those that differ in layout, of these the names that the
-kernel has several types of, so that each reader may take another one, and enumerations that differ in a value.
+kernel has several types of, so that each reader may take another one, and enumerations that differ in a value, but
+for names of several.
 """
 
 import json
@@ -83,7 +84,9 @@ def main():
             compared += 1
             if layout(mine) != layout(their):
                 (values if keyword == "enum " and size(mine) == size(their) else differ).append(keyword + tag)
-    ambiguous = several(sys.argv[2], differ) if differ else []
+    several_of = several(sys.argv[2], differ + values) if differ or values else []
+    ambiguous = [name for name in differ if name in several_of]
+    values = [name for name in values if name not in several_of]
     json.dump({"compared": compared, "differ": differ, "ambiguous": ambiguous, "values": values}, sys.stdout)
 
 

@@ -28,6 +28,10 @@ pub fn of(series: &str) -> Result<PathBuf> {
             Plant::Ksm,
             Plant::Freed,
         ];
+        // A kernel with PREEMPT_RT has no transparent huge pages.
+        if series.ends_with("-rt") {
+            scenario.plants.retain(|plant| *plant != Plant::Thp);
+        }
     })
 }
 

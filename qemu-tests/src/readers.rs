@@ -226,9 +226,18 @@ pub fn makedumpfile() -> Result<PathBuf> {
 /// The newest version of a reader that the archive's suites have, in the cache. The script is asked every
 /// time: it answers from its cache in milliseconds.
 fn newest(name: &str) -> Result<PathBuf> {
+    fetched(&[name])
+}
+
+/// The crash of one suite.
+pub fn crash_of(suite: &str) -> Result<PathBuf> {
+    fetched(&["crash", suite])
+}
+
+fn fetched(arguments: &[&str]) -> Result<PathBuf> {
     let script = workspace().join("scripts/fetch-reader");
-    let output = command(&script.to_string_lossy()).arg(name).run()?;
-    let path = String::from_utf8(output.stdout).with_context(|| format!("the path of {name}"))?;
+    let output = command(&script.to_string_lossy()).args(arguments).run()?;
+    let path = String::from_utf8(output.stdout).with_context(|| format!("the path of {arguments:?}"))?;
     Ok(path.trim_end().into())
 }
 

@@ -24,7 +24,7 @@ use std::io::{self, Seek, Write};
 
 use vmcore::kernel::Kernel;
 
-use crate::btf::BtfError;
+use crate::btf::{BtfError, Types};
 use crate::image::Image;
 use crate::kallsyms::KallsymsError;
 use crate::knowledge::Read;
@@ -48,10 +48,13 @@ pub enum DebuginfoError {
     Types(#[from] BtfError),
     /// The kernel has functions only in its symbol table.
     #[error(
-        "the kernel's symbol table has no variables (CONFIG_KALLSYMS_ALL is off): neither crash nor drgn can work with \
-         it; use the distribution's debug package"
+        "the kernel's symbol table has functions only, no variables (CONFIG_KALLSYMS_ALL is off), and without those \
+         neither debuggers nor we find a process"
     )]
     NoVariables,
+    /// It has variables, but not the first process.
+    #[error("the kernel's symbol table has no init_task, where each list of processes begins")]
+    NoInitTask,
     /// A part of the image that a debug file must have.
     #[error("the kernel's symbol table has no {0}, so the parts of its image are not known")]
     NoPart(&'static str),
@@ -89,6 +92,8 @@ pub struct Report {
     pub unresolved: Vec<String>,
     /// What else is missing.
     pub missing: Vec<String>,
+    /// Members that crash looks modules up with and that this kernel does not have.
+    pub gone: Vec<&'static str>,
     /// Bytes of the file, holes among them.
     pub bytes: u64,
 }
@@ -101,6 +106,7 @@ pub fn write<W: Write + Seek>(kernel: &Kernel<'_>, out: &mut W) -> Result<Report
         types: model.types_read,
         modules: model.modules.len(),
         without_types: std::mem::take(&mut model.without_types),
+        gone: gone(&model.types),
         ..Report::default()
     };
     let Model { symbols, mut types, globals: found, .. } = model;
@@ -208,6 +214,13 @@ pub fn write_modules(
         split.modules.push(report);
     }
     Ok(split)
+}
+
+/// What crash 9.0.2 wants of `struct module` in any kernel; 7.2 does not have it.
+fn gone(types: &Types) -> Vec<&'static str> {
+    let has_modules = types.offset("module", "list").is_some();
+    let is_gone = has_modules && types.offset("module", "num_gpl_syms").is_none();
+    is_gone.then_some("module.num_gpl_syms").into_iter().collect()
 }
 
 /// What the file says of itself, as text.

@@ -24,6 +24,7 @@ use vmcore::kernel::{Kernel, KernelError};
 
 use base::addr::{VirtAddr, to_u64};
 
+use crate::image::IMAGE;
 use crate::knowledge::{Answers, Knowledge, Question};
 use names::{Names, Tokens};
 pub(crate) use table::Builder;
@@ -36,8 +37,6 @@ const MAX_SYMBOLS: u32 = 1 << 21;
 const MAX_NAME: usize = 513;
 /// Bytes of all names; kernels with all options have 8 MiB.
 const MAX_TEXT: usize = 64 << 20;
-/// Arrays that are pointers: VMCOREINFO has what they point to.
-const POINTERS: [&str; 1] = ["mem_section"];
 /// Bytes of memory that are read at a time: a page, because the page behind may not be mapped.
 const PIECE: u64 = 4096;
 
@@ -49,8 +48,8 @@ pub enum KallsymsError {
     Memory(#[from] KernelError),
     /// VMCOREINFO does not tell where the tables are, and they were not found in the image.
     #[error(
-        "VMCOREINFO does not say where the kernel's symbol table is, and none was found in the kernel's image \
-         (a kernel without CONFIG_KALLSYMS?)"
+        "VMCOREINFO does not say where the kernel's symbol table is, and none was found in the kernel's image: the \
+         kernel was built without CONFIG_KALLSYMS, or its table is damaged"
     )]
     NotFound,
     /// A number in the tables that no kernel has.
@@ -89,6 +88,9 @@ pub trait Symbols {
     /// Whether there is one symbol of this name, and no second one.
     fn is_only(&self, name: &str) -> bool;
 
+    /// Its type as nm prints it, if that is known; see [`Symbol::kind`].
+    fn kind(&self, name: &str) -> Option<u8>;
+
     /// The symbol that `address` lies behind, and how far.
     fn at(&self, address: VirtAddr) -> Option<(Cow<'_, str>, u64)>;
 }
@@ -100,6 +102,10 @@ impl Symbols for SymbolTable {
 
     fn is_only(&self, name: &str) -> bool {
         self.only(name).is_some()
+    }
+
+    fn kind(&self, name: &str) -> Option<u8> {
+        self.symbol(name).map(|symbol| symbol.kind)
     }
 
     fn at(&self, address: VirtAddr) -> Option<(Cow<'_, str>, u64)> {
@@ -315,16 +321,24 @@ fn read_addresses(
     })
 }
 
+/// Whether VMCOREINFO can have what a variable points to instead of its address.
+fn is_pointer(kind: Option<u8>, theirs: VirtAddr) -> bool {
+    matches!(kind, Some(b'd' | b'D' | b'b' | b'B' | b'r' | b'R')) && theirs.0 < IMAGE
+}
+
 /// Compares with the symbols that VMCOREINFO has: all must be equal. A symbol that only one of them
 /// has says nothing: data is not in the table without `CONFIG_KALLSYMS_ALL`, and some names are
-/// macros. Then the banner of the kernel must be where the table has it.
+/// macros (`swapper_pg_dir`, `node_online_map`, `vmemmap`). Nor does a variable whose value in
+/// VMCOREINFO lies outside the image, where no variable is: it is a pointer that was told as an array
+/// (`VMCOREINFO_SYMBOL_ARRAY()`), which is told by what it points to. `mem_section` is one with
+/// `CONFIG_SPARSEMEM_EXTREME`. Then the banner of the kernel must be where the table has it.
 fn verify(kernel: &Kernel<'_>, table: &dyn Symbols) -> Result<(), KallsymsError> {
     let mut equal = 0_usize;
     for (name, theirs) in kernel.info().symbols() {
         match table.find(name) {
             Some(ours) if ours == theirs => equal = equal.saturating_add(1),
-            Some(ours) if table.is_only(name) && !POINTERS.contains(&name) => {
-                return Err(KallsymsError::Contradicts { name: name.to_owned(), ours, theirs });
+            Some(ours) if table.is_only(name) && !is_pointer(table.kind(name), theirs) => {
+                return Err(KallsymsError::Contradicts { name: base::text::line(name), ours, theirs });
             }
             _ => {}
         }

@@ -38,7 +38,9 @@ impl Model {
     pub fn read(kernel: &Kernel<'_>) -> Result<Self, DebuginfoError> {
         let symbols = kallsyms::read(kernel)?;
         if symbols.find("init_task").is_none() {
-            return Err(DebuginfoError::NoVariables);
+            let is_variable = |kind: u8| b"dDbB".contains(&kind);
+            let has_variables = symbols.all().iter().any(|symbol| is_variable(symbol.kind));
+            return Err(if has_variables { DebuginfoError::NoInitTask } else { DebuginfoError::NoVariables });
         }
         let mut types = btf::read(kernel, &symbols)?;
         types.agree(kernel.info())?;

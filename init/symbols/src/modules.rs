@@ -39,14 +39,14 @@ pub struct Module {
     /// Its symbols; empty if they cannot be read, or were not (see [`list`]).
     pub symbols: SymbolTable,
     /// Where they lie.
-    functions: Option<Functions>,
+    pub(crate) functions: Option<Functions>,
     /// How its stacks are unwound.
     pub orc: Option<Tables>,
 }
 
 /// Where the symbols of a module lie (`struct mod_kallsyms`).
 #[derive(Clone, Copy, Debug)]
-struct Functions {
+pub(crate) struct Functions {
     symtab: VirtAddr,
     count: u32,
     strtab: VirtAddr,

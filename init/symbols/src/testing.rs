@@ -238,15 +238,20 @@ impl MadeUp {
         self.bytes.extend([head, head].as_flattened());
         self.symbol('b', "a_byte");
         self.bytes.extend([0; 16]);
+        self.orc();
+        self.symbol('D', "_edata");
         if encoding != Encoding::PerCpu {
+            // As since 6.15: among what is thrown away after the start.
+            self.symbol('D', "__init_begin");
+            self.bytes.extend([0; 16]);
             self.symbol('D', "__per_cpu_start");
             self.bytes.extend([0; 16]);
             self.symbol('d', "counter");
             self.bytes.extend([0; 48]);
             self.symbol('D', "__per_cpu_end");
+            self.bytes.extend([0; 16]);
+            self.symbol('D', "__init_end");
         }
-        self.orc();
-        self.symbol('D', "_edata");
         self.symbol('B', "_end");
     }
 

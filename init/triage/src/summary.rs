@@ -117,6 +117,10 @@ impl Symbols for Nameless {
         false
     }
 
+    fn kind(&self, _: &str) -> Option<u8> {
+        None
+    }
+
     fn at(&self, _: VirtAddr) -> Option<(std::borrow::Cow<'_, str>, u64)> {
         None
     }

@@ -27,10 +27,7 @@ const MAX_MODULES: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The kernel was built without them.
-    #[error(
-        "the kernel has no type information in its memory (CONFIG_DEBUG_INFO_BTF is off): types can only be had from \
-         the distribution's debug package"
-    )]
+    #[error("the kernel has no type information in its memory (CONFIG_DEBUG_INFO_BTF is off)")]
     NoBtf,
     /// They could not be read.
     #[error("reading the kernel's type information (BTF)")]

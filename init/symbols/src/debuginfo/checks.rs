@@ -132,11 +132,9 @@ fn find_build_id(notes: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// Two sections that overlap, if there are some: the symbols that mark them contradict each other. The
-/// first copy of per-CPU variables may lie in what is thrown away after the start (7.x).
+/// Two sections that overlap, if there are some: the symbols that mark them contradict each other.
 pub(super) fn overlap(sections: &[Section]) -> Option<(String, String)> {
     let mut all: Vec<&Section> = sections.iter().filter(|section| section.is_in_memory()).collect();
-    all.retain(|section| section.name != ".data..percpu");
     all.sort_by_key(|section| section.address);
     let pairs = all.iter().zip(all.iter().skip(1));
     let mut overlapping =

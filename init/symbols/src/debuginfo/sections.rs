@@ -169,7 +169,13 @@ pub(super) fn of_image(image: &Image<'_>, orc: Option<Orc>) -> Vec<Section> {
     sections.add(".init.text", BITS, ALLOC | CODE, init_text, Content::Hole);
     let behind = init_text.map(|(_, end)| end);
     let init = image.between(&["__init_begin"], &["__init_end"]);
-    let init_data = init.map(|(start, end)| (behind.map_or(start, |behind| start.max(behind)), end));
+    let init_data = init.map(|(start, end)| {
+        let start = behind.map_or(start, |behind| start.max(behind));
+        // Since 6.15 the first copy of per-CPU variables is among it. crash knows per-CPU variables only in a
+        // section that has room in the file.
+        let inside = per_cpu.filter(|(of_cpus, _)| (start..end).contains(of_cpus));
+        (start, inside.map_or(end, |(of_cpus, _)| of_cpus))
+    });
     let rest = [
         (".init.data", init_data),
         (".bss", image.between(&["__bss_start"], &["__bss_stop"])),

@@ -150,6 +150,11 @@ fn the_file_s_sections_and_symbols_are_read_back() {
         let do_it =
             elf.syms.iter().find(|symbol| elf.strtab.get_at(symbol.st_name) == Some("do_it")).unwrap();
         assert_eq!((do_it.st_size, do_it.st_info), (32, 0x12), "a global function");
+        let counter =
+            elf.syms.iter().find(|symbol| elf.strtab.get_at(symbol.st_name) == Some("counter")).unwrap();
+        let home = &elf.section_headers[counter.st_shndx];
+        assert_eq!(elf.shdr_strtab.get_at(home.sh_name), Some(".data..percpu"), "{encoding:?}");
+        assert_eq!(home.sh_type, 1, "crash knows per-CPU variables in a section with room in the file only");
         for header in &elf.program_headers {
             assert!(header.p_offset + header.p_filesz <= report.bytes);
         }
@@ -285,9 +290,22 @@ fn parts_that_overlap_are_refused() {
 #[test]
 fn a_kernel_without_variables_is_refused() {
     let mut made = made(Encoding::Relative);
-    let name = b"Dinit_task";
-    let at = made.bytes.windows(name.len()).position(|bytes| bytes == name).unwrap();
-    put(&mut made.bytes, at, b"Dinit_tusk");
+    let renamed = |made: &mut MadeUp, name: &[u8], new: &[u8]| {
+        let at = made.bytes.windows(name.len()).position(|bytes| bytes == name).unwrap();
+        put(&mut made.bytes, at, new);
+    };
+    renamed(&mut made, b"Dinit_task", b"Dinit_tusk");
+    assert!(matches!(file(&made).unwrap_err(), DebuginfoError::NoInitTask), "it has other variables");
+    // As without CONFIG_KALLSYMS_ALL: nothing but functions.
+    made.symbols
+        .iter_mut()
+        .filter(|symbol| symbol.2 == "init_task")
+        .for_each(|symbol| symbol.2 = "init_tusk".into());
+    for (_, kind, name) in made.symbols.clone() {
+        if "dDbB".contains(kind) {
+            renamed(&mut made, format!("{kind}{name}").as_bytes(), format!("t{name}").as_bytes());
+        }
+    }
     assert!(matches!(file(&made).unwrap_err(), DebuginfoError::NoVariables));
 }
 

@@ -112,6 +112,13 @@ impl Index {
         })
     }
 
+    /// The number of the symbol that is meant by a name: a global one, then the lowest.
+    fn number(&self, name: &str) -> Option<usize> {
+        let mut all = self.all_named(name).peekable();
+        let first = all.peek().map(|(number, _)| *number)?;
+        Some(all.find(|(_, global)| *global).map_or(first, |(number, _)| number))
+    }
+
     fn named(&self, number: usize) -> Option<(u8, Vec<u8>)> {
         let mut name = Vec::new();
         self.walk(number, &mut |_, tokens| {
@@ -125,10 +132,11 @@ impl Index {
 
 impl Symbols for Index {
     fn find(&self, name: &str) -> Option<VirtAddr> {
-        let mut all = self.all_named(name).peekable();
-        let first = all.peek().map(|(number, _)| *number)?;
-        let number = all.find(|(_, global)| *global).map_or(first, |(number, _)| number);
-        self.addresses.get(number).copied().map(VirtAddr)
+        self.addresses.get(self.number(name)?).copied().map(VirtAddr)
+    }
+
+    fn kind(&self, name: &str) -> Option<u8> {
+        self.named(self.number(name)?).map(|(kind, _)| kind)
     }
 
     fn is_only(&self, name: &str) -> bool {

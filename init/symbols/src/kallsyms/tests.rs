@@ -1,5 +1,7 @@
 //! Tables of all encodings, healthy and damaged, in made-up kernels.
 
+use std::fmt::Write as _;
+
 use base::addr::VirtAddr;
 use base::fields::put;
 
@@ -131,6 +133,23 @@ fn a_symbol_that_vmcoreinfo_has_elsewhere_is_refused() {
     made.info = made.info.replace("SYMBOL(_stext)", "SYMBOL(unknown)");
     let error = base::log::chain(&table(&made).unwrap_err());
     assert!(error.contains("number of known symbols"), "{error}");
+}
+
+#[test]
+fn a_pointer_that_vmcoreinfo_tells_as_an_array_is_no_contradiction() {
+    for (symbol, value, is_refused) in [
+        ("mem_section", 0xff11_2233_4455_6000, false), // not in the table
+        ("modules", 0xff11_2233_4455_6000, false),
+        ("modules", START + 0x1000, true), // an address of the image: not what a pointer is made of
+        ("do_it", 0xff11_2233_4455_6000, true), // a function is no pointer
+    ] {
+        let mut made = made(Encoding::Relative);
+        writeln!(made.info, "SYMBOL({symbol})={value:x}").unwrap();
+        let error = table(&made).err().map(|error| base::log::chain(&error));
+        let is_named = error.as_ref().is_some_and(|error| error.contains(&format!("has {symbol} at")));
+        assert_eq!(is_named, is_refused, "{symbol} {value:#x}: {error:?}");
+        assert_eq!(error.is_some(), is_refused, "{symbol} {value:#x}: {error:?}");
+    }
 }
 
 #[test]

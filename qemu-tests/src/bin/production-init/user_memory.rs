@@ -134,10 +134,12 @@ pub(crate) fn base_pages(seed: &str, plant: Plant, size: usize) -> Result<MmapMu
     Ok(memory)
 }
 
-/// Huge pages may be the default.
+/// Huge pages may be the default; a kernel with PREEMPT_RT has none.
 fn map_base(size: usize) -> Result<MmapMut> {
     let memory = MmapMut::map_anon(size).context("mapping memory")?;
-    memory.advise(Advice::NoHugePage).context("asking for base pages")?;
+    if Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+        memory.advise(Advice::NoHugePage).context("asking for base pages")?;
+    }
     Ok(memory)
 }
 
