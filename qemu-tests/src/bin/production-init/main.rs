@@ -13,6 +13,7 @@
 mod cmdline;
 mod crowd;
 mod early;
+mod end;
 mod here;
 mod hook;
 mod hotplug;
@@ -149,6 +150,9 @@ fn production() -> Result<()> {
     }
     if let Ok(arguments) = line.get("prod.capture") {
         return steps::switch(&out_of_a_word(arguments));
+    }
+    if let Ok(name) = line.get("prod.end") {
+        return end::by(name);
     }
     match line.get("prod.panic") {
         Ok(cpu) => steps::panic_on(cpu),
