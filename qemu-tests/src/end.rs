@@ -78,7 +78,7 @@ const SOON: Action = Action::Pause(Duration::from_secs(2));
 const PANIC_ON_OOPS: &[(&str, &str)] = &[("kernel/panic_on_oops", "1")];
 const PANIC_ON_WARN: &[(&str, &str)] = &[("kernel/panic_on_warn", "1")];
 const LOCKUP: &[(&str, &str)] = &[("kernel/watchdog_thresh", "3"), ("kernel/softlockup_panic", "1")];
-const HARD: &[(&str, &str)] = &[("kernel/hardlockup_panic", "1")];
+const HARD: &[(&str, &str)] = &[("kernel/watchdog_thresh", "1"), ("kernel/hardlockup_panic", "1")];
 const HUNG: &[(&str, &str)] = &[("kernel/hung_task_panic", "1"), ("kernel/hung_task_timeout_secs", "3")];
 const STALL: &[(&str, &str)] = &[("kernel/watchdog", "0"), ("kernel/panic_on_rcu_stall", "1")];
 /// Seconds in which RCU does not get on.

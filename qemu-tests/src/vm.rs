@@ -268,7 +268,8 @@ impl Vm {
                 sleep(*duration);
                 return Ok(());
             }
-            Action::Stall(_) | Action::Unplug(_) | Action::Damage(_) | Action::Nmi | Action::MachineCheck => {}
+            Action::Stall(_) | Action::Unplug(_) | Action::Damage(_) | Action::Nmi | Action::MachineCheck => {
+            }
         }
         let qmp = self.qmp.as_mut().context("there is no connection to QEMU")?;
         let limits = |name: &str| {

@@ -12,6 +12,8 @@ use crate::cause::Kind;
 
 /// Functions that count.
 const DEPTH: usize = 6;
+/// Functions of a report that may be unknown.
+const NEW: usize = 4;
 
 /// A signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,62 +62,151 @@ pub fn plain(name: &str) -> &str {
     name.strip_suffix("_after_hwframe").unwrap_or(name)
 }
 
+/// The functions by which a kernel ends itself: registers of the crash may be those of one of them, or of
+/// the place at which an exception was.
 fn is_panic(name: &str) -> bool {
-    ["panic", "vpanic", "nmi_panic", "__stack_chk_fail", "crash_kexec", "__crash_kexec", "machine_kexec"]
-        .contains(&name)
+    let all = [
+        "panic",
+        "vpanic",
+        "nmi_panic",
+        "__stack_chk_fail",
+        "crash_kexec",
+        "__crash_kexec",
+        "machine_kexec",
+        "crash_setup_regs",
+        "check_panic_on_warn",
+    ];
+    all.contains(&name)
 }
 
 fn is_exception(name: &str) -> bool {
     let of_entry = ["asm_exc_", "exc_"].iter().any(|start| name.starts_with(start));
-    let of_report = ["oops_end", "die", "die_addr", "page_fault_oops", "__warn", "report_bug", "kasan_report"];
-    // 5.10 has its own names.
-    let older = ["async_page_fault", "page_fault", "general_protection", "warn_slowpath_fmt", "__warn_printk"];
+    let of_report =
+        ["oops_end", "die", "die_addr", "page_fault_oops", "__warn", "report_bug", "kasan_report"];
+    // Of kernels before 5.8, and warnings that are calls.
+    let older =
+        ["async_page_fault", "page_fault", "general_protection", "warn_slowpath_fmt", "__warn_printk"];
     of_entry || of_report.contains(&name) || older.contains(&name)
 }
 
-fn is_interrupt(name: &str) -> bool {
-    let starts = ["asm_sysvec_", "sysvec_", "asm_common_interrupt", "asm_exc_nmi", "exc_nmi", "end_repeat_nmi"];
-    starts.iter().any(|start| name.starts_with(start)) || name == "apic_timer_interrupt"
+/// Where an interrupt, or an NMI, enters the kernel.
+fn is_interrupt_entry(name: &str) -> bool {
+    let older = ["apic_timer_interrupt", "nmi"];
+    let all = ["asm_common_interrupt", "asm_exc_nmi", "end_repeat_nmi"];
+    name.starts_with("asm_sysvec_") || all.contains(&name) || older.contains(&name)
 }
 
 /// Functions in which a CPU is anywhere while it spins or waits, and those of every system call and thread.
 fn is_noise(name: &str) -> bool {
     let exact = [
-        "delay_tsc", "delay_halt", "__delay", "__const_udelay", "__udelay", "__ndelay", "cpu_relax", "rep_nop",
-        "ktime_get", "rdtsc_ordered", "read_tsc", "touch_softlockup_watchdog", "touch_nmi_watchdog",
-        "native_queued_spin_lock_slowpath", "queued_spin_lock_slowpath", "pv_queued_spin_lock_slowpath",
-        "__raw_spin_lock", "_raw_spin_lock", "_raw_spin_lock_irqsave", "_raw_spin_lock_irq",
-        "__schedule", "schedule", "preempt_schedule", "preempt_schedule_common", "__cond_resched",
-        "entry_SYSCALL_64", "entry_SYSCALL_compat", "do_syscall_64", "do_syscall_x64", "x64_sys_call",
-        "ret_from_fork", "ret_from_fork_asm", "kthread", "worker_thread", "process_one_work",
-        "secondary_startup_64", "secondary_startup_64_no_verify",
+        "delay_tsc",
+        "delay_halt",
+        "__delay",
+        "__const_udelay",
+        "__udelay",
+        "__ndelay",
+        "cpu_relax",
+        "rep_nop",
+        "ktime_get",
+        "rdtsc_ordered",
+        "read_tsc",
+        "touch_softlockup_watchdog",
+        "touch_nmi_watchdog",
+        "native_queued_spin_lock_slowpath",
+        "queued_spin_lock_slowpath",
+        "pv_queued_spin_lock_slowpath",
+        "__raw_spin_lock",
+        "_raw_spin_lock",
+        "_raw_spin_lock_irqsave",
+        "_raw_spin_lock_irq",
+        "__schedule",
+        "schedule",
+        "preempt_schedule",
+        "preempt_schedule_common",
+        "__cond_resched",
+        "entry_SYSCALL_64",
+        "entry_SYSCALL_compat",
+        "do_syscall_64",
+        "do_syscall_x64",
+        "x64_sys_call",
+        "ret_from_fork",
+        "ret_from_fork_asm",
+        "kthread",
+        "worker_thread",
+        "process_one_work",
+        "secondary_startup_64",
+        "secondary_startup_64_no_verify",
     ];
     exact.contains(&name) || name.starts_with("__pv_queued_spin_lock") || name.starts_with("__pfx_")
 }
 
+/// A function on a stack: its name, and whether it is a module's.
+pub type Called<'a> = (&'a str, bool);
+
+/// The place in a stack, the innermost function first, at which the story of a crash begins: behind what the
+/// crash itself has put there.
+fn story(kind: Kind, names: &[&str]) -> Option<usize> {
+    // Of several on a stack the innermost counts: the others are what that one interrupted.
+    let behind = |is: &dyn Fn(&str) -> bool| {
+        let first = names.iter().position(|name| is(name))?;
+        let run = names.get(first..)?.iter().take_while(|name| is(name)).count();
+        first.checked_add(run)
+    };
+    let interrupted = || names.iter().position(|name| is_interrupt_entry(name))?.checked_add(1);
+    // None of the functions that panic ever returns: one that is there is of this crash. Where none is, the
+    // registers are those of the fault, or of a CPU that was stopped.
+    let reports = names.first().is_some_and(|name| is_of_exception(name));
+    match (start(kind), behind(&is_panic)) {
+        (Start::Nowhere, _) => None,
+        (Start::Exception, None) if reports => behind(&is_of_exception).map(|end| behind_entry(names, end)),
+        (Start::All, _) | (_, None) => Some(0),
+        (Start::Panic, Some(panic)) => Some(panic),
+        (Start::Exception, Some(_)) => behind(&is_of_exception).map(|end| behind_entry(names, end)),
+        (Start::Interrupt, Some(panic)) => interrupted().or(Some(panic)),
+    }
+}
+
+/// Functions of a report that have new names may stand between those that are known and the entry.
+fn behind_entry(names: &[&str], end: usize) -> usize {
+    let is_entry = |name: &&str| name.starts_with("asm_exc_");
+    let (report, rest) = names.split_at_checked(end).unwrap_or((names, &[]));
+    if report.iter().any(is_entry) || report.iter().all(|name| is_panic(name)) {
+        return end;
+    }
+    let entry = rest.iter().take(NEW).position(|name| is_entry(name));
+    entry.map_or(end, |entry| end.saturating_add(entry).saturating_add(1))
+}
+
+/// Functions of a stack that count, by their places, the innermost first.
+fn counted(kind: Kind, functions: &[Called<'_>]) -> Vec<usize> {
+    let names: Vec<&str> = functions.iter().map(|(name, _)| plain(name)).collect();
+    let Some(begin) = story(kind, &names) else { return Vec::new() };
+    // What a module calls while it spins comes and goes.
+    let module = functions.iter().skip(begin).position(|(_, module)| *module);
+    let helpers = module.filter(|_| matches!(start(kind), Start::Interrupt)).unwrap_or(0);
+    let counts = |(_, name): &(usize, &&str)| !is_noise(name);
+    let all = names.iter().enumerate().skip(begin).skip(helpers);
+    all.filter(counts).map(|(place, _)| place).collect()
+}
+
+/// The place of the function in which it happened, in a stack, the innermost function first.
+#[must_use]
+pub fn first(kind: Kind, functions: &[Called<'_>]) -> Option<usize> {
+    counted(kind, functions).first().copied()
+}
+
 /// The signature of a crash of this kind, with these functions on the stack, the innermost first.
 #[must_use]
-pub fn of(kind: Kind, functions: &[&str]) -> Signature {
-    let names: Vec<&str> = functions.iter().map(|name| plain(name)).collect();
-    let behind = |is: &dyn Fn(&str) -> bool| {
-        let last = names.iter().rposition(|name| is(name)).and_then(|index| index.checked_add(1));
-        last.and_then(|start| names.get(start..))
-    };
-    // A stack of interrupts has exceptions further out: only the innermost one counts.
-    let exception = || {
-        let first = names.iter().position(|name| is_exception(name))?;
-        let run = names.get(first..)?.iter().take_while(|name| is_of_exception(name)).count();
-        names.get(first.checked_add(run)?..)
-    };
-    let rest = match start(kind) {
-        Start::Nowhere => None,
-        Start::All => Some(names.as_slice()),
-        Start::Panic => behind(&is_panic),
-        Start::Exception => exception().or_else(|| behind(&is_panic)),
-        Start::Interrupt => behind(&is_interrupt).or_else(|| behind(&is_panic)),
-    };
-    let wanted = rest.unwrap_or_default().iter().filter(|name| !is_noise(name));
-    let functions: Vec<String> = wanted.take(DEPTH).map(|name| (*name).to_owned()).collect();
+pub fn of(kind: Kind, stack: &[Called<'_>]) -> Signature {
+    let names =
+        counted(kind, stack).into_iter().filter_map(|place| stack.get(place)).map(|(name, _)| plain(name));
+    let mut functions: Vec<String> = Vec::new();
+    for name in names {
+        // However deep a recursion was.
+        if functions.len() < DEPTH && functions.last().is_none_or(|last| last != name) {
+            functions.push(name.to_owned());
+        }
+    }
     let text = format!("1 {kind:?} {}", functions.join(" "));
     let digest = Sha256::digest(text.as_bytes());
     let hash = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
@@ -125,9 +216,23 @@ pub fn of(kind: Kind, functions: &[&str]) -> Signature {
 /// What stands between the report of an exception and the function in which it was.
 fn is_of_exception(name: &str) -> bool {
     let between = [
-        "no_context", "__bad_area_nosemaphore", "bad_area_nosemaphore", "do_user_addr_fault", "do_kern_addr_fault",
-        "handle_page_fault", "__do_page_fault", "do_trap", "do_error_trap", "handle_bug", "fixup_exception",
-        "exception_enter", "bust_spinlocks", "kernelmode_fixup_or_oops", "__die", "__die_body", "probe_kernel_read",
+        "no_context",
+        "__bad_area_nosemaphore",
+        "bad_area_nosemaphore",
+        "do_user_addr_fault",
+        "do_kern_addr_fault",
+        "handle_page_fault",
+        "__do_page_fault",
+        "do_trap",
+        "do_error_trap",
+        "handle_bug",
+        "fixup_exception",
+        "exception_enter",
+        "bust_spinlocks",
+        "kernelmode_fixup_or_oops",
+        "__die",
+        "__die_body",
+        "probe_kernel_read",
         "do_general_protection",
     ];
     is_exception(name) || is_panic(name) || between.contains(&name)
@@ -138,14 +243,34 @@ mod tests {
     use super::*;
 
     const SYSRQ: [&str; 9] = [
-        "machine_kexec", "__crash_kexec", "panic", "sysrq_handle_crash", "__handle_sysrq.cold",
-        "write_sysrq_trigger", "proc_reg_write", "vfs_write", "entry_SYSCALL_64_after_hwframe",
-    ];
-    const OOPS: [&str; 12] = [
-        "crash_kexec", "oops_end", "page_fault_oops.constprop.0", "do_user_addr_fault", "exc_page_fault",
-        "asm_exc_page_fault", "wedge_deref.isra.0", "wedge_write", "vfs_write", "ksys_write", "do_syscall_64",
+        "machine_kexec",
+        "__crash_kexec",
+        "panic",
+        "sysrq_handle_crash",
+        "__handle_sysrq.cold",
+        "write_sysrq_trigger",
+        "proc_reg_write",
+        "vfs_write",
         "entry_SYSCALL_64_after_hwframe",
     ];
+    const OOPS: [&str; 12] = [
+        "crash_kexec",
+        "oops_end",
+        "page_fault_oops.constprop.0",
+        "do_user_addr_fault",
+        "exc_page_fault",
+        "asm_exc_page_fault",
+        "wedge_deref.isra.0",
+        "wedge_write",
+        "vfs_write",
+        "ksys_write",
+        "do_syscall_64",
+        "entry_SYSCALL_64_after_hwframe",
+    ];
+
+    fn of(kind: Kind, stack: &[&str]) -> Signature {
+        super::of(kind, &stack.iter().map(|name| (*name, false)).collect::<Vec<_>>())
+    }
 
     #[test]
     fn the_story_begins_behind_what_every_crash_has() {
@@ -156,9 +281,17 @@ mod tests {
         );
         assert_eq!(functions(Kind::Oops, &OOPS), ["wedge_deref", "wedge_write", "vfs_write", "ksys_write"]);
         let lockup = [
-            "panic", "watchdog_timer_fn", "__hrtimer_run_queues", "hrtimer_interrupt",
-            "__sysvec_apic_timer_interrupt", "sysvec_apic_timer_interrupt", "asm_sysvec_apic_timer_interrupt",
-            "delay_tsc", "wedge_spin", "wedge_write", "vfs_write",
+            "panic",
+            "watchdog_timer_fn",
+            "__hrtimer_run_queues",
+            "hrtimer_interrupt",
+            "__sysvec_apic_timer_interrupt",
+            "sysvec_apic_timer_interrupt",
+            "asm_sysvec_apic_timer_interrupt",
+            "delay_tsc",
+            "wedge_spin",
+            "wedge_write",
+            "vfs_write",
         ];
         assert_eq!(functions(Kind::SoftLockup, &lockup), ["wedge_spin", "wedge_write", "vfs_write"]);
         let waits = ["__schedule", "schedule", "schedule_timeout", "wedge_wait", "vfs_write"];
@@ -181,8 +314,15 @@ mod tests {
     #[test]
     fn an_exception_inside_an_interrupt_is_the_innermost_one() {
         let stack = [
-            "oops_end", "exc_general_protection", "asm_exc_general_protection", "timer_of_a_module", "call_timer_fn",
-            "asm_sysvec_apic_timer_interrupt", "memcpy", "asm_exc_page_fault", "user_copy",
+            "oops_end",
+            "exc_general_protection",
+            "asm_exc_general_protection",
+            "timer_of_a_module",
+            "call_timer_fn",
+            "asm_sysvec_apic_timer_interrupt",
+            "memcpy",
+            "asm_exc_page_fault",
+            "user_copy",
         ];
         let found = of(Kind::Oops, &stack).functions;
         assert_eq!(found[..2], ["timer_of_a_module", "call_timer_fn"]);

@@ -16,11 +16,12 @@ use vmcore::kernel::dmesg::{Line, Ring};
 use vmcore::kernel::{Kernel, uts};
 use vmcore::source::Core;
 
-use crate::cause::{Cause, Kind, Place, Search};
-use crate::findings::{About, Findings, Frame, MAX_ROWS, Missing, ModuleRow, Piece};
+use crate::cause::{Cause, Kind, Place, Search, Stuck};
+use crate::findings::{About, Cpu, Findings, Frame, MAX_ROWS, Missing, ModuleRow, Piece};
+use crate::signature::{self, Called};
 use crate::stacks::Stacks;
 use crate::wanted::Wanted;
-use crate::{mounts, numbers, signature};
+use crate::{mounts, numbers};
 
 /// Records of the log that are looked at, and bytes of their text.
 const RECORDS: u64 = 50_000;
@@ -209,17 +210,17 @@ fn machine(
     let held = Held::new(kernel.memory());
     let unwinder = Unwinder::new(kernel, names, known);
     let stacks = Stacks { system: &system, unwinder: &unwinder, sleeper: wanted.sleeper, held: &held };
-    let mut crashed = None;
+    let mut ran = Vec::new();
     let processors = Processors::read(subject.core);
     stacks.cpus(&wanted.cpus, &online, &processors, &mut |cpu, _| {
         if cpu.crashed {
-            crashed = Some(cpu.stack.clone());
             cpu.task.iter().cloned().for_each(|task| send(Piece::Panicking(task)));
         }
+        ran.push(cpu.clone());
         send(Piece::Cpu(cpu));
     });
     let processes = tasks::all(&system);
-    let crash = Crash { stacks: &stacks, stack: crashed.unwrap_or_default(), search };
+    let crash = Crash { stacks: &stacks, cpus: ran, search };
     crash.name(subject, processes.as_ref().ok(), send);
     match processes {
         Ok(processes) => of_tasks(&stacks, &processes, totals, send),
@@ -232,31 +233,66 @@ fn machine(
 /// What is known of a crash.
 struct Crash<'a> {
     stacks: &'a Stacks<'a>,
-    /// Of the CPU on which it was.
-    stack: Vec<Frame>,
+    cpus: Vec<Cpu>,
     search: &'a Search,
+}
+
+/// What may be of an earlier call says nothing.
+fn sure(stack: &[Frame]) -> Vec<Called<'_>> {
+    let sure = stack.iter().take_while(|frame| frame.how != "scan");
+    sure.map(|frame| (frame.function.as_str(), frame.module.is_some())).collect()
 }
 
 impl Crash<'_> {
     /// Sends the cause and what to call it, now that there is a stack.
     fn name(&self, subject: Subject<'_>, processes: Option<&Processes>, send: &mut dyn FnMut(Piece)) {
-        // What may be of an earlier call says nothing.
-        let sure = self.stack.iter().take_while(|frame| frame.how != "scan");
-        let sure: Vec<&Frame> = sure.collect();
-        let of_panic = |frame: &&&Frame| matches!(signature::plain(&frame.function), "panic" | "vpanic" | "nmi_panic");
-        let called = sure.iter().rposition(|frame| of_panic(&frame));
-        let caller = called.and_then(|at| sure.get(at.checked_add(1)?));
-        let caller = caller.map(|frame| (frame.function.clone(), frame.module.clone()));
-        let cause = cause(subject, self.search, caller);
-        let waits = cause.task.as_ref().filter(|_| cause.kind == Kind::HungTask);
-        let waits = waits.and_then(|(pid, _)| self.stacks.of_sleeper(processes?, *pid));
-        let functions: Vec<&str> = match &waits {
-            Some(stack) => stack.iter().map(|frame| frame.function.as_str()).collect(),
-            None => sure.iter().map(|frame| frame.function.as_str()).collect(),
-        };
+        let crashed = self.cpus.iter().find(|cpu| cpu.crashed);
+        let stack = crashed.map(|cpu| cpu.stack.as_slice()).unwrap_or_default();
+        let of_panic =
+            |(name, _): &Called<'_>| matches!(signature::plain(name), "panic" | "vpanic" | "nmi_panic");
+        let caller = sure(stack).iter().rposition(of_panic).and_then(|at| stack.get(at.checked_add(1)?));
+        let mut cause = cause(subject, self.search, caller.map(place));
+        let stuck = self.stuck(&cause, processes);
+        if let Some((pid, comm)) = stuck.as_ref().and_then(|(_, task)| task.clone()) {
+            cause.task = Some((pid, comm));
+        }
+        let stack = stuck.as_ref().map_or(stack, |(stack, _)| stack);
+        let functions = sure(stack);
+        let first = signature::first(cause.kind, &functions).and_then(|at| stack.get(at)).map(place);
+        // What memory holds is better than what the log says: the log has the last instruction, be it of a delay.
+        if let Some((function, module)) = first.filter(|_| has_function(cause.kind)) {
+            (cause.function, cause.module) = (Some(function), module);
+        }
         send(Piece::Signature(signature::of(cause.kind, &functions)));
         send(Piece::Cause(cause));
     }
+
+    /// The stack, and the task, of what does not get on, where that is not the CPU that noticed.
+    fn stuck(
+        &self,
+        cause: &Cause,
+        processes: Option<&Processes>,
+    ) -> Option<(Vec<Frame>, Option<(u32, String)>)> {
+        match self.search.stuck(cause)? {
+            Stuck::Task(pid) => Some((self.stacks.of_sleeper(processes?, pid)?, None)),
+            Stuck::Cpu(number) => {
+                let cpu = self.cpus.iter().find(|cpu| cpu.number == number)?;
+                let task = cpu.task.as_ref().map(|task| (task.pid, task.comm.clone()));
+                Some((cpu.stack.clone(), task))
+            }
+        }
+    }
+}
+
+fn place(frame: &Frame) -> Place {
+    (frame.function.clone(), frame.module.clone())
+}
+
+/// Kinds that have a function in which they happened.
+fn has_function(kind: Kind) -> bool {
+    let faults = [Kind::Oops, Kind::Warning, Kind::MemoryCorruption, Kind::StackCorruption];
+    let lockups = [Kind::SoftLockup, Kind::HardLockup, Kind::RcuStall];
+    faults.contains(&kind) || lockups.contains(&kind)
 }
 
 fn of_tasks(
@@ -279,9 +315,9 @@ fn of_tasks(
 
 fn of_modules(unwinder: &Unwinder<'_>, kernel: &Kernel<'_>, wanted: &Wanted, send: &mut dyn FnMut(Piece)) {
     for module in unwinder.modules().iter().take(MAX_ROWS) {
-        let mask = wanted.module_taints.and_then(|offset| {
-            kernel.read_u64(module.address.checked_add(offset)?, "module.taints").ok()
-        });
+        let mask = wanted
+            .module_taints
+            .and_then(|offset| kernel.read_u64(module.address.checked_add(offset)?, "module.taints").ok());
         let taints = numbers::letters(mask.unwrap_or(0)).map(|(letter, _)| letter).collect();
         let address = format!("{:#x}", module.text.0);
         send(Piece::Module(ModuleRow { name: module.name.clone(), address, taints }));

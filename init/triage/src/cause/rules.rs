@@ -35,8 +35,11 @@ pub(super) const PANICS: &[Rule] = &[
     start("hung_task: ", Kind::HungTask),
     // kernel/rcu/tree_stall.h
     start("RCU Stall", Kind::RcuStall),
-    // drivers/watchdog/pretimeout_panic.c
+    // drivers/watchdog/pretimeout_panic.c, drivers/char/ipmi/ipmi_watchdog.c
     start("watchdog pretimeout event", Kind::WatchdogPretimeout),
+    start("Watchdog pre-timeout", Kind::WatchdogPretimeout),
+    start("pre-timeout", Kind::WatchdogPretimeout),
+    start("IPMI watchdog pre-timeout", Kind::WatchdogPretimeout),
     // arch/x86/kernel/nmi.c, drivers/watchdog/hpwdt.c
     start("NMI", Kind::Nmi),
     start("An NMI occurred", Kind::Nmi),
@@ -54,11 +57,13 @@ pub(super) const PANICS: &[Rule] = &[
     start("KFENCE: panic_on_warn set", Kind::MemoryCorruption),
     start("KMSAN: panic_on_warn set", Kind::MemoryCorruption),
     has("panic_on_warn set", Kind::Warning),
+    has("system warned too often", Kind::Warning),
     // kernel/panic.c, kernel/sched/core.c, arch/x86/kernel/dumpstack.c
     start("stack-protector: ", Kind::StackCorruption),
     start("corrupted stack end detected", Kind::StackCorruption),
     start("corrupted shadow stack detected", Kind::StackCorruption),
     start("kernel stack overflow", Kind::StackCorruption),
+    has(" stack guard hit", Kind::StackCorruption),
     // lib/list_debug.c, lib/string_helpers.c
     has("list corruption", Kind::MemoryCorruption),
     has("detected buffer overflow", Kind::MemoryCorruption),
@@ -78,10 +83,16 @@ pub(super) const CONSEQUENCES: &[&str] =
 /// panic (oops_end(), arch/x86/kernel/dumpstack.c).
 pub(super) const EXCEPTIONS: &[Kind] = &[Kind::Oops, Kind::MemoryCorruption, Kind::StackCorruption];
 
+/// Kinds that need no panic to end a kernel.
+pub(super) const WITHOUT_PANIC: &[Kind] =
+    &[Kind::Oops, Kind::MemoryCorruption, Kind::StackCorruption, Kind::Planned];
+
 /// Lines with which a report begins.
 pub(super) const HEADLINES: &[Rule] = &[
     // drivers/tty/sysrq.c
     start("sysrq: Trigger a crash", Kind::Sysrq),
+    // kernel/kexec_core.c
+    start("kexec_core: Starting new kernel", Kind::Planned),
     // mm/kasan/report.c, mm/kfence/report.c, mm/kmsan/report.c
     start("BUG: KASAN: ", Kind::MemoryCorruption),
     start("BUG: KFENCE: ", Kind::MemoryCorruption),
@@ -99,7 +110,7 @@ pub(super) const HEADLINES: &[Rule] = &[
     start("list_del corruption", Kind::MemoryCorruption),
     start("list_add double add", Kind::MemoryCorruption),
     start("usercopy: Kernel memory ", Kind::MemoryCorruption),
-    start("detected buffer overflow in ", Kind::MemoryCorruption),
+    has("detected buffer overflow", Kind::MemoryCorruption),
     // arch/x86/mm/fault.c, arch/x86/kernel/traps.c
     has("stack guard page was hit", Kind::StackCorruption),
     start("traps: PANIC: double fault", Kind::StackCorruption),

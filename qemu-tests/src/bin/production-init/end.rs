@@ -49,7 +49,9 @@ fn step(way: &Way, cpu: usize) -> Result<()> {
     set.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("moving to CPU {cpu}"))?;
     match way.step {
-        Step::Breaker(word) => fs::write("/proc/breaker", word).with_context(|| format!("breaking by {word}")),
+        Step::Breaker(word) => {
+            fs::write("/proc/breaker", word).with_context(|| format!("breaking by {word}"))
+        }
         Step::Sysrq => fs::write("/proc/sysrq-trigger", "c").context("asking for a crash"),
         Step::Wait => {
             sleep(PATIENCE);
