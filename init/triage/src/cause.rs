@@ -12,7 +12,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use vmcore::kernel::dmesg::Line;
 
-use rules::{CONSEQUENCES, EXCEPTIONS, HEADLINES, PANICS, Rule, WITHOUT_PANIC};
+use rules::{CONSEQUENCES, EXCEPTIONS, HEADLINES, PANICS, Rule};
 
 /// What stands before the message of a panic (kernel/panic.c).
 const PANIC: &str = "Kernel panic - not syncing: ";
@@ -264,7 +264,8 @@ impl Search {
         let kind = match &self.panic {
             Some((number, message)) => self.of_panic(*number, message, caller.as_ref()),
             // An exception starts the capture kernel before it would panic.
-            None => self.reported(usize::MAX, WITHOUT_PANIC).unwrap_or(Kind::Unknown),
+            None if self.headlines.last().is_some_and(|last| last.kind == Kind::Planned) => Kind::Planned,
+            None => self.reported(usize::MAX, EXCEPTIONS).unwrap_or(Kind::Unknown),
         };
         let mut evidence: Vec<&Found> = self.headlines.iter().filter(|found| found.kind == kind).collect();
         evidence.sort_by_key(|found| found.number);

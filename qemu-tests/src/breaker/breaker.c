@@ -94,7 +94,7 @@ static noinline void breaker_busy(void)
 static DEFINE_SPINLOCK(breaker_lock);
 static DEFINE_MUTEX(breaker_mutex);
 
-static noinline void breaker_try(void)
+static __always_inline void breaker_try(void)
 {
 	void *memory = kmalloc(128 + calls % 512, GFP_ATOMIC);
 
@@ -241,6 +241,8 @@ static noinline void breaker_usercopy(char __user *user)
 {
 	char *memory = kmalloc(64, GFP_KERNEL);
 
+	// Else the compiler finds it first.
+	OPTIMIZER_HIDE_VAR(memory);
 	if (copy_to_user(user, memory, many))
 		pr_alert("breaker: no user\n");
 	kfree(memory);
@@ -256,7 +258,7 @@ static noinline void breaker_copy(void)
 {
 	static struct bytes bytes;
 
-	memcpy(bytes.eight, "0123456789abcdef0123456789abcdef", many % 32 + 1);
+	memcpy(bytes.eight, "0123456789abcdef0123456789abcdef", many % 32 + 20);
 	calls++;
 }
 
@@ -269,6 +271,7 @@ static noinline void breaker_use_freed(void)
 	int at;
 
 	kfree(freed);
+	OPTIMIZER_HIDE_VAR(freed);
 	freed[10] = NULL;
 	// Whoever gets it finds it changed.
 	for (at = 0; at < ARRAY_SIZE(again); at++)
@@ -285,6 +288,7 @@ static noinline void breaker_free_twice(void)
 	void *memory = kmalloc(192, GFP_KERNEL);
 
 	kfree(memory);
+	OPTIMIZER_HIDE_VAR(memory);
 	kfree(memory);
 	calls++;
 }

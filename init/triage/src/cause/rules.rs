@@ -83,10 +83,6 @@ pub(super) const CONSEQUENCES: &[&str] =
 /// panic (oops_end(), arch/x86/kernel/dumpstack.c).
 pub(super) const EXCEPTIONS: &[Kind] = &[Kind::Oops, Kind::MemoryCorruption, Kind::StackCorruption];
 
-/// Kinds that need no panic to end a kernel.
-pub(super) const WITHOUT_PANIC: &[Kind] =
-    &[Kind::Oops, Kind::MemoryCorruption, Kind::StackCorruption, Kind::Planned];
-
 /// Lines with which a report begins.
 pub(super) const HEADLINES: &[Rule] = &[
     // drivers/tty/sysrq.c
@@ -101,16 +97,21 @@ pub(super) const HEADLINES: &[Rule] = &[
     start("BUG: Bad page state", Kind::MemoryCorruption),
     start("BUG: Bad page map", Kind::MemoryCorruption),
     start("BUG: Bad rss-counter state", Kind::MemoryCorruption),
-    has(": Poison overwritten", Kind::MemoryCorruption),
-    has(": Redzone overwritten", Kind::MemoryCorruption),
-    has(": Object already free", Kind::MemoryCorruption),
-    has(": Freepointer corrupt", Kind::MemoryCorruption),
+    // slab_bug(): `BUG kmalloc-192 (Tainted: …): Poison overwritten`. All other reports have a colon behind BUG.
+    start("BUG ", Kind::MemoryCorruption),
+    // What a hardened allocator finds in itself: an object that is freed twice.
+    start("kernel BUG at mm/slub.c:", Kind::MemoryCorruption),
+    start("kernel BUG at mm/usercopy.c:", Kind::MemoryCorruption),
+    start("kernel BUG at lib/list_debug.c:", Kind::MemoryCorruption),
     // lib/list_debug.c, mm/usercopy.c, lib/string_helpers.c
     start("list_add corruption", Kind::MemoryCorruption),
     start("list_del corruption", Kind::MemoryCorruption),
     start("list_add double add", Kind::MemoryCorruption),
     start("usercopy: Kernel memory ", Kind::MemoryCorruption),
     has("detected buffer overflow", Kind::MemoryCorruption),
+    has("detected field-spanning write", Kind::MemoryCorruption),
+    // include/linux/thread_info.h
+    start("Buffer overflow detected (", Kind::MemoryCorruption),
     // arch/x86/mm/fault.c, arch/x86/kernel/traps.c
     has("stack guard page was hit", Kind::StackCorruption),
     start("traps: PANIC: double fault", Kind::StackCorruption),
