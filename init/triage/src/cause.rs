@@ -187,6 +187,9 @@ impl Search {
         if let Some((_, message)) = text.split_once(PANIC) {
             self.panic = Some((self.number, cut(message)));
             self.caller = None;
+            // kernel/panic.c, __stack_chk_fail()
+            let smashed = message.split_once("Kernel stack is corrupted in: ").and_then(|(_, at)| place(at));
+            self.fault = smashed.map(|place| (self.number, place)).or(self.fault.take());
             return;
         }
         let trimmed = text.trim_start();

@@ -44,7 +44,7 @@ pub(super) const PANICS: &[Rule] = &[
     start("NMI", Kind::Nmi),
     start("An NMI occurred", Kind::Nmi),
     // drivers/acpi/apei/ghes.c
-    start("Fatal hardware error!", Kind::HardwareError),
+    has("Fatal hardware error", Kind::HardwareError),
     // arch/x86/kernel/cpu/mce/core.c
     has("achine check", Kind::MachineCheck),
     start("Timeout: Not all CPUs entered broadcast exception handler", Kind::MachineCheck),

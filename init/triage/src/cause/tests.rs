@@ -19,7 +19,12 @@ fn cause(log: &str) -> Cause {
 fn said(log: &str) -> (Kind, String, String, String) {
     let cause = cause(log);
     let place = [cause.function, cause.module].into_iter().flatten().collect::<Vec<_>>().join(" ");
-    (cause.kind, place, cause.task.map_or_else(String::new, |(pid, comm)| format!("{pid} {comm}")), cause.title)
+    (
+        cause.kind,
+        place,
+        cause.task.map_or_else(String::new, |(pid, comm)| format!("{pid} {comm}")),
+        cause.title,
+    )
 }
 
 fn expect(log: &str, kind: Kind, place: &str, task: &str, title: &str) {
@@ -27,7 +32,8 @@ fn expect(log: &str, kind: Kind, place: &str, task: &str, title: &str) {
 }
 
 /// One that does not start the capture kernel before the panic: of a log, what follows the report.
-const FATAL: &str = "\nKernel panic - not syncing: Fatal exception\nKernel Offset: 0x17200000 from 0xffffffff81000000";
+const FATAL: &str =
+    "\nKernel panic - not syncing: Fatal exception\nKernel Offset: 0x17200000 from 0xffffffff81000000";
 
 #[test]
 fn exceptions() {
@@ -138,9 +144,31 @@ invalid opcode: 0000 [#1] PREEMPT SMP NOPTI
 CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
 RIP: 0010:__list_add_valid.cold+0x4b/0x5b";
     let said = cause(list);
-    assert_eq!((said.kind, said.function.as_deref()), (Kind::MemoryCorruption, Some("__list_add_valid.cold")));
+    assert_eq!(
+        (said.kind, said.function.as_deref()),
+        (Kind::MemoryCorruption, Some("__list_add_valid.cold"))
+    );
     assert!(said.title.starts_with("list_add corruption. next->prev"), "{said:?}");
 
+    let slab = "BUG kmalloc-192 (Tainted: G           OE     ): Poison overwritten
+0xff2d8a02904954f8-0xff2d8a02904954ff @offset=1272. First byte 0x0 instead of 0x6b
+general protection fault, probably for non-canonical address 0x6b6b6b6b6b6b6b6b: 0000 [#1] PREEMPT SMP NOPTI
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G    B      OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+RIP: 0010:breaker_use_freed+0xc1/0x100 [breaker]";
+    let title = "BUG kmalloc-192 (Tainted: G           OE     ): Poison overwritten";
+    expect(slab, Kind::MemoryCorruption, "breaker_use_freed breaker", "92 breaks", title);
+    let twice = "------------[ cut here ]------------
+kernel BUG at mm/slub.c:419!
+invalid opcode: 0000 [#1] PREEMPT SMP NOPTI
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+RIP: 0010:__kmem_cache_free+0x2a5/0x2e0";
+    expect(twice, Kind::MemoryCorruption, "__kmem_cache_free", "92 breaks", "kernel BUG at mm/slub.c:419!");
+
+    let smashed = "Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: \
+                   breaker_smash+0x78/0x80 [breaker]
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
+    let said = cause(smashed);
+    assert_eq!((said.kind, said.function.as_deref()), (Kind::StackCorruption, Some("breaker_smash")));
     let end = "Kernel panic - not syncing: corrupted stack end detected inside scheduler
 CPU: 0 PID: 93 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
     let title = "Kernel panic - not syncing: corrupted stack end detected inside scheduler";
@@ -154,6 +182,60 @@ Kernel panic - not syncing: NMI: Not continuing
 CPU: 0 PID: 0 Comm: swapper/0 Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
     let title = "Kernel panic - not syncing: NMI: Not continuing";
     expect(nmi, Kind::Nmi, "", "0 swapper/0", title);
+}
+
+#[test]
+fn what_firmware_and_watchdogs_say() {
+    let firmware = "{1}[Hardware Error]: Hardware error from APEI Generic Hardware Error Source: 0
+{1}[Hardware Error]: event severity: fatal
+{1}[Hardware Error]:  Error 0, type: fatal
+{1}[Hardware Error]:   section_type: memory error
+{1}[Hardware Error]:   physical_address: 0x0000000012345000
+Kernel panic - not syncing: GHES: Fatal hardware error
+CPU: 0 PID: 0 Comm: swapper/0 Kdump: loaded Tainted: G   M       OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
+    let title = "Kernel panic - not syncing: GHES: Fatal hardware error";
+    expect(firmware, Kind::HardwareError, "", "0 swapper/0", title);
+    let dog = "Kernel panic - not syncing: watchdog pretimeout event
+CPU: 0 PID: 0 Comm: swapper/0 Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+ pretimeout_panic+0x11/0x11 [pretimeout_panic]";
+    let title = "Kernel panic - not syncing: watchdog pretimeout event";
+    expect(dog, Kind::WatchdogPretimeout, "", "0 swapper/0", title);
+}
+
+#[test]
+fn what_the_kernel_gives_up_on() {
+    let memory = "breaks invoked oom-killer: gfp_mask=0x140dca(GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO), order=0, \
+                  oom_score_adj=0
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled";
+    let title = "Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled";
+    expect(memory, Kind::OutOfMemory, "", "92 breaks", title);
+    let warn = "------------[ cut here ]------------
+breaker: a number is 0
+WARNING: CPU: 0 PID: 92 at /build/breaker.c:182 breaker_warn+0x38/0x50 [breaker]
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+RIP: 0010:breaker_warn+0x38/0x50 [breaker]
+Kernel panic - not syncing: kernel: panic_on_warn set ...";
+    let title = "WARNING: CPU: 0 PID: 92 at /build/breaker.c:182 breaker_warn+0x38/0x50 [breaker]";
+    expect(warn, Kind::Warning, "breaker_warn breaker", "92 breaks", title);
+    let init = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300
+CPU: 0 PID: 1 Comm: init Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
+    let title = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300";
+    expect(init, Kind::InitDied, "", "1 init", title);
+    let module = "Kernel panic - not syncing: breaker: asked to
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+Call Trace:
+ <TASK>
+ dump_stack_lvl+0x44/0x5c
+ panic+0x118/0x2f4
+ breaker_panic+0x11/0x11 [breaker]";
+    let title = "Kernel panic - not syncing: breaker: asked to";
+    expect(module, Kind::Module, "breaker_panic breaker", "92 breaks", title);
+    let sysrq = "sysrq: Trigger a crash
+Kernel panic - not syncing: sysrq triggered crash
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
+    let title = "Kernel panic - not syncing: sysrq triggered crash";
+    expect(sysrq, Kind::Sysrq, "", "92 breaks", title);
 }
 
 /// Messages that were not seen in a guest, each as the file of the kernel has it that its rule names.
