@@ -32,8 +32,8 @@ fn crash(way: &'static Way, series: &str) -> Result<Said> {
     Ok(said)
 }
 
-/// Comes to these ends, to each so many times: all are told, signatures of one are one, and those of different
-/// ones differ.
+/// Comes to these ends, to each so many times: all are told, signatures of one are one, and those of
+/// different ones differ.
 fn judge(series: &str, names: &[&str], times: usize) -> Result<()> {
     let (mut wrong, mut hashes) = (Vec::new(), BTreeMap::<String, &str>::new());
     for name in names {

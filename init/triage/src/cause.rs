@@ -236,8 +236,8 @@ impl Search {
         self.task = pid.map(|pid| (pid, cut(comm))).or(self.task.take());
     }
 
-    /// `rcu: INFO: … stalls on CPUs/tasks:` with `rcu:  1-....: (…` and `rcu:  Tasks blocked on … P1/1:b..l` behind it
-    /// (kernel/rcu/tree_stall.h), `Watchdog detected hard LOCKUP on cpu 1` (kernel/watchdog.c).
+    /// `rcu: INFO: … stalls on CPUs/tasks:` with `rcu:  1-....: (…` and `rcu:  Tasks blocked on … P1/1:b..l`
+    /// behind it (kernel/rcu/tree_stall.h), `Watchdog detected hard LOCKUP on cpu 1` (kernel/watchdog.c).
     fn stuck_of(&mut self, text: &str) {
         if let Some(rest) = text.strip_prefix("rcu: ") {
             if rest.starts_with("INFO: ") {

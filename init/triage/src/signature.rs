@@ -327,4 +327,80 @@ mod tests {
         let found = of(Kind::Oops, &stack).functions;
         assert_eq!(found[..2], ["timer_of_a_module", "call_timer_fn"]);
     }
+    #[test]
+    fn registers_of_the_fault_are_the_story() {
+        // An exception starts the capture kernel with its own registers.
+        let fault = ["breaker_null", "breaker_write", "vfs_write", "do_syscall_64"];
+        assert_eq!(of(Kind::Oops, &fault).functions, fault[..3]);
+        // Further out there may be another exception, which did no harm.
+        let handler = [
+            "filemap_fault",
+            "handle_mm_fault",
+            "do_user_addr_fault",
+            "exc_page_fault",
+            "asm_exc_page_fault",
+        ];
+        assert_eq!(of(Kind::Oops, &handler).functions, handler);
+        let smashed = [
+            "__crash_kexec",
+            "panic",
+            "__stack_chk_fail",
+            "filemap_fault",
+            "exc_page_fault",
+            "asm_exc_page_fault",
+        ];
+        assert_eq!(of(Kind::StackCorruption, &smashed).functions[0], "filemap_fault");
+        // However deep.
+        let deep = ["breaker_recurse", "breaker_recurse", "breaker_recurse", "breaker_overflow"];
+        assert_eq!(of(Kind::StackCorruption, &deep).functions, deep[2..]);
+    }
+
+    #[test]
+    fn reports_of_other_versions_are_passed_over() {
+        let warn = [
+            "__crash_kexec",
+            "vpanic",
+            "panic",
+            "check_panic_on_warn.cold",
+            "__warn",
+            "report_bug",
+            "of_a_later_version",
+            "exc_invalid_op",
+            "asm_exc_invalid_op",
+            "breaker_warn",
+            "breaker_write",
+        ];
+        assert_eq!(of(Kind::Warning, &warn).functions, warn[9..]);
+        // In an interrupt's own code: not what that has interrupted.
+        let hard = [
+            "__crash_kexec",
+            "panic",
+            "nmi_panic",
+            "watchdog_overflow_callback",
+            "perf_event_nmi_handler",
+            "nmi_handle",
+            "default_do_nmi",
+            "exc_nmi",
+            "end_repeat_nmi",
+            "breaker_spin",
+            "breaker_handler",
+            "asm_common_interrupt",
+            "user_copy",
+        ];
+        assert_eq!(of(Kind::HardLockup, &hard).functions[..2], ["breaker_spin", "breaker_handler"]);
+    }
+
+    #[test]
+    fn what_a_module_calls_while_it_spins_comes_and_goes() {
+        let stack = |helpers: &[&'static str]| {
+            let outer = [("breaker_retry", true), ("breaker_write", true), ("vfs_write", false)];
+            let helpers = helpers.iter().map(|name| (*name, false));
+            super::of(Kind::SoftLockup, &helpers.chain(outer).collect::<Vec<_>>())
+        };
+        assert_eq!(stack(&[]), stack(&["kfree"]));
+        assert_eq!(stack(&[]), stack(&["___slab_alloc", "__kmalloc"]));
+        assert_eq!(stack(&[]).functions[0], "breaker_retry");
+        let place = first(Kind::SoftLockup, &[("kfree", false), ("breaker_retry", true)]);
+        assert_eq!(place, Some(1));
+    }
 }

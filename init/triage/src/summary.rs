@@ -259,7 +259,7 @@ impl Crash<'_> {
         let stack = stuck.as_ref().map_or(stack, |(stack, _)| stack);
         let functions = sure(stack);
         let first = signature::first(cause.kind, &functions).and_then(|at| stack.get(at)).map(place);
-        // What memory holds is better than what the log says: the log has the last instruction, be it of a delay.
+        // What memory holds is better than what the log says, which names the function of a delay, too.
         if let Some((function, module)) = first.filter(|_| has_function(cause.kind)) {
             (cause.function, cause.module) = (Some(function), module);
         }

@@ -97,7 +97,7 @@ pub(super) const HEADLINES: &[Rule] = &[
     start("BUG: Bad page state", Kind::MemoryCorruption),
     start("BUG: Bad page map", Kind::MemoryCorruption),
     start("BUG: Bad rss-counter state", Kind::MemoryCorruption),
-    // slab_bug(): `BUG kmalloc-192 (Tainted: …): Poison overwritten`. All other reports have a colon behind BUG.
+    // slab_bug(): `BUG kmalloc-192 (Tainted: …): Poison overwritten`. Others have a colon behind BUG.
     start("BUG ", Kind::MemoryCorruption),
     // What a hardened allocator finds in itself: an object that is freed twice.
     start("kernel BUG at mm/slub.c:", Kind::MemoryCorruption),

@@ -1,4 +1,5 @@
-//! Ends of real kernels, as their logs tell them: of guests that were brought to them, where nothing else is said.
+//! Ends of real kernels, as their logs tell them: of guests that were brought to them, where nothing else is
+//! said.
 
 use super::{Cause, Kind, Search, Stuck};
 use vmcore::kernel::dmesg::Line;
@@ -42,7 +43,7 @@ fn exceptions() {
 #PF: error_code(0x0002) - not-present page
 PGD 19efb067 P4D 0 
 Oops: 0002 [#1] PREEMPT SMP NOPTI
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
 Hardware name: QEMU Standard PC (Q35 + ICH9, 2009), BIOS 1.16.2-debian-1.16.2-1 04/01/2014
 RIP: 0010:breaker_null+0xc/0x30 [breaker]
 Call Trace:
@@ -54,22 +55,23 @@ RIP: 0033:0x7fe00acab23f";
     expect(null, Kind::Oops, "breaker_null breaker", "92 breaks", title);
     expect(&format!("{null}{FATAL}"), Kind::Oops, "breaker_null breaker", "92 breaks", title);
 
-    let protection = "general protection fault, probably for non-canonical address 0x5a5a5a5a5a5a5a5a: 0000 [#1] \
+    let protection =
+        "general protection fault, probably for non-canonical address 0x5a5a5a5a5a5a5a5a: 0000 [#1] \
                       PREEMPT SMP NOPTI
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
 RIP: 0010:breaker_protection+0x19/0x40 [breaker]";
     let title = "general protection fault, probably for non-canonical address 0x5a5a5a5a5a5a5a5a: 0000 [#1] PREEMPT SMP \
                  NOPTI";
     expect(protection, Kind::Oops, "breaker_protection breaker", "92 breaks", title);
     let divide = "divide error: 0000 [#1] PREEMPT SMP NOPTI
-CPU: 0 PID: 93 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 93 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
 RIP: 0010:breaker_divide+0x15/0x40 [breaker]";
     let title = "divide error: 0000 [#1] PREEMPT SMP NOPTI";
     expect(divide, Kind::Oops, "breaker_divide breaker", "93 breaks", title);
     let bug = "------------[ cut here ]------------
 kernel BUG at /build/breaker.c:38!
 invalid opcode: 0000 [#1] PREEMPT SMP NOPTI
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
 RIP: 0010:breaker_bug+0x15/0x30 [breaker]";
     expect(bug, Kind::Oops, "breaker_bug breaker", "92 breaks", "kernel BUG at /build/breaker.c:38!");
     // Nothing was called: the log has no name for it, the stack has.
@@ -91,10 +93,10 @@ fn programs_cannot_say_it() {
 #[test]
 fn what_does_not_get_on() {
     let soft = "watchdog: BUG: soft lockup - CPU#0 stuck for 8s! [breaks:92]
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
 RIP: 0010:breaker_spin+0x9/0x30 [breaker]
 Kernel panic - not syncing: softlockup: hung tasks
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OEL     6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OEL     6.1.0-57-cloud-amd64 #1
 Call Trace:
  <IRQ>
  dump_stack_lvl+0x44/0x5c
@@ -107,14 +109,14 @@ Call Trace:
       Tainted: G           OE      6.1.0-57-cloud-amd64 #1 Debian 6.1.192-3
 task:breaks          state:D stack:0     pid:92    ppid:0      flags:0x00004002
 Kernel panic - not syncing: hung_task: blocked tasks
-CPU: 0 PID: 23 Comm: khungtaskd Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
+CPU: 0 PID: 23 Comm: khungtaskd Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1";
     expect(hung, Kind::HungTask, "", "92 breaks", "INFO: task breaks:92 blocked for more than 3 seconds.");
     assert_eq!(search(hung).stuck(&cause(hung)), Some(Stuck::Task(92)));
 
     let stall = "rcu: INFO: rcu_preempt self-detected stall on CPU
 rcu: \t1-....: (424 ticks this GP) idle=55dc/1/0x4000000000000000 softirq=332/332 fqs=347
 \t(t=1001 jiffies g=-519 q=8 ncpus=2)
-CPU: 1 PID: 100 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 1 PID: 100 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
 RIP: 0010:breaker_spin+0x9/0x30 [breaker]
 Kernel panic - not syncing: RCU Stall";
     let title = "rcu: INFO: rcu_preempt self-detected stall on CPU";
@@ -136,12 +138,13 @@ Kernel panic - not syncing: Hard LOCKUP";
 
 #[test]
 fn memory_and_stacks() {
-    let list = "list_add corruption. next->prev should be prev (ffffffffc02b9070), but was ffffffffc02b99a0. \
+    let list =
+        "list_add corruption. next->prev should be prev (ffffffffc02b9070), but was ffffffffc02b99a0. \
                 (next=ffffffffc02b9990).
 ------------[ cut here ]------------
 kernel BUG at lib/list_debug.c:27!
 invalid opcode: 0000 [#1] PREEMPT SMP NOPTI
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
 RIP: 0010:__list_add_valid.cold+0x4b/0x5b";
     let said = cause(list);
     assert_eq!(
@@ -153,24 +156,24 @@ RIP: 0010:__list_add_valid.cold+0x4b/0x5b";
     let slab = "BUG kmalloc-192 (Tainted: G           OE     ): Poison overwritten
 0xff2d8a02904954f8-0xff2d8a02904954ff @offset=1272. First byte 0x0 instead of 0x6b
 general protection fault, probably for non-canonical address 0x6b6b6b6b6b6b6b6b: 0000 [#1] PREEMPT SMP NOPTI
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G    B      OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G    B      OE      6.1.0-57-cloud-amd64 #1
 RIP: 0010:breaker_use_freed+0xc1/0x100 [breaker]";
     let title = "BUG kmalloc-192 (Tainted: G           OE     ): Poison overwritten";
     expect(slab, Kind::MemoryCorruption, "breaker_use_freed breaker", "92 breaks", title);
     let twice = "------------[ cut here ]------------
 kernel BUG at mm/slub.c:419!
 invalid opcode: 0000 [#1] PREEMPT SMP NOPTI
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
 RIP: 0010:__kmem_cache_free+0x2a5/0x2e0";
     expect(twice, Kind::MemoryCorruption, "__kmem_cache_free", "92 breaks", "kernel BUG at mm/slub.c:419!");
 
     let smashed = "Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: \
                    breaker_smash+0x78/0x80 [breaker]
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1";
     let said = cause(smashed);
     assert_eq!((said.kind, said.function.as_deref()), (Kind::StackCorruption, Some("breaker_smash")));
     let end = "Kernel panic - not syncing: corrupted stack end detected inside scheduler
-CPU: 0 PID: 93 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
+CPU: 0 PID: 93 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1";
     let title = "Kernel panic - not syncing: corrupted stack end detected inside scheduler";
     expect(end, Kind::StackCorruption, "", "93 breaks", title);
 }
@@ -179,7 +182,7 @@ CPU: 0 PID: 93 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-
 fn what_the_machine_says() {
     let nmi = "Uhhuh. NMI received for unknown reason 21 on CPU 0.
 Kernel panic - not syncing: NMI: Not continuing
-CPU: 0 PID: 0 Comm: swapper/0 Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
+CPU: 0 PID: 0 Comm: swapper/0 Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1";
     let title = "Kernel panic - not syncing: NMI: Not continuing";
     expect(nmi, Kind::Nmi, "", "0 swapper/0", title);
 }
@@ -192,11 +195,11 @@ fn what_firmware_and_watchdogs_say() {
 {1}[Hardware Error]:   section_type: memory error
 {1}[Hardware Error]:   physical_address: 0x0000000012345000
 Kernel panic - not syncing: GHES: Fatal hardware error
-CPU: 0 PID: 0 Comm: swapper/0 Kdump: loaded Tainted: G   M       OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
+CPU: 0 PID: 0 Comm: swapper/0 Kdump: loaded Tainted: G   M       OE      6.1.0-57-cloud-amd64 #1";
     let title = "Kernel panic - not syncing: GHES: Fatal hardware error";
     expect(firmware, Kind::HardwareError, "", "0 swapper/0", title);
     let dog = "Kernel panic - not syncing: watchdog pretimeout event
-CPU: 0 PID: 0 Comm: swapper/0 Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 0 Comm: swapper/0 Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
  pretimeout_panic+0x11/0x11 [pretimeout_panic]";
     let title = "Kernel panic - not syncing: watchdog pretimeout event";
     expect(dog, Kind::WatchdogPretimeout, "", "0 swapper/0", title);
@@ -204,26 +207,27 @@ CPU: 0 PID: 0 Comm: swapper/0 Kdump: loaded Tainted: G           OE      6.1.0-5
 
 #[test]
 fn what_the_kernel_gives_up_on() {
-    let memory = "breaks invoked oom-killer: gfp_mask=0x140dca(GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO), order=0, \
+    let memory =
+        "breaks invoked oom-killer: gfp_mask=0x140dca(GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO), order=0, \
                   oom_score_adj=0
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
 Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled";
     let title = "Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled";
     expect(memory, Kind::OutOfMemory, "", "92 breaks", title);
     let warn = "------------[ cut here ]------------
 breaker: a number is 0
 WARNING: CPU: 0 PID: 92 at /build/breaker.c:182 breaker_warn+0x38/0x50 [breaker]
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
 RIP: 0010:breaker_warn+0x38/0x50 [breaker]
 Kernel panic - not syncing: kernel: panic_on_warn set ...";
     let title = "WARNING: CPU: 0 PID: 92 at /build/breaker.c:182 breaker_warn+0x38/0x50 [breaker]";
     expect(warn, Kind::Warning, "breaker_warn breaker", "92 breaks", title);
     let init = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300
-CPU: 0 PID: 1 Comm: init Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
+CPU: 0 PID: 1 Comm: init Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1";
     let title = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300";
     expect(init, Kind::InitDied, "", "1 init", title);
     let module = "Kernel panic - not syncing: breaker: asked to
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
 Call Trace:
  <TASK>
  dump_stack_lvl+0x44/0x5c
@@ -233,7 +237,7 @@ Call Trace:
     expect(module, Kind::Module, "breaker_panic breaker", "92 breaks", title);
     let sysrq = "sysrq: Trigger a crash
 Kernel panic - not syncing: sysrq triggered crash
-CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1  Debian 6.1.192-3";
+CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1";
     let title = "Kernel panic - not syncing: sysrq triggered crash";
     expect(sysrq, Kind::Sysrq, "", "92 breaks", title);
 }

@@ -151,11 +151,9 @@ fn production() -> Result<()> {
     if let Ok(arguments) = line.get("prod.capture") {
         return steps::switch(&out_of_a_word(arguments));
     }
-    if let Ok(name) = line.get("prod.end") {
-        return end::by(name);
-    }
-    match line.get("prod.panic") {
-        Ok(cpu) => steps::panic_on(cpu),
-        Err(_) => Ok(()),
+    match (line.get("prod.end"), line.get("prod.panic")) {
+        (Ok(name), _) => end::by(name),
+        (_, Ok(cpu)) => steps::panic_on(cpu),
+        _ => Ok(()),
     }
 }
