@@ -4,6 +4,9 @@
 use anyhow::{Context, Result, ensure};
 use qemu_tests::end::{Said, Way, scenario, way_called};
 use qemu_tests::kernel::Kernel;
+use qemu_tests::scenario::Scenario;
+use qemu_tests::trigger::Trigger;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -60,6 +63,19 @@ fn judge(series: &str, names: &[&str], times: usize) -> Result<()> {
 #[test]
 fn an_oops_in_a_module_is_told() -> Result<()> {
     crash(way_called("null")?, "6.1").map(drop)
+}
+
+/// By the dump alone: nobody tells the reader that the switch was planned.
+#[test]
+#[ignore = "full: not an end of a kernel"]
+fn a_planned_switch_is_told() -> Result<()> {
+    let mut scenario = Scenario::new("end-planned", &Kernel::of_series("6.1")?);
+    scenario.trigger = Trigger::planned();
+    let outcome = scenario.run()?;
+    let said = Said::of_dump(outcome.dump()?)?;
+    ensure!(said.cause.get("kind").and_then(Value::as_str) == Some("planned"), "{said:#?}");
+    ensure!(said.functions.is_empty(), "{said:#?}");
+    outcome.discard()
 }
 
 /// Ends of several kinds on a kernel.

@@ -85,7 +85,7 @@ impl Registers {
     /// Of `struct pt_regs`, or of the note of a CPU, which begins with it (`struct user_regs_struct`).
     #[must_use]
     pub fn of_pt_regs(bytes: &[u8]) -> Option<Self> {
-        let word = |offset| Fields(bytes).u64(base::addr::to_usize(offset));
+        let word = |offset| Fields(bytes).u64(to_usize(offset));
         let others = [AX, DX, DI, R10, R13].map(word);
         Some(Self { ip: word(IP)?, exact: true, sp: word(SP)?, bp: word(BP)?, others })
     }
