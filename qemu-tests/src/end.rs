@@ -170,11 +170,11 @@ pub const WAYS: &[Way] = &[
     way("wait", "hung-task", &["breaker_wait", "breaker_write"]).sysctls(HUNG),
     way("take", "hung-task", &["breaker_take", "breaker_write"]).sysctls(HUNG),
     way("stall", "rcu-stall", &["breaker_spin", "breaker_busy", "breaker_write"])
-        .step(Step::Breaker("busy"))
+        .step(Step::Breaker("stall"))
         .sysctls(STALL)
         .append(STALLS),
     way("stall-2", "rcu-stall", &["breaker_spin", "breaker_busy", "breaker_write"])
-        .step(Step::Breaker("busy"))
+        .step(Step::Breaker("stall"))
         .sysctls(STALL)
         .append(STALLS)
         .any_task()

@@ -101,6 +101,14 @@ impl Kind {
             Self::Unknown => "not told by the log",
         }
     }
+
+    /// Whether there is a function in which it happened.
+    #[must_use]
+    pub fn has_function(self) -> bool {
+        let faults = [Self::Oops, Self::Warning, Self::MemoryCorruption, Self::StackCorruption];
+        let lockups = [Self::SoftLockup, Self::HardLockup, Self::RcuStall];
+        faults.contains(&self) || lockups.contains(&self)
+    }
 }
 
 /// Why a kernel came to its end.
@@ -284,9 +292,8 @@ impl Search {
         evidence.extend(message);
         let fault = self.fault.as_ref().map(|(_, place)| place.clone());
         let place = match kind {
-            Kind::Oops | Kind::Warning | Kind::MemoryCorruption | Kind::StackCorruption => fault,
+            kind if kind.has_function() => fault,
             Kind::Panic | Kind::Module => caller,
-            Kind::SoftLockup | Kind::HardLockup | Kind::RcuStall => fault,
             _ => None,
         };
         let task = if kind == Kind::HungTask { self.hung.clone() } else { self.task.clone() };

@@ -13,7 +13,7 @@ use crate::cause::Kind;
 /// Functions that count.
 const DEPTH: usize = 6;
 /// Functions of a report that may be unknown.
-const NEW: usize = 4;
+const NEW: usize = 6;
 
 /// A signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,8 +81,17 @@ fn is_panic(name: &str) -> bool {
 
 fn is_exception(name: &str) -> bool {
     let of_entry = ["asm_exc_", "exc_"].iter().any(|start| name.starts_with(start));
-    let of_report =
-        ["oops_end", "die", "die_addr", "page_fault_oops", "__warn", "report_bug", "kasan_report"];
+    let of_report = [
+        "oops_end",
+        "die",
+        "die_addr",
+        "page_fault_oops",
+        "__warn",
+        "report_bug",
+        "__report_bug",
+        "report_bug_entry",
+        "kasan_report",
+    ];
     // Of kernels before 5.8, and warnings that are calls.
     let older =
         ["async_page_fault", "page_fault", "general_protection", "warn_slowpath_fmt", "__warn_printk"];
@@ -158,22 +167,26 @@ fn story(kind: Kind, names: &[&str]) -> Option<usize> {
     let reports = names.first().is_some_and(|name| is_of_exception(name));
     match (start(kind), behind(&is_panic)) {
         (Start::Nowhere, _) => None,
-        (Start::Exception, None) if reports => behind(&is_of_exception).map(|end| behind_entry(names, end)),
+        (Start::Exception, None) if reports => {
+            behind(&is_of_exception).map(|end| behind_entry(kind, names, end))
+        }
         (Start::All, _) | (_, None) => Some(0),
         (Start::Panic, Some(panic)) => Some(panic),
-        (Start::Exception, Some(_)) => behind(&is_of_exception).map(|end| behind_entry(names, end)),
+        (Start::Exception, Some(_)) => behind(&is_of_exception).map(|end| behind_entry(kind, names, end)),
         (Start::Interrupt, Some(panic)) => interrupted().or(Some(panic)),
     }
 }
 
 /// Functions of a report that have new names may stand between those that are known and the entry.
-fn behind_entry(names: &[&str], end: usize) -> usize {
+fn behind_entry(kind: Kind, names: &[&str], end: usize) -> usize {
     let is_entry = |name: &&str| name.starts_with("asm_exc_");
     let (report, rest) = names.split_at_checked(end).unwrap_or((names, &[]));
-    if report.iter().any(is_entry) || report.iter().all(|name| is_panic(name)) {
+    // A warning is always an exception; a stack's protector and checkers of memory are called.
+    let is_called = kind != Kind::Warning && report.iter().all(|name| is_panic(name));
+    if report.iter().any(is_entry) || is_called {
         return end;
     }
-    let entry = rest.iter().take(NEW).position(|name| is_entry(name));
+    let entry = rest.iter().take(NEW).position(is_entry);
     entry.map_or(end, |entry| end.saturating_add(entry).saturating_add(1))
 }
 
@@ -209,7 +222,7 @@ pub fn of(kind: Kind, stack: &[Called<'_>]) -> Signature {
     }
     let text = format!("1 {kind:?} {}", functions.join(" "));
     let digest = Sha256::digest(text.as_bytes());
-    let hash = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = digest.iter().take(8).fold(String::new(), |hash, byte| hash + &format!("{byte:02x}"));
     Signature { hash, functions }
 }
 
@@ -371,6 +384,9 @@ mod tests {
             "breaker_write",
         ];
         assert_eq!(of(Kind::Warning, &warn).functions, warn[9..]);
+        let of_7_2 = ["__crash_kexec", "vpanic", "panic", "__report_bug", "report_bug_entry", "handle_bug"];
+        let of_7_2 = [&of_7_2[..], &warn[7..]].concat();
+        assert_eq!(of(Kind::Warning, &of_7_2).functions, warn[9..]);
         // In an interrupt's own code: not what that has interrupted.
         let hard = [
             "__crash_kexec",

@@ -237,6 +237,13 @@ struct Crash<'a> {
     search: &'a Search,
 }
 
+/// What does not get on, where another CPU may have noticed.
+struct Other {
+    stack: Vec<Frame>,
+    /// The task that a CPU ran.
+    task: Option<(u32, String)>,
+}
+
 /// What may be of an earlier call says nothing.
 fn sure(stack: &[Frame]) -> Vec<Called<'_>> {
     let sure = stack.iter().take_while(|frame| frame.how != "scan");
@@ -252,15 +259,15 @@ impl Crash<'_> {
             |(name, _): &Called<'_>| matches!(signature::plain(name), "panic" | "vpanic" | "nmi_panic");
         let caller = sure(stack).iter().rposition(of_panic).and_then(|at| stack.get(at.checked_add(1)?));
         let mut cause = cause(subject, self.search, caller.map(place));
-        let stuck = self.stuck(&cause, processes);
-        if let Some((pid, comm)) = stuck.as_ref().and_then(|(_, task)| task.clone()) {
-            cause.task = Some((pid, comm));
+        let other = self.stuck(&cause, processes);
+        if let Some(task) = other.as_ref().and_then(|other| other.task.clone()) {
+            cause.task = Some(task);
         }
-        let stack = stuck.as_ref().map_or(stack, |(stack, _)| stack);
+        let stack = other.as_ref().map_or(stack, |other| &other.stack);
         let functions = sure(stack);
         let first = signature::first(cause.kind, &functions).and_then(|at| stack.get(at)).map(place);
         // What memory holds is better than what the log says, which names the function of a delay, too.
-        if let Some((function, module)) = first.filter(|_| has_function(cause.kind)) {
+        if let Some((function, module)) = first.filter(|_| cause.kind.has_function()) {
             (cause.function, cause.module) = (Some(function), module);
         }
         send(Piece::Signature(signature::of(cause.kind, &functions)));
@@ -268,17 +275,13 @@ impl Crash<'_> {
     }
 
     /// The stack, and the task, of what does not get on, where that is not the CPU that noticed.
-    fn stuck(
-        &self,
-        cause: &Cause,
-        processes: Option<&Processes>,
-    ) -> Option<(Vec<Frame>, Option<(u32, String)>)> {
+    fn stuck(&self, cause: &Cause, processes: Option<&Processes>) -> Option<Other> {
         match self.search.stuck(cause)? {
-            Stuck::Task(pid) => Some((self.stacks.of_sleeper(processes?, pid)?, None)),
+            Stuck::Task(pid) => Some(Other { stack: self.stacks.of_sleeper(processes?, pid)?, task: None }),
             Stuck::Cpu(number) => {
                 let cpu = self.cpus.iter().find(|cpu| cpu.number == number)?;
                 let task = cpu.task.as_ref().map(|task| (task.pid, task.comm.clone()));
-                Some((cpu.stack.clone(), task))
+                Some(Other { stack: cpu.stack.clone(), task })
             }
         }
     }
@@ -286,13 +289,6 @@ impl Crash<'_> {
 
 fn place(frame: &Frame) -> Place {
     (frame.function.clone(), frame.module.clone())
-}
-
-/// Kinds that have a function in which they happened.
-fn has_function(kind: Kind) -> bool {
-    let faults = [Kind::Oops, Kind::Warning, Kind::MemoryCorruption, Kind::StackCorruption];
-    let lockups = [Kind::SoftLockup, Kind::HardLockup, Kind::RcuStall];
-    faults.contains(&kind) || lockups.contains(&kind)
 }
 
 fn of_tasks(

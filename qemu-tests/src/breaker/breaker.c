@@ -13,6 +13,7 @@
 #include <linux/nmi.h>
 #include <linux/perf_event.h>
 #include <linux/proc_fs.h>
+#include <linux/rcupdate.h>
 #include <linux/sched/task_stack.h>
 #include <linux/slab.h>
 #include <linux/timer.h>
@@ -88,6 +89,20 @@ static noinline void breaker_busy(void)
 	preempt_disable();
 	breaker_spin();
 	preempt_enable();
+	calls++;
+}
+
+static void breaker_done(struct rcu_head *head)
+{
+}
+
+// Somebody waits for RCU meanwhile.
+static noinline void breaker_stall(void)
+{
+	static struct rcu_head head;
+
+	call_rcu(&head, breaker_done);
+	breaker_busy();
 	calls++;
 }
 
@@ -331,7 +346,7 @@ static const struct {
 } ways[] = {
 	{ "null", breaker_null }, { "bug", breaker_bug }, { "protection", breaker_protection },
 	{ "divide", breaker_divide }, { "jump", breaker_jump }, { "interrupt", breaker_interrupt },
-	{ "busy", breaker_busy }, { "retry", breaker_retry }, { "lock-twice", breaker_lock_twice },
+	{ "busy", breaker_busy }, { "stall", breaker_stall }, { "retry", breaker_retry }, { "lock-twice", breaker_lock_twice },
 	{ "irqs-off", breaker_irqs_off }, { "wait", breaker_wait }, { "take", breaker_take },
 	{ "warn", breaker_warn }, { "smash", breaker_smash }, { "overflow", breaker_overflow },
 	{ "stack-end", breaker_stack_end }, { "list", breaker_list }, { "copy", breaker_copy },
