@@ -172,6 +172,16 @@ RIP: 0010:__kmem_cache_free+0x2a5/0x2e0";
 CPU: 0 PID: 92 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1";
     let said = cause(smashed);
     assert_eq!((said.kind, said.function.as_deref()), (Kind::StackCorruption, Some("breaker_smash")));
+    let copied = "usercopy: Kernel memory exposure attempt detected from SLUB object 'kmalloc-64' (offset 0, size 200)!
+------------[ cut here ]------------
+kernel BUG at mm/usercopy.c:101!
+invalid opcode: 0000 [#1] PREEMPT SMP NOPTI
+CPU: 0 PID: 93 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1
+RIP: 0010:usercopy_abort+0x6c/0x80";
+    let said = cause(copied);
+    assert_eq!((said.kind, said.function.as_deref()), (Kind::MemoryCorruption, Some("usercopy_abort")));
+    assert!(said.title.starts_with("usercopy: Kernel memory exposure"), "{said:?}");
+
     let end = "Kernel panic - not syncing: corrupted stack end detected inside scheduler
 CPU: 0 PID: 93 Comm: breaks Kdump: loaded Tainted: G           OE      6.1.0-57-cloud-amd64 #1";
     let title = "Kernel panic - not syncing: corrupted stack end detected inside scheduler";
@@ -279,4 +289,42 @@ fn a_planned_switch_of_a_kernel_that_had_an_oops_is_planned() {
 Oops: 0002 [#1] PREEMPT SMP NOPTI
 kexec_core: Starting new kernel";
     assert_eq!(cause(log).kind, Kind::Planned);
+}
+
+#[test]
+fn words_of_7_2() {
+    let cpu = "CPU: 0 UID: 0 PID: 109 Comm: breaks Kdump: loaded Tainted: G           OE       7.2.13+deb14-cloud-amd64";
+    let warn = format!(
+        "WARNING: breaker.c:182 at breaker_warn+0x34/0x50 [breaker], CPU#0: breaks/109
+{cpu}
+RIP: 0010:breaker_warn+0x34/0x50 [breaker]
+Kernel panic - not syncing: kernel: panic_on_warn set ..."
+    );
+    let title = "WARNING: breaker.c:182 at breaker_warn+0x34/0x50 [breaker], CPU#0: breaks/109";
+    expect(&warn, Kind::Warning, "breaker_warn breaker", "109 breaks", title);
+    let overflow = format!(
+        "BUG: TASK stack guard page was hit at ff67d8e4805e7e48 (stack is ff67d8e4805e8000..ff67d8e4805ec000)
+Oops: stack guard page: 0000 [#1] SMP NOPTI
+{cpu}
+RIP: 0010:breaker_recurse+0x10/0x80 [breaker]"
+    );
+    let said = cause(&overflow);
+    assert_eq!((said.kind, said.function.as_deref()), (Kind::StackCorruption, Some("breaker_recurse")));
+    let copy = format!("memcpy: detected buffer overflow: 28 byte write of buffer size 16\n{cpu}");
+    assert_eq!(
+        cause(&format!("{copy}\nkernel BUG at lib/string_helpers.c:1048!")).kind,
+        Kind::MemoryCorruption
+    );
+    let check = "mce: [Hardware Error]: CPU 0: Machine Check Exception: 5 Bank 1: b200000000000134
+mce: [Hardware Error]: Machine check: Processor Context Corrupt
+Kernel panic - not syncing: Fatal local machine check";
+    let title = "Kernel panic - not syncing: Fatal local machine check";
+    expect(check, Kind::MachineCheck, "", "", title);
+    let hard = format!(
+        "watchdog: CPU0: Watchdog detected hard LOCKUP on cpu 0\n{cpu}
+RIP: 0010:breaker_spin+0x9/0x30 [breaker]
+Kernel panic - not syncing: Hard LOCKUP"
+    );
+    let title = "watchdog: CPU0: Watchdog detected hard LOCKUP on cpu 0";
+    expect(&hard, Kind::HardLockup, "breaker_spin breaker", "109 breaks", title);
 }
