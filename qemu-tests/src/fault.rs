@@ -77,6 +77,11 @@ pub enum Action {
     Peer(Control, String),
     /// All CPUs get an NMI, as from a cloud's console or a BMC.
     Nmi,
+    /// The first CPU gets a machine check: an error that cannot be corrected, in a processor's context that
+    /// is corrupt.
+    MachineCheck,
+    /// Nothing for a while.
+    Pause(Duration),
 }
 
 impl Fault {

@@ -119,19 +119,23 @@ pub fn with_files(image: Vec<u8>, files: &[(String, Vec<u8>)]) -> Vec<u8> {
     append(image, &files.iter().map(entry).collect::<Vec<_>>())
 }
 
-/// An initramfs followed by programs of the host, and modules in `/modules/LIST`.
-fn with(image: Vec<u8>, kernel: &Kernel, tools: &[&str], list: &str, modules: &[&str]) -> Result<Vec<u8>> {
-    let mut entries = programs(tools)?;
+/// Modules with all that they need, as files for [`with_files`]; `/modules/LIST` names them.
+pub fn modules(kernel: &Kernel, list: &str, modules: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
     let tree = ModuleTree::read(&kernel.modules())?;
-    let mut order = String::new();
+    let (mut order, mut files) = (String::new(), Vec::new());
     let modules: Vec<String> = modules.iter().map(|&name| name.to_owned()).collect();
     for module in tree.closure(&modules)? {
         let path = format!("/modules/{list}-{}.ko", module.name);
         order.extend([if module.optional { "-" } else { "" }, &path, "\n"]);
-        entries.push(Entry::file(&path, 0o644, tree.load(&module)?.0));
+        files.push((path, tree.load(&module)?.0));
     }
-    entries.push(Entry::file(&format!("modules/{list}"), 0o644, order.into_bytes()));
-    Ok(append(image, &entries))
+    files.push((format!("/modules/{list}"), order.into_bytes()));
+    Ok(files)
+}
+
+/// An initramfs followed by programs of the host, and modules in `/modules/LIST`.
+fn with(image: Vec<u8>, kernel: &Kernel, tools: &[&str], list: &str, modules: &[&str]) -> Result<Vec<u8>> {
+    Ok(with_files(append(image, &programs(tools)?), &self::modules(kernel, list, modules)?))
 }
 
 fn append(mut image: Vec<u8>, entries: &[Entry]) -> Vec<u8> {

@@ -26,6 +26,7 @@ pub mod cut;
 pub mod damage;
 pub mod debug_files;
 pub mod disk;
+pub mod end;
 pub mod extra_disk;
 pub mod fault;
 pub mod formats;

@@ -1,6 +1,7 @@
 //! How the production system comes to its end.
 
 use crate::console::Line;
+use crate::end::Way;
 use crate::fault::Action;
 use crate::vm::Vm;
 use anyhow::Result;
@@ -12,6 +13,8 @@ pub enum Trigger {
     /// It panics.
     #[default]
     Panic,
+    /// It comes to one of many ends.
+    End(&'static Way),
     /// It waits, and an NMI from outside panics it: `unknown_nmi_panic` has to be on its command line.
     Nmi,
     /// It runs `afterimage switch` with these arguments, which does not return.
@@ -47,6 +50,7 @@ impl Trigger {
     pub(crate) fn word(&self, panic_cpu: u32) -> String {
         match self {
             Self::Panic => format!("prod.panic=cpu{panic_cpu}"),
+            Self::End(way) => format!("prod.end={}", way.name),
             Self::Nmi => "prod.nmi".to_owned(),
             Self::Planned(arguments) => format!("prod.capture={}", in_a_word(arguments)),
             Self::Staged => "prod.staged".to_owned(),
@@ -60,6 +64,12 @@ impl Trigger {
             Self::Panic => {
                 vm.console.expect("production: panicking", timeout)?;
                 vm.console.expect("Kernel panic", timeout)
+            }
+            Self::End(way) => {
+                vm.console.expect("production: ending by", timeout)?;
+                way.outside.iter().try_for_each(|action| vm.act(action))?;
+                // Some ends leave nothing on the console, and some much.
+                vm.console.expect("Linux version", timeout)
             }
             Self::Nmi => {
                 vm.console.expect("production: waiting for an NMI", timeout)?;

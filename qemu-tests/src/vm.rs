@@ -264,7 +264,12 @@ impl Vm {
                 return self.set_link(*card, true);
             }
             Action::Peer(control, script) => return control.run(script).map(drop),
-            Action::Stall(_) | Action::Unplug(_) | Action::Damage(_) | Action::Nmi => {}
+            Action::Pause(duration) => {
+                sleep(*duration);
+                return Ok(());
+            }
+            Action::Stall(_) | Action::Unplug(_) | Action::Damage(_) | Action::Nmi | Action::MachineCheck => {
+            }
         }
         let qmp = self.qmp.as_mut().context("there is no connection to QEMU")?;
         let limits = |name: &str| {
@@ -283,7 +288,14 @@ impl Vm {
                 let address = reservation(&self.log)?.saturating_add(*offset);
                 return gdb::write_physical(&socket, address, &[0x5a]);
             }
-            Action::LinkDown { .. } | Action::Peer(..) => return Ok(()),
+            Action::MachineCheck => {
+                // Of CPU 0, bank 1: VAL, UC, EN, PCC, an error of the memory hierarchy; RIPV and MCIP.
+                let check = "mce 0 1 0xb200000000000134 5 0 0";
+                let answer = qmp.execute("human-monitor-command", &json!({ "command-line": check }))?;
+                ensure!(answer.as_str().is_some_and(str::is_empty), "{check}: {answer}");
+                return Ok(());
+            }
+            Action::LinkDown { .. } | Action::Peer(..) | Action::Pause(_) => return Ok(()),
         }?;
         Ok(())
     }

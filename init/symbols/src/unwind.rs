@@ -206,6 +206,13 @@ impl<'a> Unwinder<'a> {
         at.exact |= self.fork == Some(at.ip);
         let mut frames = Vec::new();
         let mut how = How::Registers;
+        // A call of a function where there is none: where it would return to is on top of the stack. The
+        // kernel's own unwinder does the same (null_orc_entry, arch/x86/kernel/unwind_orc.c).
+        if !self.is_text(at.ip)
+            && let Some(caller) = self.word(at.sp).filter(|caller| self.is_text(*caller))
+        {
+            (at.ip, at.sp, at.exact, how) = (caller, at.sp.wrapping_add(8), false, How::Orc);
+        }
         let mut changes = 0;
         while frames.len() < MAX_FRAMES && self.is_text(at.ip) {
             frames.push(Frame { address: VirtAddr(at.ip), exact: at.exact, how });

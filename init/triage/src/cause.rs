@@ -23,6 +23,11 @@ const LINE: usize = 400;
 /// Lines behind a headline in which the place of the fault is looked for.
 const REPORT: usize = 200;
 
+/// Lines between headlines of one report.
+const CLOSE: usize = 12;
+/// Letters behind the number of a CPU that RCU waits for (`....`).
+const MARKS: usize = 6;
+
 /// Kinds of ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -96,6 +101,14 @@ impl Kind {
             Self::Unknown => "not told by the log",
         }
     }
+
+    /// Whether there is a function in which it happened.
+    #[must_use]
+    pub fn has_function(self) -> bool {
+        let faults = [Self::Oops, Self::Warning, Self::MemoryCorruption, Self::StackCorruption];
+        let lockups = [Self::SoftLockup, Self::HardLockup, Self::RcuStall];
+        faults.contains(&self) || lockups.contains(&self)
+    }
 }
 
 /// Why a kernel came to its end.
@@ -117,6 +130,15 @@ pub struct Cause {
 
 /// A function with the module that it belongs to.
 pub type Place = (String, Option<String>);
+
+/// What does not get on, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stuck {
+    /// A CPU.
+    Cpu(u32),
+    /// A task that does not run.
+    Task(u32),
+}
 
 /// A headline.
 #[derive(Clone, Debug)]
@@ -143,6 +165,8 @@ pub struct Search {
     hung: Option<(u32, String)>,
     /// The last task that a report names.
     task: Option<(u32, String)>,
+    /// The first one that the last report of a stall or a lockup names.
+    stuck: Option<Stuck>,
 }
 
 fn cut(text: &str) -> String {
@@ -171,6 +195,9 @@ impl Search {
         if let Some((_, message)) = text.split_once(PANIC) {
             self.panic = Some((self.number, cut(message)));
             self.caller = None;
+            // kernel/panic.c, __stack_chk_fail()
+            let smashed = message.split_once("Kernel stack is corrupted in: ").and_then(|(_, at)| place(at));
+            self.fault = smashed.map(|place| (self.number, place)).or(self.fault.take());
             return;
         }
         let trimmed = text.trim_start();
@@ -186,6 +213,7 @@ impl Search {
             self.caller = place(trimmed).filter(|(name, _)| !rules::is_panic(name));
         }
         self.task_of(trimmed);
+        self.stuck_of(trimmed);
         if let Some(rule) = HEADLINES.iter().find(|rule| rule.fits(trimmed)) {
             self.headline(rule, trimmed);
         }
@@ -216,6 +244,29 @@ impl Search {
         self.task = pid.map(|pid| (pid, cut(comm))).or(self.task.take());
     }
 
+    /// `rcu: INFO: … stalls on CPUs/tasks:` with `rcu:  1-....: (…` and `rcu:  Tasks blocked on … P1/1:b..l`
+    /// behind it (kernel/rcu/tree_stall.h), `Watchdog detected hard LOCKUP on cpu 1` (kernel/watchdog.c).
+    fn stuck_of(&mut self, text: &str) {
+        if let Some(rest) = text.strip_prefix("rcu: ") {
+            if rest.starts_with("INFO: ") {
+                self.stuck = None;
+            }
+            self.stuck = self.stuck.or_else(|| stalled(rest.trim_start()));
+        } else if let Some((_, cpu)) = text.split_once("hard LOCKUP on cpu ") {
+            self.stuck = leading_number(cpu).map(Stuck::Cpu);
+        }
+    }
+
+    /// What does not get on, of a cause that is a report of another CPU.
+    #[must_use]
+    pub fn stuck(&self, cause: &Cause) -> Option<Stuck> {
+        match cause.kind {
+            Kind::RcuStall | Kind::HardLockup => self.stuck,
+            Kind::HungTask => cause.task.as_ref().map(|(pid, _)| Stuck::Task(*pid)),
+            _ => None,
+        }
+    }
+
     /// What the lines say. `caller` is the function that called panic(), as the stack in memory has
     /// it: better than the trace in the log, which may be missing.
     #[must_use]
@@ -224,25 +275,25 @@ impl Search {
         let kind = match &self.panic {
             Some((number, message)) => self.of_panic(*number, message, caller.as_ref()),
             // An exception starts the capture kernel before it would panic.
+            None if self.headlines.last().is_some_and(|last| last.kind == Kind::Planned) => Kind::Planned,
             None => self.reported(usize::MAX, EXCEPTIONS).unwrap_or(Kind::Unknown),
         };
         let mut evidence: Vec<&Found> = self.headlines.iter().filter(|found| found.kind == kind).collect();
         evidence.sort_by_key(|found| found.number);
-        let mut evidence: Vec<String> = evidence.into_iter().map(|found| found.text.clone()).collect();
         let message = self.panic.as_ref().map(|(_, message)| format!("{PANIC}{message}"));
         // The first headline says more than the panic that followed from it.
-        let title = match (&message, evidence.last()) {
+        let title = match (&message, headline(&evidence)) {
             (Some(message), None) => message.clone(),
             (Some(message), Some(_)) if !says_nothing(message) => message.clone(),
-            (_, Some(headline)) => headline.clone(),
+            (_, Some(headline)) => headline.to_owned(),
             (None, None) => String::new(),
         };
+        let mut evidence: Vec<String> = evidence.into_iter().map(|found| found.text.clone()).collect();
         evidence.extend(message);
         let fault = self.fault.as_ref().map(|(_, place)| place.clone());
         let place = match kind {
-            Kind::Oops | Kind::Warning | Kind::MemoryCorruption | Kind::StackCorruption => fault,
+            kind if kind.has_function() => fault,
             Kind::Panic | Kind::Module => caller,
-            Kind::SoftLockup | Kind::HardLockup => fault,
             _ => None,
         };
         let task = if kind == Kind::HungTask { self.hung.clone() } else { self.task.clone() };
@@ -287,7 +338,38 @@ impl Search {
     }
 }
 
+/// Of headlines that follow each other closely the first: `Oops: 0002 [#1]` stands a few lines behind what
+/// happened.
+fn headline<'a>(evidence: &[&'a Found]) -> Option<&'a str> {
+    let mut last = *evidence.last()?;
+    for found in evidence.iter().rev().skip(1) {
+        if last.number.saturating_sub(found.number) > CLOSE {
+            break;
+        }
+        last = found;
+    }
+    Some(&last.text)
+}
+
+fn leading_number(text: &str) -> Option<u32> {
+    text.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// A CPU, or a task, of those that RCU waits for.
+fn stalled(text: &str) -> Option<Stuck> {
+    if let Some((_, tasks)) = text.strip_prefix("Tasks blocked on ").and_then(|rest| rest.split_once(": P")) {
+        return leading_number(tasks).map(Stuck::Task);
+    }
+    let (cpu, marks) = text.split_once('-')?;
+    let is_cpu = !cpu.is_empty() && cpu.bytes().all(|byte| byte.is_ascii_digit());
+    let is_row = marks.split_once(": (").is_some_and(|(marks, _)| marks.len() <= MARKS);
+    if is_cpu && is_row { leading_number(cpu).map(Stuck::Cpu) } else { None }
+}
+
+/// Messages that say less than the report before them.
 fn says_nothing(message: &str) -> bool {
     let message = message.strip_prefix(PANIC).unwrap_or(message);
-    CONSEQUENCES.iter().any(|start| message.starts_with(start)) || message.contains("panic_on_warn set")
+    let reported = ["softlockup: hung tasks", "hung_task: blocked tasks", "RCU Stall", "Hard LOCKUP"];
+    let starts = |start: &&str| message.starts_with(*start);
+    CONSEQUENCES.iter().any(starts) || reported.iter().any(starts) || message.contains("panic_on_warn set")
 }

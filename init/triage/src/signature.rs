@@ -12,6 +12,8 @@ use crate::cause::Kind;
 
 /// Functions that count.
 const DEPTH: usize = 6;
+/// Functions of a report that may be unknown.
+const NEW: usize = 6;
 
 /// A signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,25 +62,47 @@ pub fn plain(name: &str) -> &str {
     name.strip_suffix("_after_hwframe").unwrap_or(name)
 }
 
+/// The functions by which a kernel ends itself: registers of the crash may be those of one of them, or of
+/// the place at which an exception was.
 fn is_panic(name: &str) -> bool {
-    ["panic", "vpanic", "nmi_panic", "__stack_chk_fail", "crash_kexec", "__crash_kexec", "machine_kexec"]
-        .contains(&name)
+    let all = [
+        "panic",
+        "vpanic",
+        "nmi_panic",
+        "__stack_chk_fail",
+        "crash_kexec",
+        "__crash_kexec",
+        "machine_kexec",
+        "crash_setup_regs",
+        "check_panic_on_warn",
+    ];
+    all.contains(&name)
 }
 
 fn is_exception(name: &str) -> bool {
     let of_entry = ["asm_exc_", "exc_"].iter().any(|start| name.starts_with(start));
-    let of_report =
-        ["oops_end", "die", "die_addr", "page_fault_oops", "__warn", "report_bug", "kasan_report"];
-    // 5.10 has its own names.
+    let of_report = [
+        "oops_end",
+        "die",
+        "die_addr",
+        "page_fault_oops",
+        "__warn",
+        "report_bug",
+        "__report_bug",
+        "report_bug_entry",
+        "kasan_report",
+    ];
+    // Of kernels before 5.8, and warnings that are calls.
     let older =
         ["async_page_fault", "page_fault", "general_protection", "warn_slowpath_fmt", "__warn_printk"];
     of_entry || of_report.contains(&name) || older.contains(&name)
 }
 
-fn is_interrupt(name: &str) -> bool {
-    let starts =
-        ["asm_sysvec_", "sysvec_", "asm_common_interrupt", "asm_exc_nmi", "exc_nmi", "end_repeat_nmi"];
-    starts.iter().any(|start| name.starts_with(start)) || name == "apic_timer_interrupt"
+/// Where an interrupt, or an NMI, enters the kernel.
+fn is_interrupt_entry(name: &str) -> bool {
+    let older = ["apic_timer_interrupt", "nmi"];
+    let all = ["asm_common_interrupt", "asm_exc_nmi", "end_repeat_nmi"];
+    name.starts_with("asm_sysvec_") || all.contains(&name) || older.contains(&name)
 }
 
 /// Functions in which a CPU is anywhere while it spins or waits, and those of every system call and thread.
@@ -125,32 +149,80 @@ fn is_noise(name: &str) -> bool {
     exact.contains(&name) || name.starts_with("__pv_queued_spin_lock") || name.starts_with("__pfx_")
 }
 
+/// A function on a stack: its name, and whether it is a module's.
+pub type Called<'a> = (&'a str, bool);
+
+/// The place in a stack, the innermost function first, at which the story of a crash begins: behind what the
+/// crash itself has put there.
+fn story(kind: Kind, names: &[&str]) -> Option<usize> {
+    // Of several on a stack the innermost counts: the others are what that one interrupted.
+    let behind = |is: &dyn Fn(&str) -> bool| {
+        let first = names.iter().position(|name| is(name))?;
+        let run = names.get(first..)?.iter().take_while(|name| is(name)).count();
+        first.checked_add(run)
+    };
+    let interrupted = || names.iter().position(|name| is_interrupt_entry(name))?.checked_add(1);
+    // None of the functions that panic ever returns: one that is there is of this crash. Where none is, the
+    // registers are those of the fault, or of a CPU that was stopped.
+    let reports = names.first().is_some_and(|name| is_of_exception(name));
+    match (start(kind), behind(&is_panic)) {
+        (Start::Nowhere, _) => None,
+        (Start::Exception, None) if reports => {
+            behind(&is_of_exception).map(|end| behind_entry(kind, names, end))
+        }
+        (Start::All, _) | (_, None) => Some(0),
+        (Start::Panic, Some(panic)) => Some(panic),
+        (Start::Exception, Some(_)) => behind(&is_of_exception).map(|end| behind_entry(kind, names, end)),
+        (Start::Interrupt, Some(panic)) => interrupted().or(Some(panic)),
+    }
+}
+
+/// Functions of a report that have new names may stand between those that are known and the entry.
+fn behind_entry(kind: Kind, names: &[&str], end: usize) -> usize {
+    let is_entry = |name: &&str| name.starts_with("asm_exc_");
+    let (report, rest) = names.split_at_checked(end).unwrap_or((names, &[]));
+    // A warning is always an exception; a stack's protector and checkers of memory are called.
+    let is_called = kind != Kind::Warning && report.iter().all(|name| is_panic(name));
+    if report.iter().any(is_entry) || is_called {
+        return end;
+    }
+    let entry = rest.iter().take(NEW).position(is_entry);
+    entry.map_or(end, |entry| end.saturating_add(entry).saturating_add(1))
+}
+
+/// Functions of a stack that count, by their places, the innermost first.
+fn counted(kind: Kind, functions: &[Called<'_>]) -> Vec<usize> {
+    let names: Vec<&str> = functions.iter().map(|(name, _)| plain(name)).collect();
+    let Some(begin) = story(kind, &names) else { return Vec::new() };
+    // What a module calls while it spins comes and goes.
+    let module = functions.iter().skip(begin).position(|(_, module)| *module);
+    let helpers = module.filter(|_| matches!(start(kind), Start::Interrupt)).unwrap_or(0);
+    let counts = |(_, name): &(usize, &&str)| !is_noise(name);
+    let all = names.iter().enumerate().skip(begin).skip(helpers);
+    all.filter(counts).map(|(place, _)| place).collect()
+}
+
+/// The place of the function in which it happened, in a stack, the innermost function first.
+#[must_use]
+pub fn first(kind: Kind, functions: &[Called<'_>]) -> Option<usize> {
+    counted(kind, functions).first().copied()
+}
+
 /// The signature of a crash of this kind, with these functions on the stack, the innermost first.
 #[must_use]
-pub fn of(kind: Kind, functions: &[&str]) -> Signature {
-    let names: Vec<&str> = functions.iter().map(|name| plain(name)).collect();
-    let behind = |is: &dyn Fn(&str) -> bool| {
-        let last = names.iter().rposition(|name| is(name)).and_then(|index| index.checked_add(1));
-        last.and_then(|start| names.get(start..))
-    };
-    // A stack of interrupts has exceptions further out: only the innermost one counts.
-    let exception = || {
-        let first = names.iter().position(|name| is_exception(name))?;
-        let run = names.get(first..)?.iter().take_while(|name| is_of_exception(name)).count();
-        names.get(first.checked_add(run)?..)
-    };
-    let rest = match start(kind) {
-        Start::Nowhere => None,
-        Start::All => Some(names.as_slice()),
-        Start::Panic => behind(&is_panic),
-        Start::Exception => exception().or_else(|| behind(&is_panic)),
-        Start::Interrupt => behind(&is_interrupt).or_else(|| behind(&is_panic)),
-    };
-    let wanted = rest.unwrap_or_default().iter().filter(|name| !is_noise(name));
-    let functions: Vec<String> = wanted.take(DEPTH).map(|name| (*name).to_owned()).collect();
+pub fn of(kind: Kind, stack: &[Called<'_>]) -> Signature {
+    let names =
+        counted(kind, stack).into_iter().filter_map(|place| stack.get(place)).map(|(name, _)| plain(name));
+    let mut functions: Vec<String> = Vec::new();
+    for name in names {
+        // However deep a recursion was.
+        if functions.len() < DEPTH && functions.last().is_none_or(|last| last != name) {
+            functions.push(name.to_owned());
+        }
+    }
     let text = format!("1 {kind:?} {}", functions.join(" "));
     let digest = Sha256::digest(text.as_bytes());
-    let hash = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = digest.iter().take(8).fold(String::new(), |hash, byte| hash + &format!("{byte:02x}"));
     Signature { hash, functions }
 }
 
@@ -209,6 +281,10 @@ mod tests {
         "entry_SYSCALL_64_after_hwframe",
     ];
 
+    fn of(kind: Kind, stack: &[&str]) -> Signature {
+        super::of(kind, &stack.iter().map(|name| (*name, false)).collect::<Vec<_>>())
+    }
+
     #[test]
     fn the_story_begins_behind_what_every_crash_has() {
         let functions = |kind, stack: &[&str]| of(kind, stack).functions;
@@ -263,5 +339,84 @@ mod tests {
         ];
         let found = of(Kind::Oops, &stack).functions;
         assert_eq!(found[..2], ["timer_of_a_module", "call_timer_fn"]);
+    }
+    #[test]
+    fn registers_of_the_fault_are_the_story() {
+        // An exception starts the capture kernel with its own registers.
+        let fault = ["breaker_null", "breaker_write", "vfs_write", "do_syscall_64"];
+        assert_eq!(of(Kind::Oops, &fault).functions, fault[..3]);
+        // Further out there may be another exception, which did no harm.
+        let handler = [
+            "filemap_fault",
+            "handle_mm_fault",
+            "do_user_addr_fault",
+            "exc_page_fault",
+            "asm_exc_page_fault",
+        ];
+        assert_eq!(of(Kind::Oops, &handler).functions, handler);
+        let smashed = [
+            "__crash_kexec",
+            "panic",
+            "__stack_chk_fail",
+            "filemap_fault",
+            "exc_page_fault",
+            "asm_exc_page_fault",
+        ];
+        assert_eq!(of(Kind::StackCorruption, &smashed).functions[0], "filemap_fault");
+        // However deep.
+        let deep = ["breaker_recurse", "breaker_recurse", "breaker_recurse", "breaker_overflow"];
+        assert_eq!(of(Kind::StackCorruption, &deep).functions, deep[2..]);
+    }
+
+    #[test]
+    fn reports_of_other_versions_are_passed_over() {
+        let warn = [
+            "__crash_kexec",
+            "vpanic",
+            "panic",
+            "check_panic_on_warn.cold",
+            "__warn",
+            "report_bug",
+            "of_a_later_version",
+            "exc_invalid_op",
+            "asm_exc_invalid_op",
+            "breaker_warn",
+            "breaker_write",
+        ];
+        assert_eq!(of(Kind::Warning, &warn).functions, warn[9..]);
+        let of_7_2 = ["__crash_kexec", "vpanic", "panic", "__report_bug", "report_bug_entry", "handle_bug"];
+        let of_7_2 = [&of_7_2[..], &warn[7..]].concat();
+        assert_eq!(of(Kind::Warning, &of_7_2).functions, warn[9..]);
+        // In an interrupt's own code: not what that has interrupted.
+        let hard = [
+            "__crash_kexec",
+            "panic",
+            "nmi_panic",
+            "watchdog_overflow_callback",
+            "perf_event_nmi_handler",
+            "nmi_handle",
+            "default_do_nmi",
+            "exc_nmi",
+            "end_repeat_nmi",
+            "breaker_spin",
+            "breaker_handler",
+            "asm_common_interrupt",
+            "user_copy",
+        ];
+        assert_eq!(of(Kind::HardLockup, &hard).functions[..2], ["breaker_spin", "breaker_handler"]);
+    }
+
+    #[test]
+    fn what_a_module_calls_while_it_spins_comes_and_goes() {
+        let stack = |helpers: &[&'static str]| {
+            let outer = [("breaker_retry", true), ("breaker_write", true), ("vfs_write", false)];
+            let helpers = helpers.iter().map(|name| (*name, false));
+            super::of(Kind::SoftLockup, &helpers.chain(outer).collect::<Vec<_>>())
+        };
+        assert_eq!(stack(&[]), stack(&["kfree"]));
+        assert_eq!(stack(&[]), stack(&["___slab_alloc", "__kmalloc"]));
+        assert_eq!(stack(&[]).functions[0], "breaker_retry");
+        let place = first(Kind::SoftLockup, &[("kfree", false), ("breaker_retry", true)]);
+        assert_eq!(place, Some(1));
     }
 }

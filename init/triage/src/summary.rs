@@ -17,11 +17,12 @@ use vmcore::kernel::{Kernel, uts};
 use vmcore::source::Core;
 
 use crate::artefacts::Clock;
-use crate::cause::{Cause, Kind, Place, Search};
-use crate::findings::{About, Findings, Frame, MAX_ROWS, Missing, ModuleRow, Mount, Piece};
+use crate::cause::{Cause, Kind, Place, Search, Stuck};
+use crate::findings::{About, Cpu, Findings, Frame, MAX_ROWS, Missing, ModuleRow, Mount, Piece};
+use crate::signature::{self, Called};
 use crate::stacks::Stacks;
 use crate::wanted::Wanted;
-use crate::{mounts, numbers, signature};
+use crate::{mounts, numbers};
 
 /// Records of the log that are looked at, and bytes of their text.
 const RECORDS: u64 = 50_000;
@@ -222,17 +223,17 @@ fn machine(
     let held = Held::new(kernel.memory());
     let unwinder = Unwinder::new(kernel, names, known);
     let stacks = Stacks { system: &system, unwinder: &unwinder, sleeper: wanted.sleeper, held: &held };
-    let mut crashed = None;
+    let mut ran = Vec::new();
     let processors = Processors::read(subject.core);
     stacks.cpus(&wanted.cpus, &online, &processors, &mut |cpu, _| {
         if cpu.crashed {
-            crashed = Some(cpu.stack.clone());
             cpu.task.iter().cloned().for_each(|task| send(Piece::Panicking(task)));
         }
+        ran.push(cpu.clone());
         send(Piece::Cpu(cpu));
     });
     let processes = tasks::all(&system);
-    let crash = Crash { stacks: &stacks, stack: crashed.unwrap_or_default(), search };
+    let crash = Crash { stacks: &stacks, cpus: ran, search };
     crash.name(subject, processes.as_ref().ok(), send);
     match processes {
         Ok(processes) => of_tasks(&stacks, &processes, totals, send),
@@ -245,32 +246,62 @@ fn machine(
 /// What is known of a crash.
 struct Crash<'a> {
     stacks: &'a Stacks<'a>,
-    /// Of the CPU on which it was.
-    stack: Vec<Frame>,
+    cpus: Vec<Cpu>,
     search: &'a Search,
+}
+
+/// What does not get on, where another CPU may have noticed.
+struct Other {
+    stack: Vec<Frame>,
+    /// The task that a CPU ran.
+    task: Option<(u32, String)>,
+}
+
+/// What may be of an earlier call says nothing.
+fn sure(stack: &[Frame]) -> Vec<Called<'_>> {
+    let sure = stack.iter().take_while(|frame| frame.how != "scan");
+    sure.map(|frame| (frame.function.as_str(), frame.module.is_some())).collect()
 }
 
 impl Crash<'_> {
     /// Sends the cause and what to call it, now that there is a stack.
     fn name(&self, subject: Subject<'_>, processes: Option<&Processes>, send: &mut dyn FnMut(Piece)) {
-        // What may be of an earlier call says nothing.
-        let sure = self.stack.iter().take_while(|frame| frame.how != "scan");
-        let sure: Vec<&Frame> = sure.collect();
+        let crashed = self.cpus.iter().find(|cpu| cpu.crashed);
+        let stack = crashed.map(|cpu| cpu.stack.as_slice()).unwrap_or_default();
         let of_panic =
-            |frame: &&&Frame| matches!(signature::plain(&frame.function), "panic" | "vpanic" | "nmi_panic");
-        let panics = sure.iter().rposition(|frame| of_panic(&frame));
-        let caller = panics.and_then(|at| sure.get(at.checked_add(1)?));
-        let caller = caller.map(|frame| (frame.function.clone(), frame.module.clone()));
-        let cause = cause(subject, self.search, caller);
-        let waits = cause.task.as_ref().filter(|_| cause.kind == Kind::HungTask);
-        let waits = waits.and_then(|(pid, _)| self.stacks.of_sleeper(processes?, *pid));
-        let functions: Vec<&str> = match &waits {
-            Some(stack) => stack.iter().map(|frame| frame.function.as_str()).collect(),
-            None => sure.iter().map(|frame| frame.function.as_str()).collect(),
-        };
+            |(name, _): &Called<'_>| matches!(signature::plain(name), "panic" | "vpanic" | "nmi_panic");
+        let caller = sure(stack).iter().rposition(of_panic).and_then(|at| stack.get(at.checked_add(1)?));
+        let mut cause = cause(subject, self.search, caller.map(place));
+        let other = self.stuck(&cause, processes);
+        if let Some(task) = other.as_ref().and_then(|other| other.task.clone()) {
+            cause.task = Some(task);
+        }
+        let stack = other.as_ref().map_or(stack, |other| &other.stack);
+        let functions = sure(stack);
+        let first = signature::first(cause.kind, &functions).and_then(|at| stack.get(at)).map(place);
+        // What memory holds is better than what the log says, which names the function of a delay, too.
+        if let Some((function, module)) = first.filter(|_| cause.kind.has_function()) {
+            (cause.function, cause.module) = (Some(function), module);
+        }
         send(Piece::Signature(signature::of(cause.kind, &functions)));
         send(Piece::Cause(cause));
     }
+
+    /// The stack, and the task, of what does not get on, where that is not the CPU that noticed.
+    fn stuck(&self, cause: &Cause, processes: Option<&Processes>) -> Option<Other> {
+        match self.search.stuck(cause)? {
+            Stuck::Task(pid) => Some(Other { stack: self.stacks.of_sleeper(processes?, pid)?, task: None }),
+            Stuck::Cpu(number) => {
+                let cpu = self.cpus.iter().find(|cpu| cpu.number == number)?;
+                let task = cpu.task.as_ref().map(|task| (task.pid, task.comm.clone()));
+                Some(Other { stack: cpu.stack.clone(), task })
+            }
+        }
+    }
+}
+
+fn place(frame: &Frame) -> Place {
+    (frame.function.clone(), frame.module.clone())
 }
 
 fn of_tasks(

@@ -35,13 +35,16 @@ pub(super) const PANICS: &[Rule] = &[
     start("hung_task: ", Kind::HungTask),
     // kernel/rcu/tree_stall.h
     start("RCU Stall", Kind::RcuStall),
-    // drivers/watchdog/pretimeout_panic.c
+    // drivers/watchdog/pretimeout_panic.c, drivers/char/ipmi/ipmi_watchdog.c
     start("watchdog pretimeout event", Kind::WatchdogPretimeout),
+    start("Watchdog pre-timeout", Kind::WatchdogPretimeout),
+    start("pre-timeout", Kind::WatchdogPretimeout),
+    start("IPMI watchdog pre-timeout", Kind::WatchdogPretimeout),
     // arch/x86/kernel/nmi.c, drivers/watchdog/hpwdt.c
     start("NMI", Kind::Nmi),
     start("An NMI occurred", Kind::Nmi),
     // drivers/acpi/apei/ghes.c
-    start("Fatal hardware error!", Kind::HardwareError),
+    has("Fatal hardware error", Kind::HardwareError),
     // arch/x86/kernel/cpu/mce/core.c
     has("achine check", Kind::MachineCheck),
     start("Timeout: Not all CPUs entered broadcast exception handler", Kind::MachineCheck),
@@ -54,11 +57,13 @@ pub(super) const PANICS: &[Rule] = &[
     start("KFENCE: panic_on_warn set", Kind::MemoryCorruption),
     start("KMSAN: panic_on_warn set", Kind::MemoryCorruption),
     has("panic_on_warn set", Kind::Warning),
+    has("system warned too often", Kind::Warning),
     // kernel/panic.c, kernel/sched/core.c, arch/x86/kernel/dumpstack.c
     start("stack-protector: ", Kind::StackCorruption),
     start("corrupted stack end detected", Kind::StackCorruption),
     start("corrupted shadow stack detected", Kind::StackCorruption),
     start("kernel stack overflow", Kind::StackCorruption),
+    has(" stack guard hit", Kind::StackCorruption),
     // lib/list_debug.c, lib/string_helpers.c
     has("list corruption", Kind::MemoryCorruption),
     has("detected buffer overflow", Kind::MemoryCorruption),
@@ -82,6 +87,8 @@ pub(super) const EXCEPTIONS: &[Kind] = &[Kind::Oops, Kind::MemoryCorruption, Kin
 pub(super) const HEADLINES: &[Rule] = &[
     // drivers/tty/sysrq.c
     start("sysrq: Trigger a crash", Kind::Sysrq),
+    // kernel/kexec_core.c
+    start("kexec_core: Starting new kernel", Kind::Planned),
     // mm/kasan/report.c, mm/kfence/report.c, mm/kmsan/report.c
     start("BUG: KASAN: ", Kind::MemoryCorruption),
     start("BUG: KFENCE: ", Kind::MemoryCorruption),
@@ -90,16 +97,21 @@ pub(super) const HEADLINES: &[Rule] = &[
     start("BUG: Bad page state", Kind::MemoryCorruption),
     start("BUG: Bad page map", Kind::MemoryCorruption),
     start("BUG: Bad rss-counter state", Kind::MemoryCorruption),
-    has(": Poison overwritten", Kind::MemoryCorruption),
-    has(": Redzone overwritten", Kind::MemoryCorruption),
-    has(": Object already free", Kind::MemoryCorruption),
-    has(": Freepointer corrupt", Kind::MemoryCorruption),
+    // slab_bug(): `BUG kmalloc-192 (Tainted: …): Poison overwritten`. Others have a colon behind BUG.
+    start("BUG ", Kind::MemoryCorruption),
+    // What a hardened allocator finds in itself: an object that is freed twice.
+    start("kernel BUG at mm/slub.c:", Kind::MemoryCorruption),
+    start("kernel BUG at mm/usercopy.c:", Kind::MemoryCorruption),
+    start("kernel BUG at lib/list_debug.c:", Kind::MemoryCorruption),
     // lib/list_debug.c, mm/usercopy.c, lib/string_helpers.c
     start("list_add corruption", Kind::MemoryCorruption),
     start("list_del corruption", Kind::MemoryCorruption),
     start("list_add double add", Kind::MemoryCorruption),
     start("usercopy: Kernel memory ", Kind::MemoryCorruption),
-    start("detected buffer overflow in ", Kind::MemoryCorruption),
+    has("detected buffer overflow", Kind::MemoryCorruption),
+    has("detected field-spanning write", Kind::MemoryCorruption),
+    // include/linux/thread_info.h
+    start("Buffer overflow detected (", Kind::MemoryCorruption),
     // arch/x86/mm/fault.c, arch/x86/kernel/traps.c
     has("stack guard page was hit", Kind::StackCorruption),
     start("traps: PANIC: double fault", Kind::StackCorruption),

@@ -13,6 +13,7 @@
 mod cmdline;
 mod crowd;
 mod early;
+mod end;
 mod here;
 mod hook;
 mod hotplug;
@@ -152,8 +153,9 @@ fn production() -> Result<()> {
         return steps::switch(&out_of_a_word(arguments));
     }
     last_words::say(seed, &line)?;
-    match line.get("prod.panic") {
-        Ok(cpu) => steps::panic_on(cpu),
-        Err(_) => Ok(()),
+    match (line.get("prod.end"), line.get("prod.panic")) {
+        (Ok(name), _) => end::by(name),
+        (_, Ok(cpu)) => steps::panic_on(cpu),
+        _ => Ok(()),
     }
 }
