@@ -159,7 +159,8 @@ fn debug(command: Debug) -> Result<ExitCode, Failure> {
         }
         Debug::Triage { output, file_limit, limit, files } => {
             let mib = |count: u64| count.saturating_mul(1 << 20);
-            let done = triage::make(&files, &output, Limits { file: mib(file_limit), files: mib(limit) })?;
+            let limits = Limits { file: mib(file_limit), files: mib(limit), ..Limits::default() };
+            let done = triage::make(&files, &output, limits)?;
             print(&triage::text(&done, &output))?;
             Ok(whole_or_damaged(done.iter().all(|done| done.with_errors == 0 && done.stopped.is_none())))
         }

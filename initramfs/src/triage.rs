@@ -157,17 +157,15 @@ impl Folder {
         let root = self.dir.join(ROOT);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(root.join(parent));
         let file = made.and_then(|()| Self::create(&root.join(&wanted)));
-        match file {
-            Ok(file) => Ok((wanted, file)),
-            // There is a file of that name, or one where a folder would have to be.
-            Err(_) => {
-                self.number = self.number.saturating_add(1);
-                let other = format!("[other]/{}", self.number);
-                DirBuilder::new().recursive(true).mode(0o700).create(root.join("[other]"))?;
-                let file = Self::create(&root.join(&other))?;
-                Ok((other, file))
-            }
+        if let Ok(file) = file {
+            return Ok((wanted, file));
         }
+        // There is a file of that name, or one where a folder would have to be.
+        self.number = self.number.saturating_add(1);
+        let other = format!("[other]/{}", self.number);
+        DirBuilder::new().recursive(true).mode(0o700).create(root.join("[other]"))?;
+        let file = Self::create(&root.join(&other))?;
+        Ok((other, file))
     }
 }
 

@@ -47,7 +47,7 @@ fn judge(series: &str) -> Result<()> {
     scenario.extra = ["xfs", "btrfs"].map(|kind| ExtraDisk::of(kind, 384, Content::Filesystem(kind))).into();
     scenario.layout =
         ["mount /dev/vdb /x xfs nouuid", "mount /dev/vdc /b btrfs subvolid=5"].map(str::to_owned).into();
-    scenario.append = "prod.last=/disk,/x,/b".to_owned();
+    "prod.last=/disk,/x,/b".clone_into(&mut scenario.append);
     let outcome = scenario.run()?;
     let dump = outcome.dump()?;
     ensure_summary(series, &kernel, dump)?;
@@ -85,7 +85,7 @@ fn ensure_summary(series: &str, kernel: &Kernel, dump: &Dump) -> Result<()> {
     }
     let size =
         |wanted: &str| dump.files().iter().find(|(name, _)| name == wanted).map_or(0, |(_, size)| *size);
-    ensure!(size("summary.txt") + size("summary.json") <= LIMIT, "{:?}", dump.files());
+    ensure!(size("summary.txt").saturating_add(size("summary.json")) <= LIMIT, "{:?}", dump.files());
     let text = fs::read_to_string(dump.file("summary.json")).context("summary.json")?;
     let summary: Value = serde_json::from_str(&text)?;
     let is = |path: &str, wanted: &Value| {

@@ -114,7 +114,7 @@ fn walk(core: &dyn Core, memory: &dyn PhysicalMemory, answers: &Answers) -> Resu
     let Ok(processes) = tasks::all(&system) else { return Ok(counter) };
     let held = Held::new(memory);
     let clock = summary::clock(&kernel, answers);
-    let limits = Limits { file: 4 << 20, files: 64 << 20 };
+    let limits = Limits { file: 4 << 20, files: 64 << 20, time: Duration::from_secs(2) };
     let (system, processes, held) = (&system, &processes, &held);
     let ground = Ground { system, known: answers, processes, held, clock, limits };
     for done in artefacts::run_all(&ground, &mut counter) {

@@ -86,9 +86,8 @@ fn receive(mut out: ChildStdout, start: Instant, findings: &mut Findings) -> Opt
         let Some(left) = left else { return Some(format!("the walk took longer than {} s", TIME.as_secs())) };
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
         match poll(&mut [PollFd::new(out.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => continue,
+            Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
             Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => continue,
             Err(errno) => return Some(errno.desc().to_owned()),
         }
         let len = match out.read(&mut buffer) {

@@ -15,7 +15,7 @@ mod tests;
 mod timeline;
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::processes::resident::Held;
 use ::processes::system::System;
@@ -71,11 +71,13 @@ pub struct Limits {
     pub file: u64,
     /// Bytes of all files.
     pub files: u64,
+    /// How long one artefact may take: damaged structures can lead through all of memory.
+    pub time: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { file: 64 << 20, files: 2 << 30 }
+        Self { file: 64 << 20, files: 2 << 30, time: Duration::from_mins(1) }
     }
 }
 
@@ -100,6 +102,9 @@ pub enum Stop {
     /// There are more rows than are believed.
     #[error("there are more than {MAX_ROWS} rows")]
     TooMany,
+    /// It takes too long.
+    #[error("it took longer than {} s", .0.as_secs())]
+    TooLong(Duration),
     /// The place to start from cannot be found.
     #[error("{0}")]
     Start(String),
@@ -112,14 +117,22 @@ struct Rows<'a> {
     timeline: &'a mut u64,
     count: u64,
     errors: u64,
+    start: Instant,
+    time: Duration,
 }
 
 impl Rows<'_> {
+    /// Fails if the walk has taken too long.
+    fn in_time(&self) -> Result<(), Stop> {
+        if self.start.elapsed() > self.time { Err(Stop::TooLong(self.time)) } else { Ok(()) }
+    }
+
     /// Takes a row, and what it says of times.
     fn add(&mut self, row: &Row) -> Result<(), Stop> {
         if self.count >= MAX_ROWS {
             return Err(Stop::TooMany);
         }
+        self.in_time()?;
         self.count = self.count.saturating_add(1);
         if row.has_errors() {
             self.errors = self.errors.saturating_add(1);
@@ -174,7 +187,8 @@ fn ask<A: Artefact>(known: &dyn Knowledge) {
 
 fn run<A: Artefact>(ground: &Ground<'_>, output: &mut dyn Output, timeline: &mut u64) -> Done {
     let start = Instant::now();
-    let mut rows = Rows { name: A::NAME, output, timeline, count: 0, errors: 0 };
+    let time = ground.limits.time;
+    let mut rows = Rows { name: A::NAME, output, timeline, count: 0, errors: 0, start, time };
     let stopped = match A::ask(ground.known) {
         Ok(layout) => layout.walk(ground, &mut rows).err().map(|stop| base::log::chain(&stop)),
         Err(missing) => Some(missing.to_string()),

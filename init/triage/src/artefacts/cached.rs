@@ -194,6 +194,7 @@ impl Walk<'_> {
         };
         let head = VirtAddr(at.0.wrapping_add(layout.inodes));
         for inode in entries(system, head, self.layout.inode.in_superblock, MAX_INODES) {
+            rows.in_time()?;
             self.inode(&files, inode, rows)?;
         }
         Ok(())

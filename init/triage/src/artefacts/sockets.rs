@@ -78,6 +78,7 @@ impl Artefact for Layout {
             let task = &process.leader;
             // A table that cannot be read is told by the artefact of files.
             let _ = self.tables.each(ground, task, &mut |number, file| {
+                rows.in_time()?;
                 let is_socket = self.tables.mode(ground, file).is_ok_and(|(_, mode)| mode & TYPE == SOCKET);
                 if is_socket { rows.add(&self.row(ground, task, number, file)) } else { Ok(()) }
             })?;
