@@ -67,6 +67,7 @@ fn judge(series: &str, names: &[&str], times: usize) -> Result<()> {
 }
 
 #[test]
+#[ignore = "full: modules are built in a folder that only root can enter"]
 fn an_oops_in_a_module_is_told() -> Result<()> {
     crash(way_called("null")?, "6.1").map(drop)
 }

@@ -36,7 +36,7 @@ pub struct Module {
     pub name: String,
     /// Its code: first address and the one behind the last.
     pub text: (u64, u64),
-    /// Its symbols; empty if they cannot be read, or were not (see [`list`]).
+    /// Its symbols; empty if they cannot be read, or were not (see [`list()`]).
     pub symbols: SymbolTable,
     /// Where they lie.
     pub(crate) functions: Option<Functions>,

@@ -1,7 +1,7 @@
 //! What triage brings out of a kernel's memory: an artefact is a kind of rows with a walk that yields
 //! them. One driver runs all of them, limits them, and records how each one did.
 //!
-//! To add one: a file here with a type that is an [`Artefact`], and its line in [`ALL`].
+//! To add one: a file here with a type that is an `Artefact`, and its line in `ALL`.
 
 mod cached;
 mod files;
