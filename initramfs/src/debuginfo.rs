@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use liblzma::write::XzEncoder;
 use symbols::debuginfo::{self, DebuginfoError, Report, Split};
 use tempfile::NamedTempFile;
+use vmcore::target::DEBUG_FILE;
 
 use crate::beside;
 use crate::input::{Input, InputError};
 use crate::unreadable::Unreadable;
 
 /// The debug file beside a dump, and what is in the directory of a capture.
-const BESIDE: &str = "vmlinux.xz";
+const BESIDE: &str = DEBUG_FILE;
 const DUMP: &str = "vmcore";
 const RESULT: &str = "result.json";
 /// Entries of a directory that are looked at: others may write there.

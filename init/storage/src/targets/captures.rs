@@ -15,7 +15,7 @@ use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::targets::ours::OpenDirectory;
-use vmcore::target::{Artifact, Ledger};
+use vmcore::target::{Artifact, DEBUG_FILE, Ledger};
 
 /// In each directory of ours.
 pub(super) const MARKER: &str = ".afterimage";
@@ -122,9 +122,9 @@ fn list(parent: &OpenDirectory, most: usize, limit: Duration) -> Vec<(u64, Strin
 /// that is all there was.
 fn remove(parent: &OpenDirectory, name: &str) -> io::Result<()> {
     let Some(directory) = parent.open_directory(name) else { return Ok(()) };
-    let artifacts = [Artifact::Vmcore, Artifact::Notes, Artifact::Live, Artifact::Dmesg, Artifact::Result];
-    let files = artifacts.iter().flat_map(|artifact| [artifact.name().to_owned(), artifact.temporary()]);
-    for file in files {
+    let artifacts = Artifact::ALL.iter();
+    let files = artifacts.flat_map(|artifact| [artifact.name().to_owned(), artifact.temporary()]);
+    for file in files.chain([DEBUG_FILE.to_owned()]) {
         ignore_missing(unlinkat(&directory.fd, file.as_str(), UnlinkatFlags::NoRemoveDir))?;
     }
     let path = format!("{name}/{MARKER}");
@@ -161,7 +161,9 @@ mod tests {
             let at = root.path().join(name);
             fs::create_dir(&at).unwrap();
             mark(&place(&at), *sequence).unwrap();
-            fs::write(at.join("dmesg.txt"), "log").unwrap();
+            // All that a capture, and the host afterwards, may leave there.
+            let names = Artifact::ALL.iter().map(|artifact| artifact.name()).chain([DEBUG_FILE]);
+            names.filter(|name| *name != "vmcore").for_each(|name| fs::write(at.join(name), "x").unwrap());
             fs::write(at.join(if *complete { "vmcore" } else { "vmcore-incomplete" }), "core").unwrap();
         }
         let fd = place(root.path());

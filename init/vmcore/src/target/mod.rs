@@ -18,6 +18,9 @@ use crate::sink::Sink;
 pub use error::TargetError;
 pub use ledger::Ledger;
 
+/// What the host puts beside a dump: the debug file of its kernel.
+pub const DEBUG_FILE: &str = "vmlinux.xz";
+
 /// What a capture saves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Artifact {
@@ -38,6 +41,10 @@ pub enum Artifact {
 }
 
 impl Artifact {
+    /// All of them, the order in which they are removed: the largest first, what tells of the others last.
+    pub const ALL: [Self; 7] =
+        [Self::Vmcore, Self::Notes, Self::Live, Self::Summary, Self::SummaryText, Self::Dmesg, Self::Result];
+
     /// File name.
     #[must_use]
     pub fn name(self) -> &'static str {
