@@ -104,9 +104,10 @@ impl Triage<'_> {
         }
         for row in self.rows("files")? {
             let words = ["/process/pid", "/linux/fd", "/file/path"].map(|path| text(&row, path));
-            // It was opened to panic.
-            if !words.contains(&"/proc/sysrq-trigger".to_owned()) {
-                fact(&mut facts, "fd", &words.join("\t"));
+            // Opened after /proc was looked at: to write the lines, and to panic.
+            let words = words.join("\t");
+            if !["/proc/sysrq-trigger", UNSYNCED].iter().any(|late| words.ends_with(late)) {
+                fact(&mut facts, "fd", &words);
             }
         }
         Ok(facts)

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{ID_MASK, Ring, is_plain, printed_len};
 
-/// A line of the log. The text is escaped, as [`write()`] does it.
+/// A line of the log. The text is escaped, as [`super::write()`] does it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// Time stamp, nanoseconds since boot.
