@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 
 use base::addr::VirtAddr;
+use base::fields::Fields;
 use processes::names;
 use processes::system::System;
 use vmcore::kernel::KernelError;
 
 use crate::wanted::Mounts;
 
+/// Bytes of `super_block.s_id`.
+const ID: usize = 32;
 /// Bytes of the name of a device or a type.
 const NAME: usize = 256;
 
@@ -75,16 +78,17 @@ fn row(system: &System<'_>, wanted: &Mounts, mount: VirtAddr) -> Found {
         text(system, kind, wanted.kind.name)
     };
     let root = pointer(mount, system.layout.mount.root, "vfsmount.mnt_root");
-    Found {
-        address: mount,
-        source: text(system, mount, wanted.mount.device).map_err(chain),
-        path: path.map_err(chain),
-        kind: match &superblock {
-            Ok(superblock) => kind(superblock).map_err(chain),
-            Err(error) => Err(base::log::chain(error)),
-        },
-        root: root.ok(),
+    let kind = match &superblock {
+        Ok(superblock) => kind(superblock).map_err(chain),
+        Err(error) => Err(base::log::chain(error)),
+    };
+    let mut source = text(system, mount, wanted.mount.device).map_err(chain);
+    // btrfs says itself what its device is (show_devname), where the mount does not say it: seen on 6.12.
+    if let (Ok("none"), Ok("btrfs"), Ok(superblock)) = (source.as_deref(), kind.as_deref(), &superblock) {
+        let id = system.bytes(*superblock, wanted.superblock.id, ID, "super_block.s_id");
+        source = id.map(|id| format!("/dev/{}", Fields(&id).text(0, ID).unwrap_or_default())).map_err(chain);
     }
+    Found { address: mount, source, path: path.map_err(chain), kind, root: root.ok() }
 }
 
 /// The string that a member points to.

@@ -21,6 +21,7 @@ layouts! {
     }
     SuperLayout of "super_block" {
         kind: "s_type",
+        id: "s_id",
     }
     KindLayout of "file_system_type" {
         name: "name",
