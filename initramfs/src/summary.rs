@@ -13,17 +13,11 @@ pub enum SummaryError {
     /// The dump.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// A kernel of another machine.
-    #[error("it is a dump of {0}: summaries are made of dumps of x86_64 only")]
-    Machine(String),
 }
 
 /// Walks through the memory of the dump in `files`.
 pub fn of(files: &[PathBuf]) -> Result<Findings, SummaryError> {
-    let input = Input::open(files)?;
-    if input.machine() != "x86_64" {
-        return Err(SummaryError::Machine(input.machine().to_owned()));
-    }
+    let input = Input::open_x86_64(files)?;
     let kernel = input.kernel();
     Ok(summary::of(Subject { core: input.core(), kernel: &kernel, answers: None, planned: false }))
 }

@@ -30,9 +30,6 @@ pub enum TriageError {
     /// The dump.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// A kernel of another machine.
-    #[error("it is a dump of {0}: triage is made of dumps of x86_64 only")]
-    Machine(String),
     /// The kernel's own symbols.
     #[error("reading the kernel's symbols")]
     Symbols(#[from] KallsymsError),
@@ -57,10 +54,7 @@ pub enum TriageError {
 
 /// Walks through the memory of the dump in `files` and fills the folder `out`; how each artefact did.
 pub fn make(files: &[PathBuf], out: &Path, limits: Limits) -> Result<Vec<Done>, TriageError> {
-    let input = Input::open(files)?;
-    if input.machine() != "x86_64" {
-        return Err(TriageError::Machine(input.machine().to_owned()));
-    }
+    let input = Input::open_x86_64(files)?;
     let failed = |source| TriageError::Write { path: out.to_owned(), source };
     let kernel = input.kernel();
     let names = index::read(&kernel)?;

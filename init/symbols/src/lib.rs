@@ -36,7 +36,7 @@ mod image;
 pub mod isf;
 pub mod kallsyms;
 pub mod knowledge;
-mod list;
+pub mod list;
 mod memory;
 pub mod model;
 pub mod modules;

@@ -9,7 +9,7 @@ use vmcore::kernel::Kernel;
 /// `list_head`. A list that cannot be read any further, or that leads back into itself, ends there,
 /// and is not whole.
 #[must_use]
-pub(crate) fn all(kernel: &Kernel<'_>, head: VirtAddr, limit: usize) -> (Vec<VirtAddr>, bool) {
+pub fn all(kernel: &Kernel<'_>, head: VirtAddr, limit: usize) -> (Vec<VirtAddr>, bool) {
     let mut seen = BTreeSet::new();
     let mut all = Vec::new();
     let mut at = head;

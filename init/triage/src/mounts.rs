@@ -6,6 +6,7 @@ use base::addr::VirtAddr;
 use base::fields::Fields;
 use processes::names;
 use processes::system::System;
+use symbols::list;
 use vmcore::kernel::KernelError;
 
 use crate::wanted::Mounts;
@@ -52,16 +53,9 @@ pub(crate) fn walk(
         each(row(system, wanted, mount));
         // The children of a mount, in a list; those that cannot be reached are left out.
         let head = VirtAddr(mount.0.wrapping_add(wanted.mount.mounts));
-        let mut children = Vec::new();
-        let mut at = head;
-        while let Ok(Some(next)) = system.pointer(at, 0, "mount.mnt_mounts") {
-            if next == head || children.len() >= limit {
-                break;
-            }
-            children.push(VirtAddr(next.0.wrapping_sub(wanted.mount.child)));
-            at = next;
-        }
-        waiting.extend(children.into_iter().rev());
+        let (children, _) = list::all(system.kernel, head, limit);
+        let mount_of = |entry: VirtAddr| VirtAddr(entry.0.wrapping_sub(wanted.mount.child));
+        waiting.extend(children.into_iter().rev().map(mount_of));
     }
     Ok(())
 }

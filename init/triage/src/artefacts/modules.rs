@@ -6,7 +6,7 @@ use base::addr::VirtAddr;
 use base::fields::Fields;
 use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
-use symbols::{layouts, modules};
+use symbols::{layouts, list, modules};
 
 use super::{Artefact, Ground, Row, Rows, Stop};
 use crate::numbers;
@@ -105,21 +105,14 @@ impl Layout {
     /// Modules that have a directory in /sys/module.
     fn in_sysfs(&self, ground: &Ground<'_>) -> Vec<VirtAddr> {
         let system = ground.system;
-        let mut all = Vec::new();
-        let Some(sysfs) = &self.sysfs else { return all };
+        let Some(sysfs) = &self.sysfs else { return Vec::new() };
         let set = system.pointer(sysfs.set, 0, "module_kset").ok().flatten();
-        let Some(head) = set.and_then(|set| set.checked_add(sysfs.list)) else { return all };
-        let mut at = head;
-        for _ in 0..MAX {
-            let Ok(Some(next)) = system.pointer(at, 0, "kset.list") else { break };
-            if next == head {
-                break;
-            }
-            let entry = next.0.wrapping_sub(sysfs.entry).wrapping_sub(sysfs.kobject);
-            // Parts of the kernel itself have a directory there, too, and no module.
-            all.extend(system.pointer(VirtAddr(entry), sysfs.module, "module_kobject.mod").ok().flatten());
-            at = next;
-        }
-        all
+        let Some(head) = set.and_then(|set| set.checked_add(sysfs.list)) else { return Vec::new() };
+        // Parts of the kernel itself have a directory there, too, and no module.
+        let module = |entry: VirtAddr| {
+            let kobject = VirtAddr(entry.0.wrapping_sub(sysfs.entry).wrapping_sub(sysfs.kobject));
+            system.pointer(kobject, sysfs.module, "module_kobject.mod").ok().flatten()
+        };
+        list::all(system.kernel, head, MAX).0.into_iter().filter_map(module).collect()
     }
 }
