@@ -292,14 +292,21 @@ impl Drop for Upload {
         if self.is_finished {
             return;
         }
-        self.under_way.abort_all();
+        // A host may keep a part whose request it was still reading when the upload was given up
+        // (S3's documentation of AbortMultipartUpload), so parts on their way may arrive before it.
+        // One that has failed is not waited for.
+        let patience = if self.failed.is_some() { Duration::ZERO } else { GOODBYE };
+        let under_way = &mut self.under_way;
+        let settling = async {
+            let arriving = async { while under_way.join_next().await.is_some() {} };
+            if tokio::time::timeout(patience, arriving).await.is_err() {
+                under_way.shutdown().await;
+            }
+        };
+        wait(&self.runtime, settling);
         let ended = core::mem::take(&mut self.ended).into_iter().map(|ended| ended.object);
         for object in self.object.take().into_iter().chain(ended) {
-            let (under_way, store) = (&mut self.under_way, &self.store);
-            let aborting = async {
-                while under_way.join_next().await.is_some() {} // a part that arrives later would stay
-                tokio::time::timeout(GOODBYE, store.abort(&object)).await
-            };
+            let aborting = async { tokio::time::timeout(GOODBYE, self.store.abort(&object)).await };
             match wait(&self.runtime, aborting) {
                 Ok(Ok(())) => log::warn!("{} is given up, and its parts are removed", object.name),
                 Ok(Err(error)) => log::warn!("{}", base::log::chain(&error)),
