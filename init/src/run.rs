@@ -10,7 +10,9 @@ mod modules;
 mod save;
 pub(crate) mod secrets;
 mod summary;
+mod triage;
 mod trigger;
+mod walk;
 
 use core::cell::OnceCell;
 use std::io::Read;
@@ -20,13 +22,13 @@ use std::{fs, io};
 
 use zeroize::Zeroizing;
 
+use ::triage::findings::Findings;
 use base::addr::{Pfn, PfnRange};
 use base::attempt::{Attempt, Rung};
 use base::beat::{self, Beat, Step};
 use base::config::{self, Config, CrashLoop, When};
 use base::facts::{Facts, MemoryRange, Planned};
 use base::time::{Lap, seconds};
-use triage::findings::Findings;
 use vmcore::dump::Request;
 use vmcore::filter::PageFilter;
 use vmcore::format::kdump::Utsname;
@@ -108,7 +110,10 @@ fn capture(
         skip,
         filter,
         findings: OnceCell::new(),
-        walk_ended_badly: attempt.earlier.iter().any(|earlier| earlier.step.as_deref() == Some("summary")),
+        walk_ended_badly: attempt
+            .earlier
+            .iter()
+            .any(|earlier| matches!(earlier.step.as_deref(), Some("summary" | "triage"))),
         start,
     };
     if attempt.earlier.is_empty() {

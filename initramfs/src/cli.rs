@@ -306,14 +306,23 @@ pub(crate) enum Debug {
         files: Vec<PathBuf>,
     },
     /// Bring out what was running, as JSON Lines (processes, open files, sockets, mounts, modules, a
-    /// timeline), and the files that were in memory only, into a new folder
+    /// timeline), and the files that were in memory only, into a new folder or into one file
     ///
     /// Files of tmpfs are recovered whole, of others the pages that never reached the disk: at their paths
     /// below `[root]`. Exit code 3: something could not be read.
     Triage {
-        /// The folder to make
+        /// The folder to make, or a file whose name ends with .tar.zst, which captures make, too
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
+        /// Leave out what people keep secret: contents of files, and variables of the environment
+        #[arg(long)]
+        rows: bool,
+        /// Recover only files whose path fits: `*` is any text, `?` a letter; may be given again
+        #[arg(long, value_name = "PATTERN")]
+        only: Vec<String>,
+        /// Recover no files whose path fits; may be given again
+        #[arg(long, value_name = "PATTERN")]
+        except: Vec<String>,
         /// MiB of one recovered file at most
         #[arg(long, value_name = "MIB", default_value_t = 64)]
         file_limit: u64,

@@ -157,10 +157,11 @@ fn debug(command: Debug) -> Result<ExitCode, Failure> {
             print(&text)?;
             Ok(whole_or_damaged(findings.missing.is_empty()))
         }
-        Debug::Triage { output, file_limit, limit, files } => {
+        Debug::Triage { output, rows, only, except, file_limit, limit, files } => {
             let mib = |count: u64| count.saturating_mul(1 << 20);
-            let limits = Limits { file: mib(file_limit), files: mib(limit), ..Limits::default() };
-            let done = triage::make(&files, &output, limits)?;
+            let (file, all) = (mib(file_limit), mib(limit));
+            let limits = Limits { file, files: all, contents: !rows, only, except, ..Limits::default() };
+            let done = triage::make(&files, &output, &limits)?;
             print(&triage::text(&done, &output))?;
             Ok(whole_or_damaged(done.iter().all(|done| done.with_errors == 0 && done.stopped.is_none())))
         }

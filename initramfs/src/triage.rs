@@ -1,28 +1,24 @@
 //! `afterimage triage`: what was running, as rows, and the files that were in memory only, in a folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use processes::resident::Held;
-use processes::system::{System, SystemError};
-use processes::tasks;
+use base::addr::{to_u64, to_usize};
+use processes::system::SystemError;
 use symbols::btf::{self, BtfError};
 use symbols::kallsyms::{KallsymsError, index};
 use symbols::knowledge::Read;
-use triage::artefacts::{self, Done, Ground, Limits, Output, Row};
+use triage::archive::{Archive, Chunk};
+use triage::artefacts::{self, Done, Limits, Output, Recovered, Row};
+use triage::places::{Places, ROOT};
 use triage::summary::{self, Subject};
-use vmcore::kernel::Kernel;
+use vmcore::budget;
 
 use crate::input::{Input, InputError};
-
-/// Where recovered files are, at their paths: analysts' tools take such a folder for a machine's root.
-const ROOT: &str = "[root]";
-/// Bytes of a name in a path (`NAME_MAX`), and of a path in a folder that may have a long name itself.
-const NAME: usize = 255;
-const PATH: usize = 3000;
 
 /// Why there is no triage.
 #[derive(Debug, thiserror::Error)]
@@ -52,39 +48,51 @@ pub enum TriageError {
     },
 }
 
-/// Walks through the memory of the dump in `files` and fills the folder `out`; how each artefact did.
-pub fn make(files: &[PathBuf], out: &Path, limits: Limits) -> Result<Vec<Done>, TriageError> {
+/// Ending of the name of an output that is one file.
+const ARCHIVE: &str = ".tar.zst";
+
+/// Walks through the memory of the dump in `files` and fills `out`: a new folder, or a tar if its name says
+/// so; how each artefact did.
+pub fn make(files: &[PathBuf], out: &Path, limits: &Limits) -> Result<Vec<Done>, TriageError> {
     let input = Input::open_x86_64(files)?;
     let failed = |source| TriageError::Write { path: out.to_owned(), source };
-    let kernel = input.kernel();
-    let names = index::read(&kernel)?;
-    let types = btf::read(&kernel, &names)?;
-    let known = Read { symbols: &names, types: &types };
-    let mut folder = Folder::new(out)?;
-    let done = run(&kernel, &known, limits, &mut folder)?;
-    let subject = Subject { core: input.core(), kernel: &kernel, answers: None, planned: false };
-    let findings = summary::of(subject);
-    folder.text("summary.txt", &findings.to_text(usize::MAX)).map_err(failed)?;
-    folder.text("summary.json", &findings.to_json(usize::MAX)).map_err(failed)?;
-    let index =
-        serde_json::json!({ "format": 1, "afterimage": env!("CARGO_PKG_VERSION"), "artefacts": done });
-    folder.text("index.json", &format!("{index:#}\n")).map_err(failed)?;
-    folder.finish().map_err(failed)?;
+    let is_archive = out.to_str().is_some_and(|name| name.ends_with(ARCHIVE));
+    if !is_archive {
+        let mut folder = Folder::new(out)?;
+        let done = run(&input, limits, &mut folder)?;
+        texts(&input, &done, |name, text| folder.text(name, text)).map_err(failed)?;
+        folder.finish().map_err(failed)?;
+        return Ok(done);
+    }
+    let mut file = Folder::create(out).map_err(failed)?;
+    let mut send = |chunk: Chunk| file.write_all(&chunk.frame);
+    let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    let mut archive = Archive::new(now, &mut send).map_err(failed)?;
+    let done = run(&input, limits, &mut archive)?;
+    texts(&input, &done, |name, text| archive.text(name, text)).map_err(failed)?;
+    archive.finish().and_then(|()| file.sync_all()).map_err(failed)?;
     Ok(done)
 }
 
-fn run(
-    kernel: &Kernel<'_>,
-    known: &Read<'_>,
-    limits: Limits,
-    output: &mut dyn Output,
-) -> Result<Vec<Done>, TriageError> {
-    let system = System::new(kernel, known)?;
-    let processes = tasks::all(&system)?;
-    let held = Held::new(kernel.memory());
-    let clock = summary::clock(kernel, known);
-    let ground = Ground { system: &system, known, processes: &processes, held: &held, clock, limits };
-    Ok(artefacts::run_all(&ground, output))
+/// What stands beside the rows.
+fn texts(
+    input: &Input,
+    done: &[Done],
+    mut write: impl FnMut(&str, &str) -> io::Result<()>,
+) -> io::Result<()> {
+    let kernel = input.kernel();
+    let findings =
+        summary::of(Subject { core: input.core(), kernel: &kernel, answers: None, planned: false });
+    write("summary.txt", &findings.to_text(usize::MAX))?;
+    write("summary.json", &findings.to_json(usize::MAX))?;
+    write("index.json", &artefacts::index(done, env!("CARGO_PKG_VERSION"), budget::peak_memory()))
+}
+
+fn run(input: &Input, limits: &Limits, output: &mut dyn Output) -> Result<Vec<Done>, TriageError> {
+    let kernel = input.kernel();
+    let names = index::read(&kernel)?;
+    let types = btf::read(&kernel, &names)?;
+    Ok(artefacts::walk(&kernel, &Read { symbols: &names, types: &types }, limits, output)?)
 }
 
 /// For people: a line for each artefact.
@@ -108,9 +116,17 @@ pub fn text(done: &[Done], out: &Path) -> String {
 struct Folder {
     dir: PathBuf,
     rows: BTreeMap<&'static str, BufWriter<File>>,
-    open: Option<File>,
-    /// Names that were given, so that no file takes the place of another.
-    number: u64,
+    open: Option<Open>,
+    places: Places,
+}
+
+/// A recovered file that is being written.
+#[derive(Debug)]
+struct Open {
+    file: File,
+    /// What is still to be written of its ranges.
+    ranges: VecDeque<(u64, u64)>,
+    modified: Option<SystemTime>,
 }
 
 impl Folder {
@@ -125,7 +141,7 @@ impl Folder {
             }
             Err(error) => return Err(failed(error)),
         }
-        Ok(Self { dir: dir.to_owned(), rows: BTreeMap::new(), open: None, number: 0 })
+        Ok(Self { dir: dir.to_owned(), rows: BTreeMap::new(), open: None, places: Places::default() })
     }
 
     fn create(path: &Path) -> io::Result<File> {
@@ -137,48 +153,8 @@ impl Folder {
     }
 
     fn finish(self) -> io::Result<()> {
-        for (_, mut rows) in self.rows {
-            rows.flush()?;
-        }
-        Ok(())
+        self.rows.into_values().try_for_each(|mut rows| rows.flush())
     }
-
-    /// Makes the file and the folders above it. Nothing in the folder is a link, so that no path leads
-    /// out of it.
-    fn place(&mut self, path: &str) -> io::Result<(String, File)> {
-        let wanted = safe(path);
-        let parent = wanted.rsplit_once('/').map_or("", |(parent, _)| parent);
-        let root = self.dir.join(ROOT);
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(root.join(parent));
-        let file = made.and_then(|()| Self::create(&root.join(&wanted)));
-        if let Ok(file) = file {
-            return Ok((wanted, file));
-        }
-        // There is a file of that name, or one where a folder would have to be.
-        self.number = self.number.saturating_add(1);
-        let other = format!("[other]/{}", self.number);
-        DirBuilder::new().recursive(true).mode(0o700).create(root.join("[other]"))?;
-        let file = Self::create(&root.join(&other))?;
-        Ok((other, file))
-    }
-}
-
-/// A path below the root: no part of it leads up, is too long or has a NUL.
-fn safe(path: &str) -> String {
-    let parts = path.split('/').filter(|part| !matches!(*part, "" | "." | "..") && !part.contains('\0'));
-    let mut whole = String::new();
-    for part in parts {
-        let end = part.floor_char_boundary(NAME);
-        let part = part.get(..end).unwrap_or_default();
-        if whole.len().saturating_add(part.len()) > PATH {
-            break;
-        }
-        if !whole.is_empty() {
-            whole.push('/');
-        }
-        whole.push_str(part);
-    }
-    if whole.is_empty() { "[no name]".to_owned() } else { whole }
 }
 
 impl Output for Folder {
@@ -193,20 +169,47 @@ impl Output for Folder {
         }
     }
 
-    fn begin(&mut self, path: &str, bytes: u64) -> io::Result<String> {
-        let (name, file) = self.place(path)?;
-        file.set_len(bytes)?;
-        self.open = Some(file);
-        Ok(format!("{ROOT}/{name}"))
+    fn done(&mut self, artefact: &'static str) -> io::Result<()> {
+        // A file without rows says that there were none.
+        match self.rows.remove(artefact) {
+            Some(mut rows) => rows.flush(),
+            None => Self::create(&self.dir.join(format!("{artefact}.jsonl"))).map(drop),
+        }
     }
 
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.open.as_ref().map_or(Ok(()), |file| file.write_all_at(bytes, offset))
+    fn begin(&mut self, file: &Recovered<'_>) -> io::Result<String> {
+        let name = format!("{ROOT}/{}", self.places.give(file.path));
+        let at = self.dir.join(&name);
+        if let Some(parent) = at.parent() {
+            // Nothing in the folder is a link, so that no path leads out of it.
+            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        }
+        let made = Self::create(&at)?;
+        made.set_len(file.bytes)?;
+        let modified =
+            file.modified.and_then(|at| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at)));
+        self.open = Some(Open { file: made, ranges: file.ranges.iter().copied().collect(), modified });
+        Ok(name)
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        while let (Some((at, end)), false) = (open.ranges.front_mut(), bytes.is_empty()) {
+            let len = to_usize(end.saturating_sub(*at)).min(bytes.len());
+            let (now, later) = bytes.split_at_checked(len).unwrap_or((bytes, &[]));
+            open.file.write_all_at(now, *at)?;
+            *at = at.saturating_add(to_u64(now.len()));
+            if *at >= *end {
+                open.ranges.pop_front();
+            }
+            bytes = later;
+        }
+        Ok(())
     }
 
     fn end(&mut self) -> io::Result<()> {
-        self.open = None;
-        Ok(())
+        let Some(Open { file, modified, .. }) = self.open.take() else { return Ok(()) };
+        modified.map_or(Ok(()), |modified| file.set_modified(modified))
     }
 }
 
@@ -215,29 +218,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_path_leads_out() {
-        assert_eq!(safe("/var/log/../../etc/./passwd"), "var/log/etc/passwd");
-        assert_eq!(safe("/../.."), "[no name]");
-        assert_eq!(safe("/a\0b/c"), "c");
-        assert!(safe(&format!("/{}", "x".repeat(400))).len() <= NAME);
-        assert!(safe(&"/xxxxxxxx".repeat(2000)).len() <= PATH + 300);
-        assert!(safe("/é".repeat(300).as_str()).is_char_boundary(3));
-    }
-
-    #[test]
     fn files_of_one_name_are_all_there() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
         let mut folder = Folder::new(&out).unwrap();
         let mut write = |path: &str, text: &[u8]| {
-            let name = folder.begin(path, 8).unwrap();
-            folder.write_at(2, text).unwrap();
+            let ranges = [(2, 4), (5, 8)];
+            let file = Recovered { path, bytes: 9, ranges: &ranges, mode: 0o644, modified: Some(1_000_000) };
+            let name = folder.begin(&file).unwrap();
+            folder.write(&text[..1]).unwrap();
+            folder.write(&text[1..]).unwrap();
             folder.end().unwrap();
-            fs::read(out.join(name)).unwrap()
+            let at = out.join(name);
+            let modified = fs::metadata(&at).unwrap().modified().unwrap();
+            assert_eq!(modified.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(), 1_000_000);
+            fs::read(at).unwrap()
         };
-        assert_eq!(write("/tmp/a", b"one"), b"\0\0one\0\0\0");
-        assert_eq!(write("/tmp/a", b"two"), b"\0\0two\0\0\0", "the same name again");
-        assert_eq!(write("/tmp/a/b", b"three"), b"\0\0three\0", "a file where a folder would have to be");
+        assert_eq!(write("/tmp/a", b"first"), b"\0\0fi\0rst\0");
+        assert_eq!(write("/tmp/a", b"other"), b"\0\0ot\0her\0", "the same name again");
+        assert_eq!(write("/tmp/a/b", b"third"), b"\0\0th\0ird\0", "a file where a folder would have to be");
         assert!(fs::read_dir(out.join(ROOT).join("tmp")).unwrap().count() == 1);
         assert!(matches!(Folder::new(&out), Err(TriageError::Taken(_))));
     }

@@ -30,6 +30,8 @@ pub struct Config {
     pub append: String,
     /// `[finish] action`.
     pub action: String,
+    /// `[triage] save`: most tests are not about it, and it takes seconds.
+    pub triage: String,
     /// All lines of `[finish]`; when there is any, `action` does not count.
     pub finish: String,
     /// `[image] compress`.
@@ -60,6 +62,7 @@ impl Default for Config {
             capture: String::new(),
             append: String::new(),
             action: "reboot".into(),
+            triage: "nothing".into(),
             finish: String::new(),
             image_compress: "gzip".into(),
             strip: "auto".into(),
@@ -74,7 +77,17 @@ impl Config {
     /// adds.
     pub(crate) fn toml(&self, append: &str) -> String {
         let Self {
-            level, compress, cpus, stall_timeout, capture, image_compress, strip, modules, more, ..
+            level,
+            compress,
+            triage,
+            cpus,
+            stall_timeout,
+            capture,
+            image_compress,
+            strip,
+            modules,
+            more,
+            ..
         } = self;
         let action = format!("action = {:?}", self.action);
         let finish = if self.finish.is_empty() { &action } else { &self.finish };
@@ -84,7 +97,7 @@ impl Config {
         let append = [append, &self.append].join(" ");
         let append = append.trim();
         format!(
-            "[dump]\nlevel = {level}\ncompress = {compress:?}\n\n{targets}\
+            "[dump]\nlevel = {level}\ncompress = {compress:?}\n\n[triage]\nsave = {triage:?}\n\n{targets}\
              [capture]\ncpus = {cpus}\nstall_timeout = {stall_timeout}\ncmdline_append = \
              {append:?}\ncmdline_remove = []\n\
              {capture}\n\n[finish]\n{finish}\n\n\

@@ -44,6 +44,31 @@ impl Triage<'_> {
         fs::read(&path).with_context(|| format!("reading {}", path.display()))
     }
 
+    /// Compares rows and files with those of another folder, made of the same memory.
+    pub fn ensure_like(&self, other: &Self) -> Result<()> {
+        let (ours, theirs) = (self.names()?, other.names()?);
+        ensure!(ours == theirs, "{ours:?} instead of {theirs:?}");
+        ensure!(ours.iter().any(|name| name == "processes.jsonl"), "{ours:?}");
+        for name in ours.iter().filter(|name| name.contains(".jsonl")) {
+            let read = |dir: &Path| fs::read(dir.join(name)).with_context(|| format!("reading {name}"));
+            ensure!(read(self.0)? == read(other.0)?, "{name} is not the same");
+        }
+        for row in self.rows("recovered")? {
+            let Some(name) = row.pointer("/linux/recovered/name").and_then(Value::as_str) else { continue };
+            let read = |dir: &Path| fs::read(dir.join(name)).with_context(|| format!("reading {name}"));
+            ensure!(read(self.0)? == read(other.0)?, "{name} is not the same");
+        }
+        Ok(())
+    }
+
+    /// Names of what lies in the folder, but of the summary, which captures save beside it.
+    fn names(&self) -> Result<BTreeSet<String>> {
+        let names = fs::read_dir(self.0)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let mut names = names.collect::<Result<BTreeSet<_>>>()?;
+        names.retain(|name| !name.starts_with("summary."));
+        Ok(names)
+    }
+
     /// Compares the rows with what /proc showed. Threads of the kernel come and go with their work.
     pub fn ensure_like_proc(&self) -> Result<()> {
         let snapshot = String::from_utf8(self.recovered(SNAPSHOT)?).context("the snapshot")?;

@@ -11,7 +11,7 @@ use qemu_tests::outcome::{Dump, Outcome};
 use qemu_tests::scenario::{HOST, Scenario};
 use serde_json::Value;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Bytes that both files may have together.
 const LIMIT: u64 = 256 << 10;
@@ -44,6 +44,7 @@ fn judge(series: &str) -> Result<()> {
     let mut scenario = Scenario::new(&format!("summary-{series}"), &kernel);
     scenario.memory_mib = 512;
     scenario.config.level = 1;
+    "auto".clone_into(&mut scenario.config.triage);
     scenario.extra = ["xfs", "btrfs"].map(|kind| ExtraDisk::of(kind, 384, Content::Filesystem(kind))).into();
     scenario.layout =
         ["mount /dev/vdb /x xfs nouuid", "mount /dev/vdc /b btrfs subvolid=5"].map(str::to_owned).into();
@@ -64,6 +65,7 @@ fn ensure_triage(outcome: &Outcome, dump: &Dump) -> Result<()> {
         .run()?;
     let triage = Triage(&out);
     triage.ensure_like_proc()?;
+    ensure_archive(outcome, dump, &triage)?;
     let lines: String = (0..UNSYNCED_LINES).map(|number| unsynced_line(&outcome.seed, number)).collect();
     for directory in ["/disk", "/x", "/b"] {
         let path = format!("{directory}/{UNSYNCED}");
@@ -75,6 +77,33 @@ fn ensure_triage(outcome: &Outcome, dump: &Dump) -> Result<()> {
         let grep = Command::new("grep").args(["-q", "-a", "-F", needle.trim_end()]).arg(&image).status()?;
         ensure!(grep.code() == Some(1), "{} has {needle:?}, or cannot be read: {grep}", image.display());
     }
+    Ok(())
+}
+
+/// What the capture itself brought out: the same rows and files as come out of the dump.
+fn ensure_archive(outcome: &Outcome, dump: &Dump, offline: &Triage<'_>) -> Result<()> {
+    let out = outcome.scratch("archive");
+    fs::create_dir(&out)?;
+    let packed = dump.file("triage.tar.zst");
+    let file = fs::File::open(&packed).with_context(|| format!("opening {}", packed.display()))?;
+    let mut tar = Command::new("tar").args(["-x", "-C"]).arg(&out).stdin(Stdio::piped()).spawn()?;
+    let to = tar.stdin.take().context("no pipe to tar")?;
+    zstd::stream::copy_decode(file, to).context("triage.tar.zst")?;
+    ensure!(tar.wait()?.success(), "tar does not take {}", packed.display());
+    let online = Triage(&out);
+    online.ensure_like_proc().context("triage.tar.zst")?;
+    online.ensure_like(offline)?;
+    ensure!(!out.join("INCOMPLETE.txt").exists(), "triage is not whole");
+    let result = dump.result()?;
+    let degradations = result.pointer("/degradations").and_then(Value::as_array).context("no list")?;
+    ensure!(degradations.iter().all(|one| one["step"] != "triage"), "{degradations:?}");
+    let bytes = result.pointer("/triage_bytes").and_then(Value::as_u64);
+    ensure!(bytes == Some(fs::metadata(&packed)?.len()), "{bytes:?}");
+    let seconds = result.pointer("/seconds/triage").and_then(Value::as_f64).context("no time")?;
+    let index: Value = serde_json::from_str(&fs::read_to_string(out.join("index.json"))?)?;
+    let memory = index.pointer("/peak_memory_bytes").and_then(Value::as_u64).context("no peak memory")?;
+    eprintln!("triage took {seconds} s and {memory} bytes, and has {} bytes", bytes.unwrap_or(0));
+    ensure!(memory <= 24 << 20, "triage took {memory} bytes of memory");
     Ok(())
 }
 

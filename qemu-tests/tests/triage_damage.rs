@@ -8,9 +8,6 @@ use anyhow::{Context, Result, ensure};
 use base::addr::{PageSize, PfnRange, PhysAddr};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::time::{ClockId, clock_gettime};
-use processes::resident::Held;
-use processes::system::System;
-use processes::tasks;
 use qemu_tests::damage::Random;
 use qemu_tests::damage::overlay::Overlay;
 use qemu_tests::raw_core;
@@ -23,7 +20,7 @@ use std::{env, io};
 use symbols::btf;
 use symbols::kallsyms::index;
 use symbols::knowledge::{Answers, Read, Recorder};
-use triage::artefacts::{self, Ground, Limits, Output, Row};
+use triage::artefacts::{self, Limits, Output, Recovered, Row};
 use triage::summary::{self, Subject};
 use triage::wanted;
 use vmcore::kernel::Kernel;
@@ -90,11 +87,15 @@ impl Output for Counter {
         Ok(())
     }
 
-    fn begin(&mut self, path: &str, _: u64) -> io::Result<String> {
-        Ok(path.to_owned())
+    fn done(&mut self, _: &'static str) -> io::Result<()> {
+        Ok(())
     }
 
-    fn write_at(&mut self, _: u64, bytes: &[u8]) -> io::Result<()> {
+    fn begin(&mut self, file: &Recovered<'_>) -> io::Result<String> {
+        Ok(file.path.to_owned())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.bytes = self.bytes.saturating_add(base::addr::to_u64(bytes.len()));
         Ok(())
     }
@@ -110,14 +111,9 @@ fn walk(core: &dyn Core, memory: &dyn PhysicalMemory, answers: &Answers) -> Resu
     let mut counter = Counter::default();
     let findings = summary::of(Subject { core, kernel: &kernel, answers: Some(answers), planned: false });
     counter.summary = findings.to_json(160 << 10).len().saturating_add(findings.to_text(96 << 10).len());
-    let Ok(system) = System::new(&kernel, answers) else { return Ok(counter) };
-    let Ok(processes) = tasks::all(&system) else { return Ok(counter) };
-    let held = Held::new(memory);
-    let clock = summary::clock(&kernel, answers);
-    let limits = Limits { file: 4 << 20, files: 64 << 20, time: Duration::from_secs(2) };
-    let (system, processes, held) = (&system, &processes, &held);
-    let ground = Ground { system, known: answers, processes, held, clock, limits };
-    for done in artefacts::run_all(&ground, &mut counter) {
+    let limits = Limits { file: 4 << 20, files: 64 << 20, time: Duration::from_secs(2), ..Limits::default() };
+    let Ok(all) = artefacts::walk(&kernel, answers, &limits, &mut counter) else { return Ok(counter) };
+    for done in all {
         if let Some(why) = done.stopped.filter(|why| why.contains("a row that is none")) {
             return Err(why);
         }
@@ -167,7 +163,6 @@ fn damaged(series: &str, seed: u64, cases: u64) -> Result<()> {
     let known = Read { symbols: &names, types: &types };
     let recorder = Recorder::new(&known);
     wanted::ask_all(Some(&kernel), &recorder);
-    artefacts::ask_all(&recorder);
     let answers = recorder.answers();
     let watched = Watched { core: &core, words: Mutex::default() };
     let healthy = walk(&core, &watched, &answers).map_err(anyhow::Error::msg)?;

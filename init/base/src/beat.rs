@@ -65,13 +65,15 @@ pub enum Step {
     Summary,
     /// Writing the dump.
     Dump,
+    /// Looking through the memory for triage.
+    Triage,
     /// Writing result.json and letting go of the target.
     Close,
     /// Preparing the final action.
     Handoff,
 }
 
-const STEPS: [(Step, &str); 9] = [
+const STEPS: [(Step, &str); 10] = [
     (Step::Modules, "modules"),
     (Step::Vmcore, "vmcore"),
     (Step::Hook, "hook"),
@@ -79,6 +81,7 @@ const STEPS: [(Step, &str); 9] = [
     (Step::Log, "log"),
     (Step::Summary, "summary"),
     (Step::Dump, "dump"),
+    (Step::Triage, "triage"),
     (Step::Close, "close"),
     (Step::Handoff, "handoff"),
 ];

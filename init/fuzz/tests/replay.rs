@@ -104,7 +104,7 @@ fn replay(name: &str) {
         (target.check)(input);
     }
     // A debug file takes as long as a hundred other inputs; qemu-tests damage those of real kernels.
-    let cases = if name == "symbols" { CASES / 10 } else { CASES };
+    let cases = if matches!(name, "symbols" | "triage") { CASES / 10 } else { CASES };
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let damaged = (any::<Index>(), vec(edits(), 1..6)).prop_map(|(input, edits)| {
@@ -142,4 +142,6 @@ macro_rules! replayed {
     };
 }
 
-replayed! { btf config dmesg elf filter image kdump kexec net rawdump stack superblocks symbols vmcoreinfo }
+replayed! {
+    btf config dmesg elf filter image kdump kexec net rawdump stack superblocks symbols triage vmcoreinfo
+}

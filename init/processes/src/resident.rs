@@ -107,6 +107,12 @@ impl Held {
         Self(held)
     }
 
+    /// Whether the page is there.
+    #[must_use]
+    pub fn has(&self, pfn: Pfn) -> bool {
+        self.run(pfn, 1).1
+    }
+
     /// How many pages from `pfn` on are all there or all absent, at most `pages`, and which.
     fn run(&self, pfn: Pfn, pages: u64) -> (u64, bool) {
         let next = self.0.partition_point(|range| range.end() <= pfn);

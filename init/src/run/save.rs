@@ -1,10 +1,10 @@
 //! What is saved on one target, in this order: the log, the summary, then the dump or what stands for
-//! it, then `result.json`.
+//! it, then `result.json`, and when all that is safe triage, after which `result.json` is written again.
 
 use std::io::{self, BufWriter, Write};
 
 use crate::run::fit::{Fit, fit};
-use crate::run::{Job, hooks, live, seconds_since, summary};
+use crate::run::{Job, hooks, live, seconds_since, summary, triage};
 use crate::targets::Ways;
 use base::attempt::Rung;
 use base::beat::{self, Beat, Step};
@@ -318,6 +318,10 @@ fn finish(
         beat::tell(&Beat::Saved(summary.outcome.to_string()));
     }
     let before = summary.degradations.len();
+    let mut lap = Lap::start();
+    triage::save(job, slow, target.as_mut(), summary);
+    summary.seconds.triage = lap.lap();
+    job.step(Step::Close, slow);
     if summary.outcome == Outcome::Complete
         && let Err(error) = target.retire()
     {
@@ -325,10 +329,12 @@ fn finish(
     }
     hooks::run(&job.config.hook, When::After, target.directory().as_deref(), summary);
     job.step(Step::Close, slow);
-    if summary.degradations.len() > before
+    (summary.sent, summary.remarks) = (target.sent(), target.remarks());
+    summary.seconds.total = seconds_since(job.start);
+    if (summary.degradations.len() > before || summary.triage_bytes.is_some())
         && let Err(error) = write_result(&mut result, summary)
     {
-        log::error!("result.json lacks what went wrong in the end: {}", base::log::chain(&error));
+        log::error!("result.json lacks what came in the end: {}", base::log::chain(&error));
     }
     drop(result);
     if let Err(error) = target.close() {

@@ -1,17 +1,12 @@
 //! The summary: made once, by a process of its own that has two seconds, and saved on each target
 //! behind the log.
 
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use crate::run::{Job, VMCORE};
-use crate::walker::{ARGUMENT, Order};
-use base::beat::{self, Step};
+use crate::run::Job;
+use crate::run::walk::Walk;
+use crate::walker::Task;
+use base::beat::Step;
 use triage::cause::Kind;
 use triage::findings::{Findings, Piece};
 use vmcore::report::{Degradation, Summary};
@@ -28,8 +23,6 @@ const JSON: usize = 160 << 10;
 const TEXT: usize = 96 << 10;
 /// The same on a target that has little room.
 const SMALL: usize = 16 << 10;
-/// How often it is looked whether the process has ended.
-const TICK: Duration = Duration::from_millis(10);
 
 /// Walks through the memory, if an earlier attempt did not come to its end there.
 pub(super) fn make(job: &Job<'_>) -> Findings {
@@ -44,10 +37,11 @@ pub(super) fn make(job: &Job<'_>) -> Findings {
     }
     job.step(Step::Summary, GRACE);
     let start = Instant::now();
-    match start_walker(job).and_then(|(mut child, out)| {
-        let why = receive(out, start, &mut findings);
-        end(&mut child, why)
-    }) {
+    let walked = Walk::start(job, Task::Summary, TIME).and_then(|mut walk| {
+        let why = receive(&mut walk, &mut findings).err();
+        walk.end(why)
+    });
+    match walked {
         Ok(None) => {}
         Ok(Some(why)) => findings.miss("what would follow", &why),
         Err(error) => findings.miss("all that is in memory", &format!("the walker did not start: {error}")),
@@ -56,49 +50,18 @@ pub(super) fn make(job: &Job<'_>) -> Findings {
     findings
 }
 
-fn start_walker(job: &Job<'_>) -> io::Result<(Child, ChildStdout)> {
-    let last = job.facts.memory_map.iter().map(|range| range.last).max();
-    let order = Order {
-        vmcore: VMCORE.to_owned(),
-        memory_end: last.and_then(|last| last.checked_add(1)),
-        info: job.info.to_text(),
-        knowledge: job.knowledge().to_owned(),
-        planned: job.planned.is_some(),
-    };
-    let mut command = Command::new("/proc/self/exe");
-    command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn()?;
-    let (input, output) = (child.stdin.take(), child.stdout.take());
-    let (Some(mut input), Some(output)) = (input, output) else {
-        return Err(io::ErrorKind::BrokenPipe.into());
-    };
-    // It reads all of it before it does anything else.
-    input.write_all(&serde_json::to_vec(&order)?)?;
-    Ok((child, output))
-}
-
-/// Takes the pieces, until there are no more, or the time is over; says why then.
-fn receive(mut out: ChildStdout, start: Instant, findings: &mut Findings) -> Option<String> {
+/// Takes the pieces until there are no more; says why there are none.
+fn receive(walk: &mut Walk, findings: &mut Findings) -> Result<(), String> {
     let (mut line, mut sent) = (Vec::new(), 0_usize);
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let left = TIME.checked_sub(start.elapsed());
-        let Some(left) = left else { return Some(format!("the walk took longer than {} s", TIME.as_secs())) };
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        match poll(&mut [PollFd::new(out.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
-            Ok(_) => {}
-            Err(errno) => return Some(errno.desc().to_owned()),
+        let len = walk.read(&mut buffer)?;
+        if len == 0 {
+            return Ok(());
         }
-        let len = match out.read(&mut buffer) {
-            Ok(0) => return None,
-            Ok(len) => len,
-            Err(error) => return Some(error.to_string()),
-        };
-        beat::alive();
         sent = sent.saturating_add(len);
         if sent > SENT {
-            return Some(format!("the walk sent more than {} MiB", SENT >> 20));
+            return Err(format!("the walk sent more than {} MiB", SENT >> 20));
         }
         for piece in buffer.get(..len).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
             line.extend_from_slice(piece);
@@ -111,22 +74,6 @@ fn receive(mut out: ChildStdout, start: Instant, findings: &mut Findings) -> Opt
             }
         }
     }
-}
-
-/// Ends the process, and says what is wrong with its end. One that hangs in the kernel is left alone.
-fn end(child: &mut Child, why: Option<String>) -> io::Result<Option<String>> {
-    let start = Instant::now();
-    if why.is_some() {
-        let _ = child.kill();
-    }
-    while start.elapsed() < TIME {
-        if let Some(status) = child.try_wait()? {
-            return Ok(why.or_else(|| (!status.success()).then(|| format!("the walk ended with {status}"))));
-        }
-        sleep(TICK);
-    }
-    let _ = child.kill();
-    Ok(why.or_else(|| Some("the walker did not end".to_owned())))
 }
 
 /// Saves it.

@@ -5,6 +5,7 @@
 
 mod cached;
 mod files;
+mod limits;
 mod modules;
 mod mounted;
 mod processes;
@@ -18,12 +19,16 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use ::processes::resident::Held;
-use ::processes::system::System;
-use ::processes::tasks::Processes;
+use ::processes::system::{System, SystemError};
+use ::processes::tasks::{self, Processes};
 use serde::Serialize;
 use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
+use vmcore::kernel::Kernel;
 
+use crate::summary;
+
+pub use limits::Limits;
 pub use row::Row;
 pub use timeline::Clock;
 
@@ -35,15 +40,33 @@ pub trait Output {
     /// Takes a row of an artefact.
     fn row(&mut self, artefact: &'static str, row: &Row) -> io::Result<()>;
 
-    /// Begins a file that was recovered: its path on the machine, and its length in bytes. Returns
-    /// the name that it has in the output.
-    fn begin(&mut self, path: &str, bytes: u64) -> io::Result<String>;
+    /// Says that an artefact has no more rows.
+    fn done(&mut self, artefact: &'static str) -> io::Result<()>;
 
-    /// Writes bytes of that file; what is never written is a hole.
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Begins a file that was recovered. Returns the name that it has in the output.
+    fn begin(&mut self, file: &Recovered<'_>) -> io::Result<String>;
+
+    /// Writes the next bytes of its ranges, one range behind the other.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
 
     /// Ends it.
     fn end(&mut self) -> io::Result<()>;
+}
+
+/// A file that is recovered.
+#[derive(Clone, Copy, Debug)]
+pub struct Recovered<'a> {
+    /// Its path on the machine.
+    pub path: &'a str,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Where its contents are known, ascending: the first byte, and the one behind the last. All else is a
+    /// hole.
+    pub ranges: &'a [(u64, u64)],
+    /// Its mode (`inode.i_mode`).
+    pub mode: u16,
+    /// When its contents were changed, in seconds since 1970.
+    pub modified: Option<u64>,
 }
 
 /// What walks stand on.
@@ -61,24 +84,7 @@ pub struct Ground<'a> {
     /// What its clocks say.
     pub clock: Clock,
     /// Bounds of what is recovered.
-    pub limits: Limits,
-}
-
-/// Bounds of what is recovered.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Bytes of one file.
-    pub file: u64,
-    /// Bytes of all files.
-    pub files: u64,
-    /// How long one artefact may take: damaged structures can lead through all of memory.
-    pub time: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { file: 64 << 20, files: 2 << 30, time: Duration::from_mins(1) }
-    }
+    pub limits: &'a Limits,
 }
 
 /// A kind of rows.
@@ -193,11 +199,13 @@ fn run<A: Artefact>(ground: &Ground<'_>, output: &mut dyn Output, timeline: &mut
         Ok(layout) => layout.walk(ground, &mut rows).err().map(|stop| base::log::chain(&stop)),
         Err(missing) => Some(missing.to_string()),
     };
+    let (count, errors) = (rows.count, rows.errors);
+    let done = output.done(A::NAME).err().map(|error| base::log::chain(&Stop::Output(error)));
     Done {
         artefact: A::NAME,
-        rows: rows.count,
-        with_errors: rows.errors,
-        stopped,
+        rows: count,
+        with_errors: errors,
+        stopped: stopped.or(done),
         seconds: base::time::seconds(start.elapsed()),
     }
 }
@@ -209,11 +217,39 @@ pub fn ask_all(known: &dyn Knowledge) {
     }
 }
 
-/// Runs all of them, one after the other; how each one did.
-pub fn run_all(ground: &Ground<'_>, output: &mut dyn Output) -> Vec<Done> {
+/// Walks through a kernel's memory with what is known of it; how each artefact did.
+pub fn walk(
+    kernel: &Kernel<'_>,
+    known: &dyn Knowledge,
+    limits: &Limits,
+    output: &mut dyn Output,
+) -> Result<Vec<Done>, SystemError> {
+    let system = System::new(kernel, known)?;
+    let processes = tasks::all(&system)?;
+    let held = Held::new(kernel.memory());
+    let clock = summary::clock(kernel, known);
+    let ground = Ground { system: &system, known, processes: &processes, held: &held, clock, limits };
+    Ok(run_all(&ground, output))
+}
+
+/// `index.json`: how each artefact did, and the most memory in bytes that all of it took.
+#[must_use]
+pub fn index(done: &[Done], version: &str, peak: Option<u64>) -> String {
+    let index = serde_json::json!({
+        "format": 1,
+        "afterimage": version,
+        "peak_memory_bytes": peak,
+        "artefacts": done,
+    });
+    format!("{index:#}\n")
+}
+
+/// Runs all of them, one after the other.
+fn run_all(ground: &Ground<'_>, output: &mut dyn Output) -> Vec<Done> {
     let mut events = 0_u64;
     let mut done: Vec<Done> = ALL.iter().map(|entry| (entry.run)(ground, output, &mut events)).collect();
     let artefact = timeline::NAME;
-    done.push(Done { artefact, rows: events, with_errors: 0, stopped: None, seconds: 0.0 });
+    let stopped = output.done(artefact).err().map(|error| base::log::chain(&Stop::Output(error)));
+    done.push(Done { artefact, rows: events, with_errors: 0, stopped, seconds: 0.0 });
     done
 }

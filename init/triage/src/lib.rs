@@ -5,7 +5,8 @@
 //! - [`summary`]: walks through the memory and sends what it finds, piece by piece.
 //! - [`findings`]: the pieces, and the summary that they become: as JSON and as text.
 //! - [`cause`]: why the kernel came to its end, by its log; [`signature`]: a name for it.
-//! - [`artefacts`]: triage: rows of processes, files, sockets, and what is in memory only.
+//! - [`artefacts`]: triage: rows of processes, files, sockets, and what is in memory only; [`archive`]: all
+//!   of it as one file; [`places`]: under which names.
 //! - [`wanted`]: what the walkers have to know of a kernel.
 //!
 //! ## Words
@@ -19,11 +20,13 @@
     allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "a test may overflow: it fails")
 )]
 
+pub mod archive;
 pub mod artefacts;
 pub mod cause;
 pub mod findings;
 mod mounts;
 mod numbers;
+pub mod places;
 pub mod signature;
 mod stacks;
 pub mod summary;

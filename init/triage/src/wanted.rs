@@ -12,6 +12,8 @@ use symbols::orc::Tables;
 use symbols::unwind::SleeperLayout;
 use vmcore::kernel::Kernel;
 
+use crate::artefacts;
+
 layouts! {
     MountsLayout of "mount" {
         mounts: "mnt_mounts",
@@ -196,6 +198,7 @@ pub fn ask_all(kernel: Option<&Kernel<'_>>, known: &dyn Knowledge) {
     let _ = Layout::ask(known);
     let _ = Variables::ask(known);
     let _ = Wanted::ask(known);
+    artefacts::ask_all(known);
     if let Some(kernel) = kernel {
         let _ = knowledge::hertz(kernel, known);
         let orc = Tables::find(kernel, known);

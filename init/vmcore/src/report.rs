@@ -172,6 +172,8 @@ pub struct Phases {
     pub summary: f64,
     /// Writing the dump.
     pub dump: f64,
+    /// Making and saving triage.
+    pub triage: f64,
     /// All of it.
     pub total: f64,
 }
@@ -251,6 +253,8 @@ pub struct Summary {
     pub cause: Option<String>,
     /// The signature of the crash: crashes of one kind have the same.
     pub signature: Option<String>,
+    /// Bytes of `triage.tar.zst`; none where it was not saved.
+    pub triage_bytes: Option<u64>,
     /// Threads that read and compressed.
     pub workers: usize,
     /// Seconds by phase.

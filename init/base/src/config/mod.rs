@@ -20,6 +20,7 @@ mod overrides;
 mod planned;
 mod size;
 mod target;
+mod triage;
 mod url;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,7 @@ pub use target::{
     Client, Filesystem, Https, KnownBy, Nfs, NfsVersion, Parts, Place, Raw, S3, Security, Share, Ssh, Target,
     TargetKind, Upload, WhenFull,
 };
+pub use triage::{Save, Triage};
 pub use url::{Scheme, Url, UrlError};
 
 /// Where the configuration lies in the image.
@@ -63,6 +65,8 @@ pub const MANIFEST_PATH: &str = "/etc/afterimage/manifest.toml";
 pub struct Config {
     /// What is saved.
     pub dump: Dump,
+    /// What is read from memory beside it.
+    pub triage: Triage,
     /// Where it is saved, in the order of preference.
     pub target: Vec<Target>,
     /// How targets on the network are reached.

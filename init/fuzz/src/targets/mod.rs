@@ -13,6 +13,7 @@ mod rawdump;
 mod stack;
 mod superblocks;
 mod symbols;
+mod triage;
 mod vmcoreinfo;
 
 /// Something that reads bytes which anybody may have written.
@@ -55,6 +56,7 @@ pub const TARGETS: &[Target] = targets! {
     stack: 4096,
     superblocks: 4096,
     symbols: 32768,
+    triage: 16384,
     vmcoreinfo: 4096,
 };
 

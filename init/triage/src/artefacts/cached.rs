@@ -17,7 +17,7 @@ use vmcore::kernel::KernelError;
 
 use super::files::{REGULAR, TYPE, device_name};
 use super::timeline::Moment;
-use super::{Artefact, Ground, Row, Rows, Stop};
+use super::{Artefact, Ground, Recovered, Row, Rows, Stop};
 use crate::mounts;
 use crate::wanted::Mounts;
 
@@ -29,6 +29,8 @@ const MAX_INODES: usize = 4 << 20;
 const DEPTH: usize = 256;
 /// Ranges of a file that a row lists.
 const RANGES: usize = 1000;
+/// Pieces of one file that are remembered.
+const MAX_PIECES: usize = 1 << 18;
 /// Pages of one file that are looked at: 4 TiB of file.
 const MAX_PAGES: u64 = 1 << 30;
 
@@ -215,8 +217,8 @@ impl Walk<'_> {
             return Ok(());
         }
         let size = system.word(inode, layout.size, "inode.i_size").unwrap_or(0);
-        let pieces = self.pieces(files, mapping, size);
-        if pieces.is_empty() {
+        let (pieces, bytes) = self.pieces(files, mapping, size);
+        if pieces.is_empty() && bytes == 0 {
             return Ok(());
         }
         let mut row = Row::at(inode);
@@ -241,12 +243,17 @@ impl Walk<'_> {
             "linux.recovered.what",
             if files.in_memory { "whole" } else { "pages that were not written" },
         );
-        self.times(inode, &path, &mut row);
-        self.recover(&path, size, &pieces, &mut row, rows)?;
+        let modified = self.times(inode, &path, &mut row);
+        let file = Recovered { path: &path, bytes: size, ranges: &[], mode, modified };
+        match self.ground.limits.leaves_out(&path, bytes, self.left) {
+            Some(why) => row.set("linux.recovered.left_out", why),
+            None => self.recover(&file, &pieces, &mut row, rows)?,
+        }
         rows.add(&row)
     }
 
-    fn times(&self, inode: VirtAddr, path: &str, row: &mut Row) {
+    /// Says when the file was used; returns when its contents were changed.
+    fn times(&self, inode: VirtAddr, path: &str, row: &mut Row) -> Option<u64> {
         let layout = &self.layout.inode;
         for (key, offset, kind) in [
             ("file.mtime", layout.modified, "Content Modification Time"),
@@ -265,6 +272,9 @@ impl Walk<'_> {
                 Err(error) => row.error(key, &base::log::chain(&error)),
             }
         }
+        let modified = layout.modified?;
+        let seconds = self.ground.system.word(inode, modified, "inode.i_mtime").ok()?;
+        base::time::utc(seconds).map(|_| seconds)
     }
 
     /// The path of a file by one of its names.
@@ -295,11 +305,12 @@ impl Walk<'_> {
         Some(format!("/[not mounted]/{}", words.join("/")))
     }
 
-    /// Pages of the file that are to be recovered.
-    fn pieces(&self, files: &FileSystem, mapping: VirtAddr, size: u64) -> Vec<Piece> {
+    /// Pages of the file that are to be recovered, and their bytes; only the bytes where they are too many.
+    fn pieces(&self, files: &FileSystem, mapping: VirtAddr, size: u64) -> (Vec<Piece>, u64) {
         let system = self.ground.system;
         let end = size.div_ceil(PAGE).min(MAX_PAGES);
-        let mut all = Vec::new();
+        let limit = self.ground.limits.file.min(self.left);
+        let (mut all, mut bytes, mut only_lost) = (Vec::new(), 0_u64, true);
         cache::walk(system, mapping, (0, end), &self.steps, &mut |piece| {
             let wanted = match piece.cached {
                 Cached::Page(_) => {
@@ -308,16 +319,16 @@ impl Walk<'_> {
                 Cached::Value => files.in_memory,
                 Cached::Lost => true,
             };
-            if wanted && all.len() < to_usize(MAX_PAGES) {
-                all.push(piece);
+            if wanted {
+                only_lost &= piece.cached == Cached::Lost;
+                if matches!(piece.cached, Cached::Page(_)) {
+                    bytes = bytes.saturating_add(piece.pages.saturating_mul(PAGE));
+                }
+                if bytes <= limit && all.len() < MAX_PIECES { all.push(piece) } else { all = Vec::new() }
             }
         });
         // What cannot be read is of interest only where something else can be, or nothing else can be.
-        if !files.in_memory && all.iter().all(|piece| piece.cached == Cached::Lost) {
-            Vec::new()
-        } else {
-            all
-        }
+        if !files.in_memory && only_lost { (Vec::new(), 0) } else { (all, bytes) }
     }
 
     /// Whether pages were written to and are not on the disk: the flags are in their first `struct page`.
@@ -333,45 +344,28 @@ impl Walk<'_> {
     /// Writes the pages, and says which.
     fn recover(
         &mut self,
-        path: &str,
-        size: u64,
+        file: &Recovered<'_>,
         pieces: &[Piece],
         row: &mut Row,
         rows: &mut Rows<'_>,
     ) -> Result<(), Stop> {
-        let bytes = pieces.iter().map(|piece| piece.pages.saturating_mul(PAGE));
+        let (pages, mut missing) = self.pages(file.bytes, pieces);
+        let ranges = ranges(&pages);
+        let bytes = ranges.iter().map(|(start, end)| end.saturating_sub(*start));
         let bytes = bytes.fold(0, u64::saturating_add);
-        if bytes > self.ground.limits.file || bytes > self.left {
-            row.set("linux.recovered.left_out", format!("{bytes} bytes are more than the limit"));
-            return Ok(());
-        }
         self.left = self.left.saturating_sub(bytes);
-        let name = rows.output.begin(path, size)?;
+        let name = rows.output.begin(&Recovered { ranges: &ranges, ..*file })?;
         row.set("linux.recovered.name", name);
         let memory = self.ground.system.kernel.memory();
-        let (mut ranges, mut missing) = (Vec::<Range>::new(), 0_u64);
-        for piece in pieces {
-            let Cached::Page(first) = piece.cached else {
-                missing = missing.saturating_add(piece.pages);
-                continue;
-            };
-            for number in 0..piece.pages {
-                let index = piece.index.saturating_add(number);
-                let at = index.saturating_mul(PAGE);
-                let len = to_usize(size.saturating_sub(at).min(PAGE));
-                let mut page = [0; 4096];
-                let Some(page) = page.get_mut(..len).filter(|page| !page.is_empty()) else { continue };
-                let from = memory.page_size().addr_of(Pfn(first.0.saturating_add(number)));
-                if from.is_none_or(|from| memory.read_exact_at(from, page).is_err()) {
-                    missing = missing.saturating_add(1);
-                    continue;
-                }
-                rows.output.write_at(at, page)?;
-                match ranges.last_mut() {
-                    Some((_, end)) if *end == at => *end = at.saturating_add(to_u64(len)),
-                    _ => ranges.push((at, at.saturating_add(to_u64(len)))),
-                }
+        for held in &pages {
+            let mut page = [0; 4096];
+            let Some(page) = page.get_mut(..held.bytes) else { continue };
+            let from = memory.page_size().addr_of(held.pfn);
+            if from.is_none_or(|from| memory.read_exact_at(from, page).is_err()) {
+                page.fill(0);
+                missing = missing.saturating_add(1);
             }
+            rows.output.write(page)?;
         }
         rows.output.end()?;
         let listed: Vec<serde_json::Value> =
@@ -383,6 +377,48 @@ impl Walk<'_> {
         }
         Ok(())
     }
+
+    /// The pages that the dump holds, and how many there were besides.
+    fn pages(&self, size: u64, pieces: &[Piece]) -> (Vec<FilePage>, u64) {
+        let (mut pages, mut missing) = (Vec::new(), 0_u64);
+        for piece in pieces {
+            let Cached::Page(first) = piece.cached else {
+                missing = missing.saturating_add(piece.pages);
+                continue;
+            };
+            for number in 0..piece.pages {
+                let at = piece.index.saturating_add(number).saturating_mul(PAGE);
+                let pfn = Pfn(first.0.saturating_add(number));
+                let bytes = to_usize(size.saturating_sub(at).min(PAGE));
+                if !self.ground.held.has(pfn) {
+                    missing = missing.saturating_add(1);
+                } else if bytes > 0 {
+                    pages.push(FilePage { at, pfn, bytes });
+                }
+            }
+        }
+        (pages, missing)
+    }
+}
+
+/// A page of a file.
+struct FilePage {
+    at: u64,
+    pfn: Pfn,
+    bytes: usize,
+}
+
+/// Pages that follow each other, together.
+fn ranges(pages: &[FilePage]) -> Vec<Range> {
+    let mut ranges = Vec::<Range>::new();
+    for page in pages {
+        let end = page.at.saturating_add(to_u64(page.bytes));
+        match ranges.last_mut() {
+            Some((_, last)) if *last == page.at => *last = end,
+            _ => ranges.push((page.at, end)),
+        }
+    }
+    ranges
 }
 
 fn inode_number(system: &System<'_>, inode: VirtAddr, offset: u64) -> String {

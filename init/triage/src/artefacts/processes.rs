@@ -309,6 +309,9 @@ impl Layout {
             row.set("process.args_count", to_u64(count));
             row.set("process.command_line", line);
         }
+        if !ground.limits.contents {
+            return row.set("linux.env_left_out", true);
+        }
         row.put("process.env_vars", words(self.mm.env_start, self.mm.env_end, "mm_struct.env_start"));
     }
 }

@@ -67,6 +67,11 @@ pub enum Degradation {
         /// Cause.
         cause: String,
     },
+    /// Triage was not saved, or is not whole.
+    Triage {
+        /// Cause.
+        cause: String,
+    },
     /// The oldest part of the kernel log was left out: the target has no room for it, or the old
     /// kernel's page tables make more text of it than there can be.
     LogCut {
@@ -186,6 +191,7 @@ impl fmt::Display for Degradation {
             Self::Utsname { cause } => write!(f, "kernel name not read: {cause}"),
             Self::Dmesg { cause } => write!(f, "kernel log not saved: {cause}"),
             Self::Summary { cause } => write!(f, "summary not whole: {cause}"),
+            Self::Triage { cause } => write!(f, "triage not whole: {cause}"),
             Self::LogCut { left_out } => write!(
                 f,
                 "the end of the kernel log is saved, and its oldest {left_out} records are not: there is no \

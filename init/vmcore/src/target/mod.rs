@@ -36,14 +36,24 @@ pub enum Artifact {
     Notes,
     /// The dump.
     Vmcore,
+    /// What was running, as rows, and files that were in memory only: a tar, compressed by zstd.
+    Triage,
     /// What became of it all.
     Result,
 }
 
 impl Artifact {
     /// All of them, the order in which they are removed: the largest first, what tells of the others last.
-    pub const ALL: [Self; 7] =
-        [Self::Vmcore, Self::Notes, Self::Live, Self::Summary, Self::SummaryText, Self::Dmesg, Self::Result];
+    pub const ALL: [Self; 8] = [
+        Self::Vmcore,
+        Self::Triage,
+        Self::Notes,
+        Self::Live,
+        Self::Summary,
+        Self::SummaryText,
+        Self::Dmesg,
+        Self::Result,
+    ];
 
     /// File name.
     #[must_use]
@@ -55,6 +65,7 @@ impl Artifact {
             Self::Live => "live.tar",
             Self::Notes => "notes.elf",
             Self::Vmcore => "vmcore",
+            Self::Triage => "triage.tar.zst",
             Self::Result => "result.json",
         }
     }
