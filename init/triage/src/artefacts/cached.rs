@@ -8,20 +8,20 @@ use ::processes::cache::{self, Cached, Piece};
 use ::processes::names;
 use ::processes::system::System;
 use ::processes::tables::Steps;
-use base::addr::{Pfn, VirtAddr, to_u64, to_usize};
+use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
 use symbols::layouts;
 use vmcore::kernel::KernelError;
 
+use super::content::{self, PAGE};
 use super::files::{REGULAR, TYPE, device_name};
 use super::timeline::Moment;
 use super::{Artefact, Ground, Row, Rows, Stop};
 use crate::mounts;
 use crate::wanted::Mounts;
 
-const PAGE: u64 = 4096;
 /// Superblocks, and inodes of each, that are believed.
 const MAX_SUPERBLOCKS: usize = 10_000;
 const MAX_INODES: usize = 4 << 20;
@@ -348,31 +348,15 @@ impl Walk<'_> {
         self.left = self.left.saturating_sub(bytes);
         let name = rows.output.begin(path, size)?;
         row.set("linux.recovered.name", name);
-        let memory = self.ground.system.kernel.memory();
-        let (mut ranges, mut missing) = (Vec::<Range>::new(), 0_u64);
-        for piece in pieces {
-            let Cached::Page(first) = piece.cached else {
-                missing = missing.saturating_add(piece.pages);
-                continue;
-            };
-            for number in 0..piece.pages {
-                let index = piece.index.saturating_add(number);
-                let at = index.saturating_mul(PAGE);
-                let len = to_usize(size.saturating_sub(at).min(PAGE));
-                let mut page = [0; 4096];
-                let Some(page) = page.get_mut(..len).filter(|page| !page.is_empty()) else { continue };
-                let from = memory.page_size().addr_of(Pfn(first.0.saturating_add(number)));
-                if from.is_none_or(|from| memory.read_exact_at(from, page).is_err()) {
-                    missing = missing.saturating_add(1);
-                    continue;
-                }
-                rows.output.write_at(at, page)?;
-                match ranges.last_mut() {
-                    Some((_, end)) if *end == at => *end = at.saturating_add(to_u64(len)),
-                    _ => ranges.push((at, at.saturating_add(to_u64(len)))),
-                }
+        let mut ranges = Vec::<Range>::new();
+        let missing = content::read(self.ground.system, pieces, size, &mut |at, page| {
+            rows.output.write_at(at, page)?;
+            match ranges.last_mut() {
+                Some((_, end)) if *end == at => *end = at.saturating_add(to_u64(page.len())),
+                _ => ranges.push((at, at.saturating_add(to_u64(page.len())))),
             }
-        }
+            Ok(())
+        })?;
         rows.output.end()?;
         let listed: Vec<serde_json::Value> =
             ranges.iter().take(RANGES).map(|(start, end)| serde_json::json!([start, end])).collect();
