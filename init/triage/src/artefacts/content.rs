@@ -9,13 +9,16 @@ use super::Stop;
 
 pub(super) const PAGE: u64 = 4096;
 
+/// Takes the bytes at a place in a file.
+type Take<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Stop> + 'a;
+
 /// Calls `each` with the pages that are there, up to the file's size in bytes, and where in the file they
 /// are. Returns the number of pages that are not to be had.
 pub(super) fn read(
     system: &System<'_>,
     pieces: &[Piece],
     size: u64,
-    each: &mut dyn FnMut(u64, &[u8]) -> Result<(), Stop>,
+    each: &mut Take<'_>,
 ) -> Result<u64, Stop> {
     let memory = system.kernel.memory();
     let mut missing = 0_u64;

@@ -1,4 +1,5 @@
-//! Chains and hash tables of the kernel (include/linux/list.h, list_nulls.h, rhashtable.h), and small members.
+//! Chains and hash tables of the kernel (include/linux/list.h, list_nulls.h, rhashtable.h), and small
+//! members.
 
 use std::collections::BTreeSet;
 

@@ -61,7 +61,7 @@ impl Artefact for Layout {
             self.routes.walk(ground, at, &devices, rows)?;
             self.netfilter.hooks(ground, at, rows)?;
         }
-        self.netfilter.modules(ground, rows)
+        netfilter::Layout::modules(ground, rows)
     }
 }
 

@@ -111,7 +111,7 @@ impl Layout {
     }
 
     /// What modules have, and is not read.
-    pub(super) fn modules(&self, ground: &Ground<'_>, rows: &mut Rows<'_>) -> Result<(), Stop> {
+    pub(super) fn modules(ground: &Ground<'_>, rows: &mut Rows<'_>) -> Result<(), Stop> {
         let loaded = modules::list(ground.system.kernel, ground.known, None);
         for (module, kind) in
             [("nf_tables", "nftables"), ("nf_conntrack", "connection"), ("x_tables", "xtables")]

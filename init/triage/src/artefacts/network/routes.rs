@@ -268,9 +268,8 @@ impl Walk<'_> {
             let read = self.ground.system.bytes(node, offset, to_usize(piece.saturating_mul(8)), "tnode");
             match read {
                 Ok(bytes) => {
-                    waiting.extend(bytes.chunks_exact(8).filter_map(|word| {
-                        Some(VirtAddr(Fields(word).u64(0)?)).filter(|at| at.0 >> 56 == 0xff)
-                    }))
+                    let child = |word| Some(VirtAddr(Fields(word).u64(0)?)).filter(|at| at.0 >> 56 == 0xff);
+                    waiting.extend(bytes.chunks_exact(8).filter_map(child));
                 }
                 Err(error) => return Some(base::log::chain(&error)),
             }

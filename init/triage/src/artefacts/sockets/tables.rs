@@ -145,7 +145,7 @@ impl Tables {
                 "the list of namespaces cannot be read to its end",
             );
         }
-        let [hash_info, udp, unix, packet] = self.of_net.map(|offset| self.in_nets(ground, &nets, offset));
+        let [hash_info, udp, unix, packet] = self.of_net.map(|offset| in_nets(ground, &nets, offset));
         let mut tcp: Vec<VirtAddr> = hash_info.iter().map(|(_, table)| *table).collect();
         tcp.extend(symbol("tcp_hashinfo"));
         found.each("tcp", tcp, |at, found| self.tcp(ground, at, node, found));
@@ -170,37 +170,16 @@ impl Tables {
         found
     }
 
-    /// A member of each namespace: where it lies, and what it leads to.
-    fn in_nets(
-        &self,
-        ground: &Ground<'_>,
-        nets: &[VirtAddr],
-        offset: Option<u64>,
-    ) -> Vec<(VirtAddr, VirtAddr)> {
-        let at = |net: &VirtAddr| {
-            let place = net.checked_add(offset?)?;
-            let table = ground.system.pointer(place, 0, "a table of sockets").ok().flatten();
-            Some((place, table.unwrap_or(VirtAddr(0))))
-        };
-        nets.iter().filter_map(at).collect()
-    }
-
-    fn tcp(
-        &self,
-        ground: &Ground<'_>,
-        at: VirtAddr,
-        link: u64,
-        found: &mut Found,
-    ) -> Result<(), KernelError> {
+    fn tcp(&self, ground: &Ground<'_>, at: VirtAddr, link: u64, found: &mut Found) -> Result<(), Unread> {
         let system = ground.system;
-        let Some((layout, stride)) = self.hash_info else { return found.missing("tcp", "inet_hashinfo") };
+        let Some((layout, stride)) = self.hash_info else { return missing("inet_hashinfo") };
         let chains = links::follow(system, at, layout.established, "inet_hashinfo.ehash")?;
         let mask = system.half(at, layout.established_mask, "inet_hashinfo.ehash_mask")?;
         let count = u64::from(mask).saturating_add(1);
         let table = Table { stride, ..Table::of(chains, count) };
         found.sources.push(Source { what: "tcp", table, link, has_small: true });
         let Some((head, stride)) = self.listening else {
-            return found.missing("tcp", "inet_listen_hashbucket");
+            return missing("inet_listen_hashbucket");
         };
         let (chains, count) = match (layout.listening_array, layout.listening, layout.listening_mask) {
             (Some(array), ..) => (VirtAddr(at.0.wrapping_add(array)), self.listening_count),
@@ -209,22 +188,16 @@ impl Tables {
                 let mask = system.half(at, mask, "inet_hashinfo.lhash2_mask")?;
                 (chains, u64::from(mask).saturating_add(1))
             }
-            _ => return found.missing("tcp", "inet_hashinfo.lhash2"),
+            _ => return missing("inet_hashinfo.lhash2"),
         };
         let table = Table { stride, ..Table::of(VirtAddr(chains.0.wrapping_add(head)), count) };
         found.sources.push(Source { what: "tcp", table, link, has_small: false });
         Ok(())
     }
 
-    fn udp(
-        &self,
-        ground: &Ground<'_>,
-        at: VirtAddr,
-        link: u64,
-        found: &mut Found,
-    ) -> Result<(), KernelError> {
+    fn udp(&self, ground: &Ground<'_>, at: VirtAddr, link: u64, found: &mut Found) -> Result<(), Unread> {
         let system = ground.system;
-        let Some((layout, stride)) = self.udp else { return found.missing("udp", "udp_table") };
+        let Some((layout, stride)) = self.udp else { return missing("udp_table") };
         let chains = links::follow(system, at, layout.hash, "udp_table.hash")?;
         let mask = system.half(at, layout.mask, "udp_table.mask")?;
         // The head is the first member of a udp_hslot.
@@ -233,9 +206,9 @@ impl Tables {
         Ok(())
     }
 
-    fn netlink(&self, ground: &Ground<'_>, at: VirtAddr, found: &mut Found) -> Result<(), KernelError> {
+    fn netlink(&self, ground: &Ground<'_>, at: VirtAddr, found: &mut Found) -> Result<(), Unread> {
         let system = ground.system;
-        let Some(netlink) = &self.netlink else { return found.missing("netlink", "netlink_table") };
+        let Some(netlink) = &self.netlink else { return missing("netlink_table") };
         let first = links::follow(system, at, 0, "nl_table")?;
         for number in 0..NETLINK_TABLES {
             let offset = number.saturating_mul(netlink.size).saturating_add(netlink.table.hash);
@@ -263,17 +236,40 @@ impl Tables {
     }
 }
 
+/// A member of each namespace: where it lies, and what it leads to.
+fn in_nets(ground: &Ground<'_>, nets: &[VirtAddr], offset: Option<u64>) -> Vec<(VirtAddr, VirtAddr)> {
+    let at = |net: &VirtAddr| {
+        let place = net.checked_add(offset?)?;
+        let table = ground.system.pointer(place, 0, "a table of sockets").ok().flatten();
+        Some((place, table.unwrap_or(VirtAddr(0))))
+    };
+    nets.iter().filter_map(at).collect()
+}
+
 /// Chains that lie in a structure.
 fn array(
     layout: Option<(u64, u64)>,
     at: VirtAddr,
     (what, link): (&'static str, u64),
     found: &mut Found,
-) -> Result<(), KernelError> {
-    let Some((offset, count)) = layout else { return found.missing(what, "table of sockets") };
+) -> Result<(), Unread> {
+    let Some((offset, count)) = layout else { return missing("table of sockets") };
     let table = Table::of(VirtAddr(at.0.wrapping_add(offset)), count);
     found.sources.push(Source { what, table, link, has_small: false });
     Ok(())
+}
+
+/// Why a table cannot be found.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unread {
+    #[error(transparent)]
+    Memory(#[from] KernelError),
+    #[error("the kernel's types have no {0}")]
+    Missing(&'static str),
+}
+
+fn missing(what: &'static str) -> Result<(), Unread> {
+    Err(Unread::Missing(what))
 }
 
 /// Tables, and what there is to say.
@@ -289,17 +285,12 @@ impl Found {
         self.notes.push((what, why.to_owned()));
     }
 
-    fn missing(&mut self, what: &'static str, structure: &str) -> Result<(), KernelError> {
-        self.notes.push((what, format!("the kernel's types have no {structure}")));
-        Ok(())
-    }
-
     /// Adds tables, each once; namespaces may share them.
     fn each(
         &mut self,
         what: &'static str,
         mut places: Vec<VirtAddr>,
-        mut add: impl FnMut(VirtAddr, &mut Self) -> Result<(), KernelError>,
+        mut add: impl FnMut(VirtAddr, &mut Self) -> Result<(), Unread>,
     ) {
         places.retain(|at| at.0 != 0);
         places.sort_unstable();
