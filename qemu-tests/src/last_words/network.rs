@@ -235,11 +235,18 @@ const STATES: [&str; 12] = [
     "closing",
 ];
 
+/// Bytes of a queue. A long one grows and shrinks after it was looked at: its peer asks for more room
+/// from time to time.
+fn amount(bytes: u64) -> String {
+    if bytes < 4096 { bytes.to_string() } else { "many".to_owned() }
+}
+
 fn tcp(words: &[&str]) -> Option<String> {
     let [_, local, remote, state, queues, _, _, _, _, inode, ..] = words else { return None };
     let state = STATES.get(usize::from_str_radix(state, 16).ok()?)?;
     let (sent, received) = queues.split_once(':')?;
-    let [sent, received] = [sent, received].map(|hex| u64::from_str_radix(hex, 16).unwrap_or(u64::MAX));
+    let [sent, received] = [sent, received].map(|hex| u64::from_str_radix(hex, 16).map(amount));
+    let (sent, received) = (sent.ok()?, received.ok()?);
     Some(format!("{}, {}: {state}, {sent}, {received}, inode {inode}", end(local)?, end(remote)?))
 }
 
@@ -248,7 +255,7 @@ fn our_tcp(row: &Value) -> Option<String> {
     let of = |name: &str| number(row, &format!("/linux/socket/{name}"));
     let received = if is(row, "/linux/socket/state", "listening") { of("backlog") } else { of("unread") };
     let state = text(row, "/linux/socket/state");
-    let sent = of("unacknowledged");
+    let (sent, received) = (amount(of("unacknowledged")), amount(received));
     Some(format!("{}: {state}, {sent}, {received}, inode {}", our_ends(row), of("inode")))
 }
 
