@@ -135,7 +135,7 @@ impl Triage<'_> {
         for state in ["established", "time-wait", "fin-wait-1", "fin-wait-2", "close-wait", "listening"] {
             ensure!(states.contains(state), "no socket is in state {state}: {states:?}");
         }
-        for mark in ["orphan", "time_wait", "not_accepted"] {
+        for mark in ["orphan", "time_wait", "not_accepted", "request"] {
             let is_marked = |row: &Value| row.pointer(&format!("/linux/socket/{mark}")) == Some(&true.into());
             ensure!(sockets.iter().any(is_marked), "no socket is marked as {mark}");
         }

@@ -4,7 +4,8 @@
 use crate::early;
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{
-    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket, socketpair,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrIn, bind, sendto, socket,
+    socketpair,
 };
 use nix::unistd::setsid;
 use qemu_tests::initramfs::IP;
@@ -14,6 +15,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::mem::forget;
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
@@ -33,6 +35,7 @@ pub(super) fn plant() -> Result<()> {
     let udp = UdpSocket::bind("127.0.0.1:0")?;
     udp.connect("127.0.0.1:9")?;
     forget((udp, UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("[::]:0")?));
+    half_open().context("a connection that is half open")?;
     unix().context("UNIX sockets")?;
     others().context("sockets of the kernel's own families")?;
     logins().context("records of logins")
@@ -77,6 +80,39 @@ fn tcp(address: &str) -> Result<()> {
     Ok(())
 }
 
+/// A request for a connection by somebody who does not answer: it stays in the kernel's table until the
+/// kernel has repeated its answer often enough, which takes a minute.
+fn half_open() -> Result<()> {
+    let listener = TcpListener::bind("10.0.2.15:0")?;
+    let port = listener.local_addr()?.port();
+    forget(listener);
+    let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw)?;
+    let target = SockaddrIn::new(10, 0, 2, 15, port);
+    sendto(raw.as_raw_fd(), &syn(port), &target, MsgFlags::empty()).context("sending")?;
+    Ok(())
+}
+
+/// A packet with nothing but SYN (RFC 791, RFC 9293), from 10.0.2.99, who is not there, to 10.0.2.15.
+fn syn(port: u16) -> Vec<u8> {
+    let (from, to) = ([10, 0, 2, 99], [10, 0, 2, 15]);
+    let segment = |sum: [u8; 2]| {
+        let numbers = [&[0x30, 0x39][..], &port.to_be_bytes(), &[0, 0, 0, 7], &[0; 4]].concat();
+        // Five words of header, SYN, the window; no pointer to urgent data.
+        [&numbers[..], &[0x50, 0x02, 0x20, 0x00], &sum, &[0, 0]].concat()
+    };
+    // The sum is over a header of its own kind, too.
+    let summed = [&from[..], &to, &[0, 6, 0, 20], &segment([0, 0])].concat();
+    let sum = summed
+        .chunks(2)
+        .filter_map(|pair| Some(u32::from(u16::from_be_bytes(pair.try_into().ok()?))))
+        .sum::<u32>();
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let sum = !u16::try_from((sum & 0xffff).wrapping_add(sum >> 16)).unwrap_or(0);
+    // The kernel fills in the length, the number and the sum of the other header.
+    let header = [&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0][..], &from, &to].concat();
+    [header, segment(sum.to_be_bytes())].concat()
+}
+
 fn unix() -> Result<()> {
     let path = "/tmp/last-words";
     let listener = UnixListener::bind(path)?;
@@ -93,7 +129,7 @@ fn others() -> Result<()> {
     let netlink =
         socket(AddressFamily::Netlink, SockType::Raw, none, SockProtocol::NetlinkRoute).context("netlink")?;
     // Groups: links, IPv4 addresses (RTMGRP_LINK, RTMGRP_IPV4_IFADDR).
-    bind(std::os::fd::AsRawFd::as_raw_fd(&netlink), &NetlinkAddr::new(0, 0x11)).context("binding")?;
+    bind(netlink.as_raw_fd(), &NetlinkAddr::new(0, 0x11)).context("binding")?;
     let packet =
         socket(AddressFamily::Packet, SockType::Raw, none, SockProtocol::EthAll).context("packet")?;
     let raw = socket(AddressFamily::Inet, SockType::Raw, none, SockProtocol::Icmp).context("raw")?;
