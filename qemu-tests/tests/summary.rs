@@ -6,6 +6,7 @@ use qemu_tests::binaries::Binaries;
 use qemu_tests::command::{Run, command};
 use qemu_tests::extra_disk::{Content, ExtraDisk};
 use qemu_tests::kernel::Kernel;
+use qemu_tests::last_words::network::LINKS;
 use qemu_tests::last_words::{Triage, UNSYNCED, UNSYNCED_LINES, unsynced_line};
 use qemu_tests::network::Card;
 use qemu_tests::outcome::{Dump, Outcome};
@@ -16,19 +17,6 @@ use std::process::Command;
 
 /// Bytes that both files may have together.
 const LIMIT: u64 = 256 << 10;
-
-/// What production makes of its network.
-const NETWORK: [&str; 9] = [
-    "address add 10.0.2.15/24 dev eth0",
-    "address add 2001:db8::15/64 dev eth0 nodad",
-    "link set eth0 up",
-    "route add default via 10.0.2.2 metric 7",
-    "route add blackhole 192.0.2.0/24",
-    "route add 2001:db8:1::/48 via 2001:db8::1 dev eth0",
-    "neighbour add 10.0.2.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent",
-    "neighbour add 2001:db8::77 lladdr 02:00:00:00:00:78 dev eth0 nud permanent",
-    "link add link eth0 name eth0.7 type vlan id 7",
-];
 
 #[test]
 fn a_summary_stands_beside_the_log() -> Result<()> {
@@ -63,7 +51,7 @@ fn judge(series: &str) -> Result<()> {
         ["mount /dev/vdb /x xfs nouuid", "mount /dev/vdc /b btrfs subvolid=5"].map(str::to_owned).into();
     "prod.last=/disk,/x,/b".clone_into(&mut scenario.append);
     scenario.shape.cards = vec![Card::user()];
-    scenario.network.ip = NETWORK.map(str::to_owned).into();
+    scenario.network.ip = LINKS.map(str::to_owned).into();
     let outcome = scenario.run()?;
     let dump = outcome.dump()?;
     ensure_summary(series, &kernel, dump)?;

@@ -24,6 +24,18 @@ pub const FILES: [&str; 13] = [
     "ipv6_route",
     "if_inet6",
 ];
+/// What production makes of its network, with a card: lines for `ip -batch`.
+pub const LINKS: [&str; 9] = [
+    "address add 10.0.2.15/24 dev eth0",
+    "address add 2001:db8::15/64 dev eth0 nodad",
+    "link set eth0 up",
+    "route add default via 10.0.2.2 metric 7",
+    "route add blackhole 192.0.2.0/24",
+    "route add 2001:db8:1::/48 via 2001:db8::1 dev eth0",
+    "neighbour add 10.0.2.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent",
+    "neighbour add 2001:db8::77 lladdr 02:00:00:00:00:78 dev eth0 nud permanent",
+    "link add link eth0 name eth0.7 type vlan id 7",
+];
 /// Where the records of logins are.
 pub const UTMP: &str = "/run/utmp";
 /// A session as logind writes it down.
