@@ -143,6 +143,8 @@ impl Triage<'_> {
             ensure!(!theirs.is_empty(), "the system showed no {of}");
             eprintln!("{of}: {} are as the system showed them", theirs.len());
         }
+        let namespaces: Set = sockets.iter().map(|row| text(row, "/linux/namespace/net")).collect();
+        ensure!(namespaces.len() == 2, "sockets are of the namespaces {namespaces:?}");
         let states: Set = sockets.iter().map(|row| text(row, "/linux/socket/state")).collect();
         for state in ["established", "time-wait", "fin-wait-1", "fin-wait-2", "close-wait", "listening"] {
             ensure!(states.contains(state), "no socket is in state {state}: {states:?}");
@@ -175,7 +177,8 @@ impl Triage<'_> {
         let logon = logon.iter().filter(|row| is(row, "/timestamp_desc", "Logon Time"));
         ensure!(logon.count() == 2, "the timeline has other logins");
         // tty_nr, tpgid and session of the first process (proc(5)).
-        let stat = lines(snapshot, "stat").next().context("no stat")?.rsplit(") ").next().unwrap_or_default();
+        let (_, stat) = lines(snapshot, "stat").next().context("no stat")?;
+        let stat = stat.rsplit(") ").next().unwrap_or_default();
         let words: Vec<&str> = stat.split(' ').collect();
         let [_, _, _, session, tty, front, ..] = words.as_slice() else { anyhow::bail!("{stat:?}") };
         // ttyS0 is 4:64.
@@ -190,18 +193,23 @@ impl Triage<'_> {
     }
 }
 
-fn lines<'a>(snapshot: &'a str, file: &str) -> impl Iterator<Item = &'a str> {
+/// Namespaces, and what a file says of them.
+fn lines<'a>(snapshot: &'a str, file: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
     let start = format!("net/{file}\t");
-    snapshot.lines().filter_map(move |line| line.strip_prefix(&start))
+    snapshot.lines().filter_map(move |line| line.strip_prefix(&start)?.split_once('\t'))
 }
 
 fn theirs(snapshot: &str, files: &[&str], read: impl Fn(&[&str]) -> Option<String>) -> Set {
     let lines = files.iter().flat_map(|file| lines(snapshot, file));
-    lines.filter_map(|line| read(&line.split_whitespace().collect::<Vec<_>>())).collect()
+    let said = |(namespace, line): (&str, &str)| {
+        Some(format!("{namespace}: {}", read(&line.split_whitespace().collect::<Vec<_>>())?))
+    };
+    lines.filter_map(said).collect()
 }
 
 fn ours(rows: &[Value], read: impl Fn(&Value) -> Option<String>) -> Set {
-    rows.iter().filter_map(read).collect()
+    let said = |row| Some(format!("{}: {}", number(row, "/linux/namespace/net"), read(row)?));
+    rows.iter().filter_map(said).collect()
 }
 
 /// An address of IPv4 or IPv6, words of 32 bits in the order of the machine.

@@ -3,6 +3,7 @@
 
 use crate::early;
 use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrIn, bind, sendto, socket,
     socketpair,
@@ -21,6 +22,8 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
+/// The network namespace of this process.
+const NAMESPACE: &str = "/proc/self/ns/net";
 /// What ip(8) shows.
 const SHOWN: [(&str, &[&str]); 3] = [
     ("ip-link", &["-o", "link", "show"]),
@@ -154,8 +157,27 @@ fn logins() -> Result<()> {
     Ok(())
 }
 
-/// What /proc/net and ip(8) say: lines behind the name of the file, and a tab.
+/// What is said of the network that the machine has, and of another one that has nothing but sockets:
+/// lines behind the name of the file, a tab, the number of the namespace, and a tab.
 pub(super) fn snapshot(out: &mut String) -> Result<()> {
+    say(out)?;
+    let own = File::open(NAMESPACE).context("opening the own namespace")?;
+    unshare(CloneFlags::CLONE_NEWNET).context("making another network namespace")?;
+    // They are what holds it.
+    forget((TcpListener::bind("0.0.0.0:0")?, TcpListener::bind("[::]:0")?, UdpSocket::bind("0.0.0.0:0")?));
+    forget(UnixListener::bind_addr(&SocketAddr::from_abstract_name("elsewhere")?)?);
+    others()?;
+    say(out)?;
+    setns(own, CloneFlags::CLONE_NEWNET).context("going back")?;
+    let stat = fs::read_to_string("/proc/self/stat").context("reading /proc/self/stat")?;
+    let _ = writeln!(out, "net/stat\t0\t{stat}");
+    Ok(())
+}
+
+/// What /proc/net and ip(8) say.
+fn say(out: &mut String) -> Result<()> {
+    let namespace = fs::read_link(NAMESPACE)?.to_string_lossy().into_owned();
+    let namespace = namespace.trim_start_matches("net:[").trim_end_matches(']');
     let ip = |arguments: &[&str]| -> Result<String> {
         let output = Command::new(IP).args(arguments).output().with_context(|| format!("starting {IP}"))?;
         ensure!(output.status.success(), "{IP} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -163,16 +185,14 @@ pub(super) fn snapshot(out: &mut String) -> Result<()> {
     };
     for (name, arguments) in SHOWN {
         for line in ip(arguments)?.lines() {
-            let _ = writeln!(out, "net/{name}\t{line}");
+            let _ = writeln!(out, "net/{name}\t{namespace}\t{line}");
         }
     }
     for name in FILES {
         let text = fs::read(format!("/proc/net/{name}")).with_context(|| format!("reading {name}"))?;
         for line in String::from_utf8_lossy(&text).lines() {
-            let _ = writeln!(out, "net/{name}\t{line}");
+            let _ = writeln!(out, "net/{name}\t{namespace}\t{line}");
         }
     }
-    let stat = fs::read_to_string("/proc/self/stat").context("reading /proc/self/stat")?;
-    let _ = writeln!(out, "net/stat\t{stat}");
     Ok(())
 }
