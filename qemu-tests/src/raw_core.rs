@@ -4,6 +4,8 @@
 use crate::cache::cache;
 use crate::command::{Run, command};
 use crate::kernel::Kernel;
+use crate::last_words::network::LINKS;
+use crate::network::Card;
 use crate::planted::Plant;
 use crate::scenario::Scenario;
 use anyhow::{Context, Result};
@@ -16,23 +18,38 @@ const RECIPE: &str = "plants-3";
 /// The same of [`with_four_levels`].
 const FOUR_LEVELS: &str = "four-levels-2";
 
+/// The same of [`with_network`].
+const NETWORK: &str = "network-1";
+
 /// A core of a kernel of the series, with memory of every kind in it.
 pub fn of(series: &str) -> Result<PathBuf> {
-    kept(series, RECIPE, |scenario| {
-        scenario.plants = vec![
-            Plant::Anonymous,
-            Plant::Tmpfs,
-            Plant::Cache,
-            Plant::Thp,
-            Plant::Hugetlb,
-            Plant::Ksm,
-            Plant::Freed,
-        ];
-        // A kernel with PREEMPT_RT has no transparent huge pages.
-        if series.ends_with("-rt") {
-            scenario.plants.retain(|plant| *plant != Plant::Thp);
-        }
+    kept(series, RECIPE, |scenario| plant(series, scenario))
+}
+
+/// The same with a network, sockets of many kinds, and logins.
+pub fn with_network(series: &str) -> Result<PathBuf> {
+    kept(series, NETWORK, |scenario| {
+        plant(series, scenario);
+        scenario.shape.cards = vec![Card::user()];
+        scenario.network.ip = LINKS.map(str::to_owned).into();
+        "prod.last=/disk".clone_into(&mut scenario.append);
     })
+}
+
+fn plant(series: &str, scenario: &mut Scenario) {
+    scenario.plants = vec![
+        Plant::Anonymous,
+        Plant::Tmpfs,
+        Plant::Cache,
+        Plant::Thp,
+        Plant::Hugetlb,
+        Plant::Ksm,
+        Plant::Freed,
+    ];
+    // A kernel with PREEMPT_RT has no transparent huge pages.
+    if series.ends_with("-rt") {
+        scenario.plants.retain(|plant| *plant != Plant::Thp);
+    }
 }
 
 /// A core of a machine whose page tables have four levels, for readers that know no others. A witness

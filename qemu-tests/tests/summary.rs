@@ -6,7 +6,9 @@ use qemu_tests::binaries::Binaries;
 use qemu_tests::command::{Run, command};
 use qemu_tests::extra_disk::{Content, ExtraDisk};
 use qemu_tests::kernel::Kernel;
+use qemu_tests::last_words::network::LINKS;
 use qemu_tests::last_words::{Triage, UNSYNCED, UNSYNCED_LINES, unsynced_line};
+use qemu_tests::network::Card;
 use qemu_tests::outcome::{Dump, Outcome};
 use qemu_tests::scenario::{HOST, Scenario};
 use serde_json::Value;
@@ -49,6 +51,8 @@ fn judge(series: &str) -> Result<()> {
     scenario.layout =
         ["mount /dev/vdb /x xfs nouuid", "mount /dev/vdc /b btrfs subvolid=5"].map(str::to_owned).into();
     "prod.last=/disk,/x,/b".clone_into(&mut scenario.append);
+    scenario.shape.cards = vec![Card::user()];
+    scenario.network.ip = LINKS.map(str::to_owned).into();
     let outcome = scenario.run()?;
     let dump = outcome.dump()?;
     ensure_summary(series, &kernel, dump)?;

@@ -156,7 +156,7 @@ fn damage(core: &Vmcore, overlay: &mut Overlay<'_>, places: &[u64], random: &mut
 
 fn damaged(series: &str, seed: u64, cases: u64) -> Result<()> {
     let (seed, cases) = (number("AFTERIMAGE_SEED", seed)?, number("AFTERIMAGE_CASES", cases)?);
-    let core = Vmcore::open(Path::new(&raw_core::of(series)?), Access::Mmap)?;
+    let core = Vmcore::open(Path::new(&raw_core::with_network(series)?), Access::Mmap)?;
     let kernel = Kernel::new(&core, core.info(), core.mappings());
     let names = index::read(&kernel)?;
     let types = btf::read(&kernel, &names)?;

@@ -4,10 +4,15 @@
 //! To add one: a file here with a type that is an `Artefact`, and its line in `ALL`.
 
 mod cached;
+mod content;
 mod files;
 mod limits;
+mod links;
+mod logins;
 mod modules;
 mod mounted;
+mod netns;
+mod network;
 mod processes;
 mod row;
 mod sockets;
@@ -183,6 +188,8 @@ const ALL: &[Entry] = &[
     entry::<mounted::Layout>(),
     entry::<modules::Layout>(),
     entry::<sockets::Layout>(),
+    entry::<network::Layout>(),
+    entry::<logins::Layout>(),
     entry::<files::Layout>(),
     entry::<cached::Layout>(),
 ];

@@ -55,7 +55,7 @@ fn entries(bytes: &[u8]) -> Vec<(String, u64)> {
     assert!(plain.ends_with(&[0; 2 * BLOCK]), "it does not end as a tar does");
     let mut archive = tar::Archive::new(plain.as_slice());
     let entries = archive.entries().unwrap();
-    let name = |entry: std::io::Result<tar::Entry<'_, _>>| {
+    let name = |entry: io::Result<tar::Entry<'_, _>>| {
         let mut entry = entry.unwrap();
         let mut all = Vec::new();
         entry.read_to_end(&mut all).unwrap();

@@ -8,20 +8,22 @@ use ::processes::cache::{self, Cached, Piece};
 use ::processes::names;
 use ::processes::system::System;
 use ::processes::tables::Steps;
-use base::addr::{Pfn, VirtAddr, to_u64, to_usize};
+use base::addr::{VirtAddr, to_u64};
 use base::fields::Fields;
 use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
 use symbols::layouts;
 use vmcore::kernel::KernelError;
 
+use super::content::{self, FilePage, PAGE};
 use super::files::{REGULAR, TYPE, device_name};
 use super::timeline::Moment;
 use super::{Artefact, Ground, Recovered, Row, Rows, Stop};
 use crate::mounts;
 use crate::wanted::Mounts;
 
-const PAGE: u64 = 4096;
+/// Of a page that cannot be read.
+const ZEROS: [u8; 4096] = [0; 4096];
 /// Superblocks, and inodes of each, that are believed.
 const MAX_SUPERBLOCKS: usize = 10_000;
 const MAX_INODES: usize = 4 << 20;
@@ -349,23 +351,23 @@ impl Walk<'_> {
         row: &mut Row,
         rows: &mut Rows<'_>,
     ) -> Result<(), Stop> {
-        let (pages, mut missing) = self.pages(file.bytes, pieces);
+        let (mut pages, mut missing) = content::pages(pieces, file.bytes);
+        let all = pages.len();
+        pages.retain(|page| self.ground.held.has(page.pfn));
+        missing = missing.saturating_add(to_u64(all.saturating_sub(pages.len())));
         let ranges = ranges(&pages);
         let bytes = ranges.iter().map(|(start, end)| end.saturating_sub(*start));
         let bytes = bytes.fold(0, u64::saturating_add);
         self.left = self.left.saturating_sub(bytes);
         let name = rows.output.begin(&Recovered { ranges: &ranges, ..*file })?;
         row.set("linux.recovered.name", name);
-        let memory = self.ground.system.kernel.memory();
-        for held in &pages {
-            let mut page = [0; 4096];
-            let Some(page) = page.get_mut(..held.bytes) else { continue };
-            let from = memory.page_size().addr_of(held.pfn);
-            if from.is_none_or(|from| memory.read_exact_at(from, page).is_err()) {
-                page.fill(0);
+        for page in &pages {
+            let mut buffer = [0; 4096];
+            let read = page.read(self.ground.system, &mut buffer);
+            if read.is_none() {
                 missing = missing.saturating_add(1);
             }
-            rows.output.write(page)?;
+            rows.output.write(read.unwrap_or_else(|| ZEROS.get(..page.bytes).unwrap_or_default()))?;
         }
         rows.output.end()?;
         let listed: Vec<serde_json::Value> =
@@ -377,35 +379,6 @@ impl Walk<'_> {
         }
         Ok(())
     }
-
-    /// The pages that the dump holds, and how many there were besides.
-    fn pages(&self, size: u64, pieces: &[Piece]) -> (Vec<FilePage>, u64) {
-        let (mut pages, mut missing) = (Vec::new(), 0_u64);
-        for piece in pieces {
-            let Cached::Page(first) = piece.cached else {
-                missing = missing.saturating_add(piece.pages);
-                continue;
-            };
-            for number in 0..piece.pages {
-                let at = piece.index.saturating_add(number).saturating_mul(PAGE);
-                let pfn = Pfn(first.0.saturating_add(number));
-                let bytes = to_usize(size.saturating_sub(at).min(PAGE));
-                if !self.ground.held.has(pfn) {
-                    missing = missing.saturating_add(1);
-                } else if bytes > 0 {
-                    pages.push(FilePage { at, pfn, bytes });
-                }
-            }
-        }
-        (pages, missing)
-    }
-}
-
-/// A page of a file.
-struct FilePage {
-    at: u64,
-    pfn: Pfn,
-    bytes: usize,
 }
 
 /// Pages that follow each other, together.
