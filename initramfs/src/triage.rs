@@ -12,6 +12,7 @@ use processes::tasks;
 use symbols::btf::{self, BtfError};
 use symbols::kallsyms::{KallsymsError, index};
 use symbols::knowledge::Read;
+use symbols::unwind::Unwinder;
 use triage::artefacts::{self, Done, Ground, Limits, Output, Row};
 use triage::summary::{self, Subject};
 use vmcore::kernel::Kernel;
@@ -83,7 +84,8 @@ fn run(
     let processes = tasks::all(&system)?;
     let held = Held::new(kernel.memory());
     let clock = summary::clock(kernel, known);
-    let ground = Ground { system: &system, known, processes: &processes, held: &held, clock, limits };
+    let code = &Unwinder::new(kernel, known.symbols, known);
+    let ground = Ground { system: &system, known, processes: &processes, held: &held, code, clock, limits };
     Ok(artefacts::run_all(&ground, output))
 }
 

@@ -23,6 +23,7 @@ use std::{env, io};
 use symbols::btf;
 use symbols::kallsyms::index;
 use symbols::knowledge::{Answers, Read, Recorder};
+use symbols::unwind::Unwinder;
 use triage::artefacts::{self, Ground, Limits, Output, Row};
 use triage::summary::{self, Subject};
 use triage::wanted;
@@ -116,7 +117,9 @@ fn walk(core: &dyn Core, memory: &dyn PhysicalMemory, answers: &Answers) -> Resu
     let clock = summary::clock(&kernel, answers);
     let limits = Limits { file: 4 << 20, files: 64 << 20, time: Duration::from_secs(2) };
     let (system, processes, held) = (&system, &processes, &held);
-    let ground = Ground { system, known: answers, processes, held, clock, limits };
+    let Ok(names) = index::read_as_known(&kernel, answers, &[]) else { return Ok(counter) };
+    let code = &Unwinder::new(&kernel, &names, answers);
+    let ground = Ground { system, known: answers, processes, held, code, clock, limits };
     for done in artefacts::run_all(&ground, &mut counter) {
         if let Some(why) = done.stopped.filter(|why| why.contains("a row that is none")) {
             return Err(why);

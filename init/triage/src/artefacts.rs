@@ -3,13 +3,21 @@
 //!
 //! To add one: a file here with a type that is an `Artefact`, and its line in `ALL`.
 
+mod audit;
+mod bpf;
 mod cached;
 mod files;
+mod groups;
+mod ipc;
+mod kernel;
+mod keyrings;
 mod modules;
 mod mounted;
+mod namespaces;
 mod processes;
 mod row;
 mod sockets;
+mod swap;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -23,6 +31,7 @@ use ::processes::tasks::Processes;
 use serde::Serialize;
 use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
+use symbols::unwind::Unwinder;
 
 pub use row::Row;
 pub use timeline::Clock;
@@ -58,6 +67,8 @@ pub struct Ground<'a> {
     pub processes: &'a Processes,
     /// Pages that are there.
     pub held: &'a Held,
+    /// Its code: functions by their addresses, and stacks.
+    pub code: &'a Unwinder<'a>,
     /// What its clocks say.
     pub clock: Clock,
     /// Bounds of what is recovered.
@@ -110,6 +121,12 @@ pub enum Stop {
     Start(String),
 }
 
+impl Stop {
+    fn no_symbol(name: &str) -> Self {
+        Self::Start(format!("the kernel has no symbol {name}"))
+    }
+}
+
 /// Takes rows.
 struct Rows<'a> {
     name: &'static str,
@@ -125,6 +142,13 @@ impl Rows<'_> {
     /// Fails if the walk has taken too long.
     fn in_time(&self) -> Result<(), Stop> {
         if self.start.elapsed() > self.time { Err(Stop::TooLong(self.time)) } else { Ok(()) }
+    }
+
+    /// Takes a row that says only what could not be read.
+    fn miss(&mut self, what: &str, why: &dyn core::fmt::Display) -> Result<(), Stop> {
+        let mut row = Row::default();
+        row.error(what, why);
+        self.add(&row)
     }
 
     /// Takes a row, and what it says of times.
@@ -176,6 +200,13 @@ const ALL: &[Entry] = &[
     entry::<processes::Layout>(),
     entry::<mounted::Layout>(),
     entry::<modules::Layout>(),
+    entry::<kernel::Layout>(),
+    entry::<namespaces::Layout>(),
+    entry::<bpf::Layout>(),
+    entry::<keyrings::Layout>(),
+    entry::<ipc::Layout>(),
+    entry::<swap::Layout>(),
+    entry::<audit::Layout>(),
     entry::<sockets::Layout>(),
     entry::<files::Layout>(),
     entry::<cached::Layout>(),
