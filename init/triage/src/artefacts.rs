@@ -11,6 +11,7 @@ mod groups;
 mod ipc;
 mod kernel;
 mod keyrings;
+mod memory;
 mod modules;
 mod mounted;
 mod namespaces;
@@ -21,6 +22,9 @@ mod swap;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod timers;
+mod tracing;
+mod waits;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -207,6 +211,10 @@ const ALL: &[Entry] = &[
     entry::<ipc::Layout>(),
     entry::<swap::Layout>(),
     entry::<audit::Layout>(),
+    entry::<tracing::Layout>(),
+    entry::<timers::Layout>(),
+    entry::<waits::Layout>(),
+    entry::<memory::Layout>(),
     entry::<sockets::Layout>(),
     entry::<files::Layout>(),
     entry::<cached::Layout>(),

@@ -14,6 +14,9 @@ const SYSTEM_CALLS: u64 = 441;
 /// Entries of the table of interrupts, and bytes of one (arch/x86/include/asm/desc_defs.h).
 const INTERRUPTS: u64 = 256;
 const GATE: usize = 16;
+/// Bytes of the handlers of exceptions from the time of boot: vectors that nobody uses keep them
+/// (arch/x86/include/asm/segment.h, `NUM_EXCEPTION_VECTORS`).
+const EARLY: u64 = 32 * 13;
 /// Hooks of security modules that are believed, of all and of one.
 const MAX_HOOKS: u64 = 16_384;
 const MAX_MODULES: usize = 64;
@@ -65,6 +68,8 @@ pub(super) struct Tables {
     text: Option<(u64, u64)>,
     calls: Option<VirtAddr>,
     interrupts: Option<VirtAddr>,
+    /// `early_idt_handler_array`
+    early: Option<VirtAddr>,
     security: Option<Security>,
     /// `security_hook_list.hook`, and `.list`, which newer kernels do without.
     hook: Option<(u64, Option<u64>)>,
@@ -98,6 +103,7 @@ impl Tables {
             text: known.part(&["_stext", "_text"], &["_etext"]),
             calls: known.symbol("sys_call_table"),
             interrupts: known.symbol("idt_table"),
+            early: known.symbol("early_idt_handler_array"),
             security: lists().or_else(slots),
             hook: known
                 .offset("security_hook_list", "hook")
@@ -113,7 +119,12 @@ impl Tables {
         let absent = |name: &str| Found { entries: Vec::new(), error: Some(format!("there is no {name}")) };
         let calls = self.calls.map_or_else(|| absent("sys_call_table"), |at| words(ground, at, SYSTEM_CALLS));
         tell(ground, rows, text, ("system calls", self.calls), calls)?;
-        let gates = self.interrupts.map_or_else(|| absent("idt_table"), |at| interrupts(ground, at));
+        let mut gates = self.interrupts.map_or_else(|| absent("idt_table"), |at| interrupts(ground, at));
+        let is_early = |word: u64| {
+            let inside = self.early.and_then(|early| word.checked_sub(early.0));
+            inside.is_some_and(|inside| inside < EARLY)
+        };
+        gates.entries.retain(|(_, word)| !is_early(*word));
         tell(ground, rows, text, ("interrupts", self.interrupts), gates)?;
         let at = self.security.as_ref().map(|security| match security {
             Security::Lists(at, _) | Security::Slots(at, ..) => *at,
