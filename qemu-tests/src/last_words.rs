@@ -1,6 +1,8 @@
 //! What a system says right before its end, and whether triage finds it again: `production-init`'s
 //! `prod.last` writes it.
 
+pub mod kernel_state;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +58,7 @@ impl Triage<'_> {
             ensure!(lacks.is_empty() && more.is_empty(), "{of}: rows lack {lacks:?} and have {more:?}");
             ensure!(!theirs.is_empty(), "/proc showed no {of}");
         }
-        Ok(())
+        self.ensure_kernel_state(&snapshot)
     }
 
     /// What the rows say, in the words of the snapshot.

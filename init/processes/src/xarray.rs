@@ -57,7 +57,9 @@ pub fn pointers(
     let head = system.word(idr, root, "idr.idr_rt.xa_head")?;
     let (mut all, mut lost) = (Vec::new(), 0_u64);
     walk(system, head, (0, u64::MAX), &Steps::new(system), &mut |piece| match piece.entry {
-        Some(entry) if entry & 3 == 0 && all.len() < limit => all.push((piece.index, VirtAddr(entry))),
+        Some(entry) if entry.is_multiple_of(4) && all.len() < limit => {
+            all.push((piece.index, VirtAddr(entry)));
+        }
         _ => lost = lost.saturating_add(1),
     });
     Ok((all, lost))

@@ -14,8 +14,6 @@ use super::{Artefact, Ground, Row, Rows, Stop};
 const MAX: usize = 100_000;
 /// `BPF_OBJ_NAME_LEN`, include/uapi/linux/bpf.h
 const NAME: usize = 16;
-/// `BPF_TAG_SIZE`
-const TAG: usize = 8;
 
 layouts! {
     IdrLayout of "idr" {
@@ -169,8 +167,9 @@ fn program(
     row.read("linux.bpf.attach_type", attach.map(|kind| named(ATTACH, kind)));
     row.read("linux.bpf.jited_bytes", system.half(at, layout.jited, "bpf_prog.jited_len"));
     if let Some(tag) = layout.tag {
-        let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        row.read("linux.bpf.tag", system.bytes(at, tag, TAG, "bpf_prog.tag").map(hex));
+        // It is shown byte by byte.
+        let word = system.word(at, tag, "bpf_prog.tag").map(u64::swap_bytes);
+        row.read("linux.bpf.tag", word.map(|word| format!("{word:016x}")));
     }
     let more = match system.follow(at, layout.more, "bpf_prog.aux") {
         Ok(more) => more,

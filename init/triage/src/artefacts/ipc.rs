@@ -149,7 +149,8 @@ impl Artefact for Layout {
             system.pointer(proxy, self.proxy.ipc, "nsproxy.ipc_ns").ok()?
         };
         // Tasks whose namespaces cannot be read are told by the artefact of namespaces.
-        let tasks = ground.processes.all.iter().filter_map(|process| of_task(process.leader.address));
+        let threads = ground.processes.all.iter().flat_map(|process| &process.threads);
+        let tasks = threads.filter_map(|thread| of_task(thread.address));
         let namespaces: BTreeSet<VirtAddr> = self.first.into_iter().chain(tasks).collect();
         for namespace in namespaces {
             self.namespace(ground, namespace, rows)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ::processes::system::System;
 use ::processes::tasks::Task;
-use base::addr::{VirtAddr, to_u64};
+use base::addr::VirtAddr;
 use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
 use symbols::layouts;
@@ -156,17 +156,21 @@ struct Members {
     pids: Vec<u32>,
     processes: u64,
     threads: u64,
-    /// The first of them.
-    task: Option<VirtAddr>,
+    /// The process that was added last.
+    last: Option<u32>,
 }
 
 impl Members {
-    fn add(&mut self, task: &Task, threads: usize) {
+    /// Threads may be elsewhere than the process that they are of.
+    fn add(&mut self, thread: &Task) {
+        self.threads = self.threads.saturating_add(1);
+        if self.last == Some(thread.tgid) {
+            return;
+        }
+        self.last = Some(thread.tgid);
         self.processes = self.processes.saturating_add(1);
-        self.threads = self.threads.saturating_add(to_u64(threads));
-        self.task = self.task.or(Some(task.address));
         if self.pids.len() < PIDS {
-            self.pids.push(task.pid);
+            self.pids.push(thread.tgid);
         }
     }
 
@@ -196,19 +200,17 @@ impl Artefact for Layout {
         let (mut found, mut kinds) = (BTreeMap::<_, Members>::new(), BTreeMap::new());
         let mut groups = BTreeMap::<VirtAddr, Members>::new();
         let mut faults = Vec::new();
-        for process in &ground.processes.all {
+        for task in ground.processes.all.iter().flat_map(|process| &process.threads) {
             rows.in_time()?;
-            let task = &process.leader;
-            let threads = process.threads.len();
             self.namespaces.each(system, task.address, &mut |kind, at| match at {
                 Ok(at) => {
                     kinds.insert(kind.name, kind);
-                    found.entry((kind.name, at)).or_default().add(task, threads);
+                    found.entry((kind.name, at)).or_default().add(task);
                 }
                 Err(error) => faults.push((task.address, task.pid, base::log::chain(&error))),
             });
             match self.groups.as_ref().map(|groups| groups.of(system, task.address)) {
-                Some(Ok(group)) => groups.entry(group).or_default().add(task, threads),
+                Some(Ok(group)) => groups.entry(group).or_default().add(task),
                 Some(Err(error)) => faults.push((task.address, task.pid, base::log::chain(&error))),
                 None => {}
             }

@@ -128,7 +128,7 @@ impl Artefact for Layout {
         for cpu in numbers::online(kernel, &self.cpus) {
             match &self.wheels {
                 Ok(wheels) => {
-                    wheels.walk(ground, rows, (cpu, self.cpus.of(kernel, wheels.at, cpu)), ticks)?
+                    wheels.walk(ground, rows, (cpu, self.cpus.of(kernel, wheels.at, cpu)), ticks)?;
                 }
                 Err(missing) => rows.miss("timers of the wheel", missing)?,
             }

@@ -158,9 +158,9 @@ impl Tables {
                     let Ok(Some(node)) = head else { continue };
                     // struct hlist_node begins with the pointer to the next one.
                     let (nodes, _) = list::chain(system.kernel, node, 0, MAX_MODULES);
-                    nodes
-                        .iter()
-                        .for_each(|node| function(number, VirtAddr(node.0.wrapping_sub(list.unwrap_or(0)))));
+                    for node in nodes {
+                        function(number, VirtAddr(node.0.wrapping_sub(list.unwrap_or(0))));
+                    }
                 }
             }
             Security::Slots(first, count, size, at) => {

@@ -129,14 +129,13 @@ impl Found {
         let system = ground.system;
         let what = "a setting of the kernel";
         Ok(match self.kind {
-            Int(_) => system.half(self.at, 0, what)?.cast_signed().into(),
             Long(_) => system.word(self.at, 0, what)?.into(),
             Net(..) if matches!(self.size, 1 | 2) => {
                 let bytes = system.bytes(self.at, 0, to_usize(self.size), what)?;
                 let short = Fields(&bytes).u16(0).or_else(|| Fields(&bytes).u8(0).map(u16::from));
                 short.unwrap_or(0).into()
             }
-            Net(..) => system.half(self.at, 0, what)?.cast_signed().into(),
+            Int(_) | Net(..) => system.half(self.at, 0, what)?.cast_signed().into(),
             Text(len, _) => {
                 let bytes = system.bytes(self.at, 0, len, what)?;
                 Fields(&bytes).text(0, len).unwrap_or_default().into()
