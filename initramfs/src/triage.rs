@@ -138,6 +138,15 @@ impl Folder {
         Self::create(&self.dir.join(name))?.write_all(text.as_bytes())
     }
 
+    /// Adds a line to a file of this name, which is made with the first one.
+    fn append(&mut self, name: &'static str, ending: &str, line: &str) -> io::Result<()> {
+        if !self.rows.contains_key(name) {
+            let file = Self::create(&self.dir.join(format!("{name}{ending}")))?;
+            self.rows.insert(name, BufWriter::new(file));
+        }
+        self.rows.get_mut(name).map_or(Ok(()), |file| file.write_all(line.as_bytes()))
+    }
+
     fn finish(self) -> io::Result<()> {
         for (_, mut rows) in self.rows {
             rows.flush()?;
@@ -185,14 +194,11 @@ fn safe(path: &str) -> String {
 
 impl Output for Folder {
     fn row(&mut self, artefact: &'static str, row: &Row) -> io::Result<()> {
-        if !self.rows.contains_key(artefact) {
-            let file = Self::create(&self.dir.join(format!("{artefact}.jsonl")))?;
-            self.rows.insert(artefact, BufWriter::new(file));
-        }
-        match self.rows.get_mut(artefact) {
-            Some(rows) => rows.write_all(row.to_line().as_bytes()),
-            None => Ok(()),
-        }
+        self.append(artefact, ".jsonl", &row.to_line())
+    }
+
+    fn line(&mut self, file: &'static str, line: &str) -> io::Result<()> {
+        self.append(file, "", line)
     }
 
     fn begin(&mut self, path: &str, bytes: u64) -> io::Result<String> {

@@ -75,6 +75,7 @@ impl PhysicalMemory for Watched<'_> {
 #[derive(Default)]
 struct Counter {
     rows: u64,
+    lines: u64,
     bytes: u64,
     summary: usize,
 }
@@ -85,6 +86,15 @@ impl Output for Counter {
         let line = row.to_line();
         // A row is one line, and nothing in it acts upon a terminal.
         let text = line.strip_suffix('\n').unwrap_or(&line);
+        if text.chars().any(base::text::is_unsafe) {
+            return Err(io::Error::other(format!("a row that is none: {text:?}")));
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, _: &'static str, line: &str) -> io::Result<()> {
+        self.lines = self.lines.saturating_add(1);
+        let text = line.strip_suffix('\n').unwrap_or(line);
         if text.chars().any(base::text::is_unsafe) {
             return Err(io::Error::other(format!("a row that is none: {text:?}")));
         }
@@ -175,6 +185,7 @@ fn damaged(series: &str, seed: u64, cases: u64) -> Result<()> {
     let watched = Watched { core: &core, words: Mutex::default() };
     let healthy = walk(&core, &watched, &answers).map_err(anyhow::Error::msg)?;
     ensure!(healthy.rows > 100 && healthy.bytes > 1 << 20, "{} rows", healthy.rows);
+    ensure!(healthy.lines > 100, "{} lines", healthy.lines);
     let places: Vec<u64> = watched.words.into_inner().unwrap_or_default().into_iter().collect();
     ensure!(places.len() > 10_000, "only {} words were read", places.len());
     setrlimit(Resource::RLIMIT_AS, ADDRESS_SPACE, ADDRESS_SPACE)?;

@@ -1,7 +1,7 @@
 //! The kernel's arrays of pointers by number: xarrays, and the radix trees and IDRs that are built alike
 //! (include/linux/xarray.h).
 
-use base::addr::{VirtAddr, to_usize};
+use base::addr::{VirtAddr, to_u64, to_usize};
 use base::fields::Fields;
 use vmcore::kernel::KernelError;
 
@@ -56,7 +56,9 @@ pub fn pointers(
 ) -> Result<(Vec<(u64, VirtAddr)>, u64), KernelError> {
     let head = system.word(idr, root, "idr.idr_rt.xa_head")?;
     let (mut all, mut lost) = (Vec::new(), 0_u64);
-    walk(system, head, (0, u64::MAX), &Steps::new(system), &mut |piece| match piece.entry {
+    // A node has something below it, or is not there: there are no more nodes than pointers.
+    let steps = Steps::at_most(to_u64(limit));
+    walk(system, head, (0, u64::MAX), &steps, &mut |piece| match piece.entry {
         Some(entry) if entry.is_multiple_of(4) && all.len() < limit => {
             all.push((piece.index, VirtAddr(entry)));
         }

@@ -4,6 +4,7 @@
 //! To add one: a file here with a type that is an `Artefact`, and its line in `ALL`.
 
 mod audit;
+mod body;
 mod bpf;
 mod cached;
 mod files;
@@ -47,6 +48,9 @@ const MAX_ROWS: u64 = 500_000;
 pub trait Output {
     /// Takes a row of an artefact.
     fn row(&mut self, artefact: &'static str, row: &Row) -> io::Result<()>;
+
+    /// Takes a line, with its end, of a text file that stands beside the rows.
+    fn line(&mut self, file: &'static str, line: &str) -> io::Result<()>;
 
     /// Begins a file that was recovered: its path on the machine, and its length in bytes. Returns
     /// the name that it has in the output.

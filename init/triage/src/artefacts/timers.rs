@@ -126,6 +126,7 @@ impl Artefact for Layout {
         let ticks = word(self.jiffies).zip(self.ticks.and_then(|ticks| ticks.hertz(kernel)));
         let now = word(self.tick);
         for cpu in numbers::online(kernel, &self.cpus) {
+            rows.in_time()?;
             match &self.wheels {
                 Ok(wheels) => {
                     wheels.walk(ground, rows, (cpu, self.cpus.of(kernel, wheels.at, cpu)), ticks)?;

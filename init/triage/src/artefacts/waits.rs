@@ -279,7 +279,7 @@ fn contexts(ground: &Ground<'_>, disks: &Disks, queue: VirtAddr) -> Result<Vec<V
     let Some(table) = layout.table else { return Ok(Vec::new()) };
     let head = system.word(queue, table, "request_queue.hctx_table")?;
     let mut all = Vec::new();
-    xarray::walk(system, head, (0, count), &Steps::new(system), &mut |piece| {
+    xarray::walk(system, head, (0, count), &Steps::at_most(MAX_QUEUES), &mut |piece| {
         all.extend(piece.entry.map(VirtAddr));
     });
     Ok(all)
