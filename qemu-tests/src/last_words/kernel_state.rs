@@ -61,10 +61,12 @@ impl Triage<'_> {
         let ours: BTreeSet<String> = rows
             .iter()
             .map(|row| {
-                let path = ["/linux/key/serial", "/linux/key/permissions", "/user/id", "/linux/key/type"];
+                let path = ["/linux/key/serial", "/linux/key/permissions", "/user/id"];
+                // It shows nine characters of a type.
+                let kind: String = text(row, "/linux/key/type").chars().take(9).collect();
                 let description = text(row, "/linux/key/description");
                 let first = description.split_whitespace().next().unwrap_or_default().to_owned();
-                format!("{} {first}", path.map(|path| text(row, path)).join(" "))
+                format!("{} {kind} {first}", path.map(|path| text(row, path)).join(" "))
             })
             .collect();
         let theirs: BTreeSet<String> = said(snapshot, "key")

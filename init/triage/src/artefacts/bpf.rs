@@ -163,8 +163,11 @@ fn program(
     let kind = system.half(at, layout.kind, "bpf_prog.type").map(|kind| named(PROGRAMS, kind));
     let what = kind.as_ref().ok().cloned();
     row.read("linux.bpf.type", kind);
+    // The first of them, ingress of a control group, is what those have that were told none.
     let attach = system.half(at, layout.attach, "bpf_prog.expected_attach_type");
-    row.read("linux.bpf.attach_type", attach.map(|kind| named(ATTACH, kind)));
+    if what.as_deref() == Some("cgroup_skb") || !matches!(attach, Ok(0)) {
+        row.read("linux.bpf.attach_type", attach.map(|kind| named(ATTACH, kind)));
+    }
     row.read("linux.bpf.jited_bytes", system.half(at, layout.jited, "bpf_prog.jited_len"));
     if let Some(tag) = layout.tag {
         // It is shown byte by byte.

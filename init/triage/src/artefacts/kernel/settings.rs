@@ -24,6 +24,8 @@ enum Kind {
 
 use Kind::{Int, Long, Net, Text};
 
+/// Those that a crash changes by itself are not among them (`ftrace_enabled`).
+///
 /// Names, the variables that have had them, and their kinds (kernel/sysctl.c and where the variables
 /// are defined).
 const ALL: &[(&str, &[&str], Kind)] = &[
@@ -35,7 +37,6 @@ const ALL: &[(&str, &[&str], Kind)] = &[
     ("kernel.core_pattern", &["core_pattern"], Text(128, "core")),
     ("kernel.core_uses_pid", &["core_uses_pid"], Int(Some(0))),
     ("kernel.dmesg_restrict", &["dmesg_restrict"], Int(None)),
-    ("kernel.ftrace_enabled", &["ftrace_enabled"], Int(Some(1))),
     ("kernel.hotplug", &["uevent_helper"], Text(256, "")),
     ("kernel.hung_task_panic", &["sysctl_hung_task_panic"], Int(None)),
     ("kernel.hung_task_timeout_secs", &["sysctl_hung_task_timeout_secs"], Long(None)),

@@ -77,9 +77,10 @@ pub(super) fn snapshot(out: &mut String) -> Result<()> {
     }
     for entry in fs::read_dir("/proc/self/fdinfo").context("reading /proc/self/fdinfo")?.flatten() {
         let text = read(&entry.path().to_string_lossy());
-        let words: Vec<&str> =
-            text.lines().filter(|line| line.contains("_id:\t") || line.contains("_tag:\t")).collect();
-        if text.contains("prog_tag:") || text.contains("map_id:") {
+        let is_wanted =
+            |line: &&str| ["prog_tag:", "prog_id:", "map_id:"].iter().any(|key| line.starts_with(key));
+        let words: Vec<&str> = text.lines().filter(is_wanted).collect();
+        if !words.is_empty() {
             let _ = writeln!(out, "bpf\t{}", words.join("\t"));
         }
     }
