@@ -267,6 +267,7 @@ impl Walk<'_> {
             offset.and_then(|offset| system.word(inode, offset, "inode").ok()).unwrap_or(0)
         };
         let deleted = if half(layout.links) == 0 { " (deleted)" } else { "" };
+        let path = if path.is_empty() { "/" } else { &path };
         let line = super::body::Line {
             path: &format!("{path}{deleted}"),
             inode: word(Some(layout.number)),
