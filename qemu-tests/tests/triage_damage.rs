@@ -128,8 +128,8 @@ fn walk(core: &dyn Core, memory: &dyn PhysicalMemory, answers: &Answers) -> Resu
     let limits = Limits { file: 4 << 20, files: 64 << 20, time: Duration::from_secs(2) };
     let (system, processes, held) = (&system, &processes, &held);
     let Ok(names) = index::read_as_known(&kernel, answers, &[]) else { return Ok(counter) };
-    let code = &Unwinder::new(&kernel, &names, answers);
-    let ground = Ground { system, known: answers, processes, held, code, clock, limits };
+    let unwinder = &Unwinder::new(&kernel, &names, answers);
+    let ground = Ground { system, known: answers, processes, held, code: unwinder, clock, limits };
     for done in artefacts::run_all(&ground, &mut counter) {
         if let Some(why) = done.stopped.filter(|why| why.contains("a row that is none")) {
             return Err(why);

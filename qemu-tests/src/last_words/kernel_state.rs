@@ -102,8 +102,8 @@ impl Triage<'_> {
                 let key = i64::from_str_radix(key.trim_start_matches("0x"), 16).unwrap_or(-1);
                 let mode = text(row, "/linux/ipc/mode");
                 let mode = mode.trim_start_matches('0').to_owned();
-                let more: Vec<String> = more.iter().map(|path| text(row, path)).collect();
-                format!("{key} {} {mode} {}", text(row, "/linux/ipc/id"), more.join(" "))
+                let rest: Vec<String> = more.iter().map(|path| text(row, path)).collect();
+                format!("{key} {} {mode} {}", text(row, "/linux/ipc/id"), rest.join(" "))
             };
             rows.map(line).collect()
         };
