@@ -3,7 +3,7 @@
 //! on.
 
 use std::fs;
-use std::io::{self, BufWriter, Read as _, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,11 +14,9 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use serde::{Deserialize, Serialize};
 
 use base::addr::PhysAddr;
-use symbols::btf;
-use symbols::kallsyms::index;
-use symbols::knowledge::{Answers, Read};
+use symbols::knowledge::Answers;
 use triage::archive::{Archive, Chunk, Head};
-use triage::artefacts::{self, Done, Limits};
+use triage::artefacts::{self, Limits};
 use triage::findings::{Missing, Piece};
 use triage::summary::{self, Subject};
 use vmcore::format::vmcoreinfo::VmcoreInfo;
@@ -165,16 +163,12 @@ fn triage(core: &Vmcore, order: &Order, wanted: &Wanted, out: &mut impl Write) -
     };
     let mut archive = Archive::new(wanted.time, &mut send)?;
     let answers = Answers::parse(&order.knowledge);
-    let done = if answers.is_empty() {
-        read_and_walk(&kernel, &limits, &mut archive)
-    } else {
-        artefacts::walk(&kernel, &answers, &limits, &mut archive).map_err(|error| base::log::chain(&error))
-    };
+    let done = artefacts::walk(&kernel, Some(&answers), &limits, &mut archive);
     match done {
         Ok(done) => {
             archive.text("index.json", &artefacts::index(&done, env!("CARGO_PKG_VERSION"), peak_memory()))?
         }
-        Err(why) => archive.text("ERROR.txt", &format!("{why}\n"))?,
+        Err(error) => archive.text("ERROR.txt", &format!("{}\n", base::log::chain(&error)))?,
     }
     archive.finish()?;
     out.write_all(&Head::END.to_bytes())?;
@@ -185,16 +179,4 @@ fn triage(core: &Vmcore, order: &Order, wanted: &Wanted, out: &mut impl Write) -
 fn peak_memory() -> Option<u64> {
     let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
     u64::try_from(usage.max_rss()).ok()?.checked_mul(1024)
-}
-
-/// With what the memory itself says of the kernel.
-fn read_and_walk(
-    kernel: &Kernel<'_>,
-    limits: &Limits,
-    archive: &mut Archive<'_>,
-) -> Result<Vec<Done>, String> {
-    let names = index::read(kernel).map_err(|error| base::log::chain(&error))?;
-    let types = btf::read(kernel, &names).map_err(|error| base::log::chain(&error))?;
-    let known = Read { symbols: &names, types: &types };
-    artefacts::walk(kernel, &known, limits, archive).map_err(|error| base::log::chain(&error))
 }

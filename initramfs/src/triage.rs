@@ -8,12 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use base::addr::{to_u64, to_usize};
-use processes::system::SystemError;
-use symbols::btf::{self, BtfError};
-use symbols::kallsyms::{KallsymsError, index};
-use symbols::knowledge::Read;
 use triage::archive::{Archive, Chunk};
-use triage::artefacts::{self, Done, Limits, Output, Recovered, Row};
+use triage::artefacts::{self, Done, Limits, Output, Recovered, WalkError};
 use triage::places::{Places, ROOT};
 use triage::summary::{self, Subject};
 use vmcore::budget;
@@ -26,15 +22,9 @@ pub enum TriageError {
     /// The dump.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// The kernel's own symbols.
-    #[error("reading the kernel's symbols")]
-    Symbols(#[from] KallsymsError),
-    /// The kernel's own types.
-    #[error("reading the kernel's types")]
-    Types(#[from] BtfError),
-    /// What is known of the kernel is not enough.
-    #[error("finding the processes")]
-    System(#[from] SystemError),
+    /// The walk.
+    #[error(transparent)]
+    Walk(#[from] WalkError),
     /// The folder exists.
     #[error("{0} is there already and is not empty: name a new folder")]
     Taken(PathBuf),
@@ -89,10 +79,7 @@ fn texts(
 }
 
 fn run(input: &Input, limits: &Limits, output: &mut dyn Output) -> Result<Vec<Done>, TriageError> {
-    let kernel = input.kernel();
-    let names = index::read(&kernel)?;
-    let types = btf::read(&kernel, &names)?;
-    Ok(artefacts::walk(&kernel, &Read { symbols: &names, types: &types }, limits, output)?)
+    Ok(artefacts::walk(&input.kernel(), None, limits, output)?)
 }
 
 /// For people: a line for each artefact.
@@ -115,7 +102,7 @@ pub fn text(done: &[Done], out: &Path) -> String {
 #[derive(Debug)]
 struct Folder {
     dir: PathBuf,
-    rows: BTreeMap<&'static str, BufWriter<File>>,
+    lines: BTreeMap<String, BufWriter<File>>,
     open: Option<Open>,
     places: Places,
 }
@@ -141,7 +128,7 @@ impl Folder {
             }
             Err(error) => return Err(failed(error)),
         }
-        Ok(Self { dir: dir.to_owned(), rows: BTreeMap::new(), open: None, places: Places::default() })
+        Ok(Self { dir: dir.to_owned(), lines: BTreeMap::new(), open: None, places: Places::default() })
     }
 
     fn create(path: &Path) -> io::Result<File> {
@@ -153,27 +140,24 @@ impl Folder {
     }
 
     fn finish(self) -> io::Result<()> {
-        self.rows.into_values().try_for_each(|mut rows| rows.flush())
+        self.lines.into_values().try_for_each(|mut lines| lines.flush())
     }
 }
 
 impl Output for Folder {
-    fn row(&mut self, artefact: &'static str, row: &Row) -> io::Result<()> {
-        if !self.rows.contains_key(artefact) {
-            let file = Self::create(&self.dir.join(format!("{artefact}.jsonl")))?;
-            self.rows.insert(artefact, BufWriter::new(file));
+    fn line(&mut self, file: &str, line: &str) -> io::Result<()> {
+        if !self.lines.contains_key(file) {
+            let made = Self::create(&self.dir.join(file))?;
+            self.lines.insert(file.to_owned(), BufWriter::new(made));
         }
-        match self.rows.get_mut(artefact) {
-            Some(rows) => rows.write_all(row.to_line().as_bytes()),
-            None => Ok(()),
-        }
+        self.lines.get_mut(file).map_or(Ok(()), |lines| lines.write_all(line.as_bytes()))
     }
 
-    fn done(&mut self, artefact: &'static str) -> io::Result<()> {
-        // A file without rows says that there were none.
-        match self.rows.remove(artefact) {
-            Some(mut rows) => rows.flush(),
-            None => Self::create(&self.dir.join(format!("{artefact}.jsonl"))).map(drop),
+    fn done(&mut self, file: &str) -> io::Result<()> {
+        // A file without lines says that there were none.
+        match self.lines.remove(file) {
+            Some(mut lines) => lines.flush(),
+            None => Self::create(&self.dir.join(file)).map(drop),
         }
     }
 

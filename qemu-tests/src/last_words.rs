@@ -1,6 +1,7 @@
 //! What a system says right before its end, and whether triage finds it again: `production-init`'s
 //! `prod.last` writes it.
 
+pub mod kernel_state;
 pub mod network;
 
 use anyhow::{Context, Result, ensure};
@@ -83,7 +84,8 @@ impl Triage<'_> {
             ensure!(lacks.is_empty() && more.is_empty(), "{of}: rows lack {lacks:?} and have {more:?}");
             ensure!(!theirs.is_empty(), "/proc showed no {of}");
         }
-        self.ensure_network(&snapshot)
+        self.ensure_network(&snapshot)?;
+        self.ensure_kernel_state(&snapshot)
     }
 
     /// What the rows say, in the words of the snapshot.

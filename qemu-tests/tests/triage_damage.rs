@@ -20,7 +20,7 @@ use std::{env, io};
 use symbols::btf;
 use symbols::kallsyms::index;
 use symbols::knowledge::{Answers, Read, Recorder};
-use triage::artefacts::{self, Limits, Output, Recovered, Row};
+use triage::artefacts::{self, Limits, Output, Recovered};
 use triage::summary::{self, Subject};
 use triage::wanted;
 use vmcore::kernel::Kernel;
@@ -71,23 +71,24 @@ impl PhysicalMemory for Watched<'_> {
 #[derive(Default)]
 struct Counter {
     rows: u64,
+    lines: u64,
     bytes: u64,
     summary: usize,
 }
 
 impl Output for Counter {
-    fn row(&mut self, _: &'static str, row: &Row) -> io::Result<()> {
-        self.rows = self.rows.saturating_add(1);
-        let line = row.to_line();
-        // A row is one line, and nothing in it acts upon a terminal.
-        let text = line.strip_suffix('\n').unwrap_or(&line);
+    fn line(&mut self, file: &str, line: &str) -> io::Result<()> {
+        let counted = if file == "body.txt" { &mut self.lines } else { &mut self.rows };
+        *counted = counted.saturating_add(1);
+        // It is one line, and nothing in it acts upon a terminal.
+        let text = line.strip_suffix('\n').unwrap_or(line);
         if text.chars().any(base::text::is_unsafe) {
             return Err(io::Error::other(format!("a row that is none: {text:?}")));
         }
         Ok(())
     }
 
-    fn done(&mut self, _: &'static str) -> io::Result<()> {
+    fn done(&mut self, _: &str) -> io::Result<()> {
         Ok(())
     }
 
@@ -112,7 +113,7 @@ fn walk(core: &dyn Core, memory: &dyn PhysicalMemory, answers: &Answers) -> Resu
     let findings = summary::of(Subject { core, kernel: &kernel, answers: Some(answers), planned: false });
     counter.summary = findings.to_json(160 << 10).len().saturating_add(findings.to_text(96 << 10).len());
     let limits = Limits { file: 4 << 20, files: 64 << 20, time: Duration::from_secs(2), ..Limits::default() };
-    let Ok(all) = artefacts::walk(&kernel, answers, &limits, &mut counter) else { return Ok(counter) };
+    let Ok(all) = artefacts::walk(&kernel, Some(answers), &limits, &mut counter) else { return Ok(counter) };
     for done in all {
         if let Some(why) = done.stopped.filter(|why| why.contains("a row that is none")) {
             return Err(why);
@@ -167,6 +168,7 @@ fn damaged(series: &str, seed: u64, cases: u64) -> Result<()> {
     let watched = Watched { core: &core, words: Mutex::default() };
     let healthy = walk(&core, &watched, &answers).map_err(anyhow::Error::msg)?;
     ensure!(healthy.rows > 100 && healthy.bytes > 1 << 20, "{} rows", healthy.rows);
+    ensure!(healthy.lines > 100, "{} lines", healthy.lines);
     let places: Vec<u64> = watched.words.into_inner().unwrap_or_default().into_iter().collect();
     ensure!(places.len() > 10_000, "only {} words were read", places.len());
     setrlimit(Resource::RLIMIT_AS, ADDRESS_SPACE, ADDRESS_SPACE)?;

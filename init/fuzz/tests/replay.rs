@@ -103,8 +103,13 @@ fn replay(name: &str) {
     for input in &inputs {
         (target.check)(input);
     }
-    // A debug file takes as long as a hundred other inputs; qemu-tests damage those of real kernels.
-    let cases = if matches!(name, "symbols" | "triage") { CASES / 10 } else { CASES };
+    // A debug file, and a walk that runs into its limit of time, take as long as a hundred other inputs;
+    // qemu-tests damage those of real kernels.
+    let cases = match name {
+        "symbols" => CASES / 10,
+        "triage" => CASES / 50,
+        _ => CASES,
+    };
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let damaged = (any::<Index>(), vec(edits(), 1..6)).prop_map(|(input, edits)| {

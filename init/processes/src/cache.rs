@@ -1,16 +1,14 @@
 //! The page cache of a file: pages that are in memory though no process maps them
 //! (`address_space.i_pages`, an xarray: include/linux/xarray.h).
 
-use base::addr::{Pfn, VirtAddr, to_usize};
-use base::fields::Fields;
+use base::addr::{Pfn, VirtAddr};
 
 use crate::system::System;
 use crate::tables::Steps;
+use crate::xarray;
 
 /// `XA_CHUNK_SHIFT`
 const CHUNK_SHIFT: u32 = 6;
-/// A tree of 64-bit indices has eleven levels.
-const MAX_SHIFT: u8 = 60;
 
 /// What the cache has of a file's page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +52,11 @@ pub fn walk(
             folio: None,
         });
     };
-    let mut walk = Walk { system, mapping, first, behind, steps, each };
-    match node_of(head) {
-        Some(node) => walk.descend(node, 0, None),
-        // A single page, at index 0.
-        None => walk.leaf(head, 0, 1),
-    }
+    let mut walk = Walk { system, mapping, first, behind, each };
+    xarray::walk(system, head, (first, behind), steps, &mut |piece| match piece.entry {
+        Some(entry) => walk.leaf(entry, piece.index, piece.count),
+        None => walk.tell(piece.index, piece.count, Cached::Lost),
+    });
 }
 
 /// Whether the files of an `address_space` are in memory only: what is not there are zeros.
@@ -73,70 +70,17 @@ pub fn is_tmpfs(system: &System<'_>, mapping: VirtAddr) -> bool {
     of.is_some() && of == system.variables.shmem_aops
 }
 
-/// The node that an entry leads to, if it does (`xa_is_node`).
-fn node_of(entry: u64) -> Option<VirtAddr> {
-    (entry & 3 == 2 && entry > 4096).then_some(VirtAddr(entry & !3))
-}
-
 struct Walk<'a, 'b> {
     system: &'a System<'b>,
     mapping: VirtAddr,
     first: u64,
     behind: u64,
-    steps: &'a Steps,
     each: &'a mut dyn FnMut(Piece),
 }
 
 impl Walk<'_, '_> {
-    /// A node whose first slot is of index `base`. Shifts fall from node to node, so that it ends.
-    fn descend(&mut self, node: VirtAddr, base: u64, above: Option<u8>) {
-        let layout = &self.system.layout;
-        let count = layout.node_slots;
-        let shift = self.system.bytes(node, layout.node.shift, 1, "xa_node.shift").ok();
-        let shift = shift.and_then(|bytes| bytes.first().copied());
-        let shift = shift.filter(|shift| *shift <= MAX_SHIFT && above.is_none_or(|above| *shift < above));
-        let (true, Some(shift)) = (self.steps.take(), shift) else {
-            let pages = above.and_then(|above| 1_u64.checked_shl(above.into())).unwrap_or(u64::MAX);
-            return self.tell(base, pages, Cached::Lost);
-        };
-        let size = 1_u64.wrapping_shl(shift.into());
-        let skip = (self.first.saturating_sub(base) >> shift).min(count);
-        let end = self.behind.saturating_sub(base).div_ceil(size).min(count);
-        let len = to_usize(end.saturating_sub(skip).saturating_mul(8));
-        let at = layout.node.slots.saturating_add(skip.saturating_mul(8));
-        let Ok(slots) = self.system.bytes(node, at, len, "xa_node.slots") else {
-            return self.tell(base, size.saturating_mul(count), Cached::Lost);
-        };
-        for index in skip..end {
-            let at = to_usize(index.saturating_sub(skip).saturating_mul(8));
-            let entry = Fields(&slots).u64(at).unwrap_or(0);
-            let start = base.saturating_add(index.saturating_mul(size));
-            match node_of(entry) {
-                _ if entry == 0 => {}
-                Some(below) if shift > 0 => self.descend(below, start, Some(shift)),
-                Some(_) => self.tell(start, 1, Cached::Lost),
-                // A sibling: the slot that it names has the page, which spans several slots.
-                None if entry & 3 == 2 => {
-                    let sibling = entry >> 2;
-                    let named = (sibling < index).then(|| {
-                        let at = layout.node.slots.saturating_add(sibling.saturating_mul(8));
-                        self.system.word(node, at, "xa_node.slots").ok()
-                    });
-                    match named.flatten().filter(|entry| entry & 3 != 2) {
-                        Some(entry) => self.leaf(entry, start, size),
-                        None => self.tell(start, size, Cached::Lost),
-                    }
-                }
-                None => self.leaf(entry, start, size),
-            }
-        }
-    }
-
     /// An entry of `pages` pages from `index` on: a page, or the one that heads a huge one; or a value.
     fn leaf(&mut self, entry: u64, index: u64, pages: u64) {
-        if entry == 0 {
-            return;
-        }
         if entry & 1 != 0 {
             return self.tell(index, pages, Cached::Value);
         }

@@ -6,7 +6,8 @@
 //! - [`system`]: a kernel with what is known of its structures ([`layout`]).
 //! - [`tasks`]: processes and threads.
 //! - [`mappings`]: an address space and its mappings.
-//! - [`tables`], [`cache`]: page tables of a process, page cache of a file.
+//! - [`tables`], [`cache`]: page tables of a process, page cache of a file; [`xarray`] is what the latter
+//!   is kept in.
 //! - [`resident`]: the two of them together: where each page is, and why it is not to be had.
 //! - [`user`], [`names`], [`registers`]: memory by a process's addresses, paths of files, registers
 //!   of threads.
@@ -41,5 +42,6 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod user;
+pub mod xarray;
 
 pub use plan::{Absent, Counts};

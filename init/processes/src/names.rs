@@ -15,8 +15,8 @@ const MAX_STEPS: usize = 4096;
 /// The path of the `struct file` at `file`, from the root of all mounts.
 pub fn path(system: &System<'_>, file: VirtAddr) -> Result<Vec<u8>, KernelError> {
     let layout = &system.layout;
-    let first = pointer(system, file, layout.file.dentry, "file.f_path.dentry")?;
-    let inner = pointer(system, file, layout.file.mount, "file.f_path.mnt")?;
+    let first = system.follow(file, layout.file.dentry, "file.f_path.dentry")?;
+    let inner = system.follow(file, layout.file.mount, "file.f_path.mnt")?;
     // struct vfsmount is a member of struct mount.
     let mount = VirtAddr(inner.0.wrapping_sub(layout.mount.inner));
     let mut path = of(system, mount, first)?;
@@ -38,26 +38,17 @@ pub fn in_mount(
     dentry: (VirtAddr, u64),
     mount: (VirtAddr, u64),
 ) -> Result<Vec<u8>, KernelError> {
-    let dentry = pointer(system, dentry.0, dentry.1, "path.dentry")?;
-    let inner = pointer(system, mount.0, mount.1, "path.mnt")?;
+    let dentry = system.follow(dentry.0, dentry.1, "path.dentry")?;
+    let inner = system.follow(mount.0, mount.1, "path.mnt")?;
     let path = of(system, VirtAddr(inner.0.wrapping_sub(system.layout.mount.inner)), dentry)?;
     Ok(if path.is_empty() { b"/".to_vec() } else { path })
 }
 
 /// Where the `struct mount` at `mount` is mounted; "/" for the root of all mounts.
 pub fn of_mount(system: &System<'_>, mount: VirtAddr) -> Result<Vec<u8>, KernelError> {
-    let root = pointer(system, mount, system.layout.mount.root, "vfsmount.mnt_root")?;
+    let root = system.follow(mount, system.layout.mount.root, "vfsmount.mnt_root")?;
     let path = of(system, mount, root)?;
     Ok(if path.is_empty() { b"/".to_vec() } else { path })
-}
-
-fn pointer(
-    system: &System<'_>,
-    base: VirtAddr,
-    offset: u64,
-    what: &'static str,
-) -> Result<VirtAddr, KernelError> {
-    system.pointer(base, offset, what)?.ok_or(KernelError::Absurd { what, value: 0 })
 }
 
 /// The path of a directory entry in a mount; empty for the root of all mounts.
@@ -67,14 +58,14 @@ fn of(system: &System<'_>, mount: VirtAddr, dentry: VirtAddr) -> Result<Vec<u8>,
     let mut names: Vec<Vec<u8>> = Vec::new();
     let mut len = 0_usize;
     for _ in 0..MAX_STEPS {
-        let parent = pointer(system, dentry, layout.dentry.parent, "dentry.d_parent")?;
-        let root = pointer(system, mount, layout.mount.root, "vfsmount.mnt_root")?;
+        let parent = system.follow(dentry, layout.dentry.parent, "dentry.d_parent")?;
+        let root = system.follow(mount, layout.mount.root, "vfsmount.mnt_root")?;
         if dentry == root || dentry == parent {
-            let above = pointer(system, mount, layout.mount.parent, "mount.mnt_parent")?;
+            let above = system.follow(mount, layout.mount.parent, "mount.mnt_parent")?;
             if above == mount {
                 break;
             }
-            dentry = pointer(system, mount, layout.mount.mountpoint, "mount.mnt_mountpoint")?;
+            dentry = system.follow(mount, layout.mount.mountpoint, "mount.mnt_mountpoint")?;
             mount = above;
             continue;
         }
@@ -97,8 +88,7 @@ pub fn name(system: &System<'_>, dentry: VirtAddr) -> Result<Vec<u8>, KernelErro
         return Err(KernelError::Absurd { what: "dentry.d_name.len", value: len.into() });
     }
     let what = "dentry.d_name.name";
-    let at = system.pointer(dentry, layout.name, what)?;
-    let at = at.ok_or(KernelError::Absurd { what, value: 0 })?;
+    let at = system.follow(dentry, layout.name, what)?;
     let mut name = system.bytes(at, 0, to_usize(len.into()), what)?;
     for byte in &mut name {
         if matches!(*byte, 0 | b'\n') {

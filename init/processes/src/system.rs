@@ -111,6 +111,18 @@ impl<'a> System<'a> {
         Ok(Some(self.word(base, offset, what)?).filter(|word| *word >= KERNEL).map(VirtAddr))
     }
 
+    /// The same of one that has to lead to something.
+    pub fn follow(&self, base: VirtAddr, offset: u64, what: &'static str) -> Result<VirtAddr, KernelError> {
+        self.pointer(base, offset, what)?.ok_or(KernelError::Absurd { what, value: 0 })
+    }
+
+    /// A 16-bit member.
+    pub fn short(&self, base: VirtAddr, offset: u64, what: &'static str) -> Result<u16, KernelError> {
+        let mut bytes = [0; 2];
+        self.kernel.read(Self::at(base, offset, what)?, &mut bytes, what)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
     /// Bytes of a member.
     pub fn bytes(
         &self,

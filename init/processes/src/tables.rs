@@ -44,6 +44,12 @@ impl Steps {
         Self(Cell::new(system.pages.saturating_mul(16).saturating_add(1 << 10)))
     }
 
+    /// So many.
+    #[must_use]
+    pub fn at_most(count: u64) -> Self {
+        Self(Cell::new(count))
+    }
+
     /// Takes one.
     pub(crate) fn take(&self) -> bool {
         let left = self.0.get().checked_sub(1);

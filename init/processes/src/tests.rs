@@ -17,6 +17,7 @@ use crate::tables::{self, Entry, Run, Steps};
 use crate::tasks::{self, Process, Processes, Task};
 use crate::testing::{DIRECT, LEN, Made, PAGE, VMEMMAP, virt};
 use crate::user;
+use crate::xarray;
 
 /// Tables at 0x1000 (top), 0x2000, 0x3000, 0x4000; with five levels the top one is at 0x5000. They
 /// map addresses from 0 on.
@@ -158,6 +159,28 @@ fn file(made: &mut Made) {
     // Eight slots of eight pages each.
     made.put(0xd000, &[3, DIRECT + 0xd100 + 2, huge, 1 << 2 | 2, DIRECT + 0xd200 + 2, foreign]);
     made.put(0xd100, &[0, 0, one]).put(0xd200, &[0, 0x11]);
+}
+
+#[test]
+fn an_idr_gives_its_pointers_by_their_numbers() {
+    let mut made = Made::new();
+    let (one, two) = (DIRECT + 0x4000, DIRECT + 0x5000);
+    made.put(0xc000, &[0, DIRECT + 0xd000 + 2]);
+    // Eight slots of eight numbers each: a node, a node that leads back, and one that is not there.
+    made.put(0xd000, &[3, DIRECT + 0xd100 + 2, DIRECT + 0xd000 + 2, (1 << 46) + 2]);
+    made.put(0xd100, &[0, 0, one, 0, 0, 0, two]);
+    let found = |made: &Made, limit| {
+        made.with(4, |system, _| xarray::pointers(system, virt(0xc000), 8, limit).unwrap())
+    };
+    let all = vec![(1, VirtAddr(one)), (5, VirtAddr(two))];
+    assert_eq!(found(&made, 100), (all.clone(), 2));
+    assert_eq!(found(&made, 1), (Vec::new(), 3), "no more nodes than pointers");
+    made.put(0xd000, &[3, DIRECT + 0xd100 + 2, 0, 0]);
+    assert_eq!(found(&made, 100), (all, 0));
+    made.put(0xc000, &[0, one]);
+    assert_eq!(found(&made, 100), (vec![(0, VirtAddr(one))], 0), "the first one needs no node");
+    made.put(0xc000, &[0, 0]);
+    assert_eq!(found(&made, 100), (Vec::new(), 0));
 }
 
 fn cached(system: &System<'_>, range: (u64, u64)) -> Vec<(u64, u64, Cached)> {

@@ -211,16 +211,39 @@ impl Knowledge for Recorder<'_> {
     }
 }
 
-/// `HZ`: ticks a second. The clock of jiffies has `mult` = nanoseconds of a tick, shifted left by
-/// `shift` (kernel/time/jiffies.c).
+/// Where the kernel has its `HZ`: ticks a second. The clock of jiffies has `mult` = nanoseconds of a tick,
+/// shifted left by `shift` (kernel/time/jiffies.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticks {
+    clock: VirtAddr,
+    mult: u64,
+    shift: u64,
+}
+
+impl Ticks {
+    /// Looks it up.
+    #[must_use]
+    pub fn ask(known: &dyn Knowledge) -> Option<Self> {
+        Some(Self {
+            clock: known.symbol("clocksource_jiffies")?,
+            mult: known.offset("clocksource", "mult")?,
+            shift: known.offset("clocksource", "shift")?,
+        })
+    }
+
+    /// Reads it.
+    #[must_use]
+    pub fn hertz(&self, kernel: &Kernel<'_>) -> Option<u32> {
+        let word = |offset| kernel.read_u32(self.clock.checked_add(offset)?, "clocksource_jiffies").ok();
+        let (mult, shift) = (u64::from(word(self.mult)?), word(self.shift)?);
+        let tick = mult.checked_shr(shift).filter(|tick| *tick > 0)?;
+        let hertz = 1_000_000_000_u64.saturating_add(tick / 2).checked_div(tick)?;
+        u32::try_from(hertz).ok().filter(|hertz| (10..=10_000).contains(hertz))
+    }
+}
+
+/// The two together.
 #[must_use]
 pub fn hertz(kernel: &Kernel<'_>, known: &dyn Knowledge) -> Option<u32> {
-    let clock = known.symbol("clocksource_jiffies")?;
-    // All is asked before anything is read: see [`Recorder`].
-    let (mult, shift) = (known.offset("clocksource", "mult")?, known.offset("clocksource", "shift")?);
-    let word = |offset| kernel.read_u32(clock.checked_add(offset)?, "clocksource_jiffies").ok();
-    let (mult, shift) = (u64::from(word(mult)?), word(shift)?);
-    let tick = mult.checked_shr(shift).filter(|tick| *tick > 0)?;
-    let hertz = 1_000_000_000_u64.saturating_add(tick / 2).checked_div(tick)?;
-    u32::try_from(hertz).ok().filter(|hertz| (10..=10_000).contains(hertz))
+    Ticks::ask(known)?.hertz(kernel)
 }

@@ -16,6 +16,7 @@
 //! - [`debuginfo`]: the ELF file with a symbol table, DWARF and call frame information, and one of each
 //!   module.
 //! - [`isf`]: the same for volatility3.
+//! - [`list`], [`tree`]: how the kernel strings structures together.
 //!
 //! ## Words
 //! *Link-time address*: where a symbol is without KASLR, as in the distribution's `vmlinux`.
@@ -45,4 +46,5 @@ mod prologue;
 pub mod pt_regs;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tree;
 pub mod unwind;

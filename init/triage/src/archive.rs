@@ -2,7 +2,7 @@
 //! that are compressed each for itself, so that whoever receives them can end the archive properly
 //! behind any of them, whatever became of the sender ([`Chunk::owed`], [`ending`]).
 //!
-//! Rows wait, compressed, until their number is known, since a tar says first how long a file is.
+//! Lines wait, compressed, until their number is known, since a tar says first how long a file is.
 //! Files with holes are in the form that GNU tar calls PAX 1.0, which Python's `tarfile`, bsdtar and GNU
 //! tar read (GNU tar manual, "Storing Sparse Files").
 
@@ -13,15 +13,15 @@ use base::addr::{to_u64, to_usize};
 use base::fields::Fields;
 use tar::{EntryType, Header};
 
-use crate::artefacts::{Output, Recovered, Row};
+use crate::artefacts::{Output, Recovered};
 use crate::places::{Places, ROOT};
 
 /// Bytes of a tar's header, to which contents are padded, too.
 const BLOCK: usize = 512;
 /// Bytes that are compressed at once.
 const FRAME: usize = 256 << 10;
-/// Bytes of compressed rows of one artefact that wait in memory.
-const ROWS: usize = 4 << 20;
+/// Bytes of compressed lines of one file that wait in memory.
+const LINES: usize = 4 << 20;
 /// Three is zstd's own choice: rows become a tenth or less.
 const LEVEL: i32 = 3;
 /// Longest name that the old header of a tar has room for.
@@ -87,13 +87,13 @@ pub struct Archive<'a> {
     plain: Vec<u8>,
     /// Bytes that the entry still needs.
     owed: u64,
-    rows: BTreeMap<&'static str, Spool>,
+    lines: BTreeMap<String, Spool>,
     places: Places,
     /// Seconds since 1970, of what has no time itself.
     time: u64,
 }
 
-/// Rows that wait.
+/// Lines that wait.
 #[derive(Default)]
 struct Spool {
     frames: Vec<(Vec<u8>, usize)>,
@@ -121,7 +121,7 @@ impl<'a> Archive<'a> {
             packer: Packer(compressor),
             plain: Vec::with_capacity(FRAME),
             owed: 0,
-            rows: BTreeMap::new(),
+            lines: BTreeMap::new(),
             places: Places::default(),
             time,
         })
@@ -180,11 +180,11 @@ impl<'a> Archive<'a> {
         self.flush_full()
     }
 
-    /// Writes the rows of an artefact.
-    fn release(&mut self, artefact: &str, spool: Spool) -> io::Result<()> {
+    /// Writes a file of lines.
+    fn release(&mut self, file: &str, spool: Spool) -> io::Result<()> {
         let bytes = spool.frames.iter().map(|(_, bytes)| *bytes).chain([spool.plain.len()]);
         let bytes = to_u64(bytes.fold(0, usize::saturating_add));
-        let header = header(&format!("{artefact}.jsonl"), bytes, self.time, 0o600, EntryType::Regular);
+        let header = header(file, bytes, self.time, 0o600, EntryType::Regular);
         self.begin_entry(header.as_bytes(), bytes)?;
         self.flush()?;
         for (frame, bytes) in spool.frames {
@@ -197,13 +197,16 @@ impl<'a> Archive<'a> {
 }
 
 impl Output for Archive<'_> {
-    fn row(&mut self, artefact: &'static str, row: &Row) -> io::Result<()> {
-        let spool = self.rows.entry(artefact).or_default();
-        if spool.packed > ROWS {
-            let message = format!("the rows take more than {} MiB, compressed", ROWS >> 20);
+    fn line(&mut self, file: &str, line: &str) -> io::Result<()> {
+        if !self.lines.contains_key(file) {
+            self.lines.insert(file.to_owned(), Spool::default());
+        }
+        let Some(spool) = self.lines.get_mut(file) else { return Ok(()) };
+        if spool.packed > LINES {
+            let message = format!("{file} takes more than {} MiB, compressed", LINES >> 20);
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
         }
-        spool.plain.extend_from_slice(row.to_line().as_bytes());
+        spool.plain.extend_from_slice(line.as_bytes());
         if spool.plain.len() < FRAME {
             return Ok(());
         }
@@ -214,9 +217,9 @@ impl Output for Archive<'_> {
         Ok(())
     }
 
-    fn done(&mut self, artefact: &'static str) -> io::Result<()> {
-        let spool = self.rows.remove(artefact).unwrap_or_default();
-        self.release(artefact, spool)
+    fn done(&mut self, file: &str) -> io::Result<()> {
+        let spool = self.lines.remove(file).unwrap_or_default();
+        self.release(file, spool)
     }
 
     fn begin(&mut self, file: &Recovered<'_>) -> io::Result<String> {

@@ -3,22 +3,35 @@
 //!
 //! To add one: a file here with a type that is an `Artefact`, and its line in `ALL`.
 
+mod audit;
+mod body;
+mod bpf;
 mod cached;
 mod content;
 mod files;
+mod groups;
+mod ipc;
+mod kernel;
+mod keyrings;
 mod limits;
 mod links;
 mod logins;
+mod memory;
 mod modules;
 mod mounted;
+mod namespaces;
 mod netns;
 mod network;
 mod processes;
 mod row;
 mod sockets;
+mod swap;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod timers;
+mod tracing;
+mod waits;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -27,10 +40,13 @@ use ::processes::resident::Held;
 use ::processes::system::{System, SystemError};
 use ::processes::tasks::{self, Processes};
 use serde::Serialize;
-use symbols::knowledge::Knowledge;
+use symbols::kallsyms::Symbols;
 use symbols::knowledge::layout::Missing;
+use symbols::knowledge::{Answers, Knowledge};
+use symbols::unwind::Unwinder;
 use vmcore::kernel::Kernel;
 
+use crate::known::{self, TablesError};
 use crate::summary;
 
 pub use limits::Limits;
@@ -42,11 +58,11 @@ const MAX_ROWS: u64 = 500_000;
 
 /// Where rows and files go.
 pub trait Output {
-    /// Takes a row of an artefact.
-    fn row(&mut self, artefact: &'static str, row: &Row) -> io::Result<()>;
+    /// Takes a line, with its end, of a text file that stands beside the recovered files.
+    fn line(&mut self, file: &str, line: &str) -> io::Result<()>;
 
-    /// Says that an artefact has no more rows.
-    fn done(&mut self, artefact: &'static str) -> io::Result<()>;
+    /// Says that a text file has no more lines; there may have been none.
+    fn done(&mut self, file: &str) -> io::Result<()>;
 
     /// Begins a file that was recovered. Returns the name that it has in the output.
     fn begin(&mut self, file: &Recovered<'_>) -> io::Result<String>;
@@ -86,6 +102,8 @@ pub struct Ground<'a> {
     pub processes: &'a Processes,
     /// Pages that are there.
     pub held: &'a Held,
+    /// Its code: functions by their addresses, and stacks.
+    pub code: &'a Unwinder<'a>,
     /// What its clocks say.
     pub clock: Clock,
     /// Bounds of what is recovered.
@@ -121,9 +139,16 @@ pub enum Stop {
     Start(String),
 }
 
+impl Stop {
+    fn no_symbol(name: &str) -> Self {
+        Self::Start(format!("the kernel has no symbol {name}"))
+    }
+}
+
 /// Takes rows.
 struct Rows<'a> {
-    name: &'static str,
+    /// Name of their file.
+    file: String,
     output: &'a mut dyn Output,
     timeline: &'a mut u64,
     count: u64,
@@ -138,6 +163,13 @@ impl Rows<'_> {
         if self.start.elapsed() > self.time { Err(Stop::TooLong(self.time)) } else { Ok(()) }
     }
 
+    /// Takes a row that says only what could not be read.
+    fn miss(&mut self, what: &str, why: &dyn core::fmt::Display) -> Result<(), Stop> {
+        let mut row = Row::default();
+        row.error(what, why);
+        self.add(&row)
+    }
+
     /// Takes a row, and what it says of times.
     fn add(&mut self, row: &Row) -> Result<(), Stop> {
         if self.count >= MAX_ROWS {
@@ -148,10 +180,10 @@ impl Rows<'_> {
         if row.has_errors() {
             self.errors = self.errors.saturating_add(1);
         }
-        self.output.row(self.name, row)?;
+        self.output.line(&self.file, &row.to_line())?;
         for event in row.events() {
             *self.timeline = self.timeline.saturating_add(1);
-            self.output.row(timeline::NAME, &event)?;
+            self.output.line(timeline::FILE, &event.to_line())?;
         }
         Ok(())
     }
@@ -187,6 +219,17 @@ const ALL: &[Entry] = &[
     entry::<processes::Layout>(),
     entry::<mounted::Layout>(),
     entry::<modules::Layout>(),
+    entry::<kernel::Layout>(),
+    entry::<namespaces::Layout>(),
+    entry::<bpf::Layout>(),
+    entry::<keyrings::Layout>(),
+    entry::<ipc::Layout>(),
+    entry::<swap::Layout>(),
+    entry::<audit::Layout>(),
+    entry::<tracing::Layout>(),
+    entry::<timers::Layout>(),
+    entry::<waits::Layout>(),
+    entry::<memory::Layout>(),
     entry::<sockets::Layout>(),
     entry::<network::Layout>(),
     entry::<logins::Layout>(),
@@ -201,13 +244,14 @@ fn ask<A: Artefact>(known: &dyn Knowledge) {
 fn run<A: Artefact>(ground: &Ground<'_>, output: &mut dyn Output, timeline: &mut u64) -> Done {
     let start = Instant::now();
     let time = ground.limits.time;
-    let mut rows = Rows { name: A::NAME, output, timeline, count: 0, errors: 0, start, time };
+    let file = format!("{}.jsonl", A::NAME);
+    let mut rows = Rows { file, output, timeline, count: 0, errors: 0, start, time };
     let stopped = match A::ask(ground.known) {
         Ok(layout) => layout.walk(ground, &mut rows).err().map(|stop| base::log::chain(&stop)),
         Err(missing) => Some(missing.to_string()),
     };
-    let (count, errors) = (rows.count, rows.errors);
-    let done = output.done(A::NAME).err().map(|error| base::log::chain(&Stop::Output(error)));
+    let Rows { count, errors, file, .. } = rows;
+    let done = output.done(&file).err().map(|error| base::log::chain(&Stop::Output(error)));
     Done {
         artefact: A::NAME,
         rows: count,
@@ -224,9 +268,34 @@ pub fn ask_all(known: &dyn Knowledge) {
     }
 }
 
-/// Walks through a kernel's memory with what is known of it; how each artefact did.
+/// Why nothing can be brought out.
+#[derive(Debug, thiserror::Error)]
+pub enum WalkError {
+    /// Nothing is known of the kernel.
+    #[error(transparent)]
+    Tables(#[from] TablesError),
+    /// What is known is not enough.
+    #[error("finding the processes")]
+    System(#[from] SystemError),
+}
+
+/// Walks through a kernel's memory, with answers that were written down or by its own tables; how each
+/// artefact did.
 pub fn walk(
     kernel: &Kernel<'_>,
+    answers: Option<&Answers>,
+    limits: &Limits,
+    output: &mut dyn Output,
+) -> Result<Vec<Done>, WalkError> {
+    let walked =
+        known::with(kernel, answers, |names, known, _| walk_with(kernel, names, known, limits, output));
+    Ok(walked??)
+}
+
+/// The same with names of functions and with something that answers questions.
+pub fn walk_with(
+    kernel: &Kernel<'_>,
+    names: &dyn Symbols,
     known: &dyn Knowledge,
     limits: &Limits,
     output: &mut dyn Output,
@@ -235,7 +304,8 @@ pub fn walk(
     let processes = tasks::all(&system)?;
     let held = Held::new(kernel.memory());
     let clock = summary::clock(kernel, known);
-    let ground = Ground { system: &system, known, processes: &processes, held: &held, clock, limits };
+    let code = &Unwinder::new(kernel, names, known);
+    let ground = Ground { system: &system, known, processes: &processes, held: &held, code, clock, limits };
     Ok(run_all(&ground, output))
 }
 
@@ -256,7 +326,8 @@ fn run_all(ground: &Ground<'_>, output: &mut dyn Output) -> Vec<Done> {
     let mut events = 0_u64;
     let mut done: Vec<Done> = ALL.iter().map(|entry| (entry.run)(ground, output, &mut events)).collect();
     let artefact = timeline::NAME;
-    let stopped = output.done(artefact).err().map(|error| base::log::chain(&Stop::Output(error)));
+    let ended = output.done(timeline::FILE).and_then(|()| output.done(body::FILE));
+    let stopped = ended.err().map(|error| base::log::chain(&Stop::Output(error)));
     done.push(Done { artefact, rows: events, with_errors: 0, stopped, seconds: 0.0 });
     done
 }

@@ -24,6 +24,7 @@ pub mod archive;
 pub mod artefacts;
 pub mod cause;
 pub mod findings;
+mod known;
 mod mounts;
 mod numbers;
 pub mod places;

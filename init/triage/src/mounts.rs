@@ -38,12 +38,9 @@ pub(crate) fn walk(
     limit: usize,
     each: &mut dyn FnMut(Found),
 ) -> Result<(), KernelError> {
-    let follow = |base: VirtAddr, offset: u64, what: &'static str| {
-        system.pointer(base, offset, what)?.ok_or(KernelError::Absurd { what, value: 0 })
-    };
-    let proxy = follow(task, wanted.of_task, "task_struct.nsproxy")?;
-    let namespace = follow(proxy, wanted.namespaces.mounts, "nsproxy.mnt_ns")?;
-    let root = follow(namespace, wanted.namespace.root, "mnt_namespace.root")?;
+    let proxy = system.follow(task, wanted.of_task, "task_struct.nsproxy")?;
+    let namespace = system.follow(proxy, wanted.namespaces.mounts, "nsproxy.mnt_ns")?;
+    let root = system.follow(namespace, wanted.namespace.root, "mnt_namespace.root")?;
     let mut seen = BTreeSet::new();
     let mut waiting = vec![root];
     while let Some(mount) = waiting.pop() {
@@ -63,15 +60,12 @@ pub(crate) fn walk(
 fn row(system: &System<'_>, wanted: &Mounts, mount: VirtAddr) -> Found {
     let chain = |error: KernelError| base::log::chain(&error);
     let path = names::of_mount(system, mount).map(|path| String::from_utf8_lossy(&path).into_owned());
-    let pointer = |base, offset, what: &'static str| {
-        system.pointer(base, offset, what)?.ok_or(KernelError::Absurd { what, value: 0 })
-    };
-    let superblock = pointer(mount, wanted.mount.superblock, "vfsmount.mnt_sb");
+    let superblock = system.follow(mount, wanted.mount.superblock, "vfsmount.mnt_sb");
     let kind = |superblock: &VirtAddr| {
-        let kind = pointer(*superblock, wanted.superblock.kind, "super_block.s_type")?;
+        let kind = system.follow(*superblock, wanted.superblock.kind, "super_block.s_type")?;
         text(system, kind, wanted.kind.name)
     };
-    let root = pointer(mount, system.layout.mount.root, "vfsmount.mnt_root");
+    let root = system.follow(mount, system.layout.mount.root, "vfsmount.mnt_root");
     let kind = match &superblock {
         Ok(superblock) => kind(superblock).map_err(chain),
         Err(error) => Err(base::log::chain(error)),
@@ -88,7 +82,7 @@ fn row(system: &System<'_>, wanted: &Mounts, mount: VirtAddr) -> Found {
 /// The string that a member points to.
 pub(crate) fn text(system: &System<'_>, base: VirtAddr, offset: u64) -> Result<String, KernelError> {
     let what = "a name";
-    let mut at = system.pointer(base, offset, what)?.ok_or(KernelError::Absurd { what, value: 0 })?;
+    let mut at = system.follow(base, offset, what)?;
     let mut text = Vec::new();
     while text.len() < NAME {
         let [byte] = *system.bytes(at, 0, 1, what)? else { break };

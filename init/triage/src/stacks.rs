@@ -122,9 +122,7 @@ impl Stacks<'_> {
     /// The task that a CPU ran.
     fn current(&self, cpus: &Cpus, cpu: u32) -> Option<tasks::Task> {
         let kernel = self.system.kernel;
-        let offset = cpus.offsets?.checked_add(u64::from(cpu).checked_mul(8)?)?;
-        let offset = kernel.read_u64(offset, "__per_cpu_offset").ok()?;
-        let place = VirtAddr(cpus.current?.0.wrapping_add(offset));
+        let place = cpus.of(kernel, cpus.current, cpu)?;
         let task = VirtAddr(kernel.read_u64(place, "the current task").ok()?);
         tasks::read(self.system, task).ok()
     }

@@ -2,15 +2,13 @@
 
 use std::collections::VecDeque;
 
-use base::addr::{VirtAddr, to_u64};
+use base::addr::to_u64;
 use processes::registers::Processors;
 use processes::resident::Held;
 use processes::system::{System, SystemError};
 use processes::tasks::{self, Processes};
-use symbols::btf::{self, BtfError, Types};
-use symbols::kallsyms::index::{self, Index};
-use symbols::kallsyms::{KallsymsError, Symbols};
-use symbols::knowledge::{self, Answers, Knowledge, Read};
+use symbols::kallsyms::Symbols;
+use symbols::knowledge::{self, Answers, Knowledge};
 use symbols::unwind::Unwinder;
 use vmcore::kernel::dmesg::{Line, Ring};
 use vmcore::kernel::{Kernel, uts};
@@ -19,6 +17,7 @@ use vmcore::source::Core;
 use crate::artefacts::Clock;
 use crate::cause::{Cause, Kind, Place, Search, Stuck};
 use crate::findings::{About, Cpu, Findings, Frame, MAX_ROWS, Missing, ModuleRow, Mount, Piece};
+use crate::known;
 use crate::signature::{self, Called};
 use crate::stacks::Stacks;
 use crate::wanted::Wanted;
@@ -64,84 +63,20 @@ pub fn walk(subject: Subject<'_>, send: &mut dyn FnMut(Piece)) {
     send(Piece::Cause(cause.clone()));
     // Without a look at the stack: the kinds that have none of their own keep it.
     send(Piece::Signature(signature::of(cause.kind, &[])));
-    match subject.answers {
-        Some(answers) => {
-            let names = index::read_as_known(subject.kernel, answers, &known_places(answers));
-            with_names(subject, answers, names, &search, send);
+    let walked = known::with(subject.kernel, subject.answers, |names, known, unnamed| {
+        if let Some(error) = unnamed {
+            miss(send, "names of functions on stacks", error);
         }
-        None => match tables(subject.kernel) {
-            Ok((index, types)) => {
-                let known = Read { symbols: &index, types: &types };
-                machine(subject, &known, &index, &search, send);
-            }
-            Err(error) => miss(send, "all that needs the kernel's symbols and types", &error),
-        },
+        machine(subject, known, names, &search, send);
+    });
+    if let Err(error) = walked {
+        miss(send, "all that needs the kernel's symbols and types", &error);
     }
     send(Piece::Done);
 }
 
 fn miss(send: &mut dyn FnMut(Piece), what: &str, error: &dyn core::error::Error) {
     send(Piece::Missing(Missing { what: what.to_owned(), why: base::log::chain(error) }));
-}
-
-/// Why a kernel's own tables cannot be used.
-#[derive(Debug, thiserror::Error)]
-enum TablesError {
-    #[error(transparent)]
-    Symbols(#[from] KallsymsError),
-    #[error(transparent)]
-    Types(#[from] BtfError),
-}
-
-fn tables(kernel: &Kernel<'_>) -> Result<(Index, Types), TablesError> {
-    let index = index::read(kernel)?;
-    let types = btf::read(kernel, &index)?;
-    types.agree(kernel.info())?;
-    Ok((index, types))
-}
-
-/// Symbols whose addresses were written down: they show whether a table is sound.
-fn known_places(answers: &Answers) -> Vec<(&'static str, VirtAddr)> {
-    let names = ["init_task", "modules", "tainted_mask", "_etext", "linux_banner"];
-    names.into_iter().filter_map(|name| Some((name, answers.symbol(name)?))).collect()
-}
-
-/// Has no names.
-struct Nameless;
-
-impl Symbols for Nameless {
-    fn find(&self, _: &str) -> Option<VirtAddr> {
-        None
-    }
-
-    fn is_only(&self, _: &str) -> bool {
-        false
-    }
-
-    fn kind(&self, _: &str) -> Option<u8> {
-        None
-    }
-
-    fn at(&self, _: VirtAddr) -> Option<(std::borrow::Cow<'_, str>, u64)> {
-        None
-    }
-}
-
-/// Goes on without names of functions where there are none.
-fn with_names(
-    subject: Subject<'_>,
-    known: &dyn Knowledge,
-    names: Result<Index, KallsymsError>,
-    search: &Search,
-    send: &mut dyn FnMut(Piece),
-) {
-    match names {
-        Ok(index) => machine(subject, known, &index, search, send),
-        Err(error) => {
-            miss(send, "names of functions on stacks", &error);
-            machine(subject, known, &Nameless, search, send);
-        }
-    }
 }
 
 /// What the kernel's clocks said in the end.

@@ -153,6 +153,13 @@ pub struct Cpus {
 }
 
 impl Cpus {
+    /// Where a CPU has a variable of its own.
+    pub(crate) fn of(&self, kernel: &Kernel<'_>, variable: Option<VirtAddr>, cpu: u32) -> Option<VirtAddr> {
+        let place = self.offsets?.checked_add(u64::from(cpu).checked_mul(8)?)?;
+        let offset = kernel.read_u64(place, "__per_cpu_offset").ok()?;
+        Some(VirtAddr(variable?.0.wrapping_add(offset)))
+    }
+
     fn ask(known: &dyn Knowledge) -> Self {
         // In a structure of hot variables from 6.2 (e57ef2ed97c1) to 6.14.
         let hot = known.symbol("pcpu_hot").zip(known.offset("pcpu_hot", "current_task"));

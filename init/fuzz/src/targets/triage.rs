@@ -5,14 +5,17 @@
 //! structures are follows from their names alone, so that every walk has somewhere to start and each word of
 //! the image may be a pointer.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read};
 use std::time::Duration;
 
+use base::addr::VirtAddr;
+use symbols::kallsyms::Symbols;
 use symbols::knowledge::{Knowledge, Question};
 use symbols::testing::{RELEASE, START};
 use triage::archive::{self, Archive, Chunk, Head};
-use triage::artefacts::{self, Limits, Output, Recovered, Row};
+use triage::artefacts::{self, Limits, Output, Recovered};
 use triage::places::ROOT;
 use vmcore::kernel::Kernel;
 use vmcore::source::{Access, Core, Vmcore};
@@ -44,6 +47,27 @@ impl Knowledge for Guess {
     }
 }
 
+/// Has no names of functions.
+struct NoNames;
+
+impl Symbols for NoNames {
+    fn find(&self, _: &str) -> Option<VirtAddr> {
+        None
+    }
+
+    fn is_only(&self, _: &str) -> bool {
+        false
+    }
+
+    fn kind(&self, _: &str) -> Option<u8> {
+        None
+    }
+
+    fn at(&self, _: VirtAddr) -> Option<(Cow<'_, str>, u64)> {
+        None
+    }
+}
+
 /// Reads these bytes; panics where a promise is broken.
 pub(crate) fn check(data: &[u8]) {
     walk(data);
@@ -61,14 +85,14 @@ fn walk(data: &[u8]) -> Option<u64> {
     let kernel = Kernel::new(&core, core.info(), core.mappings());
     let known = Guess { image: u64::try_from(data.len()).expect("64-bit lengths") };
     let limits =
-        Limits { file: 1 << 20, files: 4 << 20, time: Duration::from_millis(300), ..Limits::default() };
+        Limits { file: 1 << 20, files: 4 << 20, time: Duration::from_millis(20), ..Limits::default() };
     let mut chunks: Vec<Chunk> = Vec::new();
     let mut send = |chunk| {
         chunks.push(chunk);
         Ok(())
     };
     let mut output = Checked(Archive::new(0, &mut send).expect("an archive"));
-    let done = artefacts::walk(&kernel, &known, &limits, &mut output).ok()?;
+    let done = artefacts::walk_with(&kernel, &NoNames, &known, &limits, &mut output).ok()?;
     output.0.finish().expect("its end");
     let owed = chunks.iter().rev().nth(1).map_or(0, |chunk| chunk.owed);
     let all: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.frame.clone()).collect();
@@ -90,14 +114,19 @@ fn read_back(bytes: &[u8]) {
     for entry in archive.entries().expect("a tar") {
         let mut entry = entry.expect("an entry");
         let path = entry.path().expect("a name").into_owned();
-        assert!(path.is_relative() && path.components().all(|part| part.as_os_str() != ".."), "{path:?}");
+        assert!(
+            path.is_relative() && path.components().all(|part| part.as_os_str() != ".."),
+            "{}",
+            path.display()
+        );
         let mut contents = Vec::new();
         entry.read_to_end(&mut contents).expect("its contents");
         if path.extension().is_some_and(|ending| ending == "jsonl") {
             let text = String::from_utf8(contents).expect("UTF-8");
             assert!(
                 text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()),
-                "{path:?}"
+                "{}",
+                path.display()
             );
         }
     }
@@ -107,14 +136,14 @@ fn read_back(bytes: &[u8]) {
 struct Checked<'a>(Archive<'a>);
 
 impl Output for Checked<'_> {
-    fn row(&mut self, artefact: &'static str, row: &Row) -> io::Result<()> {
-        let line = row.to_line();
-        assert!(!line.trim_end().contains(base::text::is_unsafe), "a terminal shows it: {line:?}");
-        self.0.row(artefact, row)
+    fn line(&mut self, file: &str, line: &str) -> io::Result<()> {
+        let text = line.strip_suffix('\n').expect("a whole line");
+        assert!(!text.contains(base::text::is_unsafe), "a terminal shows it: {line:?}");
+        self.0.line(file, line)
     }
 
-    fn done(&mut self, artefact: &'static str) -> io::Result<()> {
-        self.0.done(artefact)
+    fn done(&mut self, file: &str) -> io::Result<()> {
+        self.0.done(file)
     }
 
     fn begin(&mut self, file: &Recovered<'_>) -> io::Result<String> {

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::process::Command;
 
 use super::*;
+use crate::artefacts::Row;
 use base::addr::VirtAddr;
 
 fn recovered<'a>(path: &'a str, bytes: u64, ranges: &'a [(u64, u64)]) -> Recovered<'a> {
@@ -22,7 +23,7 @@ fn chunks() -> Vec<Chunk> {
     for number in 0..5000 {
         let mut row = Row::at(VirtAddr(number));
         row.set("file.path", "x".repeat(200));
-        archive.row("files", &row).unwrap();
+        archive.line("files.jsonl", &row.to_line()).unwrap();
     }
     let mut file = |path: &str, bytes: u64, ranges: &[(u64, u64)], letter: u8| {
         let name = archive.begin(&recovered(path, bytes, ranges)).unwrap();
@@ -38,8 +39,8 @@ fn chunks() -> Vec<Chunk> {
     let long = format!("/var/{}/é", "d".repeat(150));
     assert_eq!(file(&long, 3, &[(0, 3)], b'd'), format!("[root]{long}"));
     assert_eq!(file("/tmp/whole", 0, &[], b'e'), "[root]/[other]/1");
-    archive.done("files").unwrap();
-    archive.done("sockets").unwrap();
+    archive.done("files.jsonl").unwrap();
+    archive.done("sockets.jsonl").unwrap();
     archive.text("index.json", "{}\n").unwrap();
     archive.finish().unwrap();
     chunks
@@ -121,13 +122,13 @@ fn rows_have_a_limit_and_those_that_came_before_it_stay() {
             state >> 8
         });
         row.set("noise", noise.map(|word| format!("{word:x}")).concat());
-        match archive.row("files", &row) {
+        match archive.line("files.jsonl", &row.to_line()) {
             Ok(()) => count += 1,
             Err(error) => break error.to_string(),
         }
     };
     assert!(error.contains("4 MiB"), "{error}");
-    archive.done("files").unwrap();
+    archive.done("files.jsonl").unwrap();
     archive.finish().unwrap();
     let plain = zstd::stream::decode_all(bytes.as_slice()).unwrap();
     let mut archive = tar::Archive::new(plain.as_slice());

@@ -1,6 +1,6 @@
 //! `recovered.jsonl`, and the files themselves: what is in memory only. Files of tmpfs and ramfs are
 //! recovered whole; of all others the pages that were written and have not reached the disk, at their
-//! places in a file with holes.
+//! places in a file with holes. And `body.txt`: what is known of all files that have a name in memory.
 
 use std::collections::BTreeMap;
 
@@ -27,6 +27,8 @@ const ZEROS: [u8; 4096] = [0; 4096];
 /// Superblocks, and inodes of each, that are believed.
 const MAX_SUPERBLOCKS: usize = 10_000;
 const MAX_INODES: usize = 4 << 20;
+/// Lines of `body.txt`.
+const MAX_LINES: u64 = 1 << 20;
 /// Directories above a file.
 const DEPTH: usize = 256;
 /// Ranges of a file that a row lists.
@@ -57,6 +59,7 @@ layouts! {
         mapping: "i_mapping",
         names: "i_dentry",
         uid: "i_uid",
+        gid: "i_gid",
     } [
         modified: "i_mtime_sec" | "__i_mtime.tv_sec" | "i_mtime.tv_sec",
         changed: "i_ctime_sec" | "__i_ctime.tv_sec" | "i_ctime.tv_sec",
@@ -119,17 +122,19 @@ impl Artefact for Layout {
             ground,
             roots: self.roots(ground),
             left: ground.limits.files,
+            lines: 0,
             steps: Steps::new(system),
         };
         for superblock in entries(system, head, self.superblock.list, MAX_SUPERBLOCKS) {
             walk.superblock(superblock, rows)?;
         }
-        Ok(())
+        let more = walk.lines.saturating_sub(MAX_LINES);
+        if more > 0 { rows.miss(super::body::FILE, &format!("{more} files are left out")) } else { Ok(()) }
     }
 }
 
 /// The structures in a list, by the offset of their `list_head`; as far as it can be read, and no further
-/// than to where it leads back.
+/// than to where it leads back. There may be millions of inodes: none of them has to be remembered.
 fn entries(system: &System<'_>, head: VirtAddr, offset: u64, limit: usize) -> Vec<VirtAddr> {
     let mut all = Vec::new();
     let mut at = head;
@@ -170,6 +175,8 @@ struct Walk<'a> {
     roots: BTreeMap<VirtAddr, String>,
     /// Bytes that may still be recovered.
     left: u64,
+    /// Lines of `body.txt`, with those that were left out.
+    lines: u64,
     steps: Steps,
 }
 
@@ -208,6 +215,7 @@ impl Walk<'_> {
         let (system, layout) = (self.ground.system, &self.layout.inode);
         let mode = system.bytes(inode, layout.mode, 2, "inode.i_mode");
         let mode = mode.ok().and_then(|bytes| Fields(&bytes).u16(0)).unwrap_or(0);
+        self.body(inode, mode, rows)?;
         if mode & TYPE != REGULAR {
             return Ok(());
         }
@@ -252,6 +260,32 @@ impl Walk<'_> {
             None => self.recover(&file, &pieces, &mut row, rows)?,
         }
         rows.add(&row)
+    }
+
+    /// A line of `body.txt`, if the file has a name.
+    fn body(&mut self, inode: VirtAddr, mode: u16, rows: &mut Rows<'_>) -> Result<(), Stop> {
+        let (system, layout) = (self.ground.system, &self.layout.inode);
+        let Some(path) = self.path(inode) else { return Ok(()) };
+        self.lines = self.lines.saturating_add(1);
+        if self.lines > MAX_LINES {
+            return Ok(());
+        }
+        let half = |offset| system.half(inode, offset, "inode").unwrap_or(0);
+        let word = |offset: Option<u64>| {
+            offset.and_then(|offset| system.word(inode, offset, "inode").ok()).unwrap_or(0)
+        };
+        let deleted = if half(layout.links) == 0 { " (deleted)" } else { "" };
+        let path = if path.is_empty() { "/" } else { &path };
+        let line = super::body::Line {
+            path: &format!("{path}{deleted}"),
+            inode: word(Some(layout.number)),
+            mode,
+            uid: half(layout.uid),
+            gid: half(layout.gid),
+            size: word(Some(layout.size)),
+            times: [layout.accessed, layout.modified, layout.changed].map(word),
+        };
+        Ok(rows.output.line(super::body::FILE, &line.text())?)
     }
 
     /// Says when the file was used; returns when its contents were changed.

@@ -121,10 +121,8 @@ impl Tables {
     /// Type and rights of the file.
     pub(super) fn mode(&self, ground: &Ground<'_>, file: VirtAddr) -> Result<(VirtAddr, u16), KernelError> {
         let what = "file.f_inode";
-        let inode = ground.system.pointer(file, self.file.inode, what)?;
-        let inode = inode.ok_or(KernelError::Absurd { what, value: 0 })?;
-        let bytes = ground.system.bytes(inode, self.inode.mode, 2, "inode.i_mode")?;
-        Ok((inode, Fields(&bytes).u16(0).unwrap_or(0)))
+        let inode = ground.system.follow(file, self.file.inode, what)?;
+        Ok((inode, ground.system.short(inode, self.inode.mode, "inode.i_mode")?))
     }
 }
 
@@ -191,11 +189,8 @@ impl Layout {
             row.set("linux.deleted", true);
         }
         row.read("linux.links", links);
-        let device = system.pointer(inode, layout.superblock, "inode.i_sb");
-        let device = device.and_then(|found| {
-            let superblock = found.ok_or(KernelError::Absurd { what: "inode.i_sb", value: 0 })?;
-            system.half(superblock, self.superblock.device, "super_block.s_dev")
-        });
+        let device = system.follow(inode, layout.superblock, "inode.i_sb");
+        let device = device.and_then(|at| system.half(at, self.superblock.device, "super_block.s_dev"));
         row.read("file.device", device.map(device_name));
     }
 }

@@ -12,13 +12,13 @@ use symbols::knowledge::layout::Missing;
 use symbols::layouts;
 use vmcore::kernel::KernelError;
 
+use super::groups::{Groups, container};
+use super::namespaces::Namespaces;
 use super::timeline::Moment;
 use super::{Artefact, Ground, Row, Rows, Stop};
 
 /// Bytes of arguments, and of the environment, that are read.
 const TEXT: u64 = 32 << 10;
-/// Levels of a path of control groups.
-const DEPTH: usize = 64;
 /// Threads that are listed.
 const THREADS: usize = 4096;
 /// The process that all threads of the kernel are children of (kthreadd).
@@ -31,8 +31,6 @@ layouts! {
     } [
         start: "start_boottime",
         fs: "fs",
-        namespaces: "nsproxy",
-        cgroups: "cgroups",
         seccomp: "seccomp.mode",
         tracer: "ptrace",
         exit_state: "exit_state",
@@ -59,58 +57,28 @@ layouts! {
         root_mount: "root.mnt",
         root: "root.dentry",
     }
-    GroupLayout of "css_set" {
-        group: "dfl_cgrp",
-    }
-    CgroupLayout of "cgroup" {
-        node: "kn",
-    }
-    NodeLayout of "kernfs_node" {
-        name: "name",
-        parent: "__parent" | "parent",
-    }
 }
-
-/// Namespaces of a process: the member of nsproxy, the structure, and where it has its number.
-const NAMESPACES: [(&str, &str, &str); 6] = [
-    ("mnt", "mnt_ns", "mnt_namespace"),
-    ("uts", "uts_ns", "uts_namespace"),
-    ("ipc", "ipc_ns", "ipc_namespace"),
-    ("net", "net_ns", "net"),
-    ("pid", "pid_ns_for_children", "pid_namespace"),
-    ("cgroup", "cgroup_ns", "cgroup_namespace"),
-];
 
 pub(super) struct Layout {
     task: TaskLayout,
     cred: CredLayout,
     mm: MmLayout,
     fs: FsLayout,
-    cgroup: Option<(GroupLayout, CgroupLayout, NodeLayout)>,
-    namespaces: Vec<(&'static str, u64, u64)>,
+    groups: Option<Groups>,
+    namespaces: Namespaces,
 }
 
 impl Artefact for Layout {
     const NAME: &'static str = "processes";
 
     fn ask(known: &dyn Knowledge) -> Result<Self, Missing> {
-        let cgroup = || {
-            let group = GroupLayout::ask(known).ok()?;
-            Some((group, CgroupLayout::ask(known).ok()?, NodeLayout::ask(known).ok()?))
-        };
-        let namespace = |&(name, member, structure): &(&'static str, &'static str, &'static str)| {
-            let pointer = known.offset("nsproxy", member)?;
-            // It is called ns_common or ns, and has been a member of all of them.
-            let inner = known.offset(structure, "ns")?.checked_add(known.offset("ns_common", "inum")?)?;
-            Some((name, pointer, inner))
-        };
         Ok(Self {
             task: TaskLayout::ask(known)?,
             cred: CredLayout::ask(known)?,
             mm: MmLayout::ask(known)?,
             fs: FsLayout::ask(known)?,
-            cgroup: cgroup(),
-            namespaces: NAMESPACES.iter().filter_map(namespace).collect(),
+            groups: Groups::ask(known),
+            namespaces: Namespaces::ask(known)?,
         })
     }
 
@@ -174,8 +142,7 @@ impl Layout {
 
     fn parent(&self, ground: &Ground<'_>, task: VirtAddr) -> Result<u32, KernelError> {
         let what = "task_struct.real_parent";
-        let parent = ground.system.pointer(task, self.task.parent, what)?;
-        let parent = parent.ok_or(KernelError::Absurd { what, value: 0 })?;
+        let parent = ground.system.follow(task, self.task.parent, what)?;
         ground.system.half(parent, ground.system.layout.task.tgid, "task_struct.tgid")
     }
 
@@ -235,36 +202,11 @@ impl Layout {
 
     fn groups(&self, ground: &Ground<'_>, task: VirtAddr, row: &mut Row) {
         let system = ground.system;
-        let proxy =
-            self.task.namespaces.and_then(|at| system.pointer(task, at, "task_struct.nsproxy").ok()?);
-        for &(name, pointer, number) in self.namespaces.iter().filter(|_| proxy.is_some()) {
-            let number = proxy.and_then(|proxy| {
-                let namespace = system.pointer(proxy, pointer, "nsproxy").ok()??;
-                system.half(namespace, number, "ns_common.inum").ok()
-            });
-            if let Some(number) = number {
-                row.set(&format!("linux.namespace.{name}"), number);
-            }
+        for (name, number) in self.namespaces.of(system, task) {
+            row.set(&format!("linux.namespace.{name}"), number);
         }
-        let Some((set, group, node)) = &self.cgroup else { return };
-        let Some(at) = self.task.cgroups else { return };
-        let follow = |base: VirtAddr, offset: u64, what: &'static str| {
-            system.pointer(base, offset, what)?.ok_or(KernelError::Absurd { what, value: 0 })
-        };
-        let path = || -> Result<String, KernelError> {
-            let set_at = follow(task, at, "task_struct.cgroups")?;
-            let group_at = follow(set_at, set.group, "css_set.dfl_cgrp")?;
-            let mut at = follow(group_at, group.node, "cgroup.kn")?;
-            let mut names = Vec::new();
-            for _ in 0..DEPTH {
-                let Some(parent) = system.pointer(at, node.parent, "kernfs_node.parent")? else { break };
-                names.push(crate::mounts::text(system, at, node.name)?);
-                at = parent;
-            }
-            names.reverse();
-            Ok(format!("/{}", names.join("/")))
-        };
-        let path = path();
+        let Some(groups) = &self.groups else { return };
+        let path = groups.of(system, task).and_then(|group| groups.path(system, group));
         if let Some(id) = path.as_ref().ok().and_then(|path| container(path)) {
             row.set("container.id", id);
         }
@@ -334,12 +276,6 @@ fn state_name(state: u32, exit: u32) -> &'static str {
     }
 }
 
-/// The id of a container in the path of a control group: 64 hex digits.
-fn container(path: &str) -> Option<String> {
-    let mut words = path.split(|c: char| !c.is_ascii_hexdigit());
-    words.find(|word| word.len() == 64).map(str::to_owned)
-}
-
 /// What an analyst should look at.
 fn suspicions(task: &Task, parent: Option<u32>, args: Option<&Value>) -> Vec<&'static str> {
     let first = args.and_then(|args| args.get(0)).and_then(Value::as_str).unwrap_or_default();
@@ -379,13 +315,5 @@ mod tests {
         assert_eq!(state_name(1, 0), "sleeping");
         assert_eq!(state_name(0x402, 0), "uninterruptible");
         assert_eq!(state_name(0, 0x20), "zombie");
-    }
-
-    #[test]
-    fn a_container_is_known_by_its_id() {
-        let id = "0123456789abcdef".repeat(4);
-        assert_eq!(container(&format!("/system.slice/docker-{id}.scope")).as_ref(), Some(&id));
-        assert_eq!(container(&format!("/kubepods/pod1/{id}")), Some(id));
-        assert_eq!(container("/user.slice/user-1000.slice"), None);
     }
 }

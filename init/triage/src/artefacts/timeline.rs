@@ -6,6 +6,7 @@ use base::time::utc;
 use super::Row;
 
 pub(super) const NAME: &str = "timeline";
+pub(super) const FILE: &str = "timeline.jsonl";
 
 /// What the kernel's clocks said in the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

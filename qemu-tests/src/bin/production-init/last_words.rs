@@ -1,7 +1,9 @@
 //! What the system says right before its end: what /proc shows, in a file of a tmpfs, and lines in files
 //! that nobody writes to the disk.
 
+mod kernel_state;
 mod network;
+mod sys;
 
 use crate::cmdline::CommandLine;
 use crate::user_memory::set;
@@ -22,6 +24,7 @@ pub(crate) fn say(seed: &str, line: &CommandLine) -> Result<()> {
     // 0 would let it begin at once: devices that were never written to have no share of dirty pages.
     set("/proc/sys/vm/dirty_writeback_centisecs", "60000")?;
     network::plant()?;
+    kernel_state::plant()?;
     fs::write(SNAPSHOT, snapshot()?).context("writing what /proc shows")?;
     for directory in line.list("prod.last") {
         let path = Path::new(directory).join(UNSYNCED);
@@ -40,6 +43,7 @@ pub(crate) fn say(seed: &str, line: &CommandLine) -> Result<()> {
 fn snapshot() -> Result<String> {
     let mut out = String::new();
     network::snapshot(&mut out)?;
+    kernel_state::snapshot(&mut out)?;
     for line in read("/proc/mounts").lines() {
         let words: Vec<&str> = line.split(' ').take(3).collect();
         let _ = writeln!(out, "mount\t{}", words.join("\t"));

@@ -49,6 +49,14 @@ pub(crate) fn swapped(seed: &str) -> Result<Held> {
 /// Makes a file and swaps to it.
 fn swap_file() -> Result<()> {
     let path = Path::new(DISK).join("swap");
+    make_file(&path)?;
+    let status = Command::new(SWAPON).arg(&path).status().with_context(|| format!("starting {SWAPON}"))?;
+    ensure!(status.success(), "{SWAPON}: {status}");
+    Ok(())
+}
+
+/// Makes a file that can be swapped to.
+pub(crate) fn make_file(path: &Path) -> Result<()> {
     let mut header = vec![0; PAGE];
     // union swap_header of include/linux/swap.h: version and last page behind 1024 bytes, the magic
     // at the end.
@@ -60,15 +68,12 @@ fn swap_file() -> Result<()> {
     for (to, from) in header.iter_mut().rev().zip(b"SWAPSPACE2".iter().rev()) {
         *to = *from;
     }
-    let mut file = File::create(&path).context("making the swap file")?;
+    let mut file = File::create(path).context("making the swap file")?;
     file.write_all(&header).context("writing the swap file")?;
     for _ in 1..FILE_PAGES {
         file.write_all(&[0; PAGE]).context("writing the swap file")?;
     }
-    file.sync_all().context("syncing the swap file")?;
-    let status = Command::new(SWAPON).arg(&path).status().with_context(|| format!("starting {SWAPON}"))?;
-    ensure!(status.success(), "{SWAPON}: {status}");
-    Ok(())
+    file.sync_all().context("syncing the swap file")
 }
 
 /// A control group for memory.
