@@ -166,7 +166,7 @@ fn triage(core: &Vmcore, order: &Order, wanted: &Wanted, out: &mut impl Write) -
     let done = artefacts::walk(&kernel, Some(&answers), &limits, &mut archive);
     match done {
         Ok(done) => {
-            archive.text("index.json", &artefacts::index(&done, env!("CARGO_PKG_VERSION"), peak_memory()))?
+            archive.text("index.json", &artefacts::index(&done, env!("CARGO_PKG_VERSION"), peak_memory()))?;
         }
         Err(error) => archive.text("ERROR.txt", &format!("{}\n", base::log::chain(&error)))?,
     }

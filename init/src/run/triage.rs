@@ -79,7 +79,9 @@ pub(super) fn save(job: &Job<'_>, slow: u64, target: &mut dyn Target, summary: &
     match save() {
         Ok(why) => {
             summary.triage_bytes = Some(bytes);
-            why.into_iter().for_each(|why| degrade(summary, why));
+            if let Some(why) = why {
+                degrade(summary, why);
+            }
         }
         Err(error) => {
             if error.is_full() {
