@@ -21,7 +21,7 @@ use triage::findings::{Missing, Piece};
 use triage::summary::{self, Subject};
 use vmcore::format::vmcoreinfo::VmcoreInfo;
 use vmcore::kernel::Kernel;
-use vmcore::source::{Access, Core, Vmcore};
+use vmcore::source::{Access, Core, Remembered, Vmcore};
 
 /// First argument of the process.
 pub(crate) const ARGUMENT: &str = "walker";
@@ -137,7 +137,8 @@ fn give_up_rights(seconds: u64) -> nix::Result<()> {
 
 fn walk(core: &Vmcore, order: &Order, send: &mut dyn FnMut(Piece)) {
     let info = VmcoreInfo::parse(order.info.as_bytes());
-    let kernel = Kernel::new(core, &info, core.mappings());
+    let memory = Remembered::new(core);
+    let kernel = Kernel::new(&memory, &info, core.mappings());
     let answers = Answers::parse(&order.knowledge);
     let answers = Some(&answers).filter(|answers| !answers.is_empty());
     summary::walk(Subject { core, kernel: &kernel, answers, planned: order.planned }, send);
@@ -146,7 +147,8 @@ fn walk(core: &Vmcore, order: &Order, send: &mut dyn FnMut(Piece)) {
 /// Sends an archive. What cannot be found out is in it, so that only a pipe that breaks is a failure.
 fn triage(core: &Vmcore, order: &Order, wanted: &Wanted, out: &mut impl Write) -> io::Result<()> {
     let info = VmcoreInfo::parse(order.info.as_bytes());
-    let kernel = Kernel::new(core, &info, core.mappings());
+    let memory = Remembered::new(core);
+    let kernel = Kernel::new(&memory, &info, core.mappings());
     let limits = Limits {
         file: wanted.file_limit,
         files: wanted.limit,

@@ -20,31 +20,42 @@ const LIMIT: u64 = 256 << 10;
 
 #[test]
 fn a_summary_stands_beside_the_log() -> Result<()> {
-    judge("6.1")
+    judge("6.1", 1, Levels::Five)
 }
 
 #[test]
-#[ignore = "full: kernel 5.10, the oldest"]
+#[ignore = "full: kernel 5.10, the oldest; four levels of page tables"]
 fn a_summary_stands_beside_the_log_of_5_10() -> Result<()> {
-    judge("5.10")
+    judge("5.10", 1, Levels::Four)
 }
 
 #[test]
-#[ignore = "full: kernel 6.12"]
+#[ignore = "full: kernel 6.12; four CPUs, four levels of page tables"]
 fn a_summary_stands_beside_the_log_of_6_12() -> Result<()> {
-    judge("6.12")
+    judge("6.12", 4, Levels::Four)
 }
 
 #[test]
-#[ignore = "full: kernel 7.2, the newest"]
+#[ignore = "full: kernel 7.2, the newest; four CPUs"]
 fn a_summary_stands_beside_the_log_of_7_2() -> Result<()> {
-    judge("7.2")
+    judge("7.2", 4, Levels::Five)
 }
 
-fn judge(series: &str) -> Result<()> {
+/// Levels of page tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Levels {
+    Four,
+    Five,
+}
+
+fn judge(series: &str, cpus: u32, levels: Levels) -> Result<()> {
     let kernel = Kernel::of_series(series)?;
     let mut scenario = Scenario::new(&format!("summary-{series}"), &kernel);
     scenario.memory_mib = 512;
+    scenario.cpus = cpus;
+    if levels == Levels::Four {
+        scenario.shape.cpu = "la57=off".into();
+    }
     scenario.config.level = 1;
     "auto".clone_into(&mut scenario.config.triage);
     scenario.extra = ["xfs", "btrfs"].map(|kind| ExtraDisk::of(kind, 384, Content::Filesystem(kind))).into();
@@ -55,7 +66,7 @@ fn judge(series: &str) -> Result<()> {
     scenario.network.ip = LINKS.map(str::to_owned).into();
     let outcome = scenario.run()?;
     let dump = outcome.dump()?;
-    ensure_summary(series, &kernel, dump)?;
+    ensure_summary(series, &kernel, dump, cpus)?;
     ensure_triage(&outcome, dump)?;
     outcome.discard()
 }
@@ -111,7 +122,7 @@ fn ensure_archive(outcome: &Outcome, dump: &Dump, offline: &Triage<'_>) -> Resul
     Ok(())
 }
 
-fn ensure_summary(series: &str, kernel: &Kernel, dump: &Dump) -> Result<()> {
+fn ensure_summary(series: &str, kernel: &Kernel, dump: &Dump, cpus: u32) -> Result<()> {
     let names: Vec<String> = dump.files().into_iter().map(|(name, _)| name).collect();
     for name in ["dmesg.txt", "summary.txt", "summary.json", "vmcore", "result.json"] {
         ensure!(names.iter().any(|found| found == name), "no {name} in {names:?}");
@@ -134,6 +145,8 @@ fn ensure_summary(series: &str, kernel: &Kernel, dump: &Dump) -> Result<()> {
     is("/panicking/pid", &1.into())?;
     is("/panicking/argv/0", &"/init".into())?;
     is("/cpus/0/crashed", &true.into())?;
+    let stacks = summary.pointer("/cpus").and_then(Value::as_array).map_or(0, Vec::len);
+    ensure!(stacks == usize::try_from(cpus)?, "{stacks} CPUs instead of {cpus}");
     let functions = summary.pointer("/cpus/0/stack").and_then(Value::as_array).context("no stack")?;
     let functions = functions.iter().filter_map(|frame| frame.get("function")?.as_str());
     ensure!(functions.clone().any(|name| name == "sysrq_handle_crash"), "{text}");

@@ -12,6 +12,7 @@ mod kdump;
 mod notes;
 mod outliers;
 mod pages;
+mod remembered;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod vmcore;
@@ -26,6 +27,7 @@ pub use flattened::FlattenedOpenError;
 pub use kdump::{CopyError, Kdump, KdumpFault, KdumpOpenError};
 pub use notes::NoteIndex;
 pub use pages::Access;
+pub use remembered::Remembered;
 pub use vmcore::{Form, Vmcore, VmcoreError};
 
 /// Why bytes of memory could not be read.
