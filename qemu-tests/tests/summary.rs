@@ -116,6 +116,9 @@ fn ensure_archive(outcome: &Outcome, dump: &Dump, offline: &Triage<'_>) -> Resul
     ensure!(bytes == Some(fs::metadata(&packed)?.len()), "{bytes:?}");
     let seconds = result.pointer("/seconds/triage").and_then(Value::as_f64).context("no time")?;
     let index: Value = serde_json::from_str(&fs::read_to_string(out.join("index.json"))?)?;
+    for artefact in index.pointer("/artefacts").and_then(Value::as_array).context("no artefacts")? {
+        eprintln!("{} took {} s", artefact["artefact"], artefact["seconds"]);
+    }
     let memory = index.pointer("/peak_memory_bytes").and_then(Value::as_u64).context("no peak memory")?;
     eprintln!("triage took {seconds} s and {memory} bytes, and has {} bytes", bytes.unwrap_or(0));
     ensure!(memory <= 24 << 20, "triage took {memory} bytes of memory");

@@ -16,8 +16,11 @@ const SLOTS: usize = 1024;
 pub struct Remembered<'a> {
     inner: &'a dyn PhysicalMemory,
     /// By the last digits of its number: which page is there, and its bytes.
-    slots: Mutex<Vec<Option<(u64, Box<[u8]>)>>>,
+    slots: Mutex<Vec<Slot>>,
 }
+
+/// A page by its number, once one was read.
+type Slot = Option<(u64, Box<[u8]>)>;
 
 impl<'a> Remembered<'a> {
     /// Remembers nothing yet.
@@ -43,11 +46,9 @@ impl<'a> Remembered<'a> {
             }
             *slot = Some((pfn.0, page));
         }
-        let page = slot.as_ref().map_or(&[] as &[u8], |(_, page)| page);
-        match page.get(from..from.saturating_add(out.len())) {
-            Some(piece) => out.copy_from_slice(piece),
-            None => return self.inner.read_exact_at(addr, out),
-        }
+        let piece = slot.as_ref().and_then(|(_, page)| page.get(from..from.saturating_add(out.len())));
+        let Some(piece) = piece else { return self.inner.read_exact_at(addr, out) };
+        out.copy_from_slice(piece);
         Ok(())
     }
 }
@@ -67,7 +68,8 @@ impl PhysicalMemory for Remembered<'_> {
         if to_u64(out.len()) >= size {
             return self.inner.read_exact_at(addr, out);
         }
-        let left = size.saturating_sub(addr.0 % size.max(1));
+        let within = addr.0.checked_rem(size).unwrap_or(0);
+        let left = size.saturating_sub(within);
         let (first, second) = out.split_at_mut(to_usize(left).min(out.len()));
         self.read(addr, first)?;
         if second.is_empty() {
