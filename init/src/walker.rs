@@ -153,7 +153,7 @@ fn triage(core: &Vmcore, order: &Order, wanted: &Wanted, out: &mut impl Write) -
         file: wanted.file_limit,
         files: wanted.limit,
         // One that goes on for ever leaves time to the others.
-        time: Duration::from_secs(wanted.seconds) / 3,
+        time: Duration::from_secs(wanted.seconds.div_euclid(3).max(1)),
         contents: wanted.contents,
         only: wanted.only.clone(),
         except: wanted.except.clone(),
