@@ -8,7 +8,7 @@ use crate::run::{Job, hooks, live, seconds_since, summary, triage};
 use crate::targets::Ways;
 use base::attempt::Rung;
 use base::beat::{self, Beat, Step};
-use base::config::{self, Format, Place, When};
+use base::config::{self, Format, Place, When, WhenFull};
 use base::time::Lap;
 use vmcore::budget;
 use vmcore::dump::estimate::estimate;
@@ -82,7 +82,7 @@ pub(super) fn save_to(
         summary.degrade(failed("the dump there is incomplete".to_owned()));
     }
     let settled = settled || summary.outcome == Outcome::Complete;
-    finish(job, target, result, settled, slow, summary);
+    finish(job, config, target, result, settled, summary);
     Some(Saved { outcome: summary.outcome, settled })
 }
 
@@ -299,12 +299,13 @@ fn reserve_result(target: &mut dyn Target) -> Result<Box<dyn Sink>, TargetError>
 /// target. The outcome stands, whatever happens here.
 fn finish(
     job: &Job<'_>,
+    config: &config::Target,
     mut target: Box<dyn Target>,
     mut result: Result<Box<dyn Sink>, TargetError>,
     settled: bool,
-    slow: u64,
     summary: &mut Summary,
 ) {
+    let slow = patience(config);
     summary.sent = target.sent();
     summary.remarks = target.remarks();
     job.step(Step::Close, slow);
@@ -319,7 +320,10 @@ fn finish(
     }
     let before = summary.degradations.len();
     let mut lap = Lap::start();
-    triage::save(job, slow, target.as_mut(), summary);
+    // Where nothing is wanted of a dump that does not fit, the room is for others.
+    if summary.outcome >= Outcome::Incomplete || config.when_full != WhenFull::Nothing {
+        triage::save(job, slow, target.as_mut(), summary);
+    }
     summary.seconds.triage = lap.lap();
     job.step(Step::Close, slow);
     if summary.outcome == Outcome::Complete

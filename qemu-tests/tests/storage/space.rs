@@ -65,7 +65,8 @@ fn where_less_is_wanted_of_what_does_not_fit_the_log_is_saved() -> Result<()> {
 /// Cases of `when_full` and MiB of the first target.
 fn does_not_fit(cases: &[(&str, u64)]) -> Result<()> {
     for &(when_full, mib) in cases {
-        let scenario = two_disks(&format!("space-{when_full}"), mib << 20, "when_full", when_full)?;
+        let mut scenario = two_disks(&format!("space-{when_full}"), mib << 20, "when_full", when_full)?;
+        "rows".clone_into(&mut scenario.config.triage);
         let outcome = scenario.run()?;
         ensure_back(&outcome)?;
         let first = only(&outcome.disk("first")?.dumps)?;
@@ -74,8 +75,13 @@ fn does_not_fit(cases: &[(&str, u64)]) -> Result<()> {
         } else {
             ensure_log_and_notes(first)?;
         }
+        // Rows stand for the dump, where it is not all to be left to others.
+        let has_rows =
+            |dump: &Dump| dump.files().iter().any(|(name, size)| name == "triage.tar.zst" && *size > 0);
+        ensure!(has_rows(first) == (when_full != "nothing"), "{:?}", first.files());
         let second = only(&outcome.disk("second")?.dumps)?;
         ensure_complete(second)?;
+        ensure!(has_rows(second), "{:?}", second.files());
         ensure!(second.result()?.get("level").is_some_and(|level| level == 1), "{:#}", second.result()?);
         outcome.discard()?;
     }
