@@ -123,6 +123,13 @@ impl<'a> System<'a> {
         Ok(u16::from_le_bytes(bytes))
     }
 
+    /// A member of one byte.
+    pub fn byte(&self, base: VirtAddr, offset: u64, what: &'static str) -> Result<u8, KernelError> {
+        let mut bytes = [0; 1];
+        self.kernel.read(Self::at(base, offset, what)?, &mut bytes, what)?;
+        Ok(u8::from_le_bytes(bytes))
+    }
+
     /// Bytes of a member.
     pub fn bytes(
         &self,

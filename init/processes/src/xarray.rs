@@ -80,8 +80,7 @@ impl Walk<'_, '_> {
     fn descend(&mut self, node: VirtAddr, base: u64, above: Option<u8>) {
         let layout = &self.system.layout;
         let slots_of_node = layout.node_slots;
-        let shift = self.system.bytes(node, layout.node.shift, 1, "xa_node.shift").ok();
-        let shift = shift.and_then(|bytes| bytes.first().copied());
+        let shift = self.system.byte(node, layout.node.shift, "xa_node.shift").ok();
         let shift = shift.filter(|shift| *shift <= MAX_SHIFT && above.is_none_or(|above| *shift < above));
         let (true, Some(shift)) = (self.steps.take(), shift) else {
             let count = above.and_then(|above| 1_u64.checked_shl(above.into())).unwrap_or(u64::MAX);

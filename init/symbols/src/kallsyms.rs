@@ -95,6 +95,28 @@ pub trait Symbols {
     fn at(&self, address: VirtAddr) -> Option<(Cow<'_, str>, u64)>;
 }
 
+/// No symbols at all: of a kernel whose table cannot be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Nameless;
+
+impl Symbols for Nameless {
+    fn find(&self, _: &str) -> Option<VirtAddr> {
+        None
+    }
+
+    fn is_only(&self, _: &str) -> bool {
+        false
+    }
+
+    fn kind(&self, _: &str) -> Option<u8> {
+        None
+    }
+
+    fn at(&self, _: VirtAddr) -> Option<(Cow<'_, str>, u64)> {
+        None
+    }
+}
+
 impl Symbols for SymbolTable {
     fn find(&self, name: &str) -> Option<VirtAddr> {
         Self::find(self, name)

@@ -245,7 +245,7 @@ impl Output for Archive<'_> {
             ],
             time,
         );
-        // Who does not know the form finds the map and the ranges under this name.
+        // Readers that do not know the form find the map and the ranges under this name.
         let ranges = header("GNUSparseFile.0/ranges", len, time, mode, EntryType::Regular);
         entry.extend_from_slice(ranges.as_bytes());
         self.begin_entry(&entry, len)?;

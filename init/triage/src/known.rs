@@ -1,11 +1,9 @@
 //! What walkers are told of a kernel: answers that were written down while it was well, or its own tables.
 
-use std::borrow::Cow;
-
 use base::addr::VirtAddr;
 use symbols::btf::{self, BtfError, Types};
 use symbols::kallsyms::index::{self, Index};
-use symbols::kallsyms::{KallsymsError, Symbols};
+use symbols::kallsyms::{KallsymsError, Nameless, Symbols};
 use symbols::knowledge::{Answers, Knowledge, Read};
 use vmcore::kernel::Kernel;
 
@@ -48,25 +46,4 @@ fn tables(kernel: &Kernel<'_>) -> Result<(Index, Types), TablesError> {
 fn places(answers: &Answers) -> Vec<(&'static str, VirtAddr)> {
     let names = ["init_task", "modules", "tainted_mask", "_etext", "linux_banner"];
     names.into_iter().filter_map(|name| Some((name, answers.symbol(name)?))).collect()
-}
-
-/// Has no names.
-struct Nameless;
-
-impl Symbols for Nameless {
-    fn find(&self, _: &str) -> Option<VirtAddr> {
-        None
-    }
-
-    fn is_only(&self, _: &str) -> bool {
-        false
-    }
-
-    fn kind(&self, _: &str) -> Option<u8> {
-        None
-    }
-
-    fn at(&self, _: VirtAddr) -> Option<(Cow<'_, str>, u64)> {
-        None
-    }
 }

@@ -5,13 +5,11 @@
 //! structures are follows from their names alone, so that every walk has somewhere to start and each word of
 //! the image may be a pointer.
 
-use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read};
 use std::time::Duration;
 
-use base::addr::VirtAddr;
-use symbols::kallsyms::Symbols;
+use symbols::kallsyms::Nameless;
 use symbols::knowledge::{Knowledge, Question};
 use symbols::testing::{RELEASE, START};
 use triage::archive::{self, Archive, Chunk, Head};
@@ -47,27 +45,6 @@ impl Knowledge for Guess {
     }
 }
 
-/// Has no names of functions.
-struct NoNames;
-
-impl Symbols for NoNames {
-    fn find(&self, _: &str) -> Option<VirtAddr> {
-        None
-    }
-
-    fn is_only(&self, _: &str) -> bool {
-        false
-    }
-
-    fn kind(&self, _: &str) -> Option<u8> {
-        None
-    }
-
-    fn at(&self, _: VirtAddr) -> Option<(Cow<'_, str>, u64)> {
-        None
-    }
-}
-
 /// Reads these bytes; panics where a promise is broken.
 pub(crate) fn check(data: &[u8]) {
     walk(data);
@@ -92,7 +69,7 @@ fn walk(data: &[u8]) -> Option<u64> {
         Ok(())
     };
     let mut output = Checked(Archive::new(0, &mut send).expect("an archive"));
-    let done = artefacts::walk_with(&kernel, &NoNames, &known, &limits, &mut output).ok()?;
+    let done = artefacts::walk_with(&kernel, &Nameless, &known, &limits, &mut output).ok()?;
     output.0.finish().expect("its end");
     let owed = chunks.iter().rev().nth(1).map_or(0, |chunk| chunk.owed);
     let all: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.frame.clone()).collect();

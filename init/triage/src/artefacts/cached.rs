@@ -213,9 +213,9 @@ impl Walk<'_> {
 
     fn inode(&mut self, files: &FileSystem, inode: VirtAddr, rows: &mut Rows<'_>) -> Result<(), Stop> {
         let (system, layout) = (self.ground.system, &self.layout.inode);
-        let mode = system.bytes(inode, layout.mode, 2, "inode.i_mode");
-        let mode = mode.ok().and_then(|bytes| Fields(&bytes).u16(0)).unwrap_or(0);
-        self.body(inode, mode, rows)?;
+        let mode = system.short(inode, layout.mode, "inode.i_mode").unwrap_or(0);
+        let path = self.path(inode);
+        self.body(inode, path.as_deref(), mode, rows)?;
         if mode & TYPE != REGULAR {
             return Ok(());
         }
@@ -232,7 +232,6 @@ impl Walk<'_> {
             return Ok(());
         }
         let mut row = Row::at(inode);
-        let path = self.path(inode);
         let links = system.half(inode, layout.links, "inode.i_nlink");
         let deleted = links.as_ref().is_ok_and(|links| *links == 0);
         let path = match path {
@@ -263,9 +262,15 @@ impl Walk<'_> {
     }
 
     /// A line of `body.txt`, if the file has a name.
-    fn body(&mut self, inode: VirtAddr, mode: u16, rows: &mut Rows<'_>) -> Result<(), Stop> {
+    fn body(
+        &mut self,
+        inode: VirtAddr,
+        path: Option<&str>,
+        mode: u16,
+        rows: &mut Rows<'_>,
+    ) -> Result<(), Stop> {
         let (system, layout) = (self.ground.system, &self.layout.inode);
-        let Some(path) = self.path(inode) else { return Ok(()) };
+        let Some(path) = path else { return Ok(()) };
         self.lines = self.lines.saturating_add(1);
         if self.lines > MAX_LINES {
             return Ok(());
@@ -275,7 +280,7 @@ impl Walk<'_> {
             offset.and_then(|offset| system.word(inode, offset, "inode").ok()).unwrap_or(0)
         };
         let deleted = if half(layout.links) == 0 { " (deleted)" } else { "" };
-        let path = if path.is_empty() { "/" } else { &path };
+        let path = if path.is_empty() { "/" } else { path };
         let line = super::body::Line {
             path: &format!("{path}{deleted}"),
             inode: word(Some(layout.number)),
@@ -291,6 +296,7 @@ impl Walk<'_> {
     /// Says when the file was used; returns when its contents were changed.
     fn times(&self, inode: VirtAddr, path: &str, row: &mut Row) -> Option<u64> {
         let layout = &self.layout.inode;
+        let mut changed = None;
         for (key, offset, kind) in [
             ("file.mtime", layout.modified, "Content Modification Time"),
             ("file.ctime", layout.changed, "Metadata Modification Time"),
@@ -302,15 +308,16 @@ impl Walk<'_> {
             match text {
                 Ok((at, Some(text))) => {
                     row.set(key, text);
+                    if offset == layout.modified {
+                        changed = Some(at);
+                    }
                     row.happened(Moment { at, message: format!("file {path}"), kind });
                 }
                 Ok((at, None)) => row.error(key, &format!("{at} seconds since 1970 cannot be")),
                 Err(error) => row.error(key, &base::log::chain(&error)),
             }
         }
-        let modified = layout.modified?;
-        let seconds = self.ground.system.word(inode, modified, "inode.i_mtime").ok()?;
-        base::time::utc(seconds).map(|_| seconds)
+        changed
     }
 
     /// The path of a file by one of its names.

@@ -1,12 +1,10 @@
-//! Chains and hash tables of the kernel (include/linux/list.h, list_nulls.h, rhashtable.h), and small
-//! members.
+//! Chains and hash tables of the kernel (include/linux/list.h, list_nulls.h, rhashtable.h).
 
 use std::collections::BTreeSet;
 
 use ::processes::system::System;
 use base::addr::{VirtAddr, to_usize};
 use base::fields::Fields;
-use vmcore::kernel::KernelError;
 
 use super::{Rows, Stop};
 
@@ -20,36 +18,6 @@ const PIECE: u64 = 1024;
 const MAX_FAULTS: u64 = 64;
 /// Kernel addresses lie above.
 const KERNEL: u64 = 0xff00_0000_0000_0000;
-
-/// A pointer that has to lead somewhere.
-pub(super) fn follow(
-    system: &System<'_>,
-    base: VirtAddr,
-    offset: u64,
-    what: &'static str,
-) -> Result<VirtAddr, KernelError> {
-    system.pointer(base, offset, what)?.ok_or(KernelError::Absurd { what, value: 0 })
-}
-
-/// A 16-bit member.
-pub(super) fn short(
-    system: &System<'_>,
-    base: VirtAddr,
-    offset: u64,
-    what: &'static str,
-) -> Result<u16, KernelError> {
-    system.bytes(base, offset, 2, what).map(|bytes| Fields(&bytes).u16(0).unwrap_or(0))
-}
-
-/// A member of one byte.
-pub(super) fn byte(
-    system: &System<'_>,
-    base: VirtAddr,
-    offset: u64,
-    what: &'static str,
-) -> Result<u8, KernelError> {
-    system.bytes(base, offset, 1, what).map(|bytes| bytes.first().copied().unwrap_or(0))
-}
 
 /// What a word leads to: nothing where it is null, odd (the mark at the end of an `hlist_nulls`) or no
 /// address of the kernel.

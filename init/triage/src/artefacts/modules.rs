@@ -6,7 +6,7 @@ use base::addr::VirtAddr;
 use base::fields::Fields;
 use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
-use symbols::{layouts, list, modules};
+use symbols::{layouts, list};
 
 use super::{Artefact, Ground, Row, Rows, Stop};
 use crate::numbers;
@@ -61,8 +61,8 @@ impl Artefact for Layout {
     }
 
     fn walk(&self, ground: &Ground<'_>, rows: &mut Rows<'_>) -> Result<(), Stop> {
-        let listed = modules::list(ground.system.kernel, ground.known, None);
-        for module in &listed {
+        let listed = ground.code.modules();
+        for module in listed {
             let mut row = self.row(ground, module.address);
             row.set("linux.module.code", format!("{:#x}", module.text.0));
             row.set("linux.module.code_bytes", module.text.1.saturating_sub(module.text.0));

@@ -17,7 +17,7 @@ use vmcore::kernel::KernelError;
 use self::tables::Source;
 use self::words::{family_name, kind_name, state_name, transport};
 use super::files::{SOCKET, TYPE, Tables};
-use super::links::{Seen, byte, follow, short};
+use super::links::Seen;
 use super::netns::Namespaces;
 use super::{Artefact, Ground, Row, Rows, Stop};
 
@@ -179,15 +179,14 @@ impl Walk<'_> {
     fn of_table(&mut self, source: &Source, sock: VirtAddr) -> Row {
         let mut row = Row::at(sock);
         let system = self.ground.system;
-        let state = byte(system, sock, self.layout.sock.state, "sock.skc_state");
+        let state = system.byte(sock, self.layout.sock.state, "sock.skc_state");
         let small = state.ok().filter(|_| source.has_small);
         match small {
             // TCP_TIME_WAIT: struct inet_timewait_sock
             Some(6) => {
                 row.set("linux.socket.time_wait", true);
                 let substate = self.layout.substate;
-                let substate =
-                    substate.and_then(|at| byte(system, sock, at, "tw_substate").ok()).unwrap_or(6);
+                let substate = substate.and_then(|at| system.byte(sock, at, "tw_substate").ok()).unwrap_or(6);
                 self.small(sock, substate, &mut row);
             }
             // TCP_NEW_SYN_RECV: struct request_sock
@@ -203,7 +202,7 @@ impl Walk<'_> {
     /// What has the first members of a socket, and no others.
     fn small(&mut self, sock: VirtAddr, state: u8, row: &mut Row) {
         let (system, layout) = (self.ground.system, &self.layout.sock);
-        match short(system, sock, layout.family, "sock.skc_family") {
+        match system.short(sock, layout.family, "sock.skc_family") {
             Ok(family) => {
                 row.set("linux.socket.family", family_name(family));
                 row.set("linux.socket.type", kind_name(1));
@@ -225,7 +224,7 @@ impl Walk<'_> {
     fn namespace(&mut self, sock: VirtAddr, row: &mut Row) {
         let system = self.ground.system;
         let (Some(offset), Ok(namespaces)) = (self.layout.sock.net, &self.layout.namespaces) else { return };
-        let number = follow(system, sock, offset, "sock.skc_net").and_then(|net| {
+        let number = system.follow(sock, offset, "sock.skc_net").and_then(|net| {
             if let Some(number) = self.namespaces.get(&net) {
                 return Ok(*number);
             }
@@ -238,8 +237,9 @@ impl Walk<'_> {
 
     fn of_process(&mut self, task: &Task, number: u64, file: VirtAddr) -> Row {
         let (system, layout) = (self.ground.system, self.layout);
-        let sock = follow(system, file, layout.tables.file.private, "file.private_data")
-            .and_then(|socket| follow(system, socket, layout.socket.sock, "socket.sk"));
+        let sock = system
+            .follow(file, layout.tables.file.private, "file.private_data")
+            .and_then(|socket| system.follow(socket, layout.socket.sock, "socket.sk"));
         let mut row = Row::at(sock.as_ref().copied().unwrap_or(file));
         row.set("process.pid", task.pid);
         row.set("process.name", task.comm.clone());
@@ -258,15 +258,15 @@ impl Walk<'_> {
 impl Layout {
     fn sock(&self, ground: &Ground<'_>, sock: VirtAddr, row: &mut Row) {
         let (system, layout) = (ground.system, &self.sock);
-        let family = match short(system, sock, layout.family, "sock.skc_family") {
+        let family = match system.short(sock, layout.family, "sock.skc_family") {
             Ok(family) => family,
             Err(error) => return row.error("linux.socket.family", &base::log::chain(&error)),
         };
         row.set("linux.socket.family", family_name(family));
-        let kind = short(system, sock, layout.kind, "sock.sk_type");
+        let kind = system.short(sock, layout.kind, "sock.sk_type");
         row.read("linux.socket.type", kind.map(kind_name));
-        let state = byte(system, sock, layout.state, "sock.skc_state");
-        let protocol = short(system, sock, layout.protocol, "sock.sk_protocol");
+        let state = system.byte(sock, layout.state, "sock.skc_state");
+        let protocol = system.short(sock, layout.protocol, "sock.sk_protocol");
         for (key, offset) in
             [("linux.socket.send_queue", layout.queued), ("linux.socket.receive_queue", layout.received)]
         {
@@ -311,8 +311,8 @@ impl Layout {
     fn ends(&self, ground: &Ground<'_>, sock: VirtAddr, family: u16, row: &mut Row) {
         let (system, layout) = (ground.system, &self.sock);
         row.set("network.type", if family == INET6 { "ipv6" } else { "ipv4" });
-        let ours = short(system, sock, layout.port, "sock.skc_num");
-        let theirs = short(system, sock, layout.peer_port, "sock.skc_dport");
+        let ours = system.short(sock, layout.port, "sock.skc_num");
+        let theirs = system.short(sock, layout.peer_port, "sock.skc_dport");
         let v6 = layout.address6.zip(layout.peer6).filter(|_| family == INET6);
         let (our_ip, their_ip) = v6.unwrap_or((layout.address, layout.peer));
         let address = |offset| address(ground, sock, offset, v6.is_some());
@@ -352,7 +352,7 @@ impl Layout {
                 }
             }
             (PACKET, _, Some(layout)) => {
-                let protocol = short(system, sock, layout.protocol, "packet_sock.num").map(u16::swap_bytes);
+                let protocol = system.short(sock, layout.protocol, "packet_sock.num").map(u16::swap_bytes);
                 row.read("linux.packet.protocol", protocol.map(|protocol| format!("{protocol:#06x}")));
                 let interface = system.half(sock, layout.interface, "packet_sock.ifindex");
                 row.read("linux.packet.interface", interface);

@@ -10,7 +10,7 @@ use symbols::{layouts, list};
 
 use super::super::Ground;
 use super::super::files::{REGULAR, TYPE};
-use super::super::links::{Seen, hlist, short};
+use super::super::links::{Seen, hlist};
 use crate::mounts;
 use crate::wanted::Mounts;
 
@@ -166,7 +166,7 @@ impl Paths<'_> {
         let read = || {
             let inode = system.pointer(dentry, self.lookup.dentry.inode, "dentry.d_inode")?;
             let Some(inode) = inode else { return Ok(None) };
-            if short(system, inode, layout.mode, "inode.i_mode")? & TYPE != REGULAR {
+            if system.short(inode, layout.mode, "inode.i_mode")? & TYPE != REGULAR {
                 return Ok(None);
             }
             let Some(mapping) = system.pointer(inode, layout.mapping, "inode.i_mapping")? else {

@@ -6,7 +6,7 @@ use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
 use symbols::{layouts, list};
 
-use super::super::links::{self, Seen, byte, short};
+use super::super::links::{self, Seen};
 use super::super::{Ground, Row, Rows, Stop};
 use super::{Devices, Namespace, ipv4, ipv6, text};
 
@@ -142,13 +142,13 @@ impl Layout {
         row.read("linux.interface.flags", flags.map(flag_names));
         if let Some(state) = layout.state {
             // A byte before 6.10.
-            let state = byte(system, device, state, "net_device.operstate");
+            let state = system.byte(device, state, "net_device.operstate");
             row.read("linux.interface.state", state.map(state_name));
         }
-        row.read("linux.interface.type", short(system, device, layout.kind, "net_device.type"));
+        row.read("linux.interface.type", system.short(device, layout.kind, "net_device.type"));
         let mac = || {
-            let len = byte(system, device, layout.mac_len, "net_device.addr_len")?;
-            let at = links::follow(system, device, layout.mac, "net_device.dev_addr")?;
+            let len = system.byte(device, layout.mac_len, "net_device.addr_len")?;
+            let at = system.follow(device, layout.mac, "net_device.dev_addr")?;
             let len = to_usize(u64::from(len).min(MAX_MAC));
             system.bytes(at, 0, len, "net_device.dev_addr")
         };
@@ -173,7 +173,7 @@ impl Layout {
         let (entries, _) = list::all(ground.system.kernel, head, MAX);
         entries.into_iter().find_map(|entry| {
             let at = VirtAddr(entry.0.wrapping_sub(layout.list));
-            let is_master = byte(ground.system, at, layout.is_master, "netdev_adjacent.master").ok()?;
+            let is_master = ground.system.byte(at, layout.is_master, "netdev_adjacent.master").ok()?;
             let above = ground.system.pointer(at, layout.device, "netdev_adjacent.dev").ok()??;
             (is_master != 0).then_some(above)
         })
@@ -203,8 +203,8 @@ impl Layout {
                 if peer.as_ref().ok() != ipv4(system, address, layout.local).ok().as_ref() {
                     row.read("linux.ip.peer", text(peer));
                 }
-                row.read("linux.ip.prefix", byte(system, address, layout.prefix, "ifa_prefixlen"));
-                let scope = byte(system, address, layout.scope, "in_ifaddr.ifa_scope");
+                row.read("linux.ip.prefix", system.byte(address, layout.prefix, "ifa_prefixlen"));
+                let scope = system.byte(address, layout.scope, "in_ifaddr.ifa_scope");
                 row.read("linux.ip.scope", scope.map(scope_name));
                 let label = system.bytes(address, layout.label, NAME, "in_ifaddr.ifa_label");
                 row.read(
@@ -227,7 +227,7 @@ impl Layout {
                 row.set("network.type", "ipv6");
                 row.read("host.ip", text(ipv6(system, address, layout.address)));
                 row.read("linux.ip.prefix", system.half(address, layout.prefix, "prefix_len"));
-                let scope = short(system, address, layout.scope, "inet6_ifaddr.scope");
+                let scope = system.short(address, layout.scope, "inet6_ifaddr.scope");
                 row.read("linux.ip.scope", scope.map(|scope| format!("{scope:#04x}")));
                 let flags = system.half(address, layout.flags, "inet6_ifaddr.flags");
                 row.read("linux.ip.flags", flags.map(|flags| format!("{flags:#04x}")));

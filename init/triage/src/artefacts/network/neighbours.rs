@@ -5,7 +5,7 @@ use symbols::knowledge::Knowledge;
 use symbols::knowledge::layout::Missing;
 use symbols::layouts;
 
-use super::super::links::{Seen, Table, byte, follow};
+use super::super::links::{Seen, Table};
 use super::super::{Ground, Row, Rows, Stop};
 use super::interfaces::hexadecimal;
 use super::{Devices, failed, ipv4, ipv6, row, text};
@@ -66,8 +66,8 @@ impl Layout {
             };
             let system = ground.system;
             let chains = || {
-                let hash = follow(system, at, self.table.hash, "neigh_table.nht")?;
-                let chains = follow(system, hash, self.hash.chains, "neigh_hash_table.hash_heads")?;
+                let hash = system.follow(at, self.table.hash, "neigh_table.nht")?;
+                let chains = system.follow(hash, self.hash.chains, "neigh_hash_table.hash_heads")?;
                 let shift = system.half(hash, self.hash.shift, "neigh_hash_table.hash_shift")?;
                 Ok::<_, vmcore::kernel::KernelError>((chains, 1_u64 << shift.min(MAX_SHIFT)))
             };
@@ -95,7 +95,7 @@ impl Layout {
         let mut row = row("neighbour", at);
         let device = system.pointer(at, layout.device, "neighbour.dev");
         let len = device.as_ref().ok().copied().flatten().zip(self.mac_len);
-        let len = len.and_then(|(device, at)| byte(system, device, at, "net_device.addr_len").ok());
+        let len = len.and_then(|(device, at)| system.byte(device, at, "net_device.addr_len").ok());
         devices.name(device, &mut row);
         row.set("network.type", if is_v6 { "ipv6" } else { "ipv4" });
         let ip = || {
@@ -105,7 +105,7 @@ impl Layout {
         let len = len.map_or(MAC, |len| to_usize(u64::from(len).min(32)));
         let mac = system.bytes(at, layout.mac, len, "neighbour.ha");
         row.read("destination.mac", mac.map(|bytes| hexadecimal(&bytes, "-")));
-        let state = byte(system, at, layout.state, "neighbour.nud_state");
+        let state = system.byte(at, layout.state, "neighbour.nud_state");
         row.read("linux.neighbour.state", state.map(state_name));
         row
     }

@@ -5,9 +5,8 @@
 use base::addr::{VirtAddr, to_usize};
 use base::fields::Fields;
 use symbols::knowledge::Knowledge;
-use symbols::{layouts, modules};
+use symbols::layouts;
 
-use super::super::links::short;
 use super::super::{Ground, Rows, Stop};
 use super::{Namespace, failed};
 
@@ -71,7 +70,7 @@ impl Layout {
                 rows.in_time()?;
                 let place = offset.saturating_add(hook.saturating_mul(8));
                 let Ok(Some(list)) = system.pointer(at.net, place, "netns_nf.hooks") else { continue };
-                let functions = match short(system, list, entries.count, "num_hook_entries") {
+                let functions = match system.short(list, entries.count, "num_hook_entries") {
                     Ok(functions) => functions.min(MAX_ENTRIES),
                     Err(error) => {
                         rows.add(&at.failed("netfilter", &base::log::chain(&error)))?;
@@ -112,7 +111,7 @@ impl Layout {
 
     /// What modules have, and is not read.
     pub(super) fn modules(ground: &Ground<'_>, rows: &mut Rows<'_>) -> Result<(), Stop> {
-        let loaded = modules::list(ground.system.kernel, ground.known, None);
+        let loaded = ground.code.modules();
         for (module, kind) in
             [("nf_tables", "nftables"), ("nf_conntrack", "connection"), ("x_tables", "xtables")]
         {

@@ -9,7 +9,7 @@ use symbols::knowledge::layout::Missing;
 use symbols::layouts;
 use vmcore::kernel::KernelError;
 
-use super::super::links::{Seen, Table, byte, chain, follow, hlist, short};
+use super::super::links::{Seen, Table, chain, hlist};
 use super::super::{Ground, Row, Rows, Stop};
 use super::interfaces::scope_name;
 use super::{Devices, Namespace, ipv4, ipv6, text};
@@ -182,7 +182,7 @@ impl Layout {
                     continue;
                 }
             };
-            let first = match follow(ground.system, at.net, offset, "net.fib_table_hash") {
+            let first = match ground.system.follow(at.net, offset, "net.fib_table_hash") {
                 Ok(first) => first,
                 Err(error) => {
                     rows.add(&at.failed("route", &base::log::chain(&error)))?;
@@ -224,7 +224,7 @@ impl Walk<'_> {
         let Ok(v4) = &self.layout.v4 else { return Ok(None) };
         let system = self.ground.system;
         let said = |error: KernelError| base::log::chain(&error);
-        let trie = match follow(system, table, v4.table.data, "fib_table.tb_data") {
+        let trie = match system.follow(table, v4.table.data, "fib_table.tb_data") {
             Ok(trie) => VirtAddr(trie.0.wrapping_add(v4.root)),
             Err(error) => return Ok(Some(said(error))),
         };
@@ -240,7 +240,7 @@ impl Walk<'_> {
             if seen.len() >= MAX_NODES || !seen.insert(node) {
                 continue;
             }
-            let bits = match byte(system, node, v4.node.bits, "key_vector.bits") {
+            let bits = match system.byte(node, v4.node.bits, "key_vector.bits") {
                 Ok(bits) => bits,
                 Err(error) => {
                     fault = Some(said(error));
@@ -295,14 +295,14 @@ impl Walk<'_> {
             let alias = VirtAddr(entry.0.wrapping_sub(v4.alias.list));
             let mut row = self.at.row("route", alias);
             row.set("network.type", "ipv4");
-            match byte(system, alias, v4.alias.suffix, "fib_alias.fa_slen") {
+            match system.byte(alias, v4.alias.suffix, "fib_alias.fa_slen") {
                 Ok(suffix) => row.set("linux.route.destination", network(key, suffix)),
                 Err(error) => row.error("linux.route.destination", &base::log::chain(&error)),
             }
             row.read("linux.route.table", system.half(alias, v4.alias.table, "fib_alias.tb_id"));
-            let kind = byte(system, alias, v4.alias.kind, "fib_alias.fa_type");
+            let kind = system.byte(alias, v4.alias.kind, "fib_alias.fa_type");
             row.read("linux.route.type", kind.map(kind_name));
-            match follow(system, alias, v4.alias.info, "fib_alias.fa_info") {
+            match system.follow(alias, v4.alias.info, "fib_alias.fa_info") {
                 Ok(info) => self.info4(v4, info, &mut row),
                 Err(error) => row.error("linux.route", &base::log::chain(&error)),
             }
@@ -313,8 +313,8 @@ impl Walk<'_> {
 
     fn info4(&self, v4: &V4, info: VirtAddr, row: &mut Row) {
         let (system, layout) = (self.ground.system, &v4.info);
-        row.read("linux.route.protocol", byte(system, info, layout.protocol, "fib_info.fib_protocol"));
-        let scope = byte(system, info, layout.scope, "fib_info.fib_scope");
+        row.read("linux.route.protocol", system.byte(info, layout.protocol, "fib_info.fib_protocol"));
+        let scope = system.byte(info, layout.scope, "fib_info.fib_scope");
         row.read("linux.route.scope", scope.map(scope_name));
         row.read("linux.route.metric", system.half(info, layout.metric, "fib_info.fib_priority"));
         match ipv4(system, info, layout.source) {
@@ -348,8 +348,8 @@ impl Walk<'_> {
             return false;
         };
         row.read("linux.route.nexthop", system.half(object, id, "nexthop.id"));
-        match byte(system, object, is_group, "nexthop.is_group") {
-            Ok(0) => match follow(system, object, inner, "nexthop.nh_info") {
+        match system.byte(object, is_group, "nexthop.is_group") {
+            Ok(0) => match system.follow(object, inner, "nexthop.nh_info") {
                 Ok(inner) => self.hop(VirtAddr(inner.0.wrapping_add(hop)), row),
                 Err(error) => row.error("linux.route.nexthop", &base::log::chain(&error)),
             },
@@ -366,7 +366,7 @@ impl Walk<'_> {
             Err(missing) => return row.error("linux.route.gateway", missing),
         };
         self.devices.name(system.pointer(hop, layout.device, "fib_nh_common.nhc_dev"), row);
-        match byte(system, hop, layout.family, "fib_nh_common.nhc_gw_family") {
+        match system.byte(hop, layout.family, "fib_nh_common.nhc_gw_family") {
             // AF_INET, AF_INET6
             Ok(2) => row.read("linux.route.gateway", text(ipv4(system, hop, layout.gateway))),
             Ok(10) => row.read("linux.route.gateway", text(ipv6(system, hop, layout.gateway))),
@@ -394,7 +394,7 @@ impl Walk<'_> {
                 }
             }
             // Others have the routes of a node below.
-            let flags = short(system, node, v6.node.flags, "fib6_node.fn_flags").unwrap_or(0);
+            let flags = system.short(node, v6.node.flags, "fib6_node.fn_flags").unwrap_or(0);
             if flags & HAS_ROUTES == 0 {
                 continue;
             }
@@ -419,9 +419,9 @@ impl Walk<'_> {
         if let Some(table) = table {
             row.set("linux.route.table", table);
         }
-        let kind = byte(system, info, layout.kind, "fib6_info.fib6_type");
+        let kind = system.byte(info, layout.kind, "fib6_info.fib6_type");
         row.read("linux.route.type", kind.map(kind_name));
-        row.read("linux.route.protocol", byte(system, info, layout.protocol, "fib6_info.fib6_protocol"));
+        row.read("linux.route.protocol", system.byte(info, layout.protocol, "fib6_info.fib6_protocol"));
         row.read("linux.route.metric", system.half(info, layout.metric, "fib6_info.fib6_metric"));
         if !self.object(info, layout.object, &mut row) {
             self.hop(VirtAddr(info.0.wrapping_add(layout.hop)), &mut row);

@@ -4,11 +4,10 @@
 use base::addr::VirtAddr;
 use symbols::knowledge::Knowledge;
 use symbols::layouts;
-use symbols::modules;
 use vmcore::kernel::KernelError;
 
 use super::super::Ground;
-use super::super::links::{self, Table};
+use super::super::links::Table;
 use super::super::netns::Namespaces;
 
 layouts! {
@@ -163,7 +162,7 @@ impl Tables {
         found.each("packet", packet, |at, found| array(Some((0, 1)), at, ("packet", node), found));
         let netlink = symbol("nl_table").into_iter().collect();
         found.each("netlink", netlink, |at, found| self.netlink(ground, at, found));
-        let loaded = modules::list(ground.system.kernel, ground.known, None);
+        let loaded = ground.code.modules();
         if loaded.iter().any(|module| module.name == "vsock") {
             found.note("vsock sockets without a process", "symbols of modules are not read");
         }
@@ -173,7 +172,7 @@ impl Tables {
     fn tcp(&self, ground: &Ground<'_>, at: VirtAddr, link: u64, found: &mut Found) -> Result<(), Unread> {
         let system = ground.system;
         let Some((layout, stride)) = self.hash_info else { return missing("inet_hashinfo") };
-        let chains = links::follow(system, at, layout.established, "inet_hashinfo.ehash")?;
+        let chains = system.follow(at, layout.established, "inet_hashinfo.ehash")?;
         let mask = system.half(at, layout.established_mask, "inet_hashinfo.ehash_mask")?;
         let count = u64::from(mask).saturating_add(1);
         let table = Table { stride, ..Table::of(chains, count) };
@@ -184,7 +183,7 @@ impl Tables {
         let (chains, count) = match (layout.listening_array, layout.listening, layout.listening_mask) {
             (Some(array), ..) => (VirtAddr(at.0.wrapping_add(array)), self.listening_count),
             (None, Some(pointer), Some(mask)) => {
-                let chains = links::follow(system, at, pointer, "inet_hashinfo.lhash2")?;
+                let chains = system.follow(at, pointer, "inet_hashinfo.lhash2")?;
                 let mask = system.half(at, mask, "inet_hashinfo.lhash2_mask")?;
                 (chains, u64::from(mask).saturating_add(1))
             }
@@ -198,7 +197,7 @@ impl Tables {
     fn udp(&self, ground: &Ground<'_>, at: VirtAddr, link: u64, found: &mut Found) -> Result<(), Unread> {
         let system = ground.system;
         let Some((layout, stride)) = self.udp else { return missing("udp_table") };
-        let chains = links::follow(system, at, layout.hash, "udp_table.hash")?;
+        let chains = system.follow(at, layout.hash, "udp_table.hash")?;
         let mask = system.half(at, layout.mask, "udp_table.mask")?;
         // The head is the first member of a udp_hslot.
         let table = Table { stride, ..Table::of(chains, u64::from(mask).saturating_add(1)) };
@@ -209,7 +208,7 @@ impl Tables {
     fn netlink(&self, ground: &Ground<'_>, at: VirtAddr, found: &mut Found) -> Result<(), Unread> {
         let system = ground.system;
         let Some(netlink) = &self.netlink else { return missing("netlink_table") };
-        let first = links::follow(system, at, 0, "nl_table")?;
+        let first = system.follow(at, 0, "nl_table")?;
         for number in 0..NETLINK_TABLES {
             let offset = number.saturating_mul(netlink.size).saturating_add(netlink.table.hash);
             let hash = VirtAddr(first.0.wrapping_add(offset));
