@@ -94,6 +94,7 @@ need_readers() {
     # The newest, or the system's.
     "$(dirname "${BASH_SOURCE[0]}")/fetch-reader" crash >/dev/null || need crash crash
     need readelf binutils
+    need minisign minisign
     need gdb gdb
     need python3 python3
     python3 -c 'import ensurepip' 2>/dev/null || install_package python3-venv

@@ -1,6 +1,7 @@
 //! The capture, as PID 1's child runs it. Each step that fails is recorded and the next one is
 //! tried. `save` opens a target and saves to it, `fit` decides what there is room for.
 
+mod evidence;
 mod fit;
 pub(crate) mod handoff;
 pub(crate) mod hooks;
@@ -62,6 +63,7 @@ pub(crate) fn child() -> Outcome {
         summary.degrade(Degradation::Config { cause });
     }
     let facts = load_facts(&mut summary);
+    evidence::begin(&facts, &mut summary);
     summary.user_pages_lost = facts.cma.iter().filter_map(pages).map(Run::from).collect();
     let planned = trigger::discover(&facts, devmem::read, &mut summary);
     beat::tell(&Beat::Trigger(summary.trigger.unwrap_or_default()));

@@ -85,7 +85,36 @@ pub(crate) enum Command {
         /// The private key
         #[arg(long, value_name = "PATH", default_value = keys::PATH)]
         file: PathBuf,
+        /// Show the public key of this host for evidence instead, which signs what `load` writes down; make
+        /// it if there is none
+        #[arg(long)]
+        evidence: bool,
     },
+    /// Check that a capture is what was captured: signature, sums, events, account of pages
+    ///
+    /// Exit code 0: all of it holds; 1: something does not, and what is still good is listed; 2: not all
+    /// can be said.
+    Verify {
+        /// A public key that is trusted, or a file with one: of the host, or of the load. The key of this
+        /// host is trusted
+        #[arg(long, value_name = "KEY")]
+        key: Vec<String>,
+        /// Add to SHA256SUMS the sums of whole dumps, which the capture could only take in pieces
+        #[arg(long)]
+        write_sums: bool,
+        /// Do not add a line to the chain of custody where the directory can be written
+        #[arg(long)]
+        no_custody: bool,
+        /// Print JSON: for each capture what was checked, and whether it holds (yes, no, unknown)
+        #[arg(long)]
+        json: bool,
+        /// Directories of captures, or files in them
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// Who had a capture in hand: add a hand-over to its chain, or show the chain
+    #[command(subcommand)]
+    Custody(Custody),
     /// Print the line that lets the key in at a collector, for SFTP only; or install it there
     ///
     /// With USER@HOST it is appended to that account's authorized_keys by ssh, unless it is there,
@@ -354,5 +383,36 @@ pub(crate) enum Debug {
         /// thread that debuggers are to look at first
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+    },
+}
+
+/// What is done with a chain of custody.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Custody {
+    /// Append a hand-over: who hands the capture to whom, and why; signed
+    Add {
+        /// Who hands over [default: who runs this]
+        #[arg(long, value_name = "WHO", default_value = "")]
+        from: String,
+        /// To whom
+        #[arg(long, value_name = "WHO")]
+        to: String,
+        /// Why
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+        /// The private key that signs, of minisign or of SSH, without a pass phrase [default: the key of
+        /// this host for evidence, where it can be read]
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// Directory of the capture
+        directory: PathBuf,
+    },
+    /// Print the chain, and whether it holds; exit code 1 if it does not
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Directory of the capture
+        directory: PathBuf,
     },
 }

@@ -304,6 +304,10 @@ pub struct Contents {
     pub unpacked: u64,
     /// What the modules in it say of themselves.
     pub modules: Vec<ModuleFacts>,
+    /// SHA-256 of the program and of the configuration in it, hex.
+    pub init_sha256: String,
+    /// See above.
+    pub config_sha256: String,
 }
 
 /// Reads an image's configuration and manifest.
@@ -326,7 +330,18 @@ pub fn read_contents(image: &[u8], path: &Path) -> Result<Contents, ImageError> 
         Some(ModuleFacts::of(name, bytes))
     });
     let modules = modules.collect();
-    Ok(Contents { config, manifest, unpacked: base::addr::to_u64(archive.len()), modules })
+    let sum = |file: &str| {
+        let found = files.iter().find(|(name, _)| name == file.trim_start_matches('/'));
+        found.map(|(_, bytes)| evidence::hex(&evidence::sha256(bytes))).unwrap_or_default()
+    };
+    Ok(Contents {
+        config,
+        manifest,
+        unpacked: base::addr::to_u64(archive.len()),
+        modules,
+        init_sha256: sum("/init"),
+        config_sha256: sum(config::PATH),
+    })
 }
 
 /// Roots of the module closure: the watchdogs, the way to each target's device and to those that

@@ -32,6 +32,7 @@ pub mod crashkernel;
 pub mod debuginfo;
 pub mod drivers;
 pub mod estimate;
+pub mod evidence;
 pub mod fingerprint;
 pub mod gcore;
 pub mod host;

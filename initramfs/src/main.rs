@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use ::evidence::verify::Holds;
 use ::triage::artefacts::Limits;
 use afterimage::check;
 use afterimage::image::{self, Sources};
@@ -18,8 +19,8 @@ use afterimage::output::OutputError;
 use afterimage::readers::Reader;
 use afterimage::sys::wiping::Wiping;
 use afterimage::{
-    debuginfo, estimate, gcore, host, inspect, isf, keys, loader, offline, output, planned, raw, readers,
-    status, stream, summary, survey, triage,
+    debuginfo, estimate, evidence, gcore, host, inspect, isf, keys, loader, offline, output, planned, raw,
+    readers, status, stream, summary, survey, triage,
 };
 use base::config::{Config, Dump};
 use clap::Parser;
@@ -27,7 +28,8 @@ use storage::targets::{captures, tried};
 use vmcore::kernel::dmesg;
 use vmcore::report::Outcome;
 
-use cli::{Cli, Command, Debug};
+use afterimage::evidence::custody::Handover;
+use cli::{Cli, Command, Custody, Debug};
 
 /// Keys pass through `load`.
 #[global_allocator]
@@ -54,6 +56,51 @@ fn main() -> ExitCode {
         Err(error) => {
             output::complain(&base::log::chain(error.as_ref()));
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints what holds of captures.
+fn verified(wanted: &evidence::Wanted, json: bool) -> Result<ExitCode, Failure> {
+    let checked = evidence::check(wanted)?;
+    let text = if json {
+        base::text::json(&serde_json::to_string_pretty(&checked)?) + "\n"
+    } else {
+        checked.iter().map(evidence::Checked::to_text).collect()
+    };
+    print(&text)?;
+    let holds = |state| checked.iter().any(|checked| checked.holds == state);
+    Ok(ExitCode::from(match () {
+        () if holds(Holds::No) => 1,
+        () if holds(Holds::Unknown) => 2,
+        () => 0,
+    }))
+}
+
+/// Adds to a chain of custody, or shows it.
+fn custody(command: Custody) -> Result<ExitCode, Failure> {
+    match command {
+        Custody::Add { from, to, why, key, directory } => {
+            let handover = Handover { from, to, why, key };
+            let entry = evidence::custody::add(&directory, &handover)?;
+            let signed = if entry.key.is_empty() { ", which nobody has signed" } else { "" };
+            done(&format!("added line {} of the chain of custody{signed}", entry.number))
+        }
+        Custody::Show { json, directory } => {
+            let shown = evidence::custody::show(&directory)?;
+            let text = if json {
+                base::text::json(&serde_json::to_string_pretty(&shown)?) + "\n"
+            } else if shown.is_empty() {
+                "there is no chain of custody\n".to_owned()
+            } else {
+                shown.iter().map(|line| line.text() + "\n").collect()
+            };
+            print(&text)?;
+            Ok(if shown.iter().all(|line| line.fault.is_empty()) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
         }
     }
 }
@@ -102,7 +149,14 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             planned::files::write(&patterns, limit, io::stdout().lock())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Keys { file } => done(&keys::make(&file)?),
+        Command::Keys { evidence: true, .. } => {
+            done(&evidence::public(Path::new(evidence::PATH))?.to_string())
+        }
+        Command::Keys { file, .. } => done(&keys::make(&file)?),
+        Command::Verify { key, write_sums, no_custody, json, paths } => {
+            verified(&evidence::Wanted { paths, keys: key, write_sums, adds_custody: !no_custody }, json)
+        }
+        Command::Custody(command) => custody(command),
         Command::Propagate { dir, file, port, at } => {
             let line = keys::line(&file, &dir)?;
             print(&at.map_or_else(|| Ok(format!("{line}\n")), |at| keys::install(&line, &at, port))?)

@@ -27,6 +27,7 @@ pub mod damage;
 pub mod debug_files;
 pub mod disk;
 pub mod end;
+pub mod evidence;
 pub mod extra_disk;
 pub mod fault;
 pub mod formats;

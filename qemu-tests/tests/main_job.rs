@@ -6,6 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use qemu_tests::binaries::Binaries;
 use qemu_tests::command::{Run, command};
+use qemu_tests::evidence;
 use qemu_tests::kernel::Kernel;
 use qemu_tests::marker::{self, Kind};
 use qemu_tests::outcome::{Dump, Outcome};
@@ -238,9 +239,14 @@ fn ensure_named_and_private(outcome: &Outcome, dump: &Dump) -> Result<()> {
     let boot = outcome.boot_id.get(..8).context("the boot id is short")?;
     ensure!(name.ends_with(&format!("-{HOST}-{boot}")), "{name} does not name {HOST} and boot {boot}");
     ensure_mode(&dump.path, 0o700)?;
-    for file in ["dmesg.txt", "vmcore", "result.json"] {
+    for file in ["dmesg.txt", "vmcore", "result.json", "manifest.json"] {
         ensure_mode(&dump.file(file), 0o600)?;
     }
+    let manifest = evidence::ensure_holds(&dump.path, "complete")?;
+    let memory = manifest.pointer("/files").and_then(|files| files.as_array()).context("no files")?;
+    let memory = memory.iter().find(|file| file["role"] == "memory").context("no memory")?;
+    // Written at offsets: no page was read back for a sum of the whole.
+    ensure!(memory["sha256"].is_null() && memory.pointer("/pieces/merkle_root").is_some(), "{memory:#}");
     Ok(())
 }
 

@@ -59,6 +59,8 @@ fn each_key_is_in_the_reference_and_defaults_are_the_defaults() {
     let mut checked = 0;
     for (heading, section) in [
         ("`[dump]`", "[dump]"),
+        ("`[triage]`", "[triage]"),
+        ("`[evidence]`", "[evidence]"),
         ("`[[target]]`", "[[target]]"),
         ("`network`", "[[network]]"),
         ("`[capture]`", "[capture]"),

@@ -148,5 +148,6 @@ macro_rules! replayed {
 }
 
 replayed! {
-    btf config dmesg elf filter image kdump kexec net rawdump stack superblocks symbols triage vmcoreinfo
+    btf config dmesg elf evidence filter image kdump kexec net rawdump stack superblocks symbols triage
+    vmcoreinfo
 }

@@ -21,7 +21,6 @@ mod bond;
 pub mod card;
 pub mod dhcp;
 pub mod dial;
-mod digest;
 pub mod dns;
 mod http;
 pub mod links;

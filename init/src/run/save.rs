@@ -4,8 +4,9 @@
 use std::io::{self, BufWriter, Write};
 
 use crate::run::fit::{Fit, fit};
-use crate::run::{Job, hooks, live, seconds_since, summary, triage};
+use crate::run::{Job, evidence, hooks, live, seconds_since, summary, triage};
 use crate::targets::Ways;
+use ::evidence::witness::Witness;
 use base::attempt::Rung;
 use base::beat::{self, Beat, Step};
 use base::config::{self, Format, Place, When, WhenFull};
@@ -15,7 +16,7 @@ use vmcore::dump::estimate::estimate;
 use vmcore::dump::{self, Request, Written};
 use vmcore::kernel::dmesg::{self, Death, DmesgError, DmesgStats, Tail};
 use vmcore::report::{Degradation, Outcome, Summary};
-use vmcore::session::record;
+use vmcore::session::{record, record_left_out};
 use vmcore::sink::{Append, Sink};
 use vmcore::target::{self, Artifact, Detour, Target, TargetError};
 
@@ -57,9 +58,11 @@ pub(super) fn save_to(
     job.step(Step::Open, opening(config, ways));
     let slow = patience(config);
     let opened = ways.open(config, capture).map_err(|error| failed(base::log::chain(&error)));
-    let mut target = opened.map_err(|degradation| summary.degrade(degradation)).ok()?;
+    let opened = opened.map_err(|degradation| summary.degrade(degradation)).ok()?;
+    let mut target = Witness::new(opened);
     let location = target.location();
     log::info!("saving to {location}");
+    summary.journal.note(format!("saving to {location}"));
     beat::tell(&Beat::Location(location.clone()));
     (summary.target, summary.sequence) = (Some(location), target.ledger().sequence);
     (summary.dmesg, summary.live, summary.outcome) = (None, None, Outcome::Failed);
@@ -69,14 +72,14 @@ pub(super) fn save_to(
 
     job.step(Step::Log, slow);
     if job.kernel.is_some() {
-        save_dmesg(job, target.as_mut(), summary);
+        save_dmesg(job, &mut target, summary);
         summary.seconds.dmesg = lap.lap();
     }
-    summary::save(job.findings(), target.as_mut(), summary);
+    summary::save(job.findings(), &mut target, summary);
     summary.seconds.summary = lap.lap();
-    save_live(job, slow, target.as_mut(), summary);
-    let result = reserve_result(target.as_mut());
-    let settled = save_dump_or_notes(job, config, target.as_mut(), summary);
+    save_live(job, slow, &mut target, summary);
+    let result = reserve_result(&mut target);
+    let settled = save_dump_or_notes(job, config, &mut target, summary);
     summary.seconds.dump = lap.lap();
     if summary.outcome == Outcome::Incomplete {
         summary.degrade(failed("the dump there is incomplete".to_owned()));
@@ -185,7 +188,9 @@ fn save_dmesg(job: &Job<'_>, target: &mut dyn Target, summary: &mut Summary) {
         Ok((stats, death)) => {
             // After a planned switch nobody died, whatever the log says of before.
             summary.death = death.filter(|_| job.planned.is_none());
-            log::info!("kernel log saved: {} records, {} damaged", stats.records, stats.damaged);
+            let text = format!("kernel log saved: {} records, {} damaged", stats.records, stats.damaged);
+            log::info!("{text}");
+            summary.journal.note(text);
             summary.dmesg = Some(stats);
             if stats.left_out > 0 {
                 summary.degrade(Degradation::LogCut { left_out: stats.left_out });
@@ -277,12 +282,23 @@ fn save_dump(job: &Job<'_>, request: &Request, target: &mut dyn Target, summary:
         Err(error) => {
             let cause = format!("{}: {}", target.location(), base::log::chain(error.as_ref()));
             summary.degrade(Degradation::Dump { cause });
-            if written.pages.in_dump() > 0 && target.leave(Artifact::Vmcore) {
+            if written.pages.in_dump() > 0 && target.leave(Artifact::Vmcore).is_some() {
                 summary.outcome = Outcome::Incomplete;
             }
         }
     }
     record(&written, summary);
+    record_left_out(&written, request.exclude, summary);
+    let pages = summary.pages;
+    summary.journal.note(format!(
+        "dump {}: {} pages with data, {} of zeros, {} left out, {} unreadable; {} bytes",
+        if summary.outcome == Outcome::Complete { "saved" } else { "not whole" },
+        pages.written,
+        pages.zero,
+        pages.excluded,
+        pages.unreadable,
+        summary.dump_bytes
+    ));
 }
 
 /// Takes room for `result.json` before the dump takes all there is: what went wrong must be told on
@@ -300,7 +316,7 @@ fn reserve_result(target: &mut dyn Target) -> Result<Box<dyn Sink>, TargetError>
 fn finish(
     job: &Job<'_>,
     config: &config::Target,
-    mut target: Box<dyn Target>,
+    mut target: Witness,
     mut result: Result<Box<dyn Sink>, TargetError>,
     settled: bool,
     summary: &mut Summary,
@@ -322,7 +338,7 @@ fn finish(
     let mut lap = Lap::start();
     // Where nothing is wanted of a dump that does not fit, the room is for others.
     if summary.outcome >= Outcome::Incomplete || config.when_full != WhenFull::Nothing {
-        triage::save(job, slow, target.as_mut(), summary);
+        triage::save(job, slow, &mut target, summary);
     }
     summary.seconds.triage = lap.lap();
     job.step(Step::Close, slow);
@@ -341,7 +357,9 @@ fn finish(
         log::error!("result.json lacks what came in the end: {}", base::log::chain(&error));
     }
     drop(result);
-    if let Err(error) = target.close() {
+    job.step(Step::Close, slow);
+    evidence::save(job, &mut target, summary);
+    if let Err(error) = Box::new(target).close() {
         log::warn!("{}", base::log::chain(&error));
     }
 }

@@ -91,8 +91,9 @@ pub(super) fn save(findings: &Findings, target: &mut dyn Target, summary: &mut S
     // The text first: it is what people read.
     let saved = write(target, Artifact::SummaryText, &findings.to_text(text))
         .and_then(|()| write(target, Artifact::Summary, &findings.to_json(json)));
-    if let Err(error) = saved {
-        summary.degrade(Degradation::Summary { cause: base::log::chain(&error) });
+    match saved {
+        Ok(()) => summary.journal.note("summary saved"),
+        Err(error) => summary.degrade(Degradation::Summary { cause: base::log::chain(&error) }),
     }
     if !findings.complete {
         let whys = findings.missing.iter().map(|missing| format!("{}: {}", missing.what, missing.why));

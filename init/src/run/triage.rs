@@ -78,6 +78,7 @@ pub(super) fn save(job: &Job<'_>, slow: u64, target: &mut dyn Target, summary: &
     match save() {
         Ok(why) => {
             summary.triage_bytes = Some(bytes);
+            summary.journal.note(format!("triage saved: {bytes} bytes"));
             if let Some(why) = why {
                 degrade(summary, why);
             }

@@ -1,9 +1,11 @@
 //! What became of a capture: outcome, degradations, figures; printed and written as `result.json`.
 
 mod degradation;
+mod journal;
 
 use core::fmt;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 use crate::budget::MemoryUse;
 use crate::filter::{ClassCounts, PageClass, ScanStats};
@@ -14,6 +16,7 @@ use base::config::Config;
 use base::facts::{Intent, Trigger};
 
 pub use degradation::Degradation;
+pub use journal::{Event, Journal};
 
 /// How a capture ended, from worst to best.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -265,6 +268,12 @@ pub struct Summary {
     pub peak_memory_bytes: Option<u64>,
     /// What was made do with.
     pub degradations: Vec<Degradation>,
+    /// Of the pages that the dump leaves out: how many by class, as far as that is known.
+    #[serde(skip)]
+    pub left_out: BTreeMap<&'static str, u64>,
+    /// What was done, with when.
+    #[serde(skip)]
+    pub journal: Journal,
 }
 
 impl Summary {
@@ -310,6 +319,7 @@ impl Summary {
     /// Records a degradation and prints it.
     pub fn degrade(&mut self, what: Degradation) {
         log::warn!("{what}");
+        self.journal.note(what.to_string());
         self.degradations.push(what);
     }
 

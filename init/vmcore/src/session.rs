@@ -115,6 +115,12 @@ pub fn record(written: &Written, summary: &mut Summary) {
     summary.memory_use = written.memory;
 }
 
+/// Records what a dump leaves out, by class.
+pub fn record_left_out(written: &Written, exclude: config::Exclude, summary: &mut Summary) {
+    let classes = written.found.classes.iter().filter(|(class, _)| class.is_dropped(exclude));
+    summary.left_out = classes.map(|(class, pages)| (class.name(), pages)).collect();
+}
+
 /// What the dump is to be; the same for a capture and for `afterimage dump`.
 #[must_use]
 pub fn request(utsname: Utsname, info: VmcoreInfo, config: &Config) -> Request {

@@ -50,6 +50,8 @@ fn an_image_is_reproducible_and_tells_what_it_is() {
         assert_eq!(contents.manifest.config, Fingerprint::of(&sources.config, config.as_bytes()));
         assert_eq!(contents.manifest.init, Fingerprint::of(&sources.inits[0], b"static init"));
         assert_eq!(contents.config, Config::parse(&config).unwrap());
+        assert_eq!(contents.init_sha256, evidence::hex(&evidence::sha256(b"static init")));
+        assert_eq!(contents.config_sha256, evidence::hex(&evidence::sha256(config.as_bytes())));
         let archive = compress::decompress(&image.bytes).unwrap();
         let files = cpio::read_files(&archive).unwrap();
         let file = |name: &str| files.iter().find(|(n, _)| n == name).unwrap().1;

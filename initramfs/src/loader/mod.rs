@@ -8,6 +8,7 @@
 mod error;
 mod kcore;
 mod proof;
+mod proved;
 mod record;
 mod roads;
 mod stacks;
@@ -200,7 +201,7 @@ fn arm(
     let gathered = remote::gather(&contents.config)?;
     let remotes = gathered.remotes.clone();
     let has_keys = stacks.iter().any(Stack::has_key) || remotes.iter().any(Remote::has_secret);
-    let cmdline = capture_cmdline(&contents.config, has_keys)?;
+    let cmdline = capture_cmdline(&contents.config, has_keys || contents.config.evidence.save)?;
     let network = way_to(&contents.config, &remotes)?;
     let no_way = contents.config.network.is_clone() && network.is_empty() && !remotes.is_empty();
     let mut loaded = Loaded {
@@ -221,7 +222,6 @@ fn arm(
         key_file: key_file.map(absolute),
         ..Loaded::default()
     };
-    let (boot, root) = (next.boot.and_then(Result::ok), next.root.and_then(Result::ok));
     let facts = Facts {
         knowledge: known_of_kernel(&mut loaded),
         stacks,
@@ -230,10 +230,12 @@ fn arm(
         remotes,
         network,
         planned: planned.cloned(),
-        boot,
-        root,
-        ..facts(&loaded, &kernel)
+        boot: next.boot.and_then(Result::ok),
+        root: next.root.and_then(Result::ok),
+        evidence: proved::armed_with(&loaded, &contents, &image, &kernel),
+        ..facts_of(&loaded, &kernel)
     };
+    let evidence = facts.evidence.clone();
     let arms = Arms { kernel_file, kernel: &kernel, bz: &bz, image, facts, need };
     let was_armed = host::is_loaded();
     arms.load(contents.config.capture.loader, &mut loaded).inspect_err(|_| {
@@ -244,6 +246,7 @@ fn arm(
     })?;
     boot_entry::clear_marks(&contents.config);
     record(&mut loaded)?;
+    proved::publish(evidence.as_ref(), loaded.at, &contents.config);
     Ok(loaded)
 }
 
@@ -393,7 +396,7 @@ fn known_of_kernel(loaded: &mut Loaded) -> String {
     text
 }
 
-fn facts(loaded: &Loaded, kernel: &[u8]) -> Facts {
+fn facts_of(loaded: &Loaded, kernel: &[u8]) -> Facts {
     let range = |range: &Range<u64>| MemoryRange {
         start: range.start,
         last: range.end.saturating_sub(1),

@@ -15,8 +15,8 @@ use std::time::UNIX_EPOCH;
 use base::time::utc;
 use storage::format::rawdump::{Kind, Name, State, Superblock};
 use storage::targets::directory::Directory;
-use storage::targets::raw::{Device, Found, RawError, Scan, check_kind, superblock};
-use vmcore::target::TargetError;
+use storage::targets::raw::{Device, Found, RawError, SIGNATURE, Scan, check_kind, superblock};
+use vmcore::target::{Artifact, TargetError};
 
 use super::cover::Cover;
 use super::repair::repair;
@@ -318,7 +318,10 @@ impl Output {
         let repair = repaired.transpose().map_err(failed("repairing", &path))?;
         self.file.sync_all().map_err(failed("syncing", &path))?;
         if whole {
-            let published = path.with_file_name(name.as_str());
+            let published = path.with_file_name(match name.as_str() {
+                SIGNATURE => Artifact::Signature.name(),
+                name => name,
+            });
             fs::rename(&path, &published).map_err(failed("renaming", &path))?;
             path = published;
         }

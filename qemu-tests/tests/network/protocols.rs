@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use qemu_tests::binaries::Binaries;
 use qemu_tests::collector;
 use qemu_tests::command::{Run, command};
+use qemu_tests::evidence;
 use qemu_tests::kernel::Kernel;
 use qemu_tests::outcome::Outcome;
 use qemu_tests::peer::{Peer, PeerShape, Server};
@@ -53,6 +54,7 @@ fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<(
     ensure!(name != "nfs-4.2" || sequence == Some(2), "{result:#}");
     ensure_sums(&result, "dmesg.txt", &dump.file("dmesg.txt"))?;
     ensure_sums(&result, received.artifact(), &received.file)?;
+    evidence::ensure_holds(&dump.path, "complete")?;
     if matches!(name, "ssh" | "https") && series() == crate::SERIES {
         let kernel = Kernel::with_symbols(crate::SERIES)?;
         let message = readers::crash(

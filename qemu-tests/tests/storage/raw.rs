@@ -4,6 +4,7 @@ use crate::{ensure_back, ensure_log, scenario};
 use anyhow::{Context, Result, ensure};
 use qemu_tests::binaries::Binaries;
 use qemu_tests::command::{Run, command};
+use qemu_tests::evidence;
 use qemu_tests::extra_disk::{Content, ExtraDisk, hash};
 use qemu_tests::kernel::Kernel;
 use qemu_tests::outcome::{Dump, Outcome};
@@ -69,6 +70,7 @@ fn what_comes_off_a_raw_device_is_what_a_file_system_would_hold() -> Result<()> 
     let (whole, dump) = recover(&outcome, "recovered")?;
     ensure!(whole, "recover finds damage on a healthy device");
     crate::ensure_complete(&dump)?;
+    evidence::ensure_holds(&dump.path, "complete")?;
     let message = readers::crash(&kernel.vmlinux(), &dump.file("vmcore"), &["sys", "bt"])?;
     let [sys, bt] = message.as_slice() else { anyhow::bail!("crash said {} things", message.len()) };
     ensure!(sys.contains(HOST) && bt.contains("sysrq_handle_crash"), "crash:\n{sys}\n{bt}");

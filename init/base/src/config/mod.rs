@@ -1,10 +1,9 @@
 //! The configuration: one TOML file, checked on the host when the image is built, read again by PID
 //! 1.
 //!
-//! Every key has a default except what names the target. Unknown keys and bad values are errors
-//! with line and reason, on the host; the capture side falls back to [`Config::default`] and says
-//! so, because a machine that does not come back is worse than a missing dump. This module knows
-//! what values mean, not what is done.
+//! Every key has a default except what names the target. Unknown keys and bad values are errors with line
+//! and reason, on the host; the capture side falls back to [`Config::default`] and says so, because a
+//! machine that does not come back is worse than a missing dump. Here is what values mean, not what is done.
 
 mod boot;
 mod checked;
@@ -12,6 +11,7 @@ mod compress;
 mod device;
 mod dump;
 mod duration;
+mod evidence;
 mod finish;
 mod hook;
 mod level;
@@ -29,6 +29,7 @@ pub use boot::{Boot, NextKernel, NextKernelError};
 pub use compress::{Compress, CompressError};
 pub use device::{DeviceId, DeviceIdError};
 pub use dump::{Dump, Format, FormatError};
+pub use evidence::Evidence;
 pub use finish::{AfterTrigger, FinalAction, Finish, Trigger};
 pub use hook::{Hook, When};
 pub use level::{DumpLevel, Exclude, LevelError};
@@ -47,8 +48,7 @@ pub use url::{Scheme, Url, UrlError};
 pub const PATH: &str = "/etc/afterimage/config.toml";
 /// Where the facts about the production kernel lie; appended to the image when it is loaded.
 pub const FACTS_PATH: &str = "/etc/afterimage/facts.toml";
-/// Where random bytes of the host lie, by which the capture's random numbers begin; appended to the
-/// image when it is loaded.
+/// Where random bytes of the host lie, for the capture's random numbers; appended likewise.
 pub const SEED_PATH: &str = "/etc/afterimage/seed";
 /// How many there are: twice what the kernel's generator holds.
 pub const SEED_LEN: usize = 64;
@@ -56,7 +56,7 @@ pub const SEED_LEN: usize = 64;
 pub const MODULES_PATH: &str = "/etc/afterimage/modules";
 /// Directory of the hooks in the image, each under its index in the configuration.
 pub const HOOKS_PATH: &str = "/hooks";
-/// What the image was built for; read by `afterimage load`.
+/// What it was built for.
 pub const MANIFEST_PATH: &str = "/etc/afterimage/manifest.toml";
 
 /// The whole configuration.
@@ -67,6 +67,8 @@ pub struct Config {
     pub dump: Dump,
     /// What is read from memory beside it.
     pub triage: Triage,
+    /// What proves that it is what was captured.
+    pub evidence: Evidence,
     /// Where it is saved, in the order of preference.
     pub target: Vec<Target>,
     /// How targets on the network are reached.
@@ -305,8 +307,7 @@ impl Config {
     /// The configuration as TOML.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        // Every type in it is a table, a string, a number or a list of those, which TOML can always
-        // hold.
+        // Tables, strings, numbers and lists of those, which TOML can always hold.
         toml::to_string(self).unwrap_or_default()
     }
 }

@@ -5,6 +5,7 @@
 //! They travel in a small cpio that `afterimage load` appends to the image in memory.
 
 pub mod boot;
+pub mod evidence;
 pub mod handover;
 pub mod remote;
 pub mod site;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Link;
 
 pub use boot::{Boot, Root};
+pub use evidence::Evidence;
 pub use remote::{AccessKeys, Remote, Secret};
 pub use site::{Disk, Identity, Recorded, View};
 pub use stack::Stack;
@@ -77,6 +79,9 @@ pub struct Facts {
     pub views: Vec<View>,
     /// Targets on the network. Holds keys, too.
     pub remotes: Vec<Remote>,
+    /// What signs the capture. Holds a key, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
     /// The host's links, where the configuration wants the capture to have the same.
     pub network: Vec<Link>,
 }

@@ -4,6 +4,7 @@ mod btf;
 mod config;
 mod dmesg;
 mod elf;
+mod evidence;
 mod filter;
 mod image;
 mod kdump;
@@ -47,6 +48,7 @@ pub const TARGETS: &[Target] = targets! {
     config: 4096,
     dmesg: 32768,
     elf: 32768,
+    evidence: 8192,
     filter: 32768,
     image: 4096,
     kdump: 32768,

@@ -324,10 +324,14 @@ impl Target for Http {
         Ok(())
     }
 
-    fn leave(&mut self, artifact: Artifact) -> bool {
+    fn name_of(&self, artifact: Artifact) -> &'static str {
+        file_name(artifact)
+    }
+
+    fn leave(&mut self, artifact: Artifact) -> Option<String> {
         let at = self.open.iter().position(|(other, _)| *other == artifact);
         let flow = at.map(|at| self.open.swap_remove(at).1);
-        flow.and_then(|flow| lock(&flow).take()).is_some_and(|mut flow| flow.leave())
+        flow.and_then(|flow| lock(&flow).take())?.leave()
     }
 
     fn close(self: Box<Self>) -> Result<(), TargetError> {

@@ -105,6 +105,11 @@ impl Upload {
         Ok((self.filling.at, self.filling.sum()))
     }
 
+    /// The name that the artifact has there.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Makes objects of what has arrived of an artifact that will not be whole, and an index beside
     /// them whose name says so. Whether anything is there then.
     pub(super) fn leave(&mut self) -> bool {

@@ -44,11 +44,12 @@ impl Flow {
         }
     }
 
-    /// Leaves what has arrived, under a name that says that it is not whole. Whether there is anything.
-    pub(super) fn leave(&mut self) -> bool {
+    /// Leaves what has arrived, with an index beside it that says that it is not whole. Returns its name, if
+    /// there is anything.
+    pub(super) fn leave(&mut self) -> Option<String> {
         match self {
-            Self::Parts(upload) => upload.leave(),
-            Self::Stream(_) => false, // the server has taken it for nothing
+            Self::Parts(upload) => upload.leave().then(|| upload.name().to_owned()),
+            Self::Stream(_) => None, // the server has taken it for nothing
         }
     }
 

@@ -3,7 +3,6 @@
 mod mount;
 
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +10,6 @@ use std::thread;
 use std::time::Instant;
 
 use crate::Host;
-use crate::digest::Digests;
 use crate::pace::Pace;
 use base::addr::to_u64;
 use base::config;
@@ -25,7 +23,8 @@ use vmcore::target::{Artifact, Capture, Ledger, Sent, Target, TargetError};
 #[derive(Debug)]
 pub(super) struct Nfs {
     mounted: MountedTarget,
-    digests: Digests,
+    /// Artifacts that were begun.
+    begun: Vec<Artifact>,
     gone: Gone,
     pace: Arc<Mutex<Pace>>,
 }
@@ -50,7 +49,7 @@ impl Nfs {
         let paths = [path.as_str(), wanted.path.as_str(), "/"];
         let mounted = MountedTarget::open(Mounted::adopt(at, name), &paths, wanted.share, capture)?;
         let pace = Arc::new(Mutex::new(host.pace()));
-        Ok(Self { mounted, digests: Digests::default(), gone: Gone::default(), pace })
+        Ok(Self { mounted, begun: Vec::new(), gone: Gone::default(), pace })
     }
 }
 
@@ -82,29 +81,27 @@ impl Target for Nfs {
     }
 
     fn sent(&self) -> Vec<Sent> {
-        self.digests.sent()
+        let sent = |artifact: &Artifact| Sent { artifact: artifact.name(), ..Sent::default() };
+        self.begun.iter().map(sent).collect()
     }
 
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
         let sink = self.gone.unless("creating", artifact, || self.mounted.create_file(artifact))?;
         let sink = Waiting { sink: Some(sink), gone: self.gone.clone(), pace: Arc::clone(&self.pace) };
-        Ok(self.digests.follow(artifact, Box::new(sink)))
+        self.begun.retain(|other| *other != artifact);
+        self.begun.push(artifact);
+        Ok(Box::new(sink))
     }
 
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
-        let Self { mounted, digests, gone, .. } = self;
-        gone.unless("publishing", artifact, || mounted.publish(artifact))?;
-        let mut file = None;
-        digests.complete(artifact, |offset, buffer| {
-            let mut read = || -> io::Result<()> {
-                if file.is_none() {
-                    file = Some(mounted.open_file(artifact)?);
-                }
-                file.as_ref().map_or(Ok(()), |file| file.read_exact_at(buffer, offset))
-            };
-            read().inspect_err(|error| gone.watch(Some(error)))
-        });
-        Ok(())
+        let Self { mounted, gone, .. } = self;
+        gone.unless("publishing", artifact, || mounted.publish(artifact))
+    }
+
+    fn read_back(&mut self, artifact: Artifact, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let Self { mounted, gone, .. } = self;
+        gone.check()?;
+        mounted.read_back(artifact, offset, buffer).inspect_err(|error| gone.watch(Some(error)))
     }
 
     fn retire(&mut self) -> Result<(), TargetError> {

@@ -1,6 +1,8 @@
 //! Reads what lies on the server: a file of ours, for its digest.
 
+use core::fmt;
 use std::io;
+use std::sync::Arc;
 
 use russh_sftp::protocol::{OpenFlags, Packet, Read};
 
@@ -15,16 +17,27 @@ const READ: usize = 128 << 10;
 
 /// A file that is read from its beginning on. Its handle goes with the session: a connection that
 /// is new may have given its number to another file.
-pub(super) struct ReadBack<'a> {
-    shared: &'a Shared,
-    path: &'a str,
+pub(super) struct ReadBack {
+    shared: Arc<Shared>,
+    path: String,
     /// With the number of the connection on which it is good.
     handle: Option<(String, u64)>,
 }
 
-impl<'a> ReadBack<'a> {
-    pub(super) fn new(shared: &'a Shared, path: &'a str) -> Self {
+impl fmt::Debug for ReadBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadBack").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl ReadBack {
+    pub(super) fn new(shared: Arc<Shared>, path: String) -> Self {
         Self { shared, path, handle: None }
+    }
+
+    /// Whether it is of the file at `path`.
+    pub(super) fn is_of(&self, path: &str) -> bool {
+        self.path == path
     }
 
     /// Fills a buffer from an offset.
@@ -62,7 +75,7 @@ impl<'a> ReadBack<'a> {
     }
 
     fn open(&self) -> io::Result<(String, u64)> {
-        let path = self.path.to_owned();
+        let path = self.path.clone();
         let (answer, generation) = self.shared.ask(move |_, id| open(id, &path, OpenFlags::READ))?;
         let Packet::Handle(handle) = answer else { return Err(io_error(&status_of(answer))) };
         Ok((handle.handle, generation))

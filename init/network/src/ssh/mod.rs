@@ -35,7 +35,6 @@ use std::time::Duration;
 use russh_sftp::protocol::{OpenFlags, Packet, Rename, Stat};
 
 use crate::Host;
-use crate::digest::Digests;
 use crate::retry::Retry;
 use crate::runtime::Runtime;
 use base::addr::to_usize;
@@ -71,7 +70,8 @@ pub(super) struct Ssh {
     url: String,
     place: Place,
     keeps_free: bool,
-    digests: Digests,
+    /// The file that was read last.
+    back: Option<ReadBack>,
 }
 
 impl Ssh {
@@ -95,7 +95,7 @@ impl Ssh {
         runtime.handle().spawn(driver::drive(shared.clone(), login, session, patience, host.pace()));
         let of_user = url.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
         let url = format!("ssh://{of_user}{}", url.authority());
-        Ok(Self { shared, runtime, url, place, keeps_free, digests: Digests::default() })
+        Ok(Self { shared, runtime, url, place, keeps_free, back: None })
     }
 
     /// Free bytes of the server's file system.
@@ -192,12 +192,7 @@ impl Target for Ssh {
     }
 
     fn sent(&self) -> Vec<Sent> {
-        let pool = self.shared.lock();
-        let acknowledged = |sent: Sent| {
-            let (bytes, retries) = pool.acknowledged_of(sent.artifact);
-            Sent { bytes, retries, ..sent }
-        };
-        self.digests.sent().into_iter().map(acknowledged).filter(|sent| sent.bytes > 0).collect()
+        self.shared.lock().sent()
     }
 
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
@@ -205,16 +200,25 @@ impl Target for Ssh {
         let sink = self.create_file(artifact, limit);
         let name = artifact.temporary();
         let sink = sink.map_err(|source| TargetError::file("creating", name, source))?;
-        Ok(self.digests.follow(artifact, Box::new(sink)))
+        Ok(Box::new(sink))
     }
 
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
         let name = artifact.name().to_owned();
-        self.rename(artifact).map_err(|source| TargetError::file("publishing", name, source))?;
-        let path = format!("{}/{}", self.place.path, artifact.name());
-        let mut back = ReadBack::new(&self.shared, &path);
-        self.digests.complete(artifact, |offset, buffer| back.read(offset, buffer));
-        Ok(())
+        self.rename(artifact).map_err(|source| TargetError::file("publishing", name, source))
+    }
+
+    fn leave(&mut self, artifact: Artifact) -> Option<String> {
+        let path = self.shared.lock().path_of(artifact)?;
+        path.rsplit('/').next().map(str::to_owned)
+    }
+
+    fn read_back(&mut self, artifact: Artifact, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let path = self.shared.lock().path_of(artifact).ok_or(io::ErrorKind::NotFound)?;
+        if !self.back.as_ref().is_some_and(|back| back.is_of(&path)) {
+            self.back = Some(ReadBack::new(Arc::clone(&self.shared), path));
+        }
+        self.back.as_mut().map_or(Ok(()), |back| back.read(offset, buffer))
     }
 
     fn close(self: Box<Self>) -> Result<(), TargetError> {

@@ -18,7 +18,7 @@ use std::time::Instant;
 use super::error::SshError;
 use super::session::Offers;
 use base::addr::to_u64;
-use vmcore::target::Artifact;
+use vmcore::target::{Artifact, Sent};
 
 use exchange::Asked;
 pub(super) use exchange::{Call, Out};
@@ -330,10 +330,23 @@ impl Pool {
         self.used = 0;
     }
 
-    /// Bytes of an artifact that the server has, and how often some had to be sent again.
-    pub(super) fn acknowledged_of(&self, artifact: &str) -> (u64, u64) {
-        let of_it = self.files.iter().rfind(|entry| entry.artifact.name() == artifact);
-        of_it.map_or((0, 0), |entry| (entry.len, entry.retries))
+    /// Bytes of each artifact that the server has, and how often some had to be sent again. Of an artifact
+    /// that was begun twice the last file counts.
+    pub(super) fn sent(&self) -> Vec<Sent> {
+        let mut sent: Vec<Sent> = Vec::new();
+        for Entry { artifact, len, retries, .. } in &self.files {
+            let artifact = artifact.name();
+            sent.retain(|other| other.artifact != artifact);
+            if *len > 0 {
+                sent.push(Sent { artifact, bytes: *len, retries: *retries, ..Sent::default() });
+            }
+        }
+        sent
+    }
+
+    /// Where the file of an artifact is now.
+    pub(super) fn path_of(&self, artifact: Artifact) -> Option<String> {
+        self.files.iter().rfind(|entry| entry.artifact == artifact).map(|entry| entry.path.clone())
     }
 }
 

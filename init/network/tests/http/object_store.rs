@@ -167,8 +167,8 @@ fn an_upload_that_cannot_end_is_completed_with_what_is_there() {
     // Something else than what comes next: the dump ends here.
     assert!(sink.write_at(7, b"x").is_err() && sink.write_at(13 << 20, b"x").is_err());
     drop(sink);
-    assert!(target.leave(Artifact::Vmcore));
-    assert!(!target.leave(Artifact::Vmcore), "it is left once");
+    assert_eq!(target.leave(Artifact::Vmcore).as_deref(), Some("vmcore.flat"));
+    assert_eq!(target.leave(Artifact::Vmcore), None, "it is left once");
     assert!(fs::read(bucket(&server).join("vmcore.flat")).unwrap() == dump);
     let index = fs::read(bucket(&server).join("vmcore.flat-incomplete.json")).unwrap();
     let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
@@ -176,7 +176,7 @@ fn an_upload_that_cannot_end_is_completed_with_what_is_there() {
     assert!(index["sha256"].is_null(), "{index}");
     // Of which nothing arrived nothing is left.
     drop(target.create(Artifact::Live).unwrap());
-    assert!(!target.leave(Artifact::Live));
+    assert_eq!(target.leave(Artifact::Live), None);
     target.close().unwrap();
     assert_eq!(names(&bucket(&server)), ["vmcore.flat", "vmcore.flat-incomplete.json"]);
 }

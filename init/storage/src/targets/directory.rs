@@ -118,10 +118,11 @@ impl Directory {
         Ok(FileSink::new(File::from(fd)).limited(limit))
     }
 
-    /// Opens the file of a published artifact, to be read.
+    /// Opens the file of an artifact, published or not, to be read.
     pub fn open_file(&self, artifact: Artifact) -> nix::Result<File> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        openat(&self.fd, artifact.name(), flags, Mode::empty()).map(File::from)
+        let open = |name: &str| openat(&self.fd, name, flags, Mode::empty());
+        open(artifact.name()).or_else(|_| open(&artifact.temporary())).map(File::from)
     }
 
     /// Gives an artifact its final name and makes that durable.

@@ -1,5 +1,6 @@
 //! A directory in a file system that is mounted for the capture, and unmounted when it is over.
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -47,6 +48,8 @@ pub struct MountedTarget {
     longest_file: u64,
     /// In what it is another place than the one that was asked for.
     detours: Vec<String>,
+    /// The file that was read last.
+    back: Option<(Artifact, fs::File)>,
 }
 
 impl MountedTarget {
@@ -82,7 +85,7 @@ impl MountedTarget {
         let (directory, ledger) = made.unwrap_or_else(|| Err(TargetError::new("there is no directory")))?;
         let is_fat = filesystem.fstype() == Some(FsType::Vfat);
         let longest_file = if is_fat { VFAT_LONGEST_FILE } else { u64::MAX };
-        Ok(Self { directory, filesystem, ledger, share, longest_file, detours })
+        Ok(Self { directory, filesystem, ledger, share, longest_file, detours, back: None })
     }
 
     /// Makes the file of an artifact under its temporary name.
@@ -92,17 +95,12 @@ impl MountedTarget {
         self.directory.create_file(artifact, limit)
     }
 
-    /// Opens a published file, to be read.
-    pub fn open_file(&self, artifact: Artifact) -> nix::Result<fs::File> {
-        self.directory.open_file(artifact)
-    }
-
     /// Lets go of a server that is gone: unmounting by force ends the calls that wait for it
     /// (`nfs_umount_begin`), among them those of files that are being closed in other threads,
     /// which send others.
     pub fn abandon(self) {
-        let Self { directory, filesystem, .. } = self;
-        drop(directory);
+        let Self { directory, filesystem, back, .. } = self;
+        drop((directory, back));
         for _ in 0..ABANDON_TRIES {
             match umount2(filesystem.at(), MntFlags::MNT_FORCE) {
                 Ok(()) => return filesystem.keep(), // it is not mounted any more
@@ -158,13 +156,20 @@ impl Target for MountedTarget {
         self.directory.publish(artifact)
     }
 
+    fn read_back(&mut self, artifact: Artifact, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if !self.back.as_ref().is_some_and(|(other, _)| *other == artifact) {
+            self.back = Some((artifact, self.directory.open_file(artifact)?));
+        }
+        self.back.as_ref().map_or(Ok(()), |(_, file)| file.read_exact_at(buffer, offset))
+    }
+
     fn retire(&mut self) -> Result<(), TargetError> {
         self.share.keep.map_or(Ok(()), |keep| self.directory.retire(keep, self.ledger.sequence))
     }
 
     fn close(self: Box<Self>) -> Result<(), TargetError> {
-        let Self { directory, filesystem, .. } = *self;
-        drop(directory); // its descriptors would keep the file system busy
+        let Self { directory, filesystem, back, .. } = *self;
+        drop((directory, back)); // their descriptors would keep the file system busy
         filesystem.unmount().map_err(|error| TargetError::doing("letting go of the file system", error))
     }
 }

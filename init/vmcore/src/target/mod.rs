@@ -6,6 +6,7 @@ pub mod ledger;
 pub mod name;
 
 use core::fmt;
+use std::io;
 use std::path::PathBuf;
 
 use base::config;
@@ -40,11 +41,23 @@ pub enum Artifact {
     Triage,
     /// What became of it all.
     Result,
+    /// What was done, step by step, each line bound to the one before it.
+    Events,
+    /// What the loader recorded of this image and its key, before anything happened.
+    Arm,
+    /// The signature of [`Artifact::Arm`] by the host's key.
+    ArmSignature,
+    /// What all the others are, and of what: their sums, their source, their tools.
+    Manifest,
+    /// The signature of [`Artifact::Manifest`] by the key of this load.
+    Signature,
+    /// Sums of the files in the form of coreutils.
+    Sums,
 }
 
 impl Artifact {
     /// All of them, the order in which they are removed: the largest first, what tells of the others last.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 14] = [
         Self::Vmcore,
         Self::Triage,
         Self::Notes,
@@ -52,6 +65,12 @@ impl Artifact {
         Self::Summary,
         Self::SummaryText,
         Self::Dmesg,
+        Self::Events,
+        Self::Arm,
+        Self::ArmSignature,
+        Self::Sums,
+        Self::Signature,
+        Self::Manifest,
         Self::Result,
     ];
 
@@ -67,6 +86,33 @@ impl Artifact {
             Self::Vmcore => "vmcore",
             Self::Triage => "triage.tar.zst",
             Self::Result => "result.json",
+            Self::Events => "events.jsonl",
+            Self::Arm => "arm.json",
+            Self::ArmSignature => "arm.json.minisig",
+            Self::Manifest => "manifest.json",
+            Self::Signature => "manifest.json.minisig",
+            Self::Sums => "SHA256SUMS",
+        }
+    }
+
+    /// What it is, for programs.
+    #[must_use]
+    pub fn role(self) -> &'static str {
+        match self {
+            Self::Dmesg => "log",
+            Self::SummaryText => "summary-text",
+            Self::Summary => "summary",
+            Self::Live => "live",
+            Self::Notes => "notes",
+            Self::Vmcore => "memory",
+            Self::Triage => "triage",
+            Self::Result => "result",
+            Self::Events => "events",
+            Self::Arm => "arm-record",
+            Self::ArmSignature => "arm-signature",
+            Self::Manifest => "manifest",
+            Self::Signature => "signature",
+            Self::Sums => "sums",
         }
     }
 
@@ -172,11 +218,23 @@ pub trait Target {
     /// Gives a finished artifact, whose sink has been synced and dropped, its final name, durably.
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError>;
 
-    /// Keeps what there is of an artifact that will not be whole, under a name that says so. Whether there is
-    /// anything of it: a file keeps its temporary name, and of a stream only a target knows.
-    fn leave(&mut self, artifact: Artifact) -> bool {
-        let _ = artifact;
-        !self.is_stream()
+    /// The name under which an artifact that is whole stands there.
+    fn name_of(&self, artifact: Artifact) -> &'static str {
+        artifact.name()
+    }
+
+    /// Keeps what there is of an artifact that will not be whole, under a name that says so. Returns that
+    /// name, or `None` if there is nothing of it: a file keeps its temporary name, and of a stream only a
+    /// target knows.
+    fn leave(&mut self, artifact: Artifact) -> Option<String> {
+        (!self.is_stream()).then(|| artifact.temporary())
+    }
+
+    /// Fills `buffer` with what stands from `offset` on in an artifact that was published or left, so that
+    /// what was not written from front to back has a sum. Fails where that cannot be read.
+    fn read_back(&mut self, artifact: Artifact, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let _ = (artifact, offset, buffer);
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Makes room for captures to come: this one is safe. Only what is beyond what was asked to be

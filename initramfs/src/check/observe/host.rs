@@ -307,7 +307,14 @@ pub(in crate::check) mod testing {
         Image {
             bytes: 2 << 20,
             crc32: "00c0ffee".into(),
-            contents: Contents { config: config.clone(), manifest, unpacked: 4 << 20, modules },
+            contents: Contents {
+                config: config.clone(),
+                manifest,
+                unpacked: 4 << 20,
+                modules,
+                init_sha256: String::new(),
+                config_sha256: String::new(),
+            },
             sources: vec![
                 source(Part::Config, "/etc/afterimage/config.toml"),
                 source(Part::Init, "/usr/lib/afterimage/init"),

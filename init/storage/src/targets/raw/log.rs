@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
-use crate::format::rawdump::{Kind, LOG_START, LogId, MAX_PAYLOAD, Name, RecordHeader, record_len};
+use crate::format::rawdump::{
+    HEADER_LEN, Kind, LOG_START, LogId, MAX_PAYLOAD, Name, RecordHeader, record_len,
+};
 use base::addr::{to_u64, to_usize};
 use vmcore::sink::{Sink, SinkError};
 
@@ -37,9 +39,46 @@ pub(super) struct Log {
     reserved: u64,
     /// The next index of each file of this attempt.
     files: BTreeMap<Name, u64>,
+    /// Where the front of the dump lies.
+    front: Front,
     /// Why records are not on the device whose writing was called a success. The next sync tells,
     /// whosever it is.
     lost: Option<io::Error>,
+}
+
+/// Where what was written below the promised bytes of a file lies on the device: headers, bitmaps and
+/// descriptors of a dump, which are written in many places and have no sum until they are read once more.
+#[derive(Debug, Default)]
+pub(super) struct Front {
+    /// Length and device offset of each payload, by its offset in the file.
+    parts: BTreeMap<u64, (u64, u64)>,
+    /// There were too many, or two that overlap without being the same: it is not known what stands there.
+    is_unknown: bool,
+}
+
+impl Front {
+    /// About 1.5 MiB.
+    const MOST: usize = 32 << 10;
+
+    fn add(&mut self, at: u64, len: usize, device: u64) {
+        let len = to_u64(len);
+        let end = at.saturating_add(len);
+        let before = self.parts.range(..end).next_back();
+        let overlaps = before.is_some_and(|(&start, &(other, _))| {
+            start.saturating_add(other) > at && (start, other) != (at, len)
+        });
+        self.is_unknown |= overlaps || self.parts.len() >= Self::MOST;
+        if !self.is_unknown {
+            self.parts.insert(at, (len, device));
+        }
+    }
+
+    /// The payloads that have bytes from `at` to `end`: offset in the file, length, device offset.
+    pub(super) fn parts(&self, at: u64, end: u64) -> Option<impl Iterator<Item = (u64, u64, u64)> + '_> {
+        let first = self.parts.range(..at).next_back().map_or(at, |(&start, _)| start);
+        let parts = self.parts.range(first..end).map(|(&start, &(len, device))| (start, len, device));
+        (!self.is_unknown).then(|| parts.filter(move |(start, len, _)| start.saturating_add(*len) > at))
+    }
 }
 
 impl fmt::Debug for Log {
@@ -71,6 +110,7 @@ impl Log {
             buffer: Vec::with_capacity(BUFFER.saturating_mul(2)),
             reserved: 0,
             files: BTreeMap::new(),
+            front: Front::default(),
             lost: None,
         }
     }
@@ -95,6 +135,11 @@ impl Log {
     /// The device, for the superblock.
     pub(super) fn device(&mut self) -> &mut dyn Sink {
         self.device.as_mut()
+    }
+
+    /// Where the front of the dump lies.
+    pub(super) fn front(&self) -> &Front {
+        &self.front
     }
 
     pub(super) fn has(&self, name: Name) -> bool {
@@ -170,11 +215,13 @@ pub(super) struct RawSink {
     /// Bytes of the log that are this sink's, for writes below `promised`.
     reserved: u64,
     promised: u64,
+    /// Whether it is the dump, whose front is read once more.
+    has_front: bool,
 }
 
 impl RawSink {
-    pub(super) fn new(log: Rc<RefCell<Log>>, name: Name) -> Self {
-        Self { log, name, reserved: 0, promised: 0 }
+    pub(super) fn new(log: Rc<RefCell<Log>>, name: Name, has_front: bool) -> Self {
+        Self { log, name, reserved: 0, promised: 0, has_front }
     }
 }
 
@@ -191,6 +238,10 @@ impl Sink for RawSink {
             }
             log.reserved = log.reserved.saturating_sub(own);
             self.reserved = self.reserved.saturating_sub(own);
+            if at < self.promised && self.has_front {
+                let payload_at = log.end().saturating_add(to_u64(HEADER_LEN));
+                log.front.add(at, payload.len(), payload_at);
+            }
             log.append(self.name, Kind::Data, at, payload).map_err(failed)?;
             at = at.saturating_add(to_u64(payload.len()));
         }

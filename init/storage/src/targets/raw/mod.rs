@@ -5,6 +5,7 @@
 
 mod error;
 mod log;
+mod look;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,7 @@ use core::fmt;
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -21,7 +22,6 @@ use nix::libc;
 
 use crate::format::rawdump::{
     Contents, Kind, LOG_START, LogId, MIN_LEN, Name, Nonce, SLOT_LEN, State, Superblock, contents, is_uuid,
-    latest,
 };
 use crate::format::superblock::Foreign;
 use crate::prepared::PreparedDevice;
@@ -36,6 +36,7 @@ use vmcore::sink::{Sink, SinkError};
 use vmcore::target::{Artifact, Capture, Ledger, Target, TargetError};
 
 pub use error::RawError;
+pub use look::{check_kind, refusal, superblock};
 pub use scan::{Found, Scan};
 
 use log::{Log, RawSink};
@@ -48,6 +49,8 @@ const RANDOM: &str = "/dev/urandom";
 const LAST_SIGNATURE: u64 = 72 << 10;
 /// Characters of what a superblock says of how its capture was collected.
 const LONGEST_HOW: usize = 300;
+/// What [`Artifact::Signature`] is called in records.
+pub const SIGNATURE: &str = "manifest.minisig";
 /// The word in `overwrite` for a capture that was not collected.
 const UNCOLLECTED: &str = "uncollected";
 
@@ -256,48 +259,12 @@ impl Device {
     }
 }
 
-/// Why a new capture would not be written to the device at `node`, if it would not. Only looks.
-pub fn refusal(node: &Path, overwrite: &[String]) -> Result<(), RawError> {
-    let name = node.display().to_string();
-    check_kind(node).map_err(failed("opening", name.clone()))?;
-    let file = File::open(node).map_err(failed("opening", name.clone()))?;
-    let sink = FileSink::new(file.try_clone().map_err(failed("opening", name.clone()))?);
-    let device = Device::new(name, file, Box::new(sink))?;
-    let crash_loop = config::CrashLoop { crashes: 0, within: 0 };
-    let new = Capture::new("", 0, crash_loop);
-    device.may_be_written(&device.contents()?, overwrite, &new)
-}
-
-/// Whether `node` can be a device or the image of one. Opening a pipe would wait for ever.
-pub fn check_kind(node: &Path) -> io::Result<()> {
-    let kind = std::fs::metadata(node)?.file_type();
-    if kind.is_block_device() || kind.is_file() {
-        return Ok(());
-    }
-    let text = "it is neither a block device nor a regular file: name one of these, which can be read at \
-                any place";
-    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
-}
-
-/// The superblock of the device or image that `file` is.
-pub fn superblock(file: &File, name: &str) -> Result<Superblock, RawError> {
-    let mut head = vec![0; 8192];
-    // One bad sector must not hide the other slot.
-    let halves = head.chunks_mut(4096).zip([0, 4096]);
-    let read = halves.map(|(half, at)| file.read_exact_at(half, at)).collect::<Vec<_>>();
-    match latest(&head) {
-        Some(superblock) => Ok(superblock),
-        None => match read.into_iter().find_map(Result::err) {
-            Some(source) => Err(failed("reading the superblocks of", name.to_owned())(source)),
-            None => Err(RawError::NoSuperblock(name.to_owned())),
-        },
-    }
-}
-
 /// A device that takes a capture.
 pub struct Raw {
     name: String,
     log: Rc<RefCell<Log>>,
+    /// The device, to be read.
+    file: File,
     superblock: Superblock,
     ledger: Ledger,
     /// What the device stands on, taken down when all is written.
@@ -369,7 +336,8 @@ impl Raw {
         device.write_superblock(&superblock)?;
         let id = LogId { log: superblock.log, nonce: superblock.nonce };
         let log = Log::new(device.sink, device.len, id, superblock.attempt, base, sequence);
-        Ok(Self { name: device.name, log: Rc::new(RefCell::new(log)), superblock, ledger, layers: None })
+        let log = Rc::new(RefCell::new(log));
+        Ok(Self { name: device.name, log, file: device.file, superblock, ledger, layers: None })
     }
 
     fn control(&self, artifact: Artifact, kind: Kind, durable: bool) -> Result<(), TargetError> {
@@ -401,7 +369,22 @@ impl Target for Raw {
             return Err(TargetError::file("creating", name, source));
         }
         self.control(artifact, Kind::Truncate, false)?;
-        Ok(Box::new(RawSink::new(Rc::clone(&self.log), name)))
+        Ok(Box::new(RawSink::new(Rc::clone(&self.log), name, artifact == Artifact::Vmcore)))
+    }
+
+    /// Only the front of the dump: it is known where that lies.
+    fn read_back(&mut self, artifact: Artifact, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let end = offset.saturating_add(to_u64(buffer.len()));
+        let log = self.log.borrow();
+        let parts = log.front().parts(offset, end).filter(|_| artifact == Artifact::Vmcore);
+        buffer.fill(0); // what was never written
+        for (start, len, device) in parts.ok_or(io::ErrorKind::Unsupported)? {
+            let (from, to) = (start.max(offset), start.saturating_add(len).min(end));
+            let place = to_usize(from.saturating_sub(offset))..to_usize(to.saturating_sub(offset));
+            let at = device.saturating_add(from.saturating_sub(start));
+            self.file.read_exact_at(buffer.get_mut(place).unwrap_or_default(), at)?;
+        }
+        Ok(())
     }
 
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
@@ -411,9 +394,9 @@ impl Target for Raw {
     /// Seals the capture. If that fails it stays marked as being written, and its records are found
     /// all the same.
     fn close(self: Box<Self>) -> Result<(), TargetError> {
-        let Self { name, log, superblock, layers, .. } = *self;
+        let Self { name, log, file, superblock, layers, .. } = *self;
         let sealed = seal(&mut log.borrow_mut(), &name, superblock);
-        drop(log); // its descriptor would keep the device busy
+        drop((log, file)); // their descriptors would keep the device busy
         drop(layers);
         Ok(sealed?)
     }
@@ -437,7 +420,9 @@ fn is_retry(before: &Superblock, capture: &Capture<'_>) -> bool {
 }
 
 fn name_of(artifact: Artifact) -> Result<Name, TargetError> {
-    let name = artifact.name();
+    // Names in a record have no more than 20 bytes; `afterimage recover` gives it the name that minisign
+    // looks for.
+    let name = if artifact == Artifact::Signature { SIGNATURE } else { artifact.name() };
     Name::new(name).ok_or_else(|| TargetError::file("creating", name, io::ErrorKind::InvalidFilename.into()))
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::format::rawdump::LOG_START;
+use crate::format::rawdump::latest;
 use base::addr::to_u64;
 use base::config::CrashLoop;
 use std::cell::Cell;
