@@ -271,6 +271,7 @@ fn recovered(files: &[PathBuf], keep_uncollected: bool, again: bool) -> Result<E
     }
     if again { Ok(()) } else { raw::refuse_collected(device) }?;
     let captures = raw::recover(device, dir, keep_uncollected)?;
+    evidence::custody::note_recovered(captures.iter().map(|capture| &*capture.path), device);
     let lines: Vec<_> = captures.iter().map(|capture| base::text::line(&capture.text())).collect();
     let code = whole_or_damaged(captures.iter().all(|capture| capture.whole));
     Ok(verdict(&format!("{}\n", lines.join("\n")), code)?)

@@ -17,7 +17,7 @@ use crate::sums::{self, FileSums};
 pub const SCHEMA: &str = "afterimage-manifest-1";
 
 /// All of it. Numbers are bytes, pages, milliseconds or seconds since 1970, as their names say.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Manifest {
     /// [`SCHEMA`].

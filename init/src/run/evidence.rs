@@ -7,11 +7,13 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use ::evidence::arm::ArmRecord;
-use ::evidence::manifest::{self, Asked, Digest, Event, Host, Manifest, Pages, Range, Source, Times, Tools};
+use ::evidence::manifest::{
+    self, Asked, Digest, Event, Host, Manifest, OldClock, Pages, Range, Source, Times, Tools,
+};
 use ::evidence::minisign::SecretKey;
 use ::evidence::sums::Sum;
 use ::evidence::witness::Witness;
-use ::evidence::{events, hex, sha256};
+use ::evidence::{canonical, events, hex, sha256};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
@@ -196,7 +198,7 @@ fn describe(job: &Job<'_>, arm: Option<&ArmRecord>, summary: &Summary) -> Manife
 /// A degradation without fractions, which the canonical form does not have.
 fn plain(degradation: &Degradation) -> Option<serde_json::Value> {
     let value = serde_json::to_value(degradation).ok()?;
-    let is_plain = ::evidence::canonical::to_string(&value).is_ok();
+    let is_plain = canonical::to_string(&value).is_ok();
     Some(if is_plain { value } else { degradation.to_string().into() })
 }
 
@@ -208,7 +210,11 @@ fn times(job: &Job<'_>, summary: &Summary) -> Times {
         begun: utc(begun),
         ended: utc(begun.saturating_add(took_ms / 1000)),
         took_ms,
-        old_clock: None,
+        old_clock: job.findings().numbers.as_ref().and_then(|numbers| numbers.clock).map(|clock| OldClock {
+            synchronised: clock.synchronised,
+            estimated_error_us: clock.estimated_error_us.min(canonical::LARGEST),
+            largest_error_us: clock.largest_error_us.min(canonical::LARGEST),
+        }),
     }
 }
 
@@ -238,7 +244,7 @@ fn sum_of_file(path: &Path) -> io::Result<String> {
 fn source(job: &Job<'_>, summary: &Summary) -> Source {
     let bytes = |pages: u64| pages.saturating_mul(PAGE);
     let run = |run: &report::Run| Range { address: bytes(run.pfn), bytes: bytes(run.pages) };
-    let ranges = job.core.map(|core| core.ranges()).unwrap_or_default();
+    let ranges = job.core.map(PhysicalMemory::ranges).unwrap_or_default();
     Source {
         kernel: summary.kernel.clone(),
         build_id: summary.build_id.clone(),
@@ -254,7 +260,7 @@ fn account(job: &Job<'_>, summary: &Summary) -> Pages {
     let in_core = job.core.map(|core| base::addr::PfnRange::count(core.ranges())).unwrap_or_default();
     let is_ram = |range: &&facts::MemoryRange| range.kind.starts_with("System RAM");
     let ram = job.facts.memory_map.iter().filter(is_ram).filter_map(pages);
-    let ram = ram.map(|range| range.pages()).fold(0, u64::saturating_add);
+    let ram = ram.map(base::addr::PfnRange::pages).fold(0, u64::saturating_add);
     let reserved = ram.saturating_sub(in_core);
     let has_dump = summary.outcome >= Outcome::Incomplete;
     let counts = if has_dump { summary.pages } else { report::PageCounts::default() };

@@ -51,6 +51,20 @@ pub struct Numbers {
     /// Errors of the hardware from which the kernel has recovered: kind, how many, when the last one
     /// was (seconds since 1970).
     pub hardware_errors: Vec<(String, u64, u64)>,
+    /// How good the clock was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<Clock>,
+}
+
+/// What the kernel thought of its own clock, as adjtimex(2) tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    /// Whether something kept it in step with the world (`STA_UNSYNC` is not set).
+    pub synchronised: bool,
+    /// Estimated error, microseconds.
+    pub estimated_error_us: u64,
+    /// Largest error, microseconds.
+    pub largest_error_us: u64,
 }
 
 /// A function on a stack.

@@ -3,7 +3,7 @@
 use base::addr::VirtAddr;
 use vmcore::kernel::Kernel;
 
-use crate::findings::Numbers;
+use crate::findings::{Clock, Numbers};
 use crate::wanted::{Cpus, Machine};
 
 /// KiB of a page.
@@ -76,7 +76,21 @@ pub(crate) fn read(kernel: &Kernel<'_>, machine: &Machine, hertz: Option<u32>) -
         taints: letters(mask).map(|(letter, what)| format!("{letter} ({what})")).collect(),
         memory: memory.collect(),
         hardware_errors: hardware.collect(),
+        clock: clock(kernel, machine),
     }
+}
+
+/// What NTP says of the clock.
+fn clock(kernel: &Kernel<'_>, machine: &Machine) -> Option<Clock> {
+    /// include/uapi/linux/timex.h
+    const STA_UNSYNC: u32 = 0x40;
+    let [status, estimated, largest] = machine.clock;
+    let status = kernel.read_u32(status?, "time_status").ok()?;
+    Some(Clock {
+        synchronised: status & STA_UNSYNC == 0,
+        estimated_error_us: word(kernel, estimated)?,
+        largest_error_us: word(kernel, largest)?,
+    })
 }
 
 /// The clock starts five minutes before it overflows 32 bits (`INITIAL_JIFFIES`,

@@ -103,6 +103,8 @@ pub struct Machine {
     pub counters: Vec<(&'static str, VirtAddr)>,
     /// Hardware errors by their kind: count and time.
     pub hardware: Vec<(&'static str, VirtAddr, VirtAddr)>,
+    /// What NTP says of the clock: status, estimated error, largest error (kernel/time/ntp.c).
+    pub clock: [Option<VirtAddr>; 3],
 }
 
 impl Machine {
@@ -124,7 +126,13 @@ impl Machine {
             let row = base?.checked_add(index.checked_mul(size?)?)?;
             Some((name, row.checked_add(count?)?, row.checked_add(time?)?))
         });
+        // Variables of their own until 6.13, members of the first `tk_ntp_data` since then.
+        let clock = |name: &str| {
+            let member = || known.symbol("tk_ntp_data")?.checked_add(known.offset("ntp_data", name)?);
+            known.symbol(name).or_else(member)
+        };
         Self {
+            clock: ["time_status", "time_esterror", "time_maxerror"].map(clock),
             counters: of_nodes.collect(),
             hardware: hardware.collect(),
             tainted_mask: known.symbol("tainted_mask"),

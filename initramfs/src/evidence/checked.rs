@@ -10,7 +10,7 @@ use evidence::minisign::{PublicKey, SignatureError};
 use evidence::verify::{self, Check, Holds, Report, Trust};
 
 use super::custody::{self, Handover};
-use super::key;
+use super::{inside, key};
 
 /// Why a capture cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +74,9 @@ pub fn check(wanted: &Wanted) -> Result<Vec<Checked>, CheckedError> {
     for (directory, only) in by_directory(&wanted.paths) {
         let read = |source| CheckedError::Read { path: directory.clone(), source };
         let mut report = verify::verify(&directory, &trust, &only, &mut |_| {}).map_err(read)?;
+        if let Some(manifest) = report.manifest.take().filter(|_| only.is_empty()) {
+            inside::check(&directory, &manifest, &mut report);
+        }
         check_custody(&directory, &mut report);
         if wanted.write_sums && report.holds() != Holds::No {
             add_sums(&directory, &report)?;

@@ -1,6 +1,7 @@
 //! `custody.jsonl`: each hand-over of a capture, a line each, signed by who does it. Lines are appended and
 //! never rewritten: each has the SHA-256 of the line before it, and of the manifest that it is about.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
@@ -205,6 +206,17 @@ pub fn add(directory: &Path, handover: &Handover) -> Result<Entry, CustodyError>
     let line = canonical::to_string(&Line { entry: entry.clone(), signature })? + "\n";
     file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("writing", &path))?;
     Ok(entry)
+}
+
+/// Takes down that captures were copied off a device, in each directory of these files that has a manifest.
+pub fn note_recovered<'a>(files: impl Iterator<Item = &'a Path>, device: &Path) {
+    let directories: BTreeSet<&Path> = files.filter_map(Path::parent).collect();
+    let why = format!("afterimage recover: copied off {}", device.display());
+    for directory in directories.into_iter().filter(|directory| directory.join("manifest.json").exists()) {
+        if let Err(error) = add(directory, &Handover { why: why.clone(), ..Handover::default() }) {
+            log::warn!("no line of custody: {}", base::log::chain(&error));
+        }
+    }
 }
 
 /// The chain of a capture. Nothing if there is none.

@@ -3,6 +3,7 @@
 mod armed;
 mod checked;
 pub mod custody;
+mod inside;
 mod key;
 
 pub use armed::{ArmError, Parts, arm, publish};

@@ -2,6 +2,7 @@
 
 use crate::{ensure_back, ensure_complete, ensure_log, ensure_part, only, scenario};
 use anyhow::{Context, Result, ensure};
+use qemu_tests::evidence;
 use qemu_tests::extra_disk::ExtraDisk;
 use qemu_tests::fault::{EIO, Fault};
 use qemu_tests::outcome::Dump;
@@ -31,6 +32,7 @@ fn a_disk_that_errs_in_the_middle_of_the_data_leaves_the_log_and_a_marked_part()
     let dump = only(&outcome.disk("target")?.dumps)?;
     ensure_log(dump)?;
     ensure_part(dump)?;
+    evidence::ensure_honest(&dump.path)?;
     // Pages that were not durable when the disk failed are not in it: there may be none.
     let message = dump.said_outcome()?;
     ensure!(message == "incomplete" || message == "log-only", "{:#}", dump.result()?);
@@ -59,6 +61,7 @@ fn errs_from(counts: &[u32]) -> Result<()> {
         // writes first.
         for dump in &disk.dumps {
             ensure!(!dump.file("vmcore").exists(), "a whole dump on a broken disk: {:?}", dump.files());
+            evidence::ensure_honest(&dump.path)?;
             if dump.file("dmesg.txt").exists() {
                 ensure_log(dump).with_context(|| format!("after {after} writes"))?;
             }
@@ -123,6 +126,7 @@ fn fills_at(percents: &[u64]) -> Result<()> {
         ensure!(left.complaint.is_none(), "{:?}", left.complaint);
         let dump = only(&left.dumps)?;
         ensure_log(dump)?;
+        evidence::ensure_honest(&dump.path)?;
         if *percent >= 200 {
             ensure_complete(dump)?;
         } else {

@@ -96,6 +96,7 @@ fn a_power_cut_leaves_a_raw_device_that_can_be_recovered() -> Result<()> {
     let (whole, dump) = recover(&outcome, "recovered")?;
     ensure!(!whole, "a dump cut short is called whole");
     ensure_log(&dump)?;
+    evidence::ensure_honest(&dump.path)?;
     ensure!(!dump.file("vmcore").exists(), "{:?}", dump.files());
     let message = readers::crash(&kernel.vmlinux(), &dump.file("vmcore-incomplete"), &["bt", "log"])?;
     ensure!(

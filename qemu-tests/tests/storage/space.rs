@@ -3,6 +3,7 @@
 
 use crate::{ensure_back, ensure_complete, ensure_log, only, scenario};
 use anyhow::{Context, Result, ensure};
+use qemu_tests::evidence;
 use qemu_tests::extra_disk::ExtraDisk;
 use qemu_tests::outcome::Dump;
 use qemu_tests::readers;
@@ -34,7 +35,7 @@ fn ensure_log_and_notes(dump: &Dump) -> Result<()> {
     // readelf is the judge of an ELF file without memory.
     let notes = readers::elf_notes(&dump.file("notes.elf"))?;
     ensure!(notes.contains("VMCOREINFO") && notes.contains("NT_PRSTATUS"), "notes.elf:\n{notes}");
-    Ok(())
+    evidence::ensure_honest(&dump.path)
 }
 
 #[test]

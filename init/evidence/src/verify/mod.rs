@@ -72,6 +72,9 @@ pub struct Report {
     /// SHA-256 of each whole file that was read, with its name.
     #[serde(skip)]
     pub sums: Vec<(String, String)>,
+    /// The manifest, as far as it could be read.
+    #[serde(skip)]
+    pub manifest: Option<Manifest>,
 }
 
 impl Report {
@@ -129,6 +132,7 @@ pub fn verify(
         check_sums(&folder, &manifest, &mut report);
     }
     check_account(&manifest, &mut report);
+    report.manifest = Some(manifest);
     Ok(report)
 }
 
@@ -217,6 +221,10 @@ fn check_arm(folder: &Folder, manifest: &Manifest, trust: &Trust, is_trusted: bo
         (
             manifest.host.boot_id.as_ref().is_some_and(|boot| *boot != record.boot_id),
             "it is of another boot than the capture",
+        ),
+        (
+            manifest.tools.init_sha256.as_ref().is_some_and(|init| *init != record.init_sha256),
+            "the program that captured is not the one that was armed",
         ),
     ];
     if let Some((_, fault)) = faults.iter().find(|(is_fault, _)| *is_fault) {

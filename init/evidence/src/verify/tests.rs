@@ -151,6 +151,7 @@ fn a_good_capture_holds_whatever_it_is() {
         for verdict in ["complete", "incomplete", "log-only"] {
             let sample = Sample::new(seed, verdict);
             sample.write(".afterimage", b"sequence = 1");
+            fs::create_dir(sample.path(&format!(".afterimage-{}", "0a".repeat(16)))).unwrap();
             let report = sample.verify();
             assert_eq!(report.holds(), Holds::Yes, "{:?}", report.checks);
             assert_eq!(report.verdict.as_deref(), Some(verdict));
@@ -187,7 +188,7 @@ fn a_capture_that_did_not_come_to_its_end_is_neither_whole_nor_damaged() {
 #[test]
 fn what_was_done_to_a_capture_is_named() {
     type Act = fn(&Sample);
-    let acts: [(&str, Act); 16] = [
+    let acts: [(&str, Act); 17] = [
         ("dmesg.txt: it is missing", |s| fs::remove_file(s.path("dmesg.txt")).unwrap()),
         ("added.txt: it is not of this capture", |s| s.write("added.txt", b"x")),
         ("renamed: it is not of this capture", |s| fs::rename(s.path("vmcore"), s.path("renamed")).unwrap()),
@@ -204,6 +205,11 @@ fn what_was_done_to_a_capture_is_named() {
             let text = manifest.to_json().unwrap();
             s.write(SIGNATURE, other.sign(text.as_bytes(), "evidence e2").as_bytes());
             s.write(MANIFEST, text.as_bytes());
+        }),
+        ("arm.json: the program that captured is not the one", |s| {
+            let mut manifest = s.manifest();
+            manifest.tools.init_sha256 = Some("another".into());
+            s.sign(&manifest);
         }),
         ("arm.json: it is not the one", |s| {
             let other = Sample::new(3, "complete");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::fsync;
 
@@ -125,11 +125,15 @@ impl Directory {
         open(artifact.name()).or_else(|_| open(&artifact.temporary())).map(File::from)
     }
 
-    /// Gives an artifact its final name and makes that durable.
+    /// Gives an artifact its final name and makes that durable. From then on nobody is to write to it: where
+    /// the file system has modes, the file has 0400.
     pub fn publish(&self, artifact: Artifact) -> Result<(), TargetError> {
-        let renamed =
-            renameat(self.fd.as_fd(), artifact.temporary().as_str(), self.fd.as_fd(), artifact.name());
+        let (temporary, name) = (artifact.temporary(), artifact.name());
+        let renamed = renameat(self.fd.as_fd(), temporary.as_str(), self.fd.as_fd(), name);
         renamed
+            .inspect(|()| {
+                let _ = fchmodat(&self.fd, name, Mode::S_IRUSR, FchmodatFlags::FollowSymlink);
+            })
             .and_then(|()| fsync(&self.fd))
             .map_err(|errno| TargetError::file("publishing", artifact.name(), errno.into()))
     }

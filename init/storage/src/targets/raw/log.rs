@@ -20,6 +20,8 @@ const BUFFER: usize = 1 << 20;
 /// Writes begin and end here: a part of a block in the page cache would be read before it is
 /// written.
 const BLOCK: u64 = 4096;
+/// Room that no dump takes: what is written when it is over, the manifest among it.
+const SPARE: u64 = 1 << 20;
 /// Kept for the records that end files and for the padding before them, when data has taken all
 /// there is.
 const SLACK: u64 = 64 << 10;
@@ -128,7 +130,7 @@ impl Log {
     /// Bytes of files that there is room for.
     pub(super) fn room(&self) -> u64 {
         let whole = record_len(MAX_PAYLOAD);
-        let left = self.free(SLACK);
+        let left = self.free(SPARE);
         left.checked_div(whole).unwrap_or(0).saturating_mul(to_u64(MAX_PAYLOAD))
     }
 
@@ -215,13 +217,13 @@ pub(super) struct RawSink {
     /// Bytes of the log that are this sink's, for writes below `promised`.
     reserved: u64,
     promised: u64,
-    /// Whether it is the dump, whose front is read once more.
-    has_front: bool,
+    /// Whether it is the dump: its front is read once more, and it leaves room for what follows.
+    is_dump: bool,
 }
 
 impl RawSink {
-    pub(super) fn new(log: Rc<RefCell<Log>>, name: Name, has_front: bool) -> Self {
-        Self { log, name, reserved: 0, promised: 0, has_front }
+    pub(super) fn new(log: Rc<RefCell<Log>>, name: Name, is_dump: bool) -> Self {
+        Self { log, name, reserved: 0, promised: 0, is_dump }
     }
 }
 
@@ -233,12 +235,13 @@ impl Sink for RawSink {
             let failed = |source| SinkError::Write { offset: at, len: payload.len(), source };
             let len = record_len(payload.len());
             let own = if at < self.promised { self.reserved.min(len) } else { 0 };
-            if log.free(SLACK) < len.saturating_sub(own) {
+            let slack = if self.is_dump { SPARE } else { SLACK };
+            if log.free(slack) < len.saturating_sub(own) {
                 return Err(failed(io::ErrorKind::StorageFull.into()));
             }
             log.reserved = log.reserved.saturating_sub(own);
             self.reserved = self.reserved.saturating_sub(own);
-            if at < self.promised && self.has_front {
+            if at < self.promised && self.is_dump {
                 let payload_at = log.end().saturating_add(to_u64(HEADER_LEN));
                 log.front.add(at, payload.len(), payload_at);
             }
