@@ -185,75 +185,78 @@ fn a_capture_that_did_not_come_to_its_end_is_neither_whole_nor_damaged() {
     assert!(report.checks[0].found.contains("did not come to its end"), "{:?}", report.checks);
 }
 
+type Act = fn(&Sample);
+
+/// What is done to a capture, and how what does not hold then begins.
+const ACTS: [(&str, Act); 17] = [
+    ("dmesg.txt: it is missing", |s| fs::remove_file(s.path("dmesg.txt")).unwrap()),
+    ("added.txt: it is not of this capture", |s| s.write("added.txt", b"x")),
+    ("renamed: it is not of this capture", |s| fs::rename(s.path("vmcore"), s.path("renamed")).unwrap()),
+    ("vmcore: it has 5000 bytes, and had 5432", |s| s.write("vmcore", &bytes(5000, 2))),
+    ("vmcore: it has 5433 bytes", |s| s.write("vmcore", &bytes(5433, 2))),
+    ("manifest.json.minisig: it is by the key", |s| {
+        let other = SecretKey::from_seed(&[77; 32]);
+        s.write(SIGNATURE, other.sign(s.read(MANIFEST).as_bytes(), "evidence e2").as_bytes());
+    }),
+    ("arm.json: it names another load key", |s| {
+        // Whoever has no load key signs with one of his own.
+        let other = SecretKey::from_seed(&[77; 32]);
+        let manifest = Manifest { public_key: Some(other.public().to_string()), ..s.manifest() };
+        let text = manifest.to_json().unwrap();
+        s.write(SIGNATURE, other.sign(text.as_bytes(), "evidence e2").as_bytes());
+        s.write(MANIFEST, text.as_bytes());
+    }),
+    ("arm.json: the program that captured is not the one", |s| {
+        let mut manifest = s.manifest();
+        manifest.tools.init_sha256 = Some("another".into());
+        s.sign(&manifest);
+    }),
+    ("arm.json: it is not the one", |s| {
+        let other = Sample::new(3, "complete");
+        for name in [ARM, ARM_SIGNATURE] {
+            s.write(name, other.read(name).as_bytes());
+        }
+    }),
+    ("dmesg.txt: its SHA-256 is not the one", |s| {
+        let other = Sample::new(3, "complete");
+        for name in [MANIFEST, SIGNATURE, ARM, ARM_SIGNATURE, EVENTS] {
+            s.write(name, other.read(name).as_bytes());
+        }
+    }),
+    ("manifest.json.minisig: the signature does not hold", |s| {
+        let manifest = Manifest { verdict: "incomplete".into(), ..s.manifest() };
+        s.write(MANIFEST, manifest.to_json().unwrap().as_bytes());
+    }),
+    ("manifest.json: it is not in the canonical form", |s| {
+        s.write(MANIFEST, (s.read(MANIFEST) + "\n").as_bytes());
+    }),
+    ("events.jsonl: line 3 was not written behind", |s| {
+        s.write(EVENTS, s.read(EVENTS).replace("log saved", "dog saved").as_bytes());
+    }),
+    ("events.jsonl: line 2 has the number 2", |s| {
+        let text = s.read(EVENTS);
+        let lines: Vec<_> =
+            text.lines().enumerate().filter(|(at, _)| *at != 1).map(|(_, line)| line).collect();
+        s.write(EVENTS, (lines.join("\n") + "\n").as_bytes());
+    }),
+    ("events.jsonl: line 1 has the number 1", |s| {
+        let text = s.read(EVENTS);
+        let mut lines: Vec<_> = text.lines().collect();
+        lines.swap(0, 1);
+        s.write(EVENTS, (lines.join("\n") + "\n").as_bytes());
+    }),
+    ("SHA256SUMS: its line", |s| {
+        s.write(SUMS, s.read(SUMS).replacen('a', "b", 1).replacen('1', "2", 1).as_bytes());
+    }),
+    ("result.json: it cannot be read: it is no regular file", |s| {
+        fs::remove_file(s.path("result.json")).unwrap();
+        fs::create_dir(s.path("result.json")).unwrap();
+    }),
+];
+
 #[test]
 fn what_was_done_to_a_capture_is_named() {
-    type Act = fn(&Sample);
-    let acts: [(&str, Act); 17] = [
-        ("dmesg.txt: it is missing", |s| fs::remove_file(s.path("dmesg.txt")).unwrap()),
-        ("added.txt: it is not of this capture", |s| s.write("added.txt", b"x")),
-        ("renamed: it is not of this capture", |s| fs::rename(s.path("vmcore"), s.path("renamed")).unwrap()),
-        ("vmcore: it has 5000 bytes, and had 5432", |s| s.write("vmcore", &bytes(5000, 2))),
-        ("vmcore: it has 5433 bytes", |s| s.write("vmcore", &bytes(5433, 2))),
-        ("manifest.json.minisig: it is by the key", |s| {
-            let other = SecretKey::from_seed(&[77; 32]);
-            s.write(SIGNATURE, other.sign(s.read(MANIFEST).as_bytes(), "evidence e2").as_bytes());
-        }),
-        ("arm.json: it names another load key", |s| {
-            // Whoever has no load key signs with one of his own.
-            let other = SecretKey::from_seed(&[77; 32]);
-            let manifest = Manifest { public_key: Some(other.public().to_string()), ..s.manifest() };
-            let text = manifest.to_json().unwrap();
-            s.write(SIGNATURE, other.sign(text.as_bytes(), "evidence e2").as_bytes());
-            s.write(MANIFEST, text.as_bytes());
-        }),
-        ("arm.json: the program that captured is not the one", |s| {
-            let mut manifest = s.manifest();
-            manifest.tools.init_sha256 = Some("another".into());
-            s.sign(&manifest);
-        }),
-        ("arm.json: it is not the one", |s| {
-            let other = Sample::new(3, "complete");
-            for name in [ARM, ARM_SIGNATURE] {
-                s.write(name, other.read(name).as_bytes());
-            }
-        }),
-        ("dmesg.txt: its SHA-256 is not the one", |s| {
-            let other = Sample::new(3, "complete");
-            for name in [MANIFEST, SIGNATURE, ARM, ARM_SIGNATURE, EVENTS] {
-                s.write(name, other.read(name).as_bytes());
-            }
-        }),
-        ("manifest.json.minisig: the signature does not hold", |s| {
-            let manifest = Manifest { verdict: "incomplete".into(), ..s.manifest() };
-            s.write(MANIFEST, manifest.to_json().unwrap().as_bytes());
-        }),
-        ("manifest.json: it is not in the canonical form", |s| {
-            s.write(MANIFEST, (s.read(MANIFEST) + "\n").as_bytes());
-        }),
-        ("events.jsonl: line 3 was not written behind", |s| {
-            s.write(EVENTS, s.read(EVENTS).replace("log saved", "dog saved").as_bytes());
-        }),
-        ("events.jsonl: line 2 has the number 2", |s| {
-            let text = s.read(EVENTS);
-            let lines: Vec<_> =
-                text.lines().enumerate().filter(|(at, _)| *at != 1).map(|(_, line)| line).collect();
-            s.write(EVENTS, (lines.join("\n") + "\n").as_bytes());
-        }),
-        ("events.jsonl: line 1 has the number 1", |s| {
-            let text = s.read(EVENTS);
-            let mut lines: Vec<_> = text.lines().collect();
-            lines.swap(0, 1);
-            s.write(EVENTS, (lines.join("\n") + "\n").as_bytes());
-        }),
-        ("SHA256SUMS: its line", |s| {
-            s.write(SUMS, s.read(SUMS).replacen('a', "b", 1).replacen('1', "2", 1).as_bytes());
-        }),
-        ("result.json: it cannot be read: it is no regular file", |s| {
-            fs::remove_file(s.path("result.json")).unwrap();
-            fs::create_dir(s.path("result.json")).unwrap();
-        }),
-    ];
-    for (wanted, act) in acts {
+    for (wanted, act) in ACTS {
         let sample = Sample::new(2, "complete");
         act(&sample);
         let faults = sample.faults();
