@@ -69,12 +69,17 @@ impl Sums {
     /// Hashes what is written to a new file.
     pub(crate) fn follow(&mut self, artifact: Artifact, sink: Box<dyn Sink>) -> Box<dyn Sink> {
         let piece = if artifact == Artifact::Vmcore { PIECE } else { u64::MAX };
-        self.follow_in_pieces(artifact, sink, piece)
+        self.begin(artifact, sink, Running::new(piece, true))
     }
 
-    fn follow_in_pieces(&mut self, artifact: Artifact, sink: Box<dyn Sink>, piece: u64) -> Box<dyn Sink> {
+    /// Hashes the pieces of a dump to a target that hashes the whole itself: twice costs twice.
+    pub(crate) fn follow_pieces(&mut self, artifact: Artifact, sink: Box<dyn Sink>) -> Box<dyn Sink> {
+        self.begin(artifact, sink, Running::new(PIECE, false))
+    }
+
+    fn begin(&mut self, artifact: Artifact, sink: Box<dyn Sink>, running: Running) -> Box<dyn Sink> {
         self.0.retain(|followed| followed.artifact != artifact); // one that was begun again
-        let running = Arc::new(Mutex::new(Running::new(piece)));
+        let running = Arc::new(Mutex::new(running));
         self.0.push(Followed { artifact, running: Arc::clone(&running), since: Instant::now() });
         Box::new(Hashed { sink, running })
     }
@@ -139,6 +144,8 @@ fn sum_of(
 struct Running {
     /// Length of a piece.
     size: u64,
+    /// Whether the whole is hashed.
+    with_whole: bool,
     /// Bytes at its beginning that come in any order, and are read back.
     front: u64,
     /// The furthest byte.
@@ -161,14 +168,15 @@ struct Running {
 }
 
 impl Running {
-    fn new(size: u64) -> Self {
+    fn new(size: u64, with_whole: bool) -> Self {
         Self {
             size,
+            with_whole,
             front: 0,
             end: 0,
             at: 0,
-            whole: Some(Sha256::new()),
-            hash: None,
+            whole: with_whole.then(Sha256::new),
+            hash: (!with_whole).then(Sha256::new),
             is_doubtful: false,
             pieces: Vec::new(),
             durable: 0,
@@ -191,7 +199,7 @@ impl Running {
         }
         let end = offset.saturating_add(to_u64(bytes.len()));
         if offset == 0 && end >= self.end && self.front == 0 {
-            *self = Self::new(self.size); // all of it anew
+            *self = Self::new(self.size, self.with_whole); // all of it anew
         }
         let before = self.end;
         self.end = before.max(end);

@@ -38,9 +38,16 @@ impl Witness {
     /// The files that are there, with what is known of them.
     #[must_use]
     pub fn files(&self) -> Vec<File> {
+        let sent = self.target.sent();
         let file = |(artifact, name, incomplete): &(Artifact, String, bool)| {
             let sums = self.sums.of(*artifact).unwrap_or_default();
-            File { incomplete: *incomplete, ..File::new(name.clone(), artifact.role(), &sums) }
+            let mut file =
+                File { incomplete: *incomplete, ..File::new(name.clone(), artifact.role(), &sums) };
+            if file.sha256.is_none() {
+                file.sha256 =
+                    sent.iter().find(|sent| sent.artifact == *name).and_then(|sent| sent.sha256.clone());
+            }
+            file
         };
         self.files.iter().map(file).collect()
     }
@@ -118,7 +125,11 @@ impl Target for Witness {
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
         let sink = self.target.create(artifact)?;
         self.files.retain(|(other, ..)| *other != artifact);
-        Ok(if self.is_blind { sink } else { self.sums.follow(artifact, sink) })
+        Ok(match artifact {
+            _ if self.is_blind => sink,
+            Artifact::Vmcore if self.target.is_stream() => self.sums.follow_pieces(artifact, sink),
+            _ => self.sums.follow(artifact, sink),
+        })
     }
 
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {

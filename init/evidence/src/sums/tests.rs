@@ -33,7 +33,7 @@ fn done(acts: &[Act], limit: u64) -> (FileSums, Vec<u8>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let mut sums = Sums::default();
     let sink = FileSink::new(file.reopen().unwrap()).limited(limit);
-    let mut sink = sums.follow_in_pieces(Artifact::Vmcore, Box::new(sink), SIZE);
+    let mut sink = sums.begin(Artifact::Vmcore, Box::new(sink), Running::new(SIZE, true));
     for act in acts {
         let _ = match act {
             Act::Reserve(len) => sink.reserve(*len),
@@ -99,7 +99,7 @@ fn the_front_of_a_dump_is_read_back_and_its_pages_are_not() {
 fn a_sum_that_cannot_be_told_is_not_told() {
     let mut sums = Sums::default();
     let file = tempfile::tempfile().unwrap();
-    let mut sink = sums.follow_in_pieces(Artifact::Vmcore, Box::new(FileSink::new(file)), SIZE);
+    let mut sink = sums.begin(Artifact::Vmcore, Box::new(FileSink::new(file)), Running::new(SIZE, true));
     sink.reserve(5000).unwrap();
     sink.write_at(5000, &[1; 9000]).unwrap();
     sums.complete(Artifact::Vmcore, |_, _| Err(io::ErrorKind::Unsupported.into()));
@@ -159,7 +159,7 @@ proptest! {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut sums = Sums::default();
         let sink = FileSink::new(file.reopen().unwrap());
-        let mut sink = sums.follow_in_pieces(Artifact::Vmcore, Box::new(sink), SIZE);
+        let mut sink = sums.begin(Artifact::Vmcore, Box::new(sink), Running::new(SIZE, true));
         sink.reserve(front).unwrap();
         let mut at = front;
         for size in sizes {

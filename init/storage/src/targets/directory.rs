@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::fsync;
+use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
 use crate::targets::captures;
 use crate::targets::file::FileSink;
@@ -109,11 +109,19 @@ impl Directory {
     }
 
     /// Makes the file of an artifact under its temporary name, mode 0600. What would lie behind
-    /// byte `limit` does not fit.
+    /// byte `limit` does not fit. What there is of an artifact that is begun again goes: the directory
+    /// was made for this capture, so it is ours, and it may have taken all the room.
     pub fn create_file(&self, artifact: Artifact, limit: u64) -> Result<FileSink, TargetError> {
         let name = artifact.temporary();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = openat(&self.fd, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let open = || openat(&self.fd, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let fd = open().or_else(|errno| match errno {
+            Errno::EEXIST => {
+                unlinkat(&self.fd, name.as_str(), UnlinkatFlags::NoRemoveDir)?;
+                open()
+            }
+            errno => Err(errno),
+        });
         let fd = fd.map_err(|errno| TargetError::file("creating", name, errno.into()))?;
         Ok(FileSink::new(File::from(fd)).limited(limit))
     }
@@ -204,10 +212,19 @@ mod tests {
         sink.sync().unwrap();
         assert!(!at.join("vmcore").exists());
         assert_eq!(mode(&at.join("vmcore-incomplete")), 0o600);
-        assert!(dir.create_file(Artifact::Vmcore, u64::MAX).is_err(), "an existing file is never opened");
         dir.publish(Artifact::Vmcore).unwrap();
         assert_eq!(&fs::read(at.join("vmcore")).unwrap()[..10], b"\0\0\0\0\0hello");
         assert!(!at.join("vmcore-incomplete").exists());
+        // A log that has filled the disk is begun again; what is published stays.
+        let mut all = dir.create_file(Artifact::Dmesg, 5).unwrap();
+        all.write_at(0, b"a log").unwrap();
+        assert!(all.write_at(5, b"!").unwrap_err().is_full());
+        let mut end = dir.create_file(Artifact::Dmesg, 5).unwrap();
+        end.write_at(0, b"end").unwrap();
+        dir.publish(Artifact::Dmesg).unwrap();
+        assert_eq!(fs::read(at.join("dmesg.txt")).unwrap(), b"end");
+        drop((all, dir.create_file(Artifact::Dmesg, 5).unwrap()));
+        assert_eq!(fs::read(at.join("dmesg.txt")).unwrap(), b"end");
     }
 
     #[test]

@@ -144,10 +144,6 @@ impl Log {
         &self.front
     }
 
-    pub(super) fn has(&self, name: Name) -> bool {
-        self.files.contains_key(&name)
-    }
-
     /// Appends a record without a payload.
     pub(super) fn control(&mut self, name: Name, kind: Kind, offset: u64) -> Result<(), SinkError> {
         let failed = |source| SinkError::Write { offset, len: 0, source };

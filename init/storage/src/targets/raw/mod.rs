@@ -12,6 +12,7 @@ mod tests;
 
 use core::fmt;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -265,6 +266,8 @@ pub struct Raw {
     log: Rc<RefCell<Log>>,
     /// The device, to be read.
     file: File,
+    /// Files that are whole.
+    published: BTreeSet<Name>,
     superblock: Superblock,
     ledger: Ledger,
     /// What the device stands on, taken down when all is written.
@@ -337,7 +340,8 @@ impl Raw {
         let id = LogId { log: superblock.log, nonce: superblock.nonce };
         let log = Log::new(device.sink, device.len, id, superblock.attempt, base, sequence);
         let log = Rc::new(RefCell::new(log));
-        Ok(Self { name: device.name, log, file: device.file, superblock, ledger, layers: None })
+        let (name, published) = (device.name, BTreeSet::new());
+        Ok(Self { name, log, file: device.file, published, superblock, ledger, layers: None })
     }
 
     fn control(&self, artifact: Artifact, kind: Kind, durable: bool) -> Result<(), TargetError> {
@@ -364,7 +368,8 @@ impl Target for Raw {
 
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
         let name = name_of(artifact)?;
-        if self.log.borrow().has(name) {
+        // What was begun and not ended is cut to nothing, and begins anew.
+        if self.published.contains(&name) {
             let source = io::ErrorKind::AlreadyExists.into();
             return Err(TargetError::file("creating", name, source));
         }
@@ -388,7 +393,9 @@ impl Target for Raw {
     }
 
     fn publish(&mut self, artifact: Artifact) -> Result<(), TargetError> {
-        self.control(artifact, Kind::Publish, true)
+        self.control(artifact, Kind::Publish, true)?;
+        self.published.insert(name_of(artifact)?);
+        Ok(())
     }
 
     /// Seals the capture. If that fails it stays marked as being written, and its records are found
