@@ -223,7 +223,9 @@ impl Triage<'_> {
     fn ensure_work(&self) -> Result<()> {
         let rows = self.rows("work")?;
         let of = |what: &'static str| rows.iter().filter(move |row| text(row, "/linux/work/what") == what);
-        let workers: u64 = of("pool").filter_map(|row| row.pointer("/linux/work/workers")?.as_u64()).sum();
+        // Soft interrupts have a worker and no thread.
+        let pools = of("pool").filter(|row| row.pointer("/linux/work/bottom_half") != Some(&true.into()));
+        let workers: u64 = pools.filter_map(|row| row.pointer("/linux/work/workers")?.as_u64()).sum();
         let processes = self.rows("processes")?;
         let names = processes.iter().map(|row| text(row, "/process/name"));
         // kworker/0:1, kworker/u8:2; those that only rescue others are kworker/R-NAME since 6.10.

@@ -55,6 +55,7 @@ layouts! {
         workers: "workers",
         count: "nr_workers",
         idle: "nr_idle",
+        flags: "flags",
     }
     WorkerLayout of "worker" {
         node: "node",
@@ -82,6 +83,8 @@ pub(super) struct Layout {
     task: TaskLayout,
     name: u64,
     root: u64,
+    /// `POOL_BH`: the work is done in soft interrupts, not by threads (since 6.9).
+    soft: Option<u64>,
     queues: Option<VirtAddr>,
     pools: Option<VirtAddr>,
 }
@@ -99,6 +102,7 @@ impl Artefact for Layout {
             task: TaskLayout::ask(known)?,
             name: known.member_size("workqueue_struct", "name").unwrap_or(0).min(MAX_NAME),
             root: required(known, "idr", &["idr_rt.xa_head"])?,
+            soft: known.value("worker_pool_flags", "POOL_BH"),
             queues: known.symbol("workqueues"),
             pools: known.symbol("worker_pool_idr"),
         })
@@ -191,6 +195,10 @@ impl Layout {
         ] {
             row.read(key, system.half(at, offset, "a member of worker_pool").map(u32::cast_signed));
         }
+        if let Some(soft) = self.soft {
+            let flags = system.half(at, layout.flags, "worker_pool.flags");
+            row.read("linux.work.bottom_half", flags.map(|flags| u64::from(flags) & soft != 0));
+        }
         row
     }
 
@@ -215,9 +223,14 @@ impl Layout {
             }
             let mut row = row_at("worker", at);
             row.read("linux.work.pool", system.half(pool, self.pool.id, "worker_pool.id"));
-            let task = system.follow(at, layout.task, "worker.task");
-            let pid = task.and_then(|task| system.half(task, self.task.pid, "task_struct.pid"));
-            row.read("process.pid", pid);
+            match system.pointer(at, layout.task, "worker.task") {
+                Ok(Some(task)) => {
+                    row.read("process.pid", system.half(task, self.task.pid, "task_struct.pid"));
+                }
+                // It is a soft interrupt.
+                Ok(None) => {}
+                Err(error) => row.error("process.pid", &base::log::chain(&error)),
+            }
             if let Err(error) = work {
                 row.error("linux.work.function", &base::log::chain(&error));
             }

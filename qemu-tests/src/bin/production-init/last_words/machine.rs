@@ -20,11 +20,11 @@ pub(super) fn plant() -> Result<()> {
     if !Path::new(MODULES).exists() {
         return Ok(());
     }
-    let below = format!("/dev/{BELOW}");
-    early::wait_for(Path::new(&below))?;
-    let parameters = format!("{below} 8");
-    sys::mapped_disk(MAPPED, UUID, &[(2048, "linear", &parameters), (4096, "error", "")])
-        .context("a disk of device-mapper")?;
+    let parameters = format!("/dev/{BELOW} 8");
+    let mut targets = vec![(2048, "linear", parameters.as_str()), (4096, "error", "")];
+    // Not every guest has so many disks.
+    targets.retain(|(_, kind, _)| *kind != "linear" || Path::new("/sys/class/block").join(BELOW).exists());
+    sys::mapped_disk(MAPPED, UUID, &targets).context("a disk of device-mapper")?;
     set("/sys/module/md_mod/parameters/new_array", ARRAY)
 }
 
