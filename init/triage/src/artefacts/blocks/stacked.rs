@@ -106,7 +106,8 @@ impl Stacked {
             return;
         };
         let private = match (missing, private) {
-            (Some(missing), _) => return row.error(key, missing),
+            // Nothing is lost: a kernel without types of modules does not tell more.
+            (Some(missing), _) => return row.set(&format!("{key}.not_known"), missing.to_string()),
             (None, Err(error)) => return row.error(key, &base::log::chain(&error)),
             (None, Ok(None)) => return,
             (None, Ok(Some(private))) => private,
