@@ -3,8 +3,6 @@
 mod class;
 mod stacked;
 
-use std::collections::BTreeMap;
-
 use ::processes::system::System;
 use base::addr::VirtAddr;
 use base::fields::Fields;
@@ -211,11 +209,8 @@ impl Artefact for Layout {
     fn walk(&self, ground: &Ground<'_>, rows: &mut Rows<'_>) -> Result<(), Stop> {
         let block = self.class.symbol.ok_or_else(|| Stop::no_symbol("block_class"))?;
         let (devices, fault) = self.class.devices(ground.system, block);
-        let mut found = BTreeMap::new();
         for device in devices {
-            found.insert(device, self.parts.of(ground.system, &self.device, device));
-        }
-        for (device, part) in found {
+            let part = self.parts.of(ground.system, &self.device, device);
             rows.add(&self.row(ground, device, &part))?;
         }
         fault.map_or(Ok(()), |why| rows.miss("block devices", &why))

@@ -20,8 +20,9 @@ use crate::wanted::{Cpus, Wanted};
 /// Interrupts, and handlers of one, that are believed.
 const MAX: usize = 100_000;
 const MAX_HANDLERS: usize = 256;
-/// `NR_VECTORS`
+/// `NR_VECTORS`; vectors of all CPUs that are believed.
 const VECTORS: u64 = 256;
+const MAX_VECTORS: u32 = 1 << 16;
 /// Names of soft interrupts, in their order (`softirq_to_name`, kernel/softirq.c).
 const SOFT: [&str; 10] =
     ["HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"];
@@ -165,6 +166,7 @@ impl Layout {
     /// Which vectors of which CPU lead to an interrupt, as CPU:vector.
     fn vectors(&self, ground: &Ground<'_>, online: &[u32]) -> BTreeMap<VirtAddr, Vec<String>> {
         let mut all = BTreeMap::<_, Vec<_>>::new();
+        let mut left = MAX_VECTORS;
         for cpu in online {
             let Some(table) = self.cpus.of(ground.system.kernel, self.vectors, *cpu) else { continue };
             let len = to_usize(VECTORS.saturating_mul(8));
@@ -172,7 +174,8 @@ impl Layout {
             for (vector, word) in (0_u64..).zip(bytes.chunks_exact(8)) {
                 let at = Fields(word).u64(0).unwrap_or(0);
                 // Small numbers and errors say that it is not in use.
-                if at != 0 && at < !4096 {
+                if at != 0 && at < !4096 && left > 0 {
+                    left = left.saturating_sub(1);
                     all.entry(VirtAddr(at)).or_default().push(format!("{cpu}:{vector}"));
                 }
             }
