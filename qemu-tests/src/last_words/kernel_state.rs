@@ -232,12 +232,12 @@ impl Triage<'_> {
                 rows.iter().find(|row| text(row, "/linux/bpf/name") == name).context("no such name")?;
             ensure!(text(found, "/linux/bpf/type") == kind, "{found}");
         }
-        let link = rows.iter().find(|row| text(row, "/linux/bpf/kind") == "link").context("no link")?;
-        ensure!(text(link, "/linux/bpf/type") == "raw_tracepoint", "{link}");
+        let linked = rows.iter().find(|row| text(row, "/linux/bpf/kind") == "link").context("no link")?;
+        ensure!(text(linked, "/linux/bpf/type") == "raw_tracepoint", "{linked}");
         let probe =
             rows.iter().find(|row| text(row, "/linux/bpf/name") == "a_probe").context("no program")?;
         let of = ["/linux/bpf/program/id", "/linux/bpf/id"];
-        ensure!(text(link, of[0]) == text(probe, of[1]), "{link} is not of {probe}");
+        ensure!(text(linked, of[0]) == text(probe, of[1]), "{linked} is not of {probe}");
         Ok(())
     }
 

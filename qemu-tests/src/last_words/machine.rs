@@ -108,8 +108,8 @@ impl Triage<'_> {
         let processors = said(snapshot, "cpuinfo").filter(|line| line.starts_with("processor")).count();
         let of =
             |what: &'static str| rows.iter().filter(move |row| text(row, "/linux/interrupt/what") == what);
-        let named = of("interrupt").filter(|row| list(row, "/linux/interrupt/names").next().is_some());
-        let ours: BTreeSet<String> = named
+        let handled = of("interrupt").filter(|row| list(row, "/linux/interrupt/names").next().is_some());
+        let ours: BTreeSet<String> = handled
             .map(|row| {
                 let names = list(row, "/linux/interrupt/names").collect::<Vec<_>>().join(", ");
                 let of = |name: &str| text(row, &format!("/linux/interrupt/{name}"));
@@ -140,9 +140,9 @@ impl Triage<'_> {
         ensure_same("interrupts", &theirs, &ours)?;
         let machine = of("machine").count();
         ensure!(machine >= 5, "only {machine} interrupts of the machine");
-        let handled = of("interrupt")
+        let is_named = of("interrupt")
             .all(|row| list(row, "/linux/interrupt/handlers").all(|name| !name.starts_with("0x")));
-        ensure!(handled, "a handler has no name: {rows:?}");
+        ensure!(is_named, "a handler has no name: {rows:?}");
         ensure!(
             of("interrupt").any(|row| list(row, "/linux/interrupt/vectors").next().is_some()),
             "{rows:?}"
@@ -194,7 +194,7 @@ impl Triage<'_> {
                     }
                 }
                 ["min" | "spanned" | "present" | "managed" | "start_pfn:", value] => {
-                    zone.1.push(value.to_owned())
+                    zone.1.push(value.to_owned());
                 }
                 _ => {}
             }

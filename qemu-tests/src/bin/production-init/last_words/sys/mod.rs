@@ -173,11 +173,13 @@ pub(super) fn wait_for_ever() -> io::Result<()> {
     let none = 0_usize;
     // SAFETY: without CLONE_VM the child has a copy of the memory and of this stack, as after fork().
     let child = checked(unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) })?;
-    while child == 0 {
+    if child != 0 {
+        return Ok(());
+    }
+    loop {
         // SAFETY: it takes nothing and changes no memory.
         unsafe { libc::pause() };
     }
-    Ok(())
 }
 
 /// Makes a BPF map: an array of 16 words.
