@@ -19,6 +19,8 @@ use vmcore::kernel::Kernel;
 use vmcore::source::{Access, Core, Vmcore, VmcoreError};
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
+/// Types of the kernel and of its modules.
+const TYPES: &str = "/sys/kernel/btf";
 const KALLSYMS: &str = "/proc/kallsyms";
 const KCORE: &str = "/proc/kcore";
 /// The kernel's image lies above (`__START_KERNEL_map`): what is below is not moved by KASLR.
@@ -79,7 +81,14 @@ pub fn gather() -> Result<Gathered, KnowledgeError> {
     if symbols.hidden {
         return Err(KnowledgeError::Hidden);
     }
-    let types = Types::parse(&read(BTF)?)?;
+    let mut types = Types::parse(&read(BTF)?)?;
+    for module in wanted::MODULES {
+        // It is not loaded, or a part of the kernel, or the kernel has no types of modules.
+        let Ok(blob) = fs::read(Path::new(TYPES).join(module)) else { continue };
+        if let Err(error) = types.add_module(&blob) {
+            log::warn!("the types of module {module}: {}", base::log::chain(&error));
+        }
+    }
     let known = Read { symbols: &symbols, types: &types };
     let recorder = Recorder::new(&known);
     let core = match core {

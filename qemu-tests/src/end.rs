@@ -3,6 +3,7 @@
 
 use crate::binaries::Binaries;
 use crate::cache::workspace;
+use crate::capture_config::Target;
 use crate::command::{Run, command};
 use crate::fault::Action;
 use crate::initramfs;
@@ -215,6 +216,9 @@ pub fn scenario(way: &'static Way, kernel: &Kernel, series: &str) -> Result<Scen
     scenario.crashkernel = "128M".into();
     scenario.cpus = way.cpus;
     scenario.trigger = Trigger::End(way);
+    // Nobody looks at the dump, which takes most of the time: the target has no room for it.
+    let target = Target::filesystem("LABEL=dump").key("fstype", "ext4");
+    scenario.config.targets = vec![target.key("reserve", "1T").key("when_full", "log")];
     way.append.clone_into(&mut scenario.append);
     scenario.files = initramfs::modules(kernel, "end", way.modules)?;
     let ours = ours(series)?;

@@ -2,6 +2,7 @@
 //! `prod.last` writes it.
 
 pub mod kernel_state;
+pub mod machine;
 pub mod network;
 
 use anyhow::{Context, Result, ensure};
@@ -85,7 +86,8 @@ impl Triage<'_> {
             ensure!(!theirs.is_empty(), "/proc showed no {of}");
         }
         self.ensure_network(&snapshot)?;
-        self.ensure_kernel_state(&snapshot)
+        self.ensure_kernel_state(&snapshot)?;
+        self.ensure_machine(&snapshot)
     }
 
     /// What the rows say, in the words of the snapshot.

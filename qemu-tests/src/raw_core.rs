@@ -3,6 +3,7 @@
 
 use crate::cache::cache;
 use crate::command::{Run, command};
+use crate::initramfs;
 use crate::kernel::Kernel;
 use crate::last_words::network::LINKS;
 use crate::network::Card;
@@ -19,20 +20,22 @@ const RECIPE: &str = "plants-3";
 const FOUR_LEVELS: &str = "four-levels-2";
 
 /// The same of [`with_network`].
-const NETWORK: &str = "network-1";
+const NETWORK: &str = "network-2";
 
 /// A core of a kernel of the series, with memory of every kind in it.
 pub fn of(series: &str) -> Result<PathBuf> {
     kept(series, RECIPE, |scenario| plant(series, scenario))
 }
 
-/// The same with a network, sockets of many kinds, and logins.
+/// The same with a network, sockets of many kinds, logins, and disks of device-mapper and md.
 pub fn with_network(series: &str) -> Result<PathBuf> {
+    let modules = initramfs::modules(&Kernel::of_series(series)?, "stacked", &["dm_mod", "md_mod"])?;
     kept(series, NETWORK, |scenario| {
         plant(series, scenario);
         scenario.shape.cards = vec![Card::user()];
         scenario.network.ip = LINKS.map(str::to_owned).into();
         "prod.last=/disk".clone_into(&mut scenario.append);
+        scenario.files = modules;
     })
 }
 

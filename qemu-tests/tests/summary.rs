@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use qemu_tests::binaries::Binaries;
 use qemu_tests::command::{Run, command};
 use qemu_tests::extra_disk::{Content, ExtraDisk};
+use qemu_tests::initramfs;
 use qemu_tests::kernel::Kernel;
 use qemu_tests::last_words::network::LINKS;
 use qemu_tests::last_words::{Triage, UNSYNCED, UNSYNCED_LINES, unsynced_line};
@@ -59,6 +60,8 @@ fn judge(series: &str, cpus: u32, levels: Levels) -> Result<()> {
     scenario.config.level = 1;
     "auto".clone_into(&mut scenario.config.triage);
     scenario.extra = ["xfs", "btrfs"].map(|kind| ExtraDisk::of(kind, 384, Content::Filesystem(kind))).into();
+    scenario.extra.push(ExtraDisk::of("below", 16, Content::Empty));
+    scenario.files = initramfs::modules(&kernel, "stacked", &["dm_mod", "md_mod"])?;
     scenario.layout =
         ["mount /dev/vdb /x xfs nouuid", "mount /dev/vdc /b btrfs subvolid=5"].map(str::to_owned).into();
     "prod.last=/disk,/x,/b".clone_into(&mut scenario.append);

@@ -190,6 +190,9 @@ fn damaged(series: &str, path: &Path, seed: u64, cases: u64) -> Result<()> {
         ensure!(counter.rows <= ROWS, "case {case} of seed {seed} has {} rows", counter.rows);
         ensure!(counter.summary <= 256 << 10, "case {case} of seed {seed}: {} bytes", counter.summary);
         (slowest, most) = (slowest.max(took), most.max(counter.rows));
+        if case % 1000 == 999 {
+            eprintln!("{series}: {case} cases, the slowest took {slowest:?}, the most rows were {most}");
+        }
     }
     eprintln!("{series}: {} answers, {} bytes", answers.0.len(), answers.to_text().len());
     eprintln!(

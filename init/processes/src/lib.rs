@@ -7,7 +7,7 @@
 //! - [`tasks`]: processes and threads.
 //! - [`mappings`]: an address space and its mappings.
 //! - [`tables`], [`cache`]: page tables of a process, page cache of a file; [`xarray`] is what the latter
-//!   is kept in.
+//!   is kept in, [`maple`] what mappings and interrupts are kept in.
 //! - [`resident`]: the two of them together: where each page is, and why it is not to be had.
 //! - [`user`], [`names`], [`registers`]: memory by a process's addresses, paths of files, registers
 //!   of threads.
@@ -27,7 +27,7 @@
 pub mod cache;
 pub mod core_file;
 pub mod layout;
-mod maple;
+pub mod maple;
 pub mod mappings;
 pub mod names;
 pub mod notes;

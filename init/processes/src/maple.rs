@@ -1,4 +1,5 @@
-//! Maple trees (lib/maple_tree.c, since 6.1): what the mappings of a process are kept in.
+//! Maple trees (lib/maple_tree.c, since 6.1): what the mappings of a process are kept in, and since 6.5
+//! interrupts.
 //!
 //! The lower byte of a pointer to a node holds what kind of node it is. A node has pivots: slot `i`
 //! is of what lies above pivot `i - 1` and not above pivot `i`; a pivot of 0 behind the first is the
@@ -34,17 +35,15 @@ struct Next {
 
 /// The entries of a tree with the indices that they are of, by ascending index.
 #[derive(Debug, Default)]
-pub(crate) struct Entries {
-    pub(crate) all: Vec<(u64, u64, VirtAddr)>,
-    pub(crate) faults: Vec<String>,
+pub struct Entries {
+    /// First and last index, and the entry.
+    pub all: Vec<(u64, u64, VirtAddr)>,
+    /// What could not be read.
+    pub faults: Vec<String>,
 }
 
-/// Reads the tree at `tree`.
-pub(crate) fn entries(
-    system: &System<'_>,
-    layout: &MapleLayout,
-    tree: VirtAddr,
-) -> Result<Entries, KernelError> {
+/// Reads the tree at `tree`. Fails if its root cannot be read.
+pub fn entries(system: &System<'_>, layout: &MapleLayout, tree: VirtAddr) -> Result<Entries, KernelError> {
     let root = system.word(tree, layout.root, "maple_tree.ma_root")?;
     let mut found = Entries::default();
     // xa_is_node(): an internal entry that is no small number; else the one entry, at index 0.
@@ -55,12 +54,12 @@ pub(crate) fn entries(
     let mut todo = vec![Next { node: root, first: 0, last: u64::MAX, depth: 0 }];
     while let Some(next) = todo.pop() {
         if next.depth > MAX_DEPTH || seen.len() >= MAX_NODES || !seen.insert(next.node & NODE) {
-            found.faults.push("the tree of its mappings leads back into itself".to_owned());
+            found.faults.push("a tree leads back into itself".to_owned());
             break;
         }
         if let Err(error) = node(system, layout, &next, &mut found, &mut todo) {
             found.faults.push(format!(
-                "mappings from {:#x} to {:#x} are lost: {}",
+                "entries from {:#x} to {:#x} are lost: {}",
                 next.first,
                 next.last,
                 base::log::chain(&error)

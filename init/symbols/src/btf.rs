@@ -19,7 +19,7 @@ use base::addr::{to_u64, to_usize};
 use base::fields::Fields;
 
 pub use index::Space;
-pub use read::{BtfError, ModuleTypes, module_types, read};
+pub use read::{BtfError, ModuleTypes, module_types, read, types_of_modules};
 
 /// Modifiers and arrays in arrays that are followed; [`check`] lets no type have more.
 const MAX_DEPTH: u32 = 32;

@@ -4,12 +4,15 @@
 //! To add one: a file here with a type that is an `Artefact`, and its line in `ALL`.
 
 mod audit;
+mod blocks;
 mod body;
 mod bpf;
 mod cached;
 mod content;
+mod cpus;
 mod files;
 mod groups;
+mod interrupts;
 mod ipc;
 mod kernel;
 mod keyrings;
@@ -32,6 +35,8 @@ mod timeline;
 mod timers;
 mod tracing;
 mod waits;
+mod work;
+mod zones;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -229,7 +234,12 @@ const ALL: &[Entry] = &[
     entry::<tracing::Layout>(),
     entry::<timers::Layout>(),
     entry::<waits::Layout>(),
+    entry::<cpus::Layout>(),
+    entry::<interrupts::Layout>(),
+    entry::<work::Layout>(),
+    entry::<blocks::Layout>(),
     entry::<memory::Layout>(),
+    entry::<zones::Layout>(),
     entry::<sockets::Layout>(),
     entry::<network::Layout>(),
     entry::<logins::Layout>(),

@@ -7,6 +7,8 @@ use symbols::kallsyms::{KallsymsError, Nameless, Symbols};
 use symbols::knowledge::{Answers, Knowledge, Read};
 use vmcore::kernel::Kernel;
 
+use crate::wanted::MODULES;
+
 /// Why a kernel's own tables cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TablesError {
@@ -37,8 +39,10 @@ pub(crate) fn with<T>(
 
 fn tables(kernel: &Kernel<'_>) -> Result<(Index, Types), TablesError> {
     let index = index::read(kernel)?;
-    let types = btf::read(kernel, &index)?;
+    let mut types = btf::read(kernel, &index)?;
     types.agree(kernel.info())?;
+    // Those that are damaged are not there, as their rows say.
+    let _ = btf::types_of_modules(kernel, &index, &mut types, &|name| MODULES.contains(&name));
     Ok((index, types))
 }
 

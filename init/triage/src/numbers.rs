@@ -130,18 +130,28 @@ pub(crate) fn cmdline(kernel: &Kernel<'_>, machine: &Machine) -> Option<String> 
     Some(String::from_utf8_lossy(&text).into_owned())
 }
 
+/// No CPU has this number or a higher one.
+pub(crate) fn cpu_ids(kernel: &Kernel<'_>, cpus: &Cpus) -> u32 {
+    let number = cpus.number.and_then(|at| kernel.read_u32(at, "nr_cpu_ids").ok());
+    number.unwrap_or(1).clamp(1, MAX_CPUS)
+}
+
 /// The numbers of the CPUs that were online.
 pub(crate) fn online(kernel: &Kernel<'_>, cpus: &Cpus) -> Vec<u32> {
-    let number = cpus.number.and_then(|at| kernel.read_u32(at, "nr_cpu_ids").ok());
-    let number = number.unwrap_or(1).clamp(1, MAX_CPUS);
-    let mut online = Vec::new();
+    in_mask(kernel, cpus, cpus.online)
+}
+
+/// The numbers of the CPUs in the mask at `mask`.
+pub(crate) fn in_mask(kernel: &Kernel<'_>, cpus: &Cpus, mask: Option<VirtAddr>) -> Vec<u32> {
+    let number = cpu_ids(kernel, cpus);
+    let mut all = Vec::new();
     for first in (0..number).step_by(64) {
-        let at = cpus.online.and_then(|at| at.checked_add(u64::from(first) / 8));
-        let Some(mask) = word(kernel, at) else { break };
-        let set = (0..64).filter(|bit| mask >> bit & 1 == 1);
-        online.extend(set.map(|bit| first.saturating_add(bit)).filter(|cpu| *cpu < number));
+        let at = mask.and_then(|at| at.checked_add(u64::from(first) / 8));
+        let Some(bits) = word(kernel, at) else { break };
+        let set = (0..64).filter(|bit| bits >> bit & 1 == 1);
+        all.extend(set.map(|bit| first.saturating_add(bit)).filter(|cpu| *cpu < number));
     }
-    online
+    all
 }
 
 #[cfg(test)]

@@ -54,6 +54,12 @@ fn start(kind: Kind) -> Start {
     }
 }
 
+/// Whether crashes of a kind are told apart by their functions.
+#[must_use]
+pub fn has_functions(kind: Kind) -> bool {
+    !matches!(start(kind), Start::Nowhere)
+}
+
 /// A function's name without what the compiler adds (`.cold`, `.isra.0`, `.constprop.0`, `.part.0`,
 /// `.llvm.1`), and without the label in the middle of entry code that kallsyms has for it.
 #[must_use]
@@ -254,6 +260,17 @@ fn is_of_exception(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_strikes_anywhere_is_named_without_a_stack() {
+        for kind in [Kind::Nmi, Kind::OutOfMemory, Kind::MachineCheck, Kind::HardwareError, Kind::Planned] {
+            assert!(!has_functions(kind), "{kind:?}");
+            assert_eq!(of(kind, &["a"]), of(kind, &[]), "{kind:?}");
+        }
+        for kind in [Kind::Sysrq, Kind::Oops, Kind::SoftLockup, Kind::HungTask, Kind::Module] {
+            assert!(has_functions(kind), "{kind:?}");
+        }
+    }
 
     const SYSRQ: [&str; 9] = [
         "machine_kexec",

@@ -61,16 +61,29 @@ pub fn walk(subject: Subject<'_>, send: &mut dyn FnMut(Piece)) {
     let search = log(subject, send);
     let cause = cause(subject, &search, None);
     send(Piece::Cause(cause.clone()));
-    // Without a look at the stack: the kinds that have none of their own keep it.
-    send(Piece::Signature(signature::of(cause.kind, &[])));
+    // Kinds that have functions wait for the stack: a walk that is ended before it must not name the crash
+    // otherwise than one that is not.
+    let without = signature::of(cause.kind, &[]);
+    if !signature::has_functions(cause.kind) {
+        send(Piece::Signature(without.clone()));
+    }
+    let mut is_named = false;
+    let watched = &mut |piece: Piece| {
+        is_named |= matches!(piece, Piece::Signature(_));
+        send(piece);
+    };
     let walked = known::with(subject.kernel, subject.answers, |names, known, unnamed| {
         if let Some(error) = unnamed {
-            miss(send, "names of functions on stacks", error);
+            miss(watched, "names of functions on stacks", error);
         }
-        machine(subject, known, names, &search, send);
+        machine(subject, known, names, &search, watched);
     });
     if let Err(error) = walked {
         miss(send, "all that needs the kernel's symbols and types", &error);
+    }
+    // Each crash of this kernel comes to this end.
+    if !is_named {
+        send(Piece::Signature(without));
     }
     send(Piece::Done);
 }

@@ -63,7 +63,8 @@ fn head(findings: &Findings, out: &mut String) {
         row("kernel", line(&format!("{} {} {}", about.release, about.version, about.machine)));
         row("cmdline", line(about.cmdline.as_deref().unwrap_or_default()));
     }
-    row("signature", findings.signature.as_ref().map(|found| found.hash.clone()).unwrap_or_default());
+    let hash = findings.signature.as_ref().map(|found| found.hash.clone());
+    row("signature", hash.unwrap_or_else(|| "none: the stack was not reached".to_owned()));
     let Some(numbers) = &findings.numbers else { return };
     row("tainted", numbers.taints.join(", "));
     let load = numbers.load.map(|load| load.map(|value| format!("{value:.2}")).join(" "));

@@ -158,6 +158,10 @@ pub struct Cpus {
     pub number: Option<VirtAddr>,
     /// `__cpu_online_mask`
     pub online: Option<VirtAddr>,
+    /// `__cpu_present_mask`
+    pub present: Option<VirtAddr>,
+    /// `__cpu_possible_mask`
+    pub possible: Option<VirtAddr>,
 }
 
 impl Cpus {
@@ -177,6 +181,8 @@ impl Cpus {
             current: hot.or_else(|| known.symbol("current_task")),
             number: known.symbol("nr_cpu_ids"),
             online: known.symbol("__cpu_online_mask"),
+            present: known.symbol("__cpu_present_mask"),
+            possible: known.symbol("__cpu_possible_mask"),
         }
     }
 }
@@ -223,6 +229,10 @@ pub fn ask_all(kernel: Option<&Kernel<'_>>, known: &dyn Knowledge) {
         let _ = known.symbol(name);
     }
 }
+
+/// Modules whose types are asked for; they have them if the kernel was built so
+/// (`CONFIG_DEBUG_INFO_BTF_MODULES`).
+pub const MODULES: [&str; 2] = ["dm_mod", "md_mod"];
 
 /// What the unwinder asks.
 const CODE: [&str; 8] = [

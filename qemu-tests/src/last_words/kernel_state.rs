@@ -10,10 +10,18 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const KEY: &str = "a key of the guest";
 /// Its payload.
 pub const SECRET: &str = "payload-that-stays-in-the-kernel";
+/// The tracepoint that a BPF program is linked to.
+pub const POINT: &str = "module_load";
+/// The file that a uprobe is put on, and where in it.
+pub const PROBED_FILE: &str = "probed";
+#[expect(missing_docs, reason = "told above")]
+pub const PROBED_OFFSET: u64 = 0x40;
+/// A thread that waits and cannot be interrupted.
+pub const WAITING: &str = "waits-for-ever";
 /// The function that a kprobe is put on.
 pub const PROBED: &str = "do_sys_openat2";
 
-fn text(row: &Value, path: &str) -> String {
+pub(super) fn text(row: &Value, path: &str) -> String {
     match row.pointer(path) {
         Some(Value::String(text)) => text.clone(),
         Some(value) => value.to_string(),
@@ -22,7 +30,7 @@ fn text(row: &Value, path: &str) -> String {
 }
 
 /// The same set on both sides, which is not empty.
-fn ensure_same(of: &str, theirs: &BTreeSet<String>, ours: &BTreeSet<String>) -> Result<()> {
+pub(super) fn ensure_same(of: &str, theirs: &BTreeSet<String>, ours: &BTreeSet<String>) -> Result<()> {
     let lacks: Vec<_> = theirs.difference(ours).collect();
     let more: Vec<_> = ours.difference(theirs).collect();
     ensure!(lacks.is_empty() && more.is_empty(), "{of}: rows lack {lacks:?} and have {more:?}");
@@ -32,12 +40,12 @@ fn ensure_same(of: &str, theirs: &BTreeSet<String>, ours: &BTreeSet<String>) -> 
 }
 
 /// What the snapshot says of a kind.
-fn said<'a>(snapshot: &'a str, of: &'a str) -> impl Iterator<Item = &'a str> {
+pub(super) fn said<'a>(snapshot: &'a str, of: &'a str) -> impl Iterator<Item = &'a str> {
     snapshot.lines().filter_map(move |line| line.strip_prefix(of)?.strip_prefix('\t'))
 }
 
 /// Words of a line by their numbers.
-fn words(line: &str, which: &[usize]) -> String {
+pub(super) fn words(line: &str, which: &[usize]) -> String {
     let all: Vec<&str> = line.split_whitespace().collect();
     which.iter().map(|at| all.get(*at).copied().unwrap_or_default()).collect::<Vec<_>>().join(" ")
 }
@@ -52,7 +60,8 @@ impl Triage<'_> {
         self.ensure_settings(snapshot)?;
         self.ensure_bpf(snapshot)?;
         self.ensure_slabs(snapshot)?;
-        self.ensure_rest()
+        self.ensure_waiting()?;
+        self.ensure_rest(snapshot)
     }
 
     /// /proc/keys shows those that the reader may see, which root's are not all.
@@ -165,7 +174,15 @@ impl Triage<'_> {
             .filter(|line| line.split('\t').nth(1).is_some_and(|pid| known.contains(pid)))
             .map(str::to_owned)
             .collect();
-        ensure_same("namespaces", &theirs, &ours)
+        ensure_same("namespaces", &theirs, &ours)?;
+        // subsys_name hierarchy num_cgroups enabled; kernels of late do not show it.
+        let rows = self.rows("namespaces")?;
+        let counted = rows.iter().find_map(|row| row.pointer("/linux/cgroups/living")?.as_u64());
+        let counted = counted.context("no number of control groups")?;
+        for line in said(snapshot, "cgroups") {
+            ensure!(words(line, &[2]) == counted.to_string(), "{counted} control groups, not {line}");
+        }
+        Ok(())
     }
 
     fn ensure_settings(&self, snapshot: &str) -> Result<()> {
@@ -209,11 +226,18 @@ impl Triage<'_> {
         let rows = self.rows("bpf")?;
         let ours = rows.iter().map(line).collect();
         ensure_same("BPF", &said(snapshot, "bpf").map(str::to_owned).collect(), &ours)?;
-        for (name, kind) in [("a_filter", "socket_filter"), ("an_array", "array")] {
+        let programs = [("a_filter", "socket_filter"), ("a_probe", "raw_tracepoint"), ("an_array", "array")];
+        for (name, kind) in programs {
             let found =
                 rows.iter().find(|row| text(row, "/linux/bpf/name") == name).context("no such name")?;
             ensure!(text(found, "/linux/bpf/type") == kind, "{found}");
         }
+        let linked = rows.iter().find(|row| text(row, "/linux/bpf/kind") == "link").context("no link")?;
+        ensure!(text(linked, "/linux/bpf/type") == "raw_tracepoint", "{linked}");
+        let probe =
+            rows.iter().find(|row| text(row, "/linux/bpf/name") == "a_probe").context("no program")?;
+        let of = ["/linux/bpf/program/id", "/linux/bpf/id"];
+        ensure!(text(linked, of[0]) == text(probe, of[1]), "{linked} is not of {probe}");
         Ok(())
     }
 
@@ -224,15 +248,31 @@ impl Triage<'_> {
         ensure_same("caches", &said(snapshot, "slab").map(|line| words(line, &[0])).collect(), &ours)
     }
 
+    /// The thread that waits for a child, which nothing interrupts, with its stack.
+    fn ensure_waiting(&self) -> Result<()> {
+        let rows = self.rows("io")?;
+        let tasks: Vec<_> = rows.iter().filter(|row| text(row, "/linux/io/what") == "task").collect();
+        let waiting: Vec<_> = tasks.iter().filter(|row| text(row, "/process/name") == WAITING).collect();
+        let [waiting] = waiting.as_slice() else { anyhow::bail!("not one {WAITING}: {tasks:?}") };
+        let stack = waiting.pointer("/linux/stack").map(Value::to_string).unwrap_or_default();
+        ensure!(stack.contains("kernel_clone+"), "{waiting}");
+        Ok(())
+    }
+
     /// What nothing in /proc shows.
-    fn ensure_rest(&self) -> Result<()> {
+    fn ensure_rest(&self, snapshot: &str) -> Result<()> {
         let rows = self.rows("tracing")?;
+        let uprobes = rows.iter().filter(|row| text(row, "/linux/tracing/kind") == "uprobe");
+        let line =
+            |row: &Value| format!("{} {}", text(row, "/file/inode"), text(row, "/linux/tracing/offset"));
+        let theirs = said(snapshot, "uprobe").map(str::to_owned).collect();
+        ensure_same("uprobes", &theirs, &uprobes.map(line).collect())?;
         let probes = rows.iter().filter(|row| text(row, "/linux/tracing/kind") == "kprobe");
         let targets: Vec<String> = probes.map(|row| text(row, "/linux/tracing/target")).collect();
         // A function may begin with a mark for indirect branches, which the probe comes behind.
         ensure!(targets.len() == 1 && targets.iter().all(|target| target.starts_with(PROBED)), "{targets:?}");
         ensure!(
-            rows.iter().any(|row| text(row, "/linux/tracing/kind") == "ftrace") || rows.len() == 1,
+            rows.iter().any(|row| text(row, "/linux/tracing/kind") == "ftrace") || rows.len() == 3,
             "{rows:?}"
         );
         let timers = self.rows("timers")?;

@@ -86,6 +86,16 @@ pub type ModuleTypes = (String, Result<Range<u32>, BtfError>);
 
 /// Adds the types of all modules that have some, and says which those are.
 pub fn module_types(kernel: &Kernel<'_>, symbols: &dyn Symbols, types: &mut Types) -> Vec<ModuleTypes> {
+    types_of_modules(kernel, symbols, types, &|_| true)
+}
+
+/// The same of the modules whose names are wanted.
+pub fn types_of_modules(
+    kernel: &Kernel<'_>,
+    symbols: &dyn Symbols,
+    types: &mut Types,
+    is_wanted: &dyn Fn(&str) -> bool,
+) -> Vec<ModuleTypes> {
     let offsets = ["list", "btf"].map(|name| types.offset("btf_module", name));
     let fields = ["data", "data_size", "name"].map(|name| types.offset("btf", name));
     let (Some(head), [Some(list), Some(btf)], [Some(data), Some(size), Some(name)]) =
@@ -99,11 +109,14 @@ pub fn module_types(kernel: &Kernel<'_>, symbols: &dyn Symbols, types: &mut Type
     for (number, entry) in (1_usize..).zip(entries) {
         let at = |base: u64, offset: u64| VirtAddr(base.wrapping_add(offset));
         let mut module = format!("module {number}");
-        let mut blob = || -> Result<Vec<u8>, BtfError> {
+        let mut blob = || -> Result<Option<Vec<u8>>, BtfError> {
             let btf = kernel.read_u64(at(entry.0.wrapping_sub(list), btf), "a module's types")?;
             let mut text = [0; 56];
             kernel.read(at(btf, name), &mut text, "a module's name")?;
             module = base::text::line(&Fields(&text).text(0, text.len()).unwrap_or_default());
+            if !is_wanted(&module) {
+                return Ok(None);
+            }
             let len = kernel.read_u32(at(btf, size), "a module's types")?;
             let data = kernel.read_u64(at(btf, data), "a module's types")?;
             let len = to_usize(len.into());
@@ -113,10 +126,14 @@ pub fn module_types(kernel: &Kernel<'_>, symbols: &dyn Symbols, types: &mut Type
             budget = budget.saturating_sub(len);
             let mut blob = vec![0; len];
             kernel.read(VirtAddr(data), &mut blob, "a module's types")?;
-            Ok(blob)
+            Ok(Some(blob))
         };
         let first = types.len();
-        let added = blob().and_then(|blob| types.add_split(&blob));
+        let added = match blob() {
+            Ok(None) => continue,
+            Ok(Some(blob)) => types.add_split(&blob),
+            Err(error) => Err(error),
+        };
         all.push((module, added.map(|()| first..types.len())));
     }
     if !is_whole {
@@ -223,8 +240,15 @@ impl Types {
         Ok(types)
     }
 
-    /// Adds the types in a blob that goes on where the kernel's types end. If it is damaged, nothing
-    /// is added.
+    /// Adds the types of a module, in a blob that goes on where the kernel's types end, and finds them by
+    /// their names. If it is damaged, nothing is added.
+    pub fn add_module(&mut self, blob: &[u8]) -> Result<(), BtfError> {
+        self.add_split(blob)?;
+        self.index();
+        Ok(())
+    }
+
+    /// The same, but they are not found by their names yet.
     pub fn add_split(&mut self, blob: &[u8]) -> Result<(), BtfError> {
         let blob = Blob::parse(blob)?;
         let (bytes, strings, types) = (self.bytes.len(), self.strings.len(), self.starts.len());

@@ -1,10 +1,12 @@
-//! The control group of a task, which also tells its container.
+//! The control group of a task, which also tells its container, and how many groups there are.
 
 use ::processes::system::System;
 use base::addr::VirtAddr;
 use symbols::knowledge::Knowledge;
 use symbols::layouts;
 use vmcore::kernel::KernelError;
+
+use super::Row;
 
 /// Levels of a path of control groups.
 const DEPTH: usize = 64;
@@ -22,6 +24,50 @@ layouts! {
     NodeLayout of "kernfs_node" {
         name: "name",
         parent: "__parent" | "parent",
+    }
+    ControllerLayout of "cgroup_subsys" {
+        root: "root",
+    }
+    RootLayout of "cgroup_root" {
+        living: "cgrp.nr_descendants",
+        dying: "cgrp.nr_dying_descendants",
+    }
+}
+
+/// How many control groups the hierarchy of the memory controller has: those that are gone stay as long as
+/// pages of theirs do.
+pub(super) struct Totals {
+    controller: VirtAddr,
+    layout: ControllerLayout,
+    root: RootLayout,
+}
+
+impl Totals {
+    /// None where the kernel has no such controller.
+    pub(super) fn ask(known: &dyn Knowledge) -> Option<Self> {
+        Some(Self {
+            controller: known.symbol("memory_cgrp_subsys")?,
+            layout: ControllerLayout::ask(known).ok()?,
+            root: RootLayout::ask(known).ok()?,
+        })
+    }
+
+    pub(super) fn row(&self, system: &System<'_>) -> Row {
+        let root = match system.follow(self.controller, self.layout.root, "cgroup_subsys.root") {
+            Ok(root) => root,
+            Err(error) => {
+                let mut row = Row::at(self.controller);
+                row.error("linux.cgroups", &base::log::chain(&error));
+                return row;
+            }
+        };
+        let mut row = Row::at(root);
+        let living = system.half(root, self.root.living, "cgroup.nr_descendants");
+        // The first group is no descendant.
+        row.read("linux.cgroups.living", living.map(|count| u64::from(count).saturating_add(1)));
+        let dying = system.half(root, self.root.dying, "cgroup.nr_dying_descendants");
+        row.read("linux.cgroups.dying", dying);
+        row
     }
 }
 

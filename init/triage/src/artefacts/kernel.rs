@@ -1,7 +1,8 @@
-//! `kernel.jsonl`: the kernel itself: its command line and taints, its settings, and whether tables of
-//! functions that rootkits change still lead into its own code.
+//! `kernel.jsonl`: the kernel itself: its command line and taints, what it runs on, its settings, and whether
+//! tables of functions that rootkits change still lead into its own code.
 
 mod hooks;
+mod hypervisor;
 mod settings;
 
 use base::addr::VirtAddr;
@@ -19,6 +20,7 @@ pub(super) struct Layout {
     machine: Wanted,
     settings: Vec<settings::Found>,
     hooks: hooks::Tables,
+    hypervisor: hypervisor::Hypervisor,
 }
 
 impl Artefact for Layout {
@@ -32,6 +34,7 @@ impl Artefact for Layout {
             machine,
             settings: settings::ask(known),
             hooks: hooks::Tables::ask(known),
+            hypervisor: hypervisor::Hypervisor::ask(known),
         })
     }
 
@@ -65,6 +68,7 @@ impl Layout {
             all.collect::<Vec<_>>()
         };
         row.put("linux.kernel.taints", mask.map(letters).ok_or("tainted_mask cannot be read"));
+        self.hypervisor.of(ground, &mut row);
         row
     }
 }

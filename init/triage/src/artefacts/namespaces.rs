@@ -10,7 +10,7 @@ use symbols::knowledge::layout::Missing;
 use symbols::layouts;
 use vmcore::kernel::KernelError;
 
-use super::groups::{Groups, container};
+use super::groups::{Groups, Totals, container};
 use super::{Artefact, Ground, Row, Rows, Stop};
 
 /// Processes of one namespace that a row lists.
@@ -185,6 +185,7 @@ pub(super) struct Layout {
     namespaces: Namespaces,
     user: Option<UserLayout>,
     groups: Option<Groups>,
+    totals: Option<Totals>,
 }
 
 impl Artefact for Layout {
@@ -192,7 +193,7 @@ impl Artefact for Layout {
 
     fn ask(known: &dyn Knowledge) -> Result<Self, Missing> {
         let (user, groups) = (UserLayout::ask(known).ok(), Groups::ask(known));
-        Ok(Self { namespaces: Namespaces::ask(known)?, user, groups })
+        Ok(Self { namespaces: Namespaces::ask(known)?, user, groups, totals: Totals::ask(known) })
     }
 
     fn walk(&self, ground: &Ground<'_>, rows: &mut Rows<'_>) -> Result<(), Stop> {
@@ -230,6 +231,9 @@ impl Artefact for Layout {
             row.read("linux.cgroup", path);
             members.tell(&mut row);
             rows.add(&row)?;
+        }
+        if let Some(totals) = &self.totals {
+            rows.add(&totals.row(system))?;
         }
         for (at, pid, why) in faults {
             let mut row = Row::at(at);

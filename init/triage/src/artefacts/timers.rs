@@ -1,7 +1,9 @@
 //! `timers.jsonl`: what the kernel will call later: timers of the wheel and timers of high resolution, of
-//! each CPU.
+//! each CPU. A timer of a CPU that is not online never expires, nor is the work done that waits for it.
 
-use base::addr::VirtAddr;
+use std::collections::BTreeSet;
+
+use base::addr::{VirtAddr, to_usize};
 use base::fields::Fields;
 use symbols::knowledge::layout::{Missing, optional, required};
 use symbols::knowledge::{Knowledge, Ticks};
@@ -37,6 +39,10 @@ layouts! {
         active: "active",
         offset: "offset",
     }
+    DelayedLayout of "delayed_work" {
+        timer: "timer",
+        function: "work.func",
+    }
     HighLayout of "hrtimer" {
         node: "node",
         function: "function",
@@ -51,6 +57,8 @@ struct Wheels {
     lists: u64,
     wheel: WheelLayout,
     timer: TimerLayout,
+    /// `delayed_work_timer_fn`, which puts a work into its queue.
+    delayed: Option<(VirtAddr, DelayedLayout)>,
 }
 
 /// The clocks of a CPU: where, how many, bytes of one; and where a timer has its time.
@@ -89,6 +97,7 @@ impl Artefact for Layout {
                 lists: known.elements("timer_base", "vectors").unwrap_or(0).min(MAX_LISTS),
                 wheel: WheelLayout::ask(known)?,
                 timer: TimerLayout::ask(known)?,
+                delayed: known.symbol("delayed_work_timer_fn").zip(DelayedLayout::ask(known).ok()),
             })
         };
         let clocks = || {
@@ -125,7 +134,10 @@ impl Artefact for Layout {
         let word = |at: Option<VirtAddr>| kernel.read_u64(at?, "a clock").ok();
         let ticks = word(self.jiffies).zip(self.ticks.and_then(|ticks| ticks.hertz(kernel)));
         let now = word(self.tick);
-        for cpu in numbers::online(kernel, &self.cpus) {
+        let online = numbers::online(kernel, &self.cpus);
+        let possible = numbers::in_mask(kernel, &self.cpus, self.cpus.possible);
+        let all: BTreeSet<u32> = online.into_iter().chain(possible).collect();
+        for cpu in all {
             rows.in_time()?;
             match &self.wheels {
                 Ok(wheels) => {
@@ -168,16 +180,17 @@ impl Wheels {
             if number > 0 && of.is_ok_and(|of| of != cpu) {
                 break;
             }
-            for list in 0..self.lists {
-                let head = self.wheel.lists.saturating_add(list.saturating_mul(8));
-                let first = match system.pointer(base, head, "timer_base.vectors") {
-                    Ok(Some(first)) => first,
-                    Ok(None) => continue,
-                    Err(error) => {
-                        rows.miss("timers of the wheel", &base::log::chain(&error))?;
-                        break;
-                    }
-                };
+            let len = to_usize(self.lists.saturating_mul(8));
+            let heads = match system.bytes(base, self.wheel.lists, len, "timer_base.vectors") {
+                Ok(heads) => heads,
+                Err(error) => {
+                    rows.miss("timers of the wheel", &base::log::chain(&error))?;
+                    break;
+                }
+            };
+            let firsts = heads.chunks_exact(8).map(|head| VirtAddr(Fields(head).u64(0).unwrap_or(0)));
+            for first in firsts.filter(|first| first.0 != 0) {
+                rows.in_time()?;
                 let (nodes, whole) = list::chain(system.kernel, first, 0, MAX);
                 for node in nodes {
                     rows.add(&self.row(
@@ -203,7 +216,10 @@ impl Wheels {
         row.set("linux.timer.kind", "wheel");
         row.set("linux.timer.cpu", cpu);
         match system.word(at, self.timer.function, "timer_list.function") {
-            Ok(target) => function(ground, "linux.timer.function", target, &mut row),
+            Ok(target) => {
+                function(ground, "linux.timer.function", target, &mut row);
+                self.work(ground, at, target, &mut row);
+            }
             Err(error) => row.error("linux.timer.function", &base::log::chain(&error)),
         }
         let expires = system.word(at, self.timer.expires, "timer_list.expires");
@@ -213,6 +229,16 @@ impl Wheels {
         }
         row.read("linux.timer.expires", expires);
         row
+    }
+
+    /// The work that waits for a timer.
+    fn work(&self, ground: &Ground<'_>, timer: VirtAddr, target: u64, row: &mut Row) {
+        let Some((_, layout)) = self.delayed.as_ref().filter(|(at, _)| at.0 == target) else { return };
+        let work = VirtAddr(timer.0.wrapping_sub(layout.timer));
+        match ground.system.word(work, layout.function, "delayed_work.work.func") {
+            Ok(target) => function(ground, "linux.timer.work", target, row),
+            Err(error) => row.error("linux.timer.work", &base::log::chain(&error)),
+        }
     }
 }
 

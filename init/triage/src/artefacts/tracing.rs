@@ -125,20 +125,19 @@ impl Artefact for Layout {
 
 /// Names a function, and the module that it is of.
 pub(super) fn function(ground: &Ground<'_>, key: &str, at: u64, row: &mut Row) {
-    let name = match ground.code.place(VirtAddr(at)) {
-        Some(place) => {
-            if let Some(module) = place.module {
-                row.set(&format!("{key}_module"), module);
-            }
-            if place.offset == 0 {
-                place.name.into_owned()
-            } else {
-                format!("{}+{:#x}", place.name, place.offset)
-            }
-        }
+    if let Some(module) = ground.code.place(VirtAddr(at)).and_then(|place| place.module) {
+        row.set(&format!("{key}_module"), module);
+    }
+    row.set(key, named(ground, at));
+}
+
+/// The name of a function; its address where it has none.
+pub(super) fn named(ground: &Ground<'_>, at: u64) -> String {
+    match ground.code.place(VirtAddr(at)) {
+        Some(place) if place.offset == 0 => place.name.into_owned(),
+        Some(place) => format!("{}+{:#x}", place.name, place.offset),
         None => format!("{at:#x}"),
-    };
-    row.set(key, name);
+    }
 }
 
 fn kprobes(

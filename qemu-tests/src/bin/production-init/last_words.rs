@@ -2,6 +2,7 @@
 //! that nobody writes to the disk.
 
 mod kernel_state;
+mod machine;
 mod network;
 mod sys;
 
@@ -14,6 +15,11 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
+/// Makes what `load` has to see; nothing if there is no `prod.last`.
+pub(crate) fn prepare(line: &CommandLine) -> Result<()> {
+    if line.get("prod.last").is_ok() { machine::prepare() } else { Ok(()) }
+}
+
 /// Takes down what /proc shows, and writes the lines into a file in each of the directories that `prod.last`
 /// names; nothing if there is none.
 pub(crate) fn say(seed: &str, line: &CommandLine) -> Result<()> {
@@ -25,6 +31,7 @@ pub(crate) fn say(seed: &str, line: &CommandLine) -> Result<()> {
     set("/proc/sys/vm/dirty_writeback_centisecs", "60000")?;
     network::plant()?;
     kernel_state::plant()?;
+    machine::plant()?;
     fs::write(SNAPSHOT, snapshot()?).context("writing what /proc shows")?;
     for directory in line.list("prod.last") {
         let path = Path::new(directory).join(UNSYNCED);
@@ -44,6 +51,7 @@ fn snapshot() -> Result<String> {
     let mut out = String::new();
     network::snapshot(&mut out)?;
     kernel_state::snapshot(&mut out)?;
+    machine::snapshot(&mut out)?;
     for line in read("/proc/mounts").lines() {
         let words: Vec<&str> = line.split(' ').take(3).collect();
         let _ = writeln!(out, "mount\t{}", words.join("\t"));

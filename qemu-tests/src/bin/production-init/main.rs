@@ -125,8 +125,8 @@ fn production() -> Result<()> {
     if line.get("prod.refuse").is_ok() {
         return refusals::run(line.list("prod.refuse"));
     }
-    steps::afterimage("load")?;
-    for step in line.list("prod.run") {
+    last_words::prepare(&line)?;
+    for step in std::iter::once("load").chain(line.list("prod.run")) {
         steps::afterimage(step)?;
     }
     if let Ok(mib) = line.get("prod.late") {

@@ -6,9 +6,10 @@ use crate::swap;
 use crate::user_memory::set;
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, unshare};
-use qemu_tests::last_words::kernel_state::{KEY, PROBED, SECRET};
+use qemu_tests::last_words::kernel_state::{KEY, POINT, PROBED, PROBED_FILE, PROBED_OFFSET, SECRET, WAITING};
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -22,7 +23,9 @@ pub(super) fn plant() -> Result<()> {
     sys::message(0x0000_4321, b"a message that nobody reads", 0o660).context("a queue of messages")?;
     sys::posix_queue("a-queue").context("a queue of POSIX")?;
     sys::key(KEY, SECRET.as_bytes()).context("a key")?;
-    sys::program("a_filter").context("a BPF program")?;
+    sys::program("a_filter", sys::SOCKET_FILTER).context("a BPF program")?;
+    let program = sys::program("a_probe", sys::RAW_TRACEPOINT).context("a BPF program")?;
+    sys::link(program, POINT).context("a BPF link")?;
     sys::map("an_array").context("a BPF map")?;
     let file = Path::new(DISK).join("swap-area");
     swap::make_file(&file)?;
@@ -31,6 +34,12 @@ pub(super) fn plant() -> Result<()> {
     early::mount_at("tracefs", TRACING, "tracefs")?;
     set(&format!("{TRACING}/kprobe_events"), &format!("p:a_probe {PROBED}"))?;
     set(&format!("{TRACING}/events/kprobes/a_probe/enable"), "1")?;
+    // Nobody runs it: no instruction is replaced.
+    let file = Path::new(DISK).join(PROBED_FILE);
+    fs::write(&file, [0x90; 4096]).with_context(|| format!("writing {}", file.display()))?;
+    set(&format!("{TRACING}/uprobe_events"), &format!("p:an_uprobe {}:{PROBED_OFFSET:#x}", file.display()))?;
+    set(&format!("{TRACING}/events/uprobes/an_uprobe/enable"), "1")?;
+    thread::Builder::new().name(WAITING.to_owned()).spawn(sys::wait_for_ever).context("a thread")?;
     elsewhere()
 }
 
@@ -63,6 +72,10 @@ pub(super) fn snapshot(out: &mut String) -> Result<()> {
         let _ = writeln!(out, "swap\t{}", line.split_whitespace().collect::<Vec<_>>().join(" "));
     }
     let _ = writeln!(out, "cmdline\t{}", read("/proc/cmdline").trim_end());
+    inode(out)?;
+    for line in read("/proc/cgroups").lines().filter(|line| line.starts_with("memory")) {
+        let _ = writeln!(out, "cgroups\t{}", line.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
     settings(Path::new("/proc/sys"), out);
     for process in numbers("/proc") {
         for thread in numbers(&format!("/proc/{process}/task")) {
@@ -79,7 +92,12 @@ pub(super) fn snapshot(out: &mut String) -> Result<()> {
         let text = read(&entry.path().to_string_lossy());
         let is_wanted =
             |line: &&str| ["prog_tag:", "prog_id:", "map_id:"].iter().any(|key| line.starts_with(key));
-        let words: Vec<&str> = text.lines().filter(is_wanted).collect();
+        let mut words: Vec<&str> = text.lines().filter(is_wanted).collect();
+        // A link names its program as well.
+        let is_link = |line: &&str| line.starts_with("link_id:");
+        if let Some(link) = text.lines().find(is_link) {
+            words = vec![link];
+        }
         if !words.is_empty() {
             let _ = writeln!(out, "bpf\t{}", words.join("\t"));
         }
@@ -88,6 +106,13 @@ pub(super) fn snapshot(out: &mut String) -> Result<()> {
     for line in read("/proc/slabinfo").lines().skip(2) {
         let _ = writeln!(out, "slab\t{}", line.split_whitespace().take(4).collect::<Vec<_>>().join(" "));
     }
+    Ok(())
+}
+
+/// The file that a probe is in, as the kernel knows it.
+fn inode(out: &mut String) -> Result<()> {
+    let about = fs::metadata(Path::new(DISK).join(PROBED_FILE)).context("the probed file")?;
+    let _ = writeln!(out, "uprobe\t{} {PROBED_OFFSET}", about.ino());
     Ok(())
 }
 
