@@ -18,6 +18,8 @@ pub struct Witness {
     sums: Sums,
     /// What has its name, in the order in which it got it; whether that says incomplete.
     files: Vec<(Artifact, String, bool)>,
+    /// What was begun.
+    begun: Vec<Artifact>,
     /// Whether nothing is hashed.
     is_blind: bool,
 }
@@ -26,7 +28,7 @@ impl Witness {
     /// Keeps the sums of what is saved to `target`.
     #[must_use]
     pub fn new(target: Box<dyn Target>) -> Self {
-        Self { target, sums: Sums::default(), files: Vec::new(), is_blind: false }
+        Self { target, sums: Sums::default(), files: Vec::new(), begun: Vec::new(), is_blind: false }
     }
 
     /// The same, but nothing is hashed: nobody wants the sums.
@@ -52,10 +54,17 @@ impl Witness {
         self.files.iter().map(file).collect()
     }
 
-    /// The target itself, with what it was wrapped in gone.
-    #[must_use]
-    pub fn into_target(self) -> Box<dyn Target> {
-        self.target
+    /// Keeps what was begun and did not come to its end, where it stays there anyway: a file that nobody
+    /// names looks like one that was added.
+    pub fn leave_rest(&mut self) {
+        if self.is_stream() {
+            return;
+        }
+        let has_name = |artifact: &Artifact| self.files.iter().any(|(other, ..)| other == artifact);
+        let rest: Vec<_> = self.begun.iter().copied().filter(|artifact| !has_name(artifact)).collect();
+        for artifact in rest {
+            self.leave(artifact);
+        }
     }
 
     fn end(&mut self, artifact: Artifact, name: String, incomplete: bool) {
@@ -125,6 +134,8 @@ impl Target for Witness {
     fn create(&mut self, artifact: Artifact) -> Result<Box<dyn Sink>, TargetError> {
         let sink = self.target.create(artifact)?;
         self.files.retain(|(other, ..)| *other != artifact);
+        self.begun.retain(|other| *other != artifact);
+        self.begun.push(artifact);
         Ok(match artifact {
             _ if self.is_blind => sink,
             Artifact::Vmcore if self.target.is_stream() => self.sums.follow_pieces(artifact, sink),

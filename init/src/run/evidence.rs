@@ -48,6 +48,7 @@ fn write(
     target: &mut Witness,
     summary: &mut Summary,
 ) -> Result<(), Box<dyn core::error::Error>> {
+    target.leave_rest();
     let signer = job.facts.evidence.as_ref().and_then(Signer::new);
     let arm = signer.as_ref().map(|signer| signer.arm.as_str()).unwrap_or_default();
     let arm_sum = if arm.is_empty() { String::new() } else { hex(&sha256(arm.as_bytes())) };
