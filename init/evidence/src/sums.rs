@@ -94,6 +94,10 @@ impl Sums {
         let Some(followed) = self.0.iter().find(|followed| followed.artifact == artifact) else { return };
         let mut running = lock(&followed.running);
         running.end_piece();
+        if running.is_lost {
+            log::warn!("{} has no SHA-256 of what was written last: the target lost it", artifact.name());
+            return;
+        }
         let patience = followed.since.elapsed().div_f64(10.0).max(LEAST_PATIENCE);
         let limit = Instant::now().checked_add(patience);
         for piece in &mut running.pieces {
@@ -162,6 +166,9 @@ struct Running {
     pieces: Vec<Piece>,
     /// Of those, so many were durable at the last sync.
     durable: usize,
+    /// Making bytes durable has failed. What is read then comes out of the page cache, which has them, and
+    /// not from the disk, which has not.
+    is_lost: bool,
     /// Bytes that were never written.
     zeros: u64,
     is_ended: bool,
@@ -180,6 +187,7 @@ impl Running {
             is_doubtful: false,
             pieces: Vec::new(),
             durable: 0,
+            is_lost: false,
             zeros: 0,
             is_ended: false,
         }
@@ -364,7 +372,10 @@ impl Sink for Hashed {
         let mut running = lock(&self.running);
         match &synced {
             Ok(()) => running.durable = running.pieces.len(),
-            Err(_) => running.fail(),
+            Err(_) => {
+                running.fail();
+                running.is_lost = true;
+            }
         }
         synced
     }

@@ -9,6 +9,8 @@ use std::path::Path;
 use base::addr::{to_u64, to_usize};
 use base::fields::Fields;
 
+use crate::sys::wiping;
+
 const EHDR: usize = 64;
 const PHDR: usize = 56;
 const PT_LOAD: u32 = 1;
@@ -16,6 +18,10 @@ const PT_LOAD: u32 = 1;
 const MOST_SEGMENTS: usize = 0x1_0000;
 /// Bytes that are read at a time.
 const PIECE: u64 = 1 << 20;
+
+/// Physical address of memory that holds no key: where the kernel used to be loaded, and memory on every
+/// machine.
+const OTHER: u64 = 1 << 20;
 
 /// An open /proc/kcore.
 #[derive(Debug)]
@@ -40,6 +46,7 @@ impl Kcore {
     }
 
     pub(super) fn open_at(path: &Path) -> io::Result<Self> {
+        wiping::begin(); // keys are among what is read
         let file = File::open(path)?;
         let mut header = [0; EHDR];
         file.read_exact_at(&mut header, 0)?;
@@ -59,6 +66,17 @@ impl Kcore {
         });
         let loads = loads.collect();
         Ok(Self { file, loads })
+    }
+
+    /// Has the kernel read something else. What is read goes through a page of the kernel's that belongs to
+    /// the open file and is given back as it is when that is closed (fs/proc/kcore.c, `private_data`): the
+    /// facts with their keys would stay there, in memory that the next dump has.
+    fn overwrite_buffer(&self) {
+        let mut bytes = [0; 64 << 10];
+        let offset = self.find(OTHER, to_u64(bytes.len()), |load| load.physical_address);
+        if let Err(error) = offset.and_then(|offset| self.file.read_exact_at(&mut bytes, offset)) {
+            log::warn!("/proc/kcore: {error}: a key may be left in a buffer of the kernel");
+        }
     }
 
     /// `len` bytes at a virtual address.
@@ -96,6 +114,12 @@ impl Kcore {
         let load = self.loads.iter().find(inside);
         let load = load.ok_or_else(|| io::Error::other(format!("{address:#x} is not mapped in it")))?;
         Ok(load.offset.saturating_add(address.saturating_sub(start(load))))
+    }
+}
+
+impl Drop for Kcore {
+    fn drop(&mut self) {
+        self.overwrite_buffer();
     }
 }
 

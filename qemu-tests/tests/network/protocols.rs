@@ -55,8 +55,10 @@ fn round_trip(peer: &mut Peer, name: &str, target: Target, at: &str) -> Result<(
     ensure_sums(&result, "dmesg.txt", &dump.file("dmesg.txt"))?;
     ensure_sums(&result, received.artifact(), &received.file)?;
     evidence::ensure_holds(&dump.path, "complete")?;
-    // All that the old kernel had in memory: the loader has left nothing there.
-    evidence::ensure_no_seed(outcome.raw()?)?;
+    if name == "ssh" {
+        // All that the old kernel had in memory: the loader has left nothing there.
+        evidence::ensure_no_seed(outcome.raw()?)?;
+    }
     if matches!(name, "ssh" | "https") && series() == crate::SERIES {
         let kernel = Kernel::with_symbols(crate::SERIES)?;
         let message = readers::crash(

@@ -106,7 +106,7 @@ fn a_disk_that_fills_holds_the_log_and_a_marked_part() -> Result<()> {
 #[test]
 #[ignore = "full: ten more sizes"]
 fn a_disk_that_fills_at_any_point_holds_the_log_and_a_marked_part() -> Result<()> {
-    fills_at(&[5, 10, 20, 30, 40, 50, 70, 80, 90, 200])
+    fills_at(&[8, 10, 20, 30, 40, 50, 70, 80, 90, 200])
 }
 
 /// Percent of the room that a whole dump needs.

@@ -175,3 +175,27 @@ proptest! {
         check(&sums.of(Artifact::Vmcore).unwrap(), &std::fs::read(file.path()).unwrap());
     }
 }
+
+/// A device that takes writes and loses them.
+struct Losing;
+
+impl Sink for Losing {
+    fn write_at(&mut self, _: u64, _: &[u8]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), SinkError> {
+        Err(SinkError::Sync(io::ErrorKind::Other.into()))
+    }
+}
+
+#[test]
+fn what_a_device_has_lost_is_not_read_back_from_the_cache() {
+    let mut sums = Sums::default();
+    let mut sink = sums.begin(Artifact::Vmcore, Box::new(Losing), Running::new(SIZE, true));
+    sink.write_at(0, &[1; 9000]).unwrap();
+    sink.sync().unwrap_err();
+    sums.complete(Artifact::Vmcore, |_, _| panic!("read back"));
+    let known = sums.of(Artifact::Vmcore).unwrap();
+    assert!(known.whole.is_none() && known.pieces.iter().all(|piece| piece.sum.is_none()), "{known:?}");
+}
