@@ -145,6 +145,7 @@ fn sum_of(
 
 /// A file that is being written.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Running {
     /// Length of a piece.
     size: u64,
@@ -370,12 +371,11 @@ impl Sink for Hashed {
     fn sync(&mut self) -> Result<(), SinkError> {
         let synced = self.sink.sync();
         let mut running = lock(&self.running);
-        match &synced {
-            Ok(()) => running.durable = running.pieces.len(),
-            Err(_) => {
-                running.fail();
-                running.is_lost = true;
-            }
+        if synced.is_ok() {
+            running.durable = running.pieces.len();
+        } else {
+            running.fail();
+            running.is_lost = true;
         }
         synced
     }

@@ -72,7 +72,7 @@ impl Kcore {
     /// the open file and is given back as it is when that is closed (fs/proc/kcore.c, `private_data`): the
     /// facts with their keys would stay there, in memory that the next dump has.
     fn overwrite_buffer(&self) {
-        let mut bytes = [0; 64 << 10];
+        let mut bytes = vec![0; 64 << 10];
         let offset = self.find(OTHER, to_u64(bytes.len()), |load| load.physical_address);
         if let Err(error) = offset.and_then(|offset| self.file.read_exact_at(&mut bytes, offset)) {
             log::warn!("/proc/kcore: {error}: a key may be left in a buffer of the kernel");

@@ -20,7 +20,7 @@ const BUFFER: usize = 1 << 20;
 /// Writes begin and end here: a part of a block in the page cache would be read before it is
 /// written.
 const BLOCK: u64 = 4096;
-/// Room that no dump takes: what is written when it is over, the manifest among it.
+/// Most room that no dump takes: what is written when it is over, the manifest among it.
 const SPARE: u64 = 1 << 20;
 /// Kept for the records that end files and for the padding before them, when data has taken all
 /// there is.
@@ -130,7 +130,7 @@ impl Log {
     /// Bytes of files that there is room for.
     pub(super) fn room(&self) -> u64 {
         let whole = record_len(MAX_PAYLOAD);
-        let left = self.free(SPARE);
+        let left = self.free(self.spare());
         left.checked_div(whole).unwrap_or(0).saturating_mul(to_u64(MAX_PAYLOAD))
     }
 
@@ -164,6 +164,11 @@ impl Log {
             Some(lost) => Err(SinkError::Sync(lost)),
             None => written.map_err(SinkError::Sync).and(synced),
         }
+    }
+
+    /// Room that the dump leaves: less on a device that has little.
+    fn spare(&self) -> u64 {
+        (self.len / 16).clamp(SLACK, SPARE)
     }
 
     /// Bytes of the log that are neither written nor promised, without the last `slack` ones.
@@ -231,7 +236,7 @@ impl Sink for RawSink {
             let failed = |source| SinkError::Write { offset: at, len: payload.len(), source };
             let len = record_len(payload.len());
             let own = if at < self.promised { self.reserved.min(len) } else { 0 };
-            let slack = if self.is_dump { SPARE } else { SLACK };
+            let slack = if self.is_dump { log.spare() } else { SLACK };
             if log.free(slack) < len.saturating_sub(own) {
                 return Err(failed(io::ErrorKind::StorageFull.into()));
             }
