@@ -243,10 +243,9 @@ fn ensure_named_and_private(outcome: &Outcome, dump: &Dump) -> Result<()> {
         ensure_mode(&dump.file(file), 0o400)?;
     }
     let manifest = evidence::ensure_holds(&dump.path, "complete")?;
-    let is = |path: &str| manifest.pointer(path).and_then(|value| value.as_u64()).unwrap_or_default();
+    let is = |path: &str| manifest.pointer(path).and_then(serde_json::Value::as_u64).unwrap_or_default();
     ensure!(is("/times/old_clock/estimated_error_us") == 16_000_000, "{manifest:#}");
     ensure!(is("/pages/reserved") << 12 >= 64 << 20, "{manifest:#}");
-    eprintln!("{manifest:#}");
     let memory = manifest.pointer("/files").and_then(|files| files.as_array()).context("no files")?;
     let memory = memory.iter().find(|file| file["role"] == "memory").context("no memory")?;
     // Written at offsets: no page was read back for a sum of the whole.
