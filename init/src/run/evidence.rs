@@ -17,12 +17,12 @@ use ::evidence::{canonical, events, hex, sha256};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use crate::run::{Job, PAGE, pages};
+use crate::run::{Job, PAGE, pages, summary};
 use base::facts;
 use base::time::utc;
 use vmcore::report::{self, Degradation, Outcome, Summary};
 use vmcore::source::PhysicalMemory;
-use vmcore::target::{Artifact, Target, TargetError};
+use vmcore::target::{Artifact, Target};
 
 /// What is put down first: who armed the machine, and when.
 pub(super) fn begin(facts: &facts::Facts, summary: &mut Summary) {
@@ -57,7 +57,7 @@ fn write(
         (Artifact::ArmSignature, signer.as_ref().map_or("", |signer| signer.arm_signature.as_str())),
     ] {
         if !text.is_empty() {
-            write_file(target, artifact, text)?;
+            summary::write(target, artifact, text)?;
         }
     }
     let lost = summary.journal.lost();
@@ -68,7 +68,7 @@ fn write(
     let told = summary.journal.events().iter();
     let told = told.map(|event| (event.ms, utc(event.at).unwrap_or_default(), event.what.as_str()));
     let (text, chain) = events::chain(&arm_sum, told)?;
-    write_file(target, Artifact::Events, &text)?;
+    summary::write(target, Artifact::Events, &text)?;
 
     let id = signer.as_ref().map(|signer| signer.record.id.clone()).unwrap_or_default();
     let manifest = Manifest {
@@ -86,14 +86,14 @@ fn write(
     });
     // The manifest comes when its signature is there: one without the other is a fault.
     if let Some(signature) = &signature {
-        write_file(target, Artifact::Signature, signature)?;
+        summary::write(target, Artifact::Signature, signature)?;
     }
     let mut sums: Vec<_> =
         manifest.files.iter().filter_map(|file| Some((file.sha256.clone()?, file.name.clone()))).collect();
     sums.push((hex(&sha256(text.as_bytes())), Artifact::Manifest.name().to_owned()));
     let sums = manifest::sums_file(sums.iter().map(|(sum, name)| (sum.as_str(), name.as_str())));
-    write_file(target, Artifact::Sums, &sums)?;
-    write_file(target, Artifact::Manifest, &text)?;
+    summary::write(target, Artifact::Sums, &sums)?;
+    summary::write(target, Artifact::Manifest, &text)?;
     log::info!(
         "evidence {}: {} files, {} events",
         manifest.evidence,
@@ -101,15 +101,6 @@ fn write(
         manifest.events.count
     );
     Ok(())
-}
-
-fn write_file(target: &mut Witness, artifact: Artifact, text: &str) -> Result<(), TargetError> {
-    let failed = |source| TargetError::artifact(artifact.name(), source);
-    let mut sink = target.create(artifact)?;
-    sink.write_at(0, text.as_bytes()).map_err(failed)?;
-    sink.sync().map_err(failed)?;
-    drop(sink);
-    target.publish(artifact)
 }
 
 /// The key of this load, and what the loader wrote down.

@@ -101,7 +101,8 @@ pub(super) fn save(findings: &Findings, target: &mut dyn Target, summary: &mut S
     }
 }
 
-fn write(target: &mut dyn Target, artifact: Artifact, text: &str) -> Result<(), TargetError> {
+/// Writes a small file and gives it its name.
+pub(super) fn write(target: &mut dyn Target, artifact: Artifact, text: &str) -> Result<(), TargetError> {
     let failed = |source| TargetError::artifact(artifact.name(), source);
     let mut sink = target.create(artifact)?;
     sink.write_at(0, text.as_bytes()).map_err(failed)?;

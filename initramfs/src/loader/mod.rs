@@ -235,7 +235,6 @@ fn arm(
         evidence: proved::armed_with(&loaded, &contents, &image, &kernel),
         ..facts_of(&loaded, &kernel)
     };
-    let evidence = facts.evidence.clone();
     let arms = Arms { kernel_file, kernel: &kernel, bz: &bz, image, facts, need };
     let was_armed = host::is_loaded();
     arms.load(contents.config.capture.loader, &mut loaded).inspect_err(|_| {
@@ -246,7 +245,7 @@ fn arm(
     })?;
     boot_entry::clear_marks(&contents.config);
     record(&mut loaded)?;
-    proved::publish(evidence.as_ref(), loaded.at, &contents.config);
+    proved::publish(arms.facts.evidence.as_ref(), loaded.at, &contents.config);
     Ok(loaded)
 }
 
