@@ -13,6 +13,15 @@ pub fn is_unsafe(c: char) -> bool {
         || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
+/// Bytes as hex digits, lower case, as sha256sum prints a sum.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// The text on one line, with what a terminal would act upon as `\u{…}`, `\n` and so on. A
 /// backslash before such an escape is not told from one of ours; where that matters, use JSON.
 #[must_use]

@@ -28,21 +28,11 @@ pub mod sums;
 pub mod verify;
 pub mod witness;
 
-use core::fmt::Write;
-
+pub use base::text::hex;
 use sha2::{Digest, Sha256};
 
 /// The SHA-256 of some bytes.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> sums::Sum {
     Sha256::digest(bytes).into()
-}
-
-/// Bytes as hex digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -65,7 +65,7 @@ impl Mounts {
 }
 
 /// Counters of memory, as /proc/meminfo calls them, with their names in the kernel (include/linux/mmzone.h).
-const OF_NODES: [(&str, &str); 9] = [
+pub(crate) const OF_NODES: [(&str, &str); 9] = [
     ("FilePages", "NR_FILE_PAGES"),
     ("Dirty", "NR_FILE_DIRTY"),
     ("Writeback", "NR_WRITEBACK"),

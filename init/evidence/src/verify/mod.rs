@@ -12,6 +12,7 @@ use std::io;
 use std::path::Path;
 
 use serde::Serialize;
+use vmcore::target::{Artifact, DEBUG_FILE};
 
 use crate::arm::{self, ArmRecord};
 use crate::events;
@@ -21,14 +22,14 @@ use crate::{canonical, hex, sha256};
 
 use folder::Folder;
 
-const MANIFEST: &str = "manifest.json";
-const SIGNATURE: &str = "manifest.json.minisig";
-const ARM: &str = "arm.json";
-const ARM_SIGNATURE: &str = "arm.json.minisig";
-const EVENTS: &str = "events.jsonl";
-const SUMS: &str = "SHA256SUMS";
+const MANIFEST: &str = Artifact::Manifest.name();
+const SIGNATURE: &str = Artifact::Signature.name();
+const ARM: &str = Artifact::Arm.name();
+const ARM_SIGNATURE: &str = Artifact::ArmSignature.name();
+const EVENTS: &str = Artifact::Events.name();
+const SUMS: &str = Artifact::Sums.name();
 /// What the host, or whoever collects, may put beside a capture.
-const OF_OTHERS: [&str; 3] = [".afterimage", "vmlinux.xz", "custody.jsonl"];
+const OF_OTHERS: [&str; 3] = [".afterimage", DEBUG_FILE, "custody.jsonl"];
 
 /// Keys that the caller trusts, because they came from elsewhere.
 #[derive(Clone, Debug, Default)]
@@ -82,10 +83,12 @@ impl Report {
     #[must_use]
     pub fn holds(&self) -> Holds {
         let any = |state| self.checks.iter().any(|check| check.holds == state);
-        match () {
-            () if any(Holds::No) => Holds::No,
-            () if any(Holds::Unknown) || self.checks.is_empty() => Holds::Unknown,
-            () => Holds::Yes,
+        if any(Holds::No) {
+            Holds::No
+        } else if any(Holds::Unknown) || self.checks.is_empty() {
+            Holds::Unknown
+        } else {
+            Holds::Yes
         }
     }
 

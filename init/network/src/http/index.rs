@@ -1,8 +1,6 @@
 //! What an artifact was divided into: JSON, for whoever puts it together again (`cat` in this order
 //! does).
 
-use core::fmt::Write;
-
 use serde::Serialize;
 
 use super::object::{Part, Sum, part_name};
@@ -78,10 +76,7 @@ impl Index<'_> {
 
 /// Lower case, as sha256sum prints it.
 pub(super) fn hex(sum: &Sum) -> String {
-    sum.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    base::text::hex(sum)
 }
 
 /// `vmcore.flat`, `vmcore.flat.2`, …: the objects of an artifact, numbered from 1.

@@ -9,6 +9,7 @@ use symbols::layouts;
 
 use super::{Artefact, Ground, Row, Rows, Stop};
 use crate::mounts;
+use crate::wanted::OF_NODES;
 
 /// Nodes (`MAX_NUMNODES`), zones of one (`MAX_NR_ZONES`), orders of a zone, and counters of a node that are
 /// believed.
@@ -24,21 +25,13 @@ const PAGE_KIB: u64 = 4;
 const MARKS: [&str; 3] = ["min", "low", "high"];
 /// Counters of a node that are pages, with the names that they have in /sys/devices/system/node/nodeN/meminfo
 /// (`enum node_stat_item`, include/linux/mmzone.h).
-const OF_NODE: [(&str, &str); 14] = [
+/// Those of [`OF_NODES`] come after them.
+const OF_NODE: [(&str, &str); 5] = [
     ("ActiveAnon", "NR_ACTIVE_ANON"),
     ("InactiveAnon", "NR_INACTIVE_ANON"),
     ("ActiveFile", "NR_ACTIVE_FILE"),
     ("InactiveFile", "NR_INACTIVE_FILE"),
     ("Unevictable", "NR_UNEVICTABLE"),
-    ("FilePages", "NR_FILE_PAGES"),
-    ("Dirty", "NR_FILE_DIRTY"),
-    ("Writeback", "NR_WRITEBACK"),
-    ("AnonPages", "NR_ANON_MAPPED"),
-    ("Mapped", "NR_FILE_MAPPED"),
-    ("Shmem", "NR_SHMEM"),
-    ("SReclaimable", "NR_SLAB_RECLAIMABLE_B"),
-    ("SUnreclaim", "NR_SLAB_UNRECLAIMABLE_B"),
-    ("PageTables", "NR_PAGETABLE"),
 ];
 
 layouts! {
@@ -100,7 +93,7 @@ impl Artefact for Layout {
             zone_size: size("zone")?,
             area_size: size("free_area")?.min(MAX_AREA),
             orders: known.elements("zone", "free_area").unwrap_or(0).min(MAX_ORDERS),
-            counters: OF_NODE.iter().filter_map(counter).collect(),
+            counters: OF_NODE.iter().chain(&OF_NODES).filter_map(counter).collect(),
             free: known.value("zone_stat_item", "NR_FREE_PAGES").filter(|number| *number < MAX_COUNTERS),
             nodes: known.symbol("node_data"),
             only: known.symbol("contig_page_data"),

@@ -76,7 +76,7 @@ impl Artifact {
 
     /// File name.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Dmesg => "dmesg.txt",
             Self::SummaryText => "summary.txt",
